@@ -1,0 +1,82 @@
+"""Checks of what a user passes in: every error names the argument, what it was and what is allowed."""
+import math
+from typing import Optional, Sequence, Tuple, Union
+
+import torch
+
+Alpha = Union[float, Tuple[float, float]]
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
+
+
+def check_integer(name: str, value: object, low: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{name} must be an integer >= {low}, got {value!r}')
+    if value < low:
+        raise ValueError(f'{name} must be >= {low}, got {value}')
+    return value
+
+
+def check_number(name: str, value: object, low: float = 0., high: float = math.inf, *, open_low: bool = False) -> float:
+    bounds = f'{"> " if open_low else ">= "}{low:g}' + ('' if high == math.inf else f' and <= {high:g}')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f'{name} must be a finite number {bounds}, got {value!r}')
+    if value > high or value < low or (open_low and value == low):
+        raise ValueError(f'{name} must be {bounds}, got {value!r}')
+    return float(value)
+
+
+def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
+    """A Dirichlet concentration: a number > 0, or a (low, high) range of them; a range of one value is that value."""
+    if isinstance(alpha, (tuple, list)):
+        if len(alpha) != 2:
+            raise ValueError(f'{name} must be a number > 0 or a (low, high) range, got {alpha!r}')
+        low, high = (check_number(f'{name}[{i}]', a, open_low=True) for i, a in enumerate(alpha))
+        if low > high:
+            raise ValueError(f'{name} must be a range (low, high) with low <= high, got {alpha!r}')
+        return low if low == high else (low, high)
+    return check_number(name, alpha, open_low=True)
+
+
+def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
+    """Class indices `[b]` in 0..c-1, or soft targets `[b, c]` without a negative or non-finite value.
+
+    Values are looked at on the CPU only: on an accelerator it would make the host wait for the device at every step.
+    """
+    if not isinstance(target, torch.Tensor):
+        raise ValueError(f'target must be a tensor, got {type(target).__name__}')
+    allowed = f'[{batch_size}] class indices or [{batch_size}, {num_classes}] soft targets'
+    if target.ndim == 1 and target.shape[0] == batch_size:
+        if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+            raise ValueError(f'target must hold integer class indices when it has one dimension, got {target.dtype}')
+        if target.device.type == 'cpu' and target.numel():
+            low, high = int(target.min()), int(target.max())
+            if low < 0 or high >= num_classes:
+                raise ValueError(
+                    f'target must hold class indices in 0..{num_classes - 1} (the logits have {num_classes} classes), '
+                    f'got {low if low < 0 else high}')
+    elif target.ndim == 2 and tuple(target.shape) == (batch_size, num_classes):
+        if not target.is_floating_point():
+            raise ValueError(f'soft targets must be floating-point, got {target.dtype}')
+        if target.device.type == 'cpu' and not bool((torch.isfinite(target) & (target >= 0)).all()):
+            raise ValueError('soft targets must be finite and >= 0, got a negative, infinite or NaN value')
+    else:
+        raise ValueError(f'target must be {allowed}, got shape {list(target.shape)}')
+
+
+def check_finite(name: str, value: torch.Tensor) -> None:
+    """Refuse NaN and infinities on the CPU; on an accelerator they reach the loss, where loss scaling looks for them."""
+    if value.device.type == 'cpu' and not bool(torch.isfinite(value).all()):
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(f'{name} must be finite, got {bad} NaN or infinite values of {value.numel()}')
+
+
+def check_float_tensor(name: str, value: object, ndim: Optional[Sequence[int]] = None, form: str = '') -> None:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f'{name} must be a floating-point tensor{" " + form if form else ""}, got {kind}')
+    if ndim is not None and value.ndim not in ndim:
+        raise ValueError(f'{name} must be {form}, got shape {list(value.shape)}')

@@ -1,0 +1,295 @@
+"""What timm's models give: dense logits and embeddings through the model's own head. The only file that knows timm's
+models.
+
+Every spatial position is made an image of its own, one position large, and given to `model.forward_head`: all layers of
+the head are then applied position by position, whatever they are. What a model needs for this is found by running it
+once on a small example, never from its name.
+"""
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable, Iterable, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import AttentionPool2d, RotAttentionPool2d
+
+_POOLED_WORKS = "mode 'multimix' needs only the model's logits and works"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How `forward_features` arranges positions: 'NCHW', 'NHWC', or 'NLC' with `num_prefix_tokens` before them."""
+    format: str
+    num_prefix_tokens: int = 0
+
+    def num_positions(self, features: torch.Tensor) -> int:
+        if self.format == 'NLC':
+            return features.shape[1] - self.num_prefix_tokens
+        height, width = features.shape[2:] if self.format == 'NCHW' else features.shape[1:3]
+        return height * width
+
+    def split(self, features: torch.Tensor) -> torch.Tensor:
+        """Each of the b x r positions as an image of one position, in the same layout.
+
+        A token stands in for its prefix tokens too, so that class-token and average pooling both return it.
+        """
+        if self.format == 'NLC':
+            tokens = features[:, self.num_prefix_tokens:]
+            return tokens.reshape(-1, 1, tokens.shape[-1]).expand(-1, self.num_prefix_tokens + 1, -1)
+        if self.format == 'NHWC':
+            return features.reshape(-1, 1, 1, features.shape[-1])
+        return features.flatten(2).transpose(1, 2).reshape(-1, features.shape[1], 1, 1)
+
+
+class DenseEmbeddings:
+    """Dense logits and embeddings of a timm model, by its own head.
+
+    Not a module: it owns no parameters, and the model's state_dict stays as it is.
+
+    Args:
+        model: A model with timm's `forward_features` and `forward_head`.
+        input_size: `(channels, height, width)` of the example that the model is tried on; found where None.
+
+    Raises:
+        ValueError: If the model has no spatial positions to mix, or gives them in a way that cannot be served. The
+            message says why and what would work.
+    """
+
+    def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
+        self.model = model
+        _refuse_by_attributes(model)
+        with torch.no_grad(), _restored_modes(model), _keep_random_state(model):
+            self._probe(_example_input(model, input_size))
+
+    def _probe(self, example: torch.Tensor) -> None:
+        model = self.model.eval()
+        try:
+            features = model.forward_features(example)
+        except Exception as error:
+            raise ValueError(
+                f'{_name(model)}: forward_features fails on an example of shape {list(example.shape)}; pass the '
+                f'input_size (channels, height, width) that it is built for. It said: {error}') from error
+        self.layout = find_layout(model, features, example)
+        # r = 1 cannot be told from a model without positions by the example alone, and is harmless: it is pooled
+        split = self.layout.split(features)
+        calls = _record_calls(model, lambda: model.forward_head(split))
+        logits = calls.result
+        _refuse_by_head(model, calls.modules, logits, split.shape[0])
+
+        self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.classifier = self._find_classifier(split, calls)
+
+    def _find_classifier(self, split: torch.Tensor, calls: '_Calls') -> Optional[nn.Module]:
+        """The linear layer that turns the embedding into the logits, if there is exactly that."""
+        for module, output in reversed(calls.outputs):
+            weight = getattr(module, 'weight', None)
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(_flat(output), calls.result):
+                break
+        else:
+            return None
+        if weight[0].numel() != weight.shape[1]:  # a convolution larger than 1 x 1
+            return None
+        # Dropout may follow the embedding: only the head in train mode, from one seed, can tell.
+        self.model.train()
+        with _frozen_statistics(self.batch_norms):
+            torch.manual_seed(0)
+            expected = self.model.forward_head(split)
+            torch.manual_seed(0)
+            embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+            if embeddings.shape[1] != weight.shape[1]:
+                return None
+            same = torch.allclose(_classify(module, embeddings), expected, rtol=1e-3, atol=1e-4)
+        return module if same else None
+
+    @property
+    def classifier_weight(self) -> Optional[torch.Tensor]:
+        """W, `[c, d]`, or None where the head does not end in one linear layer on the embedding."""
+        return None if self.classifier is None else _flat(self.classifier.weight)
+
+    def num_positions(self, images: torch.Tensor) -> int:
+        """Number of positions r that the model has for `images`, by a forward without gradient."""
+        with torch.no_grad(), _restored_modes(self.model), _keep_random_state(self.model):
+            return self.layout.num_positions(self.model.eval().forward_features(images))
+
+    def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Dense logits `[b, r, c]` and embeddings `[b, r, d]` from what `forward_features` returned.
+
+        The head runs once where its last layer is linear. Its batch norms normalise by the positions at hand and keep
+        their running statistics: those belong to the pooled pass.
+        """
+        batch_size = features.shape[0]
+        split = self.layout.split(features)
+        with _frozen_statistics(self.batch_norms):
+            if self.classifier is not None:
+                embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+                logits = _classify(self.classifier, embeddings)
+            else:
+                logits = self.model.forward_head(split)
+                with torch.no_grad():
+                    embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+        return logits.unflatten(0, (batch_size, -1)), embeddings.unflatten(0, (batch_size, -1))
+
+
+def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor) -> Layout:
+    """The layout of `features`, what `model.forward_features(example)` returned.
+
+    Raises:
+        ValueError: If they are not one tensor of positions.
+    """
+    if not isinstance(features, torch.Tensor):
+        raise ValueError(
+            f'{_name(model)}: forward_features returns a {type(features).__name__}, not one tensor of positions, so '
+            f'there is nothing dense to mix; {_POOLED_WORKS}')
+    if features.ndim == 4:
+        output_format = getattr(model, 'output_fmt', None)
+        nhwc = getattr(output_format, 'value', output_format) == 'NHWC'
+        layout = Layout('NHWC' if nhwc else 'NCHW')
+    elif features.ndim == 3:
+        layout = Layout('NLC', _num_prefix_tokens(model, features, example))
+    else:
+        raise ValueError(
+            f'{_name(model)}: forward_features returns shape {list(features.shape)}, without spatial positions; '
+            f'{_POOLED_WORKS}')
+    width, expected = features.shape[1 if layout.format == 'NCHW' else -1], getattr(model, 'num_features', None)
+    if isinstance(expected, int) and width != expected:
+        raise ValueError(
+            f'{_name(model)}: forward_features returns {width} channels ({layout.format}), num_features says '
+            f'{expected}, so its layout is not understood; {_POOLED_WORKS}')
+    if layout.num_prefix_tokens < 0 or layout.num_positions(features) < 1:
+        raise ValueError(
+            f'{_name(model)}: forward_features returns shape {list(features.shape)}, class tokens without patch '
+            f'tokens; {_POOLED_WORKS}')
+    return layout
+
+
+def _num_prefix_tokens(model: nn.Module, features: torch.Tensor, example: torch.Tensor) -> int:
+    known = getattr(model, 'num_prefix_tokens', None)
+    if known is not None:
+        return known
+    # Some models have a class token and no such attribute: the grid of positions tells.
+    if not hasattr(model, 'forward_intermediates'):
+        return 0
+    try:
+        grid = model.forward_intermediates(example, indices=1, output_fmt='NCHW', intermediates_only=True)[-1]
+        return features.shape[1] - grid.shape[-2] * grid.shape[-1]
+    except Exception:  # the method varies between models, and one that has no grid has no class token
+        return 0
+
+
+def _refuse_by_attributes(model: nn.Module) -> None:
+    if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
+        raise ValueError(
+            f'{_name(model)} has no forward_features and forward_head, which the dense mode needs; {_POOLED_WORKS}')
+    if getattr(model, 'num_classes', None) == 0:
+        raise ValueError(f'{_name(model)} was built with num_classes=0: it has no classifier to train')
+    dropout = getattr(model, 'patch_drop', None)
+    if getattr(dropout, 'prob', 0.) > 0.:
+        raise ValueError(
+            f'{_name(model)} was built with patch_drop_rate={dropout.prob:g}: positions no longer match across '
+            f'images; build it with patch_drop_rate=0, or use mode \'multimix\'')
+    if getattr(model, 'distilled_training', False):
+        raise ValueError(
+            f'{_name(model)} is set to distilled training and returns two sets of logits; '
+            f'call set_distilled_training(False)')
+
+
+def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: object, num_rows: int) -> None:
+    for module in modules:
+        if isinstance(module, (AttentionPool2d, RotAttentionPool2d)):
+            raise ValueError(
+                f'{_name(model)}: its {type(module).__name__} learns an embedding per position of the whole grid, '
+                f'so a position cannot be pooled alone; {_POOLED_WORKS}')
+    num_classes = getattr(model, 'num_classes', None)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != num_rows or (
+            isinstance(num_classes, int) and logits.shape[1] != num_classes):
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(
+            f'{_name(model)}: forward_head of single positions must return logits [{num_rows}, {num_classes}], '
+            f'got {shape}; {_POOLED_WORKS}')
+
+
+@dataclass
+class _Calls:
+    result: torch.Tensor
+    modules: List[nn.Module]
+    outputs: List[Tuple[nn.Module, torch.Tensor]]
+
+
+def _record_calls(model: nn.Module, run: Callable[[], torch.Tensor]) -> _Calls:
+    """The modules that `run` calls, with what those without children return."""
+    modules, outputs = [], []
+
+    def hook(module, _, output):
+        modules.append(module)
+        if isinstance(output, torch.Tensor):
+            outputs.append((module, output))
+
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    try:
+        result = run()
+    except Exception as error:
+        raise ValueError(
+            f'{_name(model)}: forward_head cannot take single positions ({error}); {_POOLED_WORKS}') from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _Calls(result, modules, outputs)
+
+
+def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
+    parameter = next(model.parameters())
+    if input_size is None:
+        config = getattr(model, 'pretrained_cfg', None) or {}
+        channels, height, width = config.get('input_size', (3, 224, 224))
+        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        channels = getattr(model, 'in_chans', None) or (first.in_channels if first is not None else channels)
+        size = getattr(getattr(model, 'patch_embed', None), 'img_size', None) or (height, width)
+        input_size = (channels, *size)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((2, *input_size), generator=generator).to(device=parameter.device, dtype=parameter.dtype)
+
+
+@contextmanager
+def _restored_modes(model: nn.Module):
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _keep_random_state(model: nn.Module):
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        yield
+
+
+@contextmanager
+def _frozen_statistics(batch_norms: Iterable[nn.Module]):
+    """Batch norms that neither update nor, in train mode, use their running statistics."""
+    tracking = [norm for norm in batch_norms if norm.training and norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
+
+
+def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
+    if isinstance(classifier, nn.Conv2d):
+        return F.linear(embeddings, _flat(classifier.weight), classifier.bias)
+    return classifier(embeddings)
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1)
+
+
+def _name(model: nn.Module) -> str:
+    config = getattr(model, 'pretrained_cfg', None) or {}
+    return config.get('architecture') or type(model).__name__

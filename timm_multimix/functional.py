@@ -1,0 +1,300 @@
+"""The mathematics of MultiMix: sampling, attention, weights, interpolation and the loss. Knows nothing of timm.
+
+Sources: v1 = arXiv 2206.14868, v2 = arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
+Shapes: b examples in the batch, m of them in a tuple, n tuples, r spatial positions, c classes, d embedding width.
+"""
+from typing import Iterable, Optional, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ._checks import (
+    Alpha, check_alpha, check_choice, check_finite, check_float_tensor, check_integer, check_number, check_target,
+)
+from .ops import IMPLEMENTATIONS
+
+ATTENTION_KINDS = ('gap', 'cam', 'none')
+ACTIVATIONS = ('relu', 'softmax')
+CONCENTRATIONS = ('example', 'total')
+
+
+def sample_dirichlet(
+        num_tuples: int,
+        num_examples: int,
+        alpha: Union[Alpha, torch.Tensor],
+        *,
+        concentration: str = 'example',
+        length: Optional[int] = None,
+        positions: Optional[int] = None,
+        device: Optional[Union[str, torch.device]] = None,
+        dtype: torch.dtype = torch.float32,
+        generator: Optional[torch.Generator] = None,
+) -> torch.Tensor:
+    """Interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
+
+    Seeded by `torch.manual_seed`, or by `generator`. Works with the logarithms of gamma variates, so that a row sums
+    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight.
+
+    Args:
+        num_tuples: Number of tuples n.
+        num_examples: Number of examples b.
+        alpha: Concentration > 0, or a (low, high) range from which one value is drawn per call.
+        concentration: 'example': alpha is the α of every example, as in the paper; 'total': alpha is the sum over the
+            m examples of a tuple, α = alpha / m, so that the number of examples that matter does not grow with m.
+        length: Examples per tuple m, at most b; each tuple takes its own m of the b examples and the other weights
+            are 0. None for all.
+        positions: Number of positions r; None leaves the dimension out.
+        device: Device of the result.
+        dtype: Floating-point type of the result; float64 is also sampled in float64, all others in float32.
+        generator: Source of randomness, on `device`.
+
+    Returns:
+        Λ `[n, b]`, or `[r, n, b]` with `positions`; rows are >= 0 and sum to 1.
+
+    Raises:
+        ValueError: If an argument is out of range, or `length` exceeds `num_examples`.
+    """
+    num_tuples = check_integer('num_tuples', num_tuples)
+    num_examples = check_integer('num_examples', num_examples)
+    check_choice('concentration', concentration, CONCENTRATIONS)
+    length = num_examples if length is None else check_integer('length', length)
+    if length > num_examples:
+        raise ValueError(f'length must be at most the number of examples ({num_examples}), got {length}')
+    if not dtype.is_floating_point:
+        raise ValueError(f'dtype must be a floating-point type, got {dtype}')
+    device = torch.device(device if device is not None else 'cpu')
+    shape = (num_tuples,) if positions is None else (check_integer('positions', positions), num_tuples)
+    work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    alpha = draw_alpha(alpha, device=device, generator=generator)
+    if concentration == 'total':
+        alpha = alpha / length
+    alpha = alpha.clamp(min=1e-12)  # below it a draw is one-hot in any precision, and 1/alpha stays finite
+    # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum without leaving the logs
+    gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
+    weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
+
+    if length < num_examples:
+        keys = torch.rand((*shape, num_examples), device=device, generator=generator)
+        members = keys.topk(length, dim=-1).indices
+        weights = weights.new_zeros((*shape, num_examples)).scatter_(-1, members, weights)
+    return weights.to(dtype)
+
+
+def draw_alpha(
+        alpha: Union[Alpha, torch.Tensor],
+        *,
+        device: Optional[Union[str, torch.device]] = None,
+        generator: Optional[torch.Generator] = None,
+) -> torch.Tensor:
+    """The concentration of one step as a scalar tensor: `alpha` itself, or a draw from U[low, high] (v2, section 4.1).
+
+    A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
+    A tensor given as `alpha` is passed on: draw once, sample several times.
+    """
+    if isinstance(alpha, torch.Tensor):
+        return alpha
+    alpha = check_alpha(alpha)
+    low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
+    if low == high:
+        return torch.full((), low, dtype=torch.float64 if _is_cpu(device) else torch.float32, device=device)
+    return low + (high - low) * torch.rand((), device=device, generator=generator)
+
+
+def _is_cpu(device: Optional[Union[str, torch.device]]) -> bool:
+    return device is None or torch.device(device).type == 'cpu'
+
+
+def _gamma_and_exponential(
+        shape: Tuple[int, ...],
+        alpha: torch.Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
+        generator: Optional[torch.Generator],
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
+    if device.type == 'cpu':  # numpy's samplers are several times faster here; the seed is torch's
+        seed = int(torch.randint(2 ** 62, (), generator=generator))
+        rng = np.random.default_rng(seed)
+        np_dtype = np.float64 if dtype == torch.float64 else np.float32
+        gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
+        return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
+    alpha = alpha.to(device=device, dtype=dtype)
+    gamma = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
+    return gamma, torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
+
+
+def spatial_attention(
+        embeddings: torch.Tensor,
+        kind: str = 'gap',
+        *,
+        classifier_weight: Optional[torch.Tensor] = None,
+        target: Optional[torch.Tensor] = None,
+        activation: str = 'relu',
+) -> torch.Tensor:
+    """Attention a_i = h(z_iᵀ u_i) of every example over its own positions (v1, eq. 10; v2, section 3.3).
+
+    Args:
+        embeddings: z, `[b, r, d]`.
+        kind: What u_i is: 'gap' the mean embedding of the example, 'cam' the classifier row of its own label (with
+            soft targets the mean of the rows, weighted by the target); 'none' gives every position the same attention.
+        classifier_weight: W, `[c, d]`, for 'cam'.
+        target: `[b]` class indices or `[b, c]` soft targets, for 'cam'.
+        activation: h: 'relu' followed by l1 normalisation over the positions, or 'softmax'.
+
+    Returns:
+        `[b, r]`, >= 0, rows sum to 1. Where ReLU leaves nothing of an example its attention is uniform.
+
+    Raises:
+        ValueError: If a shape or a name is not one of these, or 'cam' lacks the classifier or the target.
+    """
+    check_choice('kind', kind, ATTENTION_KINDS)
+    check_choice('activation', activation, ACTIVATIONS)
+    check_float_tensor('embeddings', embeddings, (3,), '[b, r, d]')
+    batch_size, num_positions, width = embeddings.shape
+    if num_positions == 0:
+        raise ValueError(f'embeddings must have at least one position, got shape {list(embeddings.shape)}')
+    embeddings = _accumulation(embeddings)
+    uniform = embeddings.new_full((batch_size, num_positions), 1. / num_positions)
+    if kind == 'none':
+        return uniform
+    with torch.autocast(embeddings.device.type, enabled=False):
+        if kind == 'gap':
+            query = embeddings.mean(dim=1)
+        else:
+            query = _class_rows(classifier_weight, target, batch_size, width).to(embeddings)
+        scores = (embeddings @ query.unsqueeze(-1)).squeeze(-1)  # z_iᵀ u_i
+        if activation == 'softmax':
+            return scores.softmax(dim=-1)
+        return _normalise(scores.relu(), uniform)
+
+
+def _class_rows(weight: Optional[torch.Tensor], target: Optional[torch.Tensor], batch_size: int, width: int):
+    if weight is None or target is None:
+        missing = 'classifier_weight' if weight is None else 'target'
+        raise ValueError(f"{missing} must be given for kind 'cam', got None")
+    check_float_tensor('classifier_weight', weight, (2,), f'[c, {width}]')
+    if weight.shape[1] != width:
+        raise ValueError(f'classifier_weight must be [c, {width}] as the embeddings are, got {list(weight.shape)}')
+    check_target(target, batch_size, weight.shape[0])
+    return weight[target.long()] if target.ndim == 1 else target.to(weight.dtype) @ weight
+
+
+def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """Weights M^j = Λ^j ⊙ a^j with rows divided by their l1 norm (v1, eq. 11-12; v2, section 3.3).
+
+    Args:
+        lam: Λ, `[r, n, b]`.
+        attention: a, `[b, r]`, >= 0.
+
+    Returns:
+        `[r, n, b]`, rows sum to 1. Where no example of a tuple attends to a position its row stays λ_k^j.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    check_float_tensor('lam', lam, (3,), '[r, n, b]')
+    check_float_tensor('attention', attention, (2,), '[b, r]')
+    if attention.shape != (lam.shape[2], lam.shape[0]):
+        raise ValueError(
+            f'attention must be [b, r] = [{lam.shape[2]}, {lam.shape[0]}] to fit lam {list(lam.shape)}, '
+            f'got {list(attention.shape)}')
+    return _normalise(lam * attention.t().unsqueeze(1).to(lam.dtype), lam)
+
+
+def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
+    """Rows divided by their sum; `fallback` where that sum is zero, or so small that the quotient loses precision."""
+    total = values.sum(dim=-1, keepdim=True)
+    tiny = torch.finfo(values.dtype).tiny / torch.finfo(values.dtype).eps
+    return torch.where(total > tiny, values / total.clamp(min=tiny), fallback)
+
+
+def interpolate(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Convex combinations of the examples: ΛZ, ΛY, or the same at each position (v2, eq. 6-7 and 12-13).
+
+    Args:
+        weights: `[n, b]`, or `[r, n, b]` for one Λ per position.
+        values: `[b, k]`, the same at all positions, or `[b, r, k]`.
+
+    Returns:
+        `[..., n, k]`, in at least float32.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    check_float_tensor('weights', weights, (2, 3), '[n, b] or [r, n, b]')
+    check_float_tensor('values', values, (2, 3), '[b, k] or [b, r, k]')
+    if values.shape[0] != weights.shape[-1] or (values.ndim == 3 and values.shape[1:2] != weights.shape[:-2]):
+        raise ValueError(
+            f'values must be [b, k], or [b, r, k] with weights [r, n, b], '
+            f'got values {list(values.shape)} and weights {list(weights.shape)}')
+    weights, values = _accumulation(weights), _accumulation(values)
+    dtype = torch.promote_types(weights.dtype, values.dtype)
+    if values.ndim == 3:
+        values = values.transpose(0, 1)
+    with torch.autocast(values.device.type, enabled=False):
+        return weights.to(dtype) @ values.to(dtype)
+
+
+def mixed_cross_entropy(
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weights: Union[torch.Tensor, Iterable[torch.Tensor]],
+        *,
+        label_smoothing: float = 0.,
+        implementation: str = 'auto',
+) -> torch.Tensor:
+    """Cross-entropy of MultiMix on a model's ordinary logits, mean over all tuples and positions (v2, eq. 8 and 14).
+
+    The classifier is affine and the weights sum to 1, so mixing the logits is mixing the embeddings:
+    (ΛZ)Wᵀ + β = Λ(ZWᵀ + β). The loss and its gradient come from one pass that keeps nothing of size n x c.
+
+    Args:
+        logits: `[b, c]`, or `[b, r, c]` at r positions. Everything is computed in float32 (float64 for float64).
+        target: `[b]` class indices or `[b, c]` soft targets.
+        weights: `[n, b]`, or `[r, n, b]`; rows sum to 1. An iterable of such tensors stands for their concatenation
+            along n, which then need not exist at once.
+        label_smoothing: Share of every target that is spread over all classes.
+        implementation: 'chunked': the fast one, with gradients to the logits only. 'reference': the literal one.
+            'auto': chunked, unless weights or soft targets require a gradient.
+
+    Returns:
+        Scalar loss.
+
+    Raises:
+        ValueError: If shapes do not fit, class indices are out of range, or logits are not finite (values are looked
+            at on the CPU only).
+        RuntimeError: If a second derivative is asked of the fast implementation.
+    """
+    check_float_tensor('logits', logits, (2, 3), '[b, c] or [b, r, c]')
+    check_choice('implementation', implementation, ('auto', *IMPLEMENTATIONS))
+    label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
+    if 0 in logits.shape:
+        raise ValueError(f'logits must not be empty, got shape {list(logits.shape)}')
+    check_target(target, logits.shape[0], logits.shape[-1])
+    check_finite('logits', logits)
+    if implementation == 'auto':
+        literal = target.requires_grad or (isinstance(weights, torch.Tensor) and weights.requires_grad)
+        implementation = 'reference' if literal else 'chunked'
+
+    logits = _accumulation(logits)
+    logits = logits.unsqueeze(0) if logits.ndim == 2 else logits.transpose(0, 1)  # [r, b, c]
+    num_positions, batch_size, _ = logits.shape
+    blocks = [weights] if isinstance(weights, torch.Tensor) else weights
+    blocks = (_position_first(block, num_positions, batch_size) for block in blocks)
+    with torch.autocast(logits.device.type, enabled=False):
+        return IMPLEMENTATIONS[implementation](logits, target, blocks, label_smoothing)
+
+
+def _position_first(weights: torch.Tensor, num_positions: int, batch_size: int) -> torch.Tensor:
+    check_float_tensor('weights', weights, (2, 3), '[n, b] or [r, n, b]')
+    block = weights.unsqueeze(0) if weights.ndim == 2 else weights
+    if block.shape[0] != num_positions or block.shape[2] != batch_size or block.shape[1] == 0:
+        form = f'[n, {batch_size}]' if num_positions == 1 else f'[{num_positions}, n, {batch_size}]'
+        raise ValueError(f'weights must be {form} with n >= 1 to fit the logits, got shape {list(weights.shape)}')
+    return block
+
+
+def _accumulation(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()

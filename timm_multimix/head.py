@@ -1,0 +1,122 @@
+"""MultiMix in place of a timm model's head."""
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn as nn
+
+from . import functional
+from ._checks import check_choice
+from .embeddings import DenseEmbeddings
+from .loss import MultiMixLoss
+
+MODES = ('multimix', 'dense-multimix')
+
+
+class HeadOutput(NamedTuple):
+    """What a training step needs of the head: ordinary logits `[b, c]`, dense ones `[b, r, c]`, attention `[b, r]`."""
+    clean_logits: torch.Tensor
+    dense_logits: Optional[torch.Tensor] = None
+    attention: Optional[torch.Tensor] = None
+
+    def loss_inputs(self, target: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:
+        """The arguments of `MultiMixLoss`."""
+        if self.dense_logits is None:
+            return self.clean_logits, target
+        return self.dense_logits, target, self.attention, self.clean_logits
+
+
+class MultiMixHead(nn.Module):
+    """Stands in place of a timm model's head, on what `model.forward_features` returned.
+
+    ```python
+    head = MultiMixHead(model, mode='dense-multimix')
+    features = model.forward_features(images)
+    loss = head(features, target)       # in training
+    logits = head(features)             # the model's ordinary logits, bit for bit
+    ```
+
+    The head refers to the model and owns nothing: neither the model's parameters nor the keys of its state_dict change,
+    and the head's own state_dict is empty. The dense mode runs the model once, in eval mode on two random images, to
+    learn how its features are laid out.
+
+    Args:
+        model: A timm model, or one with the same `forward_features` and `forward_head`.
+        mode: 'multimix' mixes pooled embeddings (v2, section 3.2), 'dense-multimix' those of every position, weighted
+            by attention (v2, section 3.3).
+        attention: For the dense mode, see `functional.spatial_attention`: 'gap', 'cam' or 'none'.
+        activation: For the dense mode: 'relu' or 'softmax'.
+        attention_grad: Let the gradient through the attention, by the slow literal loss; a constant where False.
+        input_size: `(channels, height, width)` of the dense mode's example; the model's own where None.
+        **loss_kwargs: For `MultiMixLoss`: num_tuples, alpha, length, concentration, clean_weight, label_smoothing,
+            criterion, implementation.
+
+    Raises:
+        ValueError: If an argument is out of range or the model cannot serve the mode; the message says what can.
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            mode: str = 'multimix',
+            *,
+            attention: str = 'gap',
+            activation: str = 'relu',
+            attention_grad: bool = False,
+            input_size: Optional[Tuple[int, int, int]] = None,
+            **loss_kwargs: Any,
+    ):
+        super().__init__()
+        check_choice('mode', mode, MODES)
+        check_choice('attention', attention, functional.ATTENTION_KINDS)
+        check_choice('activation', activation, functional.ACTIVATIONS)
+        if not hasattr(model, 'forward_head'):
+            raise ValueError(
+                f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
+                f"'multimix'")
+        self.mode = mode
+        self.attention = attention
+        self.activation = activation
+        self.attention_grad = attention_grad
+        self.loss = MultiMixLoss(**loss_kwargs)
+        self.__dict__['model'] = model  # past nn.Module, which would register it
+        self.dense = DenseEmbeddings(model, input_size) if mode == 'dense-multimix' else None
+        if self.dense is not None and attention == 'cam' and self.dense.classifier is None:
+            raise ValueError(
+                f"attention 'cam' needs a linear classifier on the embedding, which {type(model).__name__} does not "
+                f"end in; allowed: 'gap', 'none'")
+
+    def forward(self, features: torch.Tensor, target: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""
+        if target is None:
+            return self.model.forward_head(features)
+        return self.terms(self.outputs(features, target), target)['loss']
+
+    def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
+        outputs = self.outputs(features, target)
+        return self.loss.mix(*outputs.loss_inputs(target))
+
+    def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
+        """Everything a step takes from the model; `target` is looked at for attention 'cam' alone."""
+        clean_logits = self.model.forward_head(features)
+        if self.dense is None:
+            return HeadOutput(clean_logits)
+        dense_logits, embeddings = self.dense(features)
+        attention = functional.spatial_attention(
+            embeddings if self.attention_grad else embeddings.detach(),
+            self.attention,
+            classifier_weight=self._classifier_weight(),
+            target=target,
+            activation=self.activation,
+        )
+        return HeadOutput(clean_logits, dense_logits, attention)
+
+    def terms(self, outputs: HeadOutput, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """The loss and its parts from what `outputs` returned; see `MultiMixLoss.terms`."""
+        return self.loss.terms(*outputs.loss_inputs(target))
+
+    def _classifier_weight(self) -> Optional[torch.Tensor]:
+        if self.attention != 'cam':
+            return None
+        weight = self.dense.classifier_weight
+        return weight if self.attention_grad else weight.detach()

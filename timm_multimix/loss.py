@@ -1,0 +1,228 @@
+"""MultiMix as a loss on any model's own logits."""
+from typing import Callable, Dict, Iterator, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from . import functional
+from ._checks import Alpha, check_alpha, check_choice, check_integer, check_number, check_target
+
+# Weights sampled at a time: what bounds memory when n or r is large. A block that fits the cache is also the fastest.
+_BLOCK_ELEMENTS = {'cpu': 1 << 18}
+_BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
+
+PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
+"""The literal setting of the paper (v2, section 4.1), to be passed as keyword arguments. It needs hundreds of epochs."""
+
+
+class MultiMixLoss(nn.Module):
+    """Cross-entropy of n tuples of the batch, each interpolated by its own Dirichlet vector (arXiv 2311.05538).
+
+    ```python
+    criterion = MultiMixLoss()
+    logits = model(images)              # the model as it is, no hooks
+    criterion(logits, target).backward()
+    ```
+
+    The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, so it stays on the scale of plain
+    cross-entropy and learning rates carry over. Tuples are sampled block by block, so memory grows neither with
+    `num_tuples` nor with the number of positions. Seeded by `torch.manual_seed`.
+
+    Args:
+        num_tuples: Tuples n per step, and per position in the dense form.
+        alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. Lower: tuples closer
+            to single examples.
+        length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
+        concentration: 'total' takes alpha for a whole tuple, so the batch size does not change how strongly it mixes;
+            'example' for each example, as in the paper, where a large batch makes every tuple nearly the batch mean.
+        clean_weight: Weight w of the plain cross-entropy beside the mixed one. 0 for the mixed loss alone.
+        label_smoothing: Share of every target that is spread over all classes, applied once.
+        criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
+            BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
+        implementation: See `functional.mixed_cross_entropy`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+            self,
+            num_tuples: int = 1000,
+            alpha: Alpha = 2.0,
+            length: Optional[int] = None,
+            concentration: str = 'total',
+            clean_weight: float = 1.0,
+            label_smoothing: float = 0.,
+            criterion: Optional[Callable] = None,
+            implementation: str = 'auto',
+    ):
+        super().__init__()
+        check_choice('concentration', concentration, functional.CONCENTRATIONS)
+        check_choice('implementation', implementation, ('auto', *functional.IMPLEMENTATIONS))
+        self.num_tuples = check_integer('num_tuples', num_tuples)
+        self.alpha = check_alpha(alpha)
+        self.length = None if length is None else check_integer('length', length)
+        self.concentration = concentration
+        self.clean_weight = check_number('clean_weight', clean_weight)
+        self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
+        self.criterion = criterion
+        self.implementation = implementation
+
+    def extra_repr(self) -> str:
+        return (
+            f'num_tuples={self.num_tuples}, alpha={self.alpha}, length={self.length}, '
+            f'concentration={self.concentration!r}, clean_weight={self.clean_weight}, '
+            f'label_smoothing={self.label_smoothing}')
+
+    def forward(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            attention: Optional[torch.Tensor] = None,
+            clean_logits: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """The loss.
+
+        Args:
+            logits: `[b, c]`, or `[b, r, c]` at r positions for Dense MultiMix.
+            target: `[b]` class indices or `[b, c]` soft targets.
+            attention: `[b, r]` with dense logits; None for uniform.
+            clean_logits: `[b, c]`, what the clean term takes in the dense form: the logits used at test time. Their
+                mean over the positions where None, which is the same for average pooling under a linear classifier.
+
+        Returns:
+            Scalar loss in at least float32.
+
+        Raises:
+            ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
+                only), or `length` exceeds the batch.
+        """
+        return self.terms(logits, target, attention, clean_logits)['loss']
+
+    def terms(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            attention: Optional[torch.Tensor] = None,
+            clean_logits: Optional[torch.Tensor] = None,
+    ) -> Dict[str, torch.Tensor]:
+        """The loss and its parts: 'loss', 'mixed_loss' and, where `clean_weight` > 0, 'clean_loss'."""
+        self._check_logits(logits, attention)
+        if self.criterion is None:
+            mixed = functional.mixed_cross_entropy(
+                logits,
+                target,
+                self._weight_blocks(logits, attention),
+                label_smoothing=self.label_smoothing,
+                implementation=self._implementation(attention),
+            )
+        else:
+            mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
+        if not self.clean_weight:
+            return {'loss': mixed, 'mixed_loss': mixed}
+        clean = self._clean_loss(_clean_logits(logits, clean_logits), target)
+        loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
+        return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
+
+    def mix(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            attention: Optional[torch.Tensor] = None,
+            clean_logits: Optional[torch.Tensor] = None,
+            weights: Optional[torch.Tensor] = None,
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Mixed logits and mixed targets as rows, for any criterion that averages over rows.
+
+        A row has no weight, so the clean term comes in as whole copies of the unmixed batch: as many of them (or of
+        the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`.
+
+        Args:
+            logits, target, attention, clean_logits: As in `forward`.
+            weights: `[n, b]` or `[r, n, b]`, what `sample_weights` returned; None to sample here.
+
+        Returns:
+            `[N, c]` and `[N, c]`; N is r·n, plus the copies.
+        """
+        self._check_logits(logits, attention)
+        check_target(target, logits.shape[0], logits.shape[-1])
+        if weights is None:
+            weights = self.sample_weights(logits, attention)
+        mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
+        num_mixed, num_clean = self.row_copies(mixed_logits.shape[0], logits.shape[0])
+        clean_target = self.smooth_target(target, logits.shape[-1])
+        clean_logits = _clean_logits(logits, clean_logits).to(mixed_logits.dtype)
+        return (
+            torch.cat([mixed_logits] * num_mixed + [clean_logits] * num_clean),
+            torch.cat([mixed_target] * num_mixed + [clean_target.to(mixed_target.dtype)] * num_clean),
+        )
+
+    def row_copies(self, num_mixed: int, batch_size: int) -> Tuple[int, int]:
+        """Copies of the mixed rows and of the clean batch that `mix` returns."""
+        if not self.clean_weight:
+            return 1, 0
+        ratio = self.clean_weight * num_mixed / batch_size
+        return (1, round(ratio)) if ratio >= 1. else (round(1. / ratio), 1)
+
+    def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """All weights of one step, `[n, b]` or `[r, n, b]`; from the same seed the ones that the loss would draw."""
+        return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
+
+    def smooth_target(self, target: torch.Tensor, num_classes: int) -> torch.Tensor:
+        """`[b, c]` soft targets with the label smoothing."""
+        if target.ndim == 1:
+            target = F.one_hot(target.long(), num_classes).float()
+        return target * (1. - self.label_smoothing) + self.label_smoothing / num_classes
+
+    def _mixed_rows(self, logits, target, weights):
+        target = self.smooth_target(target, logits.shape[-1])
+        mixed_logits = functional.interpolate(weights, logits)
+        mixed_target = functional.interpolate(weights, target)
+        return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
+
+    def _clean_loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.criterion is not None:
+            return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if target.ndim == 1:
+            return F.cross_entropy(logits, target.long(), label_smoothing=self.label_smoothing)
+        return -(self.smooth_target(target, logits.shape[-1]) * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+    def _weight_blocks(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> Iterator[torch.Tensor]:
+        batch_size, device = logits.shape[0], logits.device
+        positions = logits.shape[1] if logits.ndim == 3 else None
+        alpha = functional.draw_alpha(self.alpha, device=device)
+        budget = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ACCELERATOR)
+        block = max(budget // (batch_size * (positions or 1)), 1)
+        for start in range(0, self.num_tuples, block):
+            lam = functional.sample_dirichlet(
+                min(block, self.num_tuples - start),
+                batch_size,
+                alpha,
+                concentration=self.concentration,
+                length=self.length,
+                positions=positions,
+                device=device,
+                dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32,
+            )
+            yield lam if attention is None else functional.dense_weights(lam, attention)
+
+    def _implementation(self, attention: Optional[torch.Tensor]) -> str:
+        if self.implementation == 'auto' and attention is not None and attention.requires_grad:
+            return 'reference'
+        return self.implementation
+
+    def _check_logits(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> None:
+        if logits.ndim not in (2, 3):
+            raise ValueError(f'logits must be [b, c] or [b, r, c], got shape {list(logits.shape)}')
+        if attention is not None and logits.ndim != 3:
+            raise ValueError(f'attention must be None with pooled logits {list(logits.shape)}; dense ones are [b, r, c]')
+        if self.length is not None and self.length > logits.shape[0]:
+            raise ValueError(f'length must be at most the batch size ({logits.shape[0]}), got {self.length}')
+
+
+def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
+    if logits.ndim == 2:
+        return logits
+    return logits.mean(dim=1) if clean_logits is None else clean_logits

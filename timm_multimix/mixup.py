@@ -1,0 +1,235 @@
+"""The drop-in for `timm.data.Mixup`."""
+import types
+from typing import Any, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn as nn
+from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
+
+from ._checks import Alpha, check_choice, check_integer, check_number, check_target
+from .head import MODES, MultiMixHead
+from .loss import MultiMixLoss
+
+
+class BatchSwitch:
+    """What happens to a whole batch: MultiMix, CutMix or nothing, by the probabilities of timm's Mixup.
+
+    Drawn from numpy's global generator, as timm's Mixup does.
+
+    Args:
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of CutMix instead of MultiMix, where CutMix is active.
+        cutmix_alpha: CutMix is active if > 0; its λ ~ Beta(cutmix_alpha, cutmix_alpha).
+        cutmix_minmax: CutMix with a box of these (min, max) shares of the image instead, active if not None.
+        correct_lam: Correct λ where the image's border clips the box.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+            self,
+            prob: float = 1.,
+            switch_prob: float = 0.5,
+            cutmix_alpha: float = 0.,
+            cutmix_minmax: Optional[Sequence[float]] = None,
+            correct_lam: bool = True,
+    ):
+        self.prob = check_number('prob', prob, high=1.)
+        self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
+        self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
+        if cutmix_minmax is not None:
+            if len(cutmix_minmax) != 2 or not 0. <= cutmix_minmax[0] < cutmix_minmax[1] <= 1.:
+                raise ValueError(f'cutmix_minmax must be (min, max) with 0 <= min < max <= 1, got {cutmix_minmax!r}')
+            self.cutmix_alpha = 1.
+        self.cutmix_minmax = cutmix_minmax
+        self.correct_lam = correct_lam
+
+    def draw(self) -> str:
+        """'multimix', 'cutmix' or 'none' for the next batch."""
+        if np.random.rand() >= self.prob:
+            return 'none'
+        if self.cutmix_alpha > 0. and np.random.rand() < self.switch_prob:
+            return 'cutmix'
+        return 'multimix'
+
+    def cutmix(self, x: torch.Tensor) -> Tuple[torch.Tensor, float]:
+        """A copy of images `[b, ch, h, w]` with one box taken from the batch in reverse order, and their λ."""
+        lam = np.random.beta(self.cutmix_alpha, self.cutmix_alpha)
+        (top, bottom, left, right), lam = cutmix_bbox_and_lam(
+            x.shape, lam, ratio_minmax=self.cutmix_minmax, correct_lam=self.correct_lam)
+        x_cut = x.clone()
+        x_cut[..., top:bottom, left:right] = x.flip(0)[..., top:bottom, left:right]
+        return x_cut, float(lam)
+
+
+class MultiMix:
+    """Drop-in for `timm.data.Mixup` that mixes embeddings: a stock training loop works unchanged.
+
+    ```python
+    mixup_fn = MultiMix(num_classes=1000).attach(model)
+    loss_fn = SoftTargetCrossEntropy()
+    for x, y in loader:
+        x, y = mixup_fn(x, y)           # y: soft targets [N, c]
+        loss = loss_fn(model(x), y)     # in train mode the model returns mixed logits [N, c]
+    ```
+
+    N is the number of tuples (times positions in the dense mode), plus copies of the clean batch for `clean_weight`, see
+    `MultiMixLoss.mix`. Every row goes to the criterion, so timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as
+    they are; `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows. In eval mode the model
+    is untouched. Inputs are never changed; any batch size >= 1 will do.
+
+    In the dense mode the targets depend on the attention, so `y` holds NaN until `model(x)` has run, which fills it in
+    place: hand the criterion that very tensor.
+
+    Args:
+        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`.
+        cutmix_alpha: CutMix alpha; CutMix of the images is active if > 0.
+        cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of switching the whole batch to CutMix instead of MultiMix when that is active.
+        mode: 'multimix' or 'dense-multimix'.
+        correct_lam: Correct CutMix's λ where the image's border clips the box.
+        label_smoothing: Label smoothing of the targets, applied once.
+        num_classes: Number of classes c.
+        multi_label: Targets are multi-hot `[b, c]`; smoothing then draws each label towards 0.5.
+        **kwargs: For `MultiMixHead` and `MultiMixLoss`: num_tuples, length, concentration, clean_weight, attention,
+            activation, attention_grad, input_size.
+
+    Raises:
+        ValueError: If an argument is out of range or unknown.
+    """
+
+    def __init__(
+            self,
+            mixup_alpha: Alpha = 2.,
+            cutmix_alpha: float = 0.,
+            cutmix_minmax: Optional[Sequence[float]] = None,
+            prob: float = 1.0,
+            switch_prob: float = 0.5,
+            mode: str = 'multimix',
+            correct_lam: bool = True,
+            label_smoothing: float = 0.1,
+            num_classes: int = 1000,
+            multi_label: bool = False,
+            **kwargs: Any,
+    ):
+        check_choice('mode', mode, MODES)
+        self.mode = mode
+        self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
+        self.num_classes = check_integer('num_classes', num_classes)
+        self.multi_label = multi_label
+        self.mixup_enabled = True
+        self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
+        # smoothing happens to the targets, before they are mixed
+        head_names = ('attention', 'activation', 'attention_grad', 'input_size')
+        self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
+        self._loss_kwargs = dict(kwargs, alpha=mixup_alpha)
+        self.loss = MultiMixLoss(**self._loss_kwargs)
+        self._forward: Optional[_AttachedForward] = None
+
+    def attach(self, model: nn.Module) -> 'MultiMix':
+        """Make `model(x)` return mixed logits in train mode, for the batch that last went through this object.
+
+        Call it on the bare model, before DistributedDataParallel or torch.compile. `detach` undoes it.
+
+        Args:
+            model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
+
+        Raises:
+            ValueError: If the model cannot serve the mode, has another number of classes, or is attached already.
+        """
+        num_classes = getattr(model, 'num_classes', None)
+        if isinstance(num_classes, int) and num_classes != self.num_classes:
+            raise ValueError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
+        if 'forward' in vars(model):
+            raise ValueError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
+        if self._forward is not None:
+            raise ValueError('this MultiMix is attached to a model already; call detach() first')
+        head = None
+        if self.mode == 'dense-multimix':
+            head = MultiMixHead(model, self.mode, **self._head_kwargs, **self._loss_kwargs)
+        self._forward = _AttachedForward(model, self.loss, head)
+        # a bound method, so that deepcopy and pickle of the model rebind it to the copy
+        model.forward = types.MethodType(_AttachedForward.run, self._forward)
+        return self
+
+    def detach(self) -> None:
+        """Give the model its own forward back."""
+        if self._forward is not None:
+            del self._forward.model.forward
+            self._forward = None
+
+    def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Draw for the batch what happens to it.
+
+        Args:
+            x: Images `[b, ch, h, w]`.
+            target: `[b]` class indices or `[b, c]` soft targets.
+
+        Returns:
+            The images, as they are or cut into each other, and soft targets: `[N, c]` for MultiMix, else `[b, c]`.
+
+        Raises:
+            ValueError: If no model is attached, or the target does not fit.
+        """
+        if self._forward is None:
+            raise ValueError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
+        check_target(target, x.shape[0], self.num_classes)
+        what = self.switch.draw() if self.mixup_enabled else 'none'
+        self._forward.pending = None
+        if what == 'multimix':
+            return x, self._forward.prepare(x, target, self._soft_target(target))
+        lam = 1.
+        if what == 'cutmix':
+            x, lam = self.switch.cutmix(x)
+        target = self._soft_target(target)
+        return x, target * lam + target.flip(0) * (1. - lam)
+
+    def _soft_target(self, target: torch.Tensor) -> torch.Tensor:
+        if target.ndim == 1 or self.multi_label:
+            return mixup_target(target, self.num_classes, 1., self.label_smoothing, self.multi_label)
+        return target * (1. - self.label_smoothing) + self.label_smoothing / self.num_classes
+
+
+class _AttachedForward:
+    """The training forward of an attached model: ordinary logits in, mixed rows out."""
+
+    def __init__(self, model: nn.Module, loss: MultiMixLoss, head: Optional[MultiMixHead]):
+        self.model = model
+        self.loss = loss
+        self.head = head
+        self.pending: Optional[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = None
+        self._num_positions = {}
+
+    def prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> torch.Tensor:
+        """The tensor of mixed targets that the next forward fills."""
+        batch_size, num_classes = soft_target.shape
+        num_mixed = self.loss.num_tuples * (1 if self.head is None else self._positions(x))
+        copies_mixed, copies_clean = self.loss.row_copies(num_mixed, batch_size)
+        rows = soft_target.new_full((num_mixed * copies_mixed + batch_size * copies_clean, num_classes), float('nan'))
+        self.pending = target, soft_target, rows
+        return rows
+
+    def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        forward = types.MethodType(type(self.model).forward, self.model)
+        if not self.model.training or self.pending is None:
+            return forward(x, *args, **kwargs)
+        (target, soft_target, rows), self.pending = self.pending, None
+        if target.shape[0] != x.shape[0]:
+            raise ValueError(
+                f'x must be the batch that was mixed last, of {target.shape[0]} images, got {x.shape[0]}')
+        if self.head is None:
+            mixed_logits, mixed_target = self.loss.mix(forward(x, *args, **kwargs), soft_target)
+        else:
+            outputs = self.head.outputs(self.model.forward_features(x), target)
+            mixed_logits, mixed_target = self.loss.mix(*outputs.loss_inputs(soft_target))
+        rows.copy_(mixed_target.detach())
+        return mixed_logits
+
+    def _positions(self, x: torch.Tensor) -> int:
+        """Number of positions r that the model has for images of this size, found by one small forward."""
+        if x.shape[1:] not in self._num_positions:
+            self._num_positions[x.shape[1:]] = self.head.dense.num_positions(x[:1])
+        return self._num_positions[x.shape[1:]]

@@ -1,0 +1,34 @@
+"""The loss as it is written, on materialised mixed logits, left to autograd: slow, plain, differentiable in all inputs.
+
+It is what the fast implementations are held against, and the only one that lets a gradient through the weights.
+"""
+from typing import Iterable
+
+import torch
+import torch.nn.functional as F
+
+
+def reference_cross_entropy(
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weight_blocks: Iterable[torch.Tensor],
+        label_smoothing: float = 0.,
+) -> torch.Tensor:
+    """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
+
+    Args:
+        logits: `[r, b, c]`, float32 or float64.
+        target: `[b]` class indices or `[b, c]` soft targets.
+        weight_blocks: Tensors `[r, n', b]`, whose n' add up to n.
+        label_smoothing: Share of every target that is spread over all classes.
+    """
+    num_classes = logits.shape[-1]
+    if target.ndim == 1:
+        target = F.one_hot(target.long(), num_classes)
+    target = target.to(logits.dtype)
+    target = target * (1. - label_smoothing) + label_smoothing / num_classes
+
+    weights = torch.cat([block.to(logits.dtype) for block in weight_blocks], dim=1)
+    mixed_logits = weights @ logits  # [r, n, c]
+    mixed_target = weights @ target
+    return -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
