@@ -68,7 +68,7 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
 
 
 def check_finite(name: str, value: torch.Tensor) -> None:
-    """Refuse NaN and infinities on the CPU; on an accelerator they reach the loss, where loss scaling looks for them."""
+    """Refuse NaN and infinities on the CPU; on an accelerator they reach the loss, where loss scaling meets them."""
     if value.device.type == 'cpu' and not bool(torch.isfinite(value).all()):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f'{name} must be finite, got {bad} NaN or infinite values of {value.numel()}')

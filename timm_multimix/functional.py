@@ -7,10 +7,16 @@ from typing import Iterable, Optional, Tuple, Union
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ._checks import (
-    Alpha, check_alpha, check_choice, check_finite, check_float_tensor, check_integer, check_number, check_target,
+    Alpha,
+    check_alpha,
+    check_choice,
+    check_finite,
+    check_float_tensor,
+    check_integer,
+    check_number,
+    check_target,
 )
 from .ops import IMPLEMENTATIONS
 

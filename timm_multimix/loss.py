@@ -13,7 +13,7 @@ _BLOCK_ELEMENTS = {'cpu': 1 << 18}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 
 PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (v2, section 4.1), to be passed as keyword arguments. It needs hundreds of epochs."""
+"""The literal setting of the paper (v2, section 4.1), as keyword arguments. It needs hundreds of epochs."""
 
 
 class MultiMixLoss(nn.Module):
@@ -217,7 +217,7 @@ class MultiMixLoss(nn.Module):
         if logits.ndim not in (2, 3):
             raise ValueError(f'logits must be [b, c] or [b, r, c], got shape {list(logits.shape)}')
         if attention is not None and logits.ndim != 3:
-            raise ValueError(f'attention must be None with pooled logits {list(logits.shape)}; dense ones are [b, r, c]')
+            raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
         if self.length is not None and self.length > logits.shape[0]:
             raise ValueError(f'length must be at most the batch size ({logits.shape[0]}), got {self.length}')
 

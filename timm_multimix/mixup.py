@@ -75,8 +75,8 @@ class MultiMix:
         loss = loss_fn(model(x), y)     # in train mode the model returns mixed logits [N, c]
     ```
 
-    N is the number of tuples (times positions in the dense mode), plus copies of the clean batch for `clean_weight`, see
-    `MultiMixLoss.mix`. Every row goes to the criterion, so timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as
+    N is the number of tuples (times positions in the dense mode), plus copies of the clean batch for `clean_weight`:
+    see `MultiMixLoss.mix`. Every row goes to the criterion, so timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as
     they are; `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows. In eval mode the model
     is untouched. Inputs are never changed; any batch size >= 1 will do.
 

@@ -3,7 +3,6 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, U
 
 import torch
 import torch.nn as nn
-from timm.data.mixup import mixup_target
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
