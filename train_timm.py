@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`.
+
+    python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
+    torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix --amp
+"""
+import logging
+import sys
+from typing import List, Optional
+
+import torch.distributed
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.utils import distribute_bn, setup_default_logging
+
+from timm_multimix.training.arguments import parse_args, scaled_learning_rate
+from timm_multimix.training.data import create_loaders
+from timm_multimix.training.evaluate import validate
+from timm_multimix.training.loop import train_one_epoch
+from timm_multimix.training.mixing import create_task, end_mixing
+from timm_multimix.training.model import create_train_model
+from timm_multimix.training.output import Output, resume
+from timm_multimix.training.runtime import create_runtime
+
+_logger = logging.getLogger('train')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Train; the exit code. A user's mistake ends with code 2 and one line that says what is wrong."""
+    args, args_text = parse_args(argv)
+    if not logging.root.handlers:
+        setup_default_logging()
+    try:
+        run(args, args_text)
+    except ValueError as error:
+        print(f'train_timm.py: error: {error}', file=sys.stderr)
+        return 2
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return 0
+
+
+def run(args, args_text: str) -> None:
+    # what computes
+    runtime = create_runtime(args)
+    model, data_config = create_train_model(args, runtime)
+    task, mixup_fn = create_task(args, model, data_config, runtime)
+    loader_train, loader_eval = create_loaders(args, data_config, runtime)
+
+    # what learns
+    args.lr = scaled_learning_rate(args)
+    optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    if args.model_ema:
+        task.setup_ema(
+            decay=args.model_ema_decay,
+            use_warmup=args.model_ema_warmup,
+            device='cpu' if args.model_ema_force_cpu else None,
+        )
+    resume_epoch = resume(args, task, optimizer, runtime)
+    if args.torchcompile:
+        task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+    if args.distributed:
+        task.prepare_distributed(
+            device_ids=[runtime.device] if runtime.device.type == 'cuda' else None,
+            broadcast_buffers=not args.no_ddp_bb,
+        )
+    lr_scheduler, num_epochs = create_scheduler_v2(
+        optimizer,
+        **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
+        updates_per_epoch=-(-len(loader_train) // args.grad_accum_steps),
+    )
+    start_epoch = args.start_epoch if args.start_epoch is not None else resume_epoch or 0
+    if lr_scheduler is not None and start_epoch > 0:
+        lr_scheduler.step(start_epoch)
+
+    # what is written
+    output = None
+    if runtime.primary:
+        output = Output(args, args_text, task, optimizer, runtime, data_config['input_size'][-1], start_epoch)
+        _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')
+
+    try:
+        for epoch in range(start_epoch, num_epochs):
+            if hasattr(getattr(loader_train, 'sampler', None), 'set_epoch'):
+                loader_train.sampler.set_epoch(epoch)
+            if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+                end_mixing(task, mixup_fn)
+            train_metrics = train_one_epoch(
+                epoch, task, loader_train, optimizer, args, runtime, lr_scheduler, output and output.saver, mixup_fn)
+
+            if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
+                distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')
+            eval_metrics = None
+            if (epoch + 1) % args.val_interval == 0 or epoch + 1 == num_epochs:
+                eval_metrics = validate_all(task, loader_eval, args, runtime)
+            metric = eval_metrics[args.eval_metric] if eval_metrics else None
+            if output is not None:
+                lr = sum(group['lr'] for group in optimizer.param_groups) / len(optimizer.param_groups)
+                output.add_epoch(epoch, train_metrics, eval_metrics, lr, metric)
+            if lr_scheduler is not None:
+                lr_scheduler.step(epoch + 1, metric)
+    except KeyboardInterrupt:
+        _logger.info('Interrupted; --resume goes on after the last whole epoch.')
+    if output is not None:
+        output.print_result(args.eval_metric)
+
+
+def validate_all(task, loader, args, runtime):
+    """Metrics of the model, or of its moving average where there is one to validate."""
+    metrics = validate(task, task.get_eval_model(), loader, args, runtime)
+    if task.has_ema() and not args.model_ema_force_cpu:
+        if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
+            distribute_bn(task.get_eval_model(ema=True), args.world_size, args.dist_bn == 'reduce')
+        metrics = validate(task, task.get_eval_model(ema=True), loader, args, runtime, log_suffix=' (EMA)')
+    return metrics
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -3,132 +3,29 @@
 Sources: v1 = arXiv 2206.14868, v2 = arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
 Shapes: b examples in the batch, m of them in a tuple, n tuples, r spatial positions, c classes, d embedding width.
 """
-from typing import Iterable, Optional, Tuple, Union
+from typing import Iterable, Optional, Union
 
-import numpy as np
 import torch
 
-from ._checks import (
-    Alpha,
-    check_alpha,
-    check_choice,
-    check_finite,
-    check_float_tensor,
-    check_integer,
-    check_number,
-    check_target,
-)
+from ._checks import check_choice, check_finite, check_float_tensor, check_number, check_target
 from .ops import IMPLEMENTATIONS
+from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
+
+__all__ = [
+    'ACTIVATIONS',
+    'ATTENTION_KINDS',
+    'CONCENTRATIONS',
+    'IMPLEMENTATIONS',
+    'dense_weights',
+    'draw_alpha',
+    'interpolate',
+    'mixed_cross_entropy',
+    'sample_dirichlet',
+    'spatial_attention',
+]
 
 ATTENTION_KINDS = ('gap', 'cam', 'none')
 ACTIVATIONS = ('relu', 'softmax')
-CONCENTRATIONS = ('example', 'total')
-
-
-def sample_dirichlet(
-        num_tuples: int,
-        num_examples: int,
-        alpha: Union[Alpha, torch.Tensor],
-        *,
-        concentration: str = 'example',
-        length: Optional[int] = None,
-        positions: Optional[int] = None,
-        device: Optional[Union[str, torch.device]] = None,
-        dtype: torch.dtype = torch.float32,
-        generator: Optional[torch.Generator] = None,
-) -> torch.Tensor:
-    """Interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
-
-    Seeded by `torch.manual_seed`, or by `generator`. Works with the logarithms of gamma variates, so that a row sums
-    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight.
-
-    Args:
-        num_tuples: Number of tuples n.
-        num_examples: Number of examples b.
-        alpha: Concentration > 0, or a (low, high) range from which one value is drawn per call.
-        concentration: 'example': alpha is the α of every example, as in the paper; 'total': alpha is the sum over the
-            m examples of a tuple, α = alpha / m, so that the number of examples that matter does not grow with m.
-        length: Examples per tuple m, at most b; each tuple takes its own m of the b examples and the other weights
-            are 0. None for all.
-        positions: Number of positions r; None leaves the dimension out.
-        device: Device of the result.
-        dtype: Floating-point type of the result; float64 is also sampled in float64, all others in float32.
-        generator: Source of randomness, on `device`.
-
-    Returns:
-        Λ `[n, b]`, or `[r, n, b]` with `positions`; rows are >= 0 and sum to 1.
-
-    Raises:
-        ValueError: If an argument is out of range, or `length` exceeds `num_examples`.
-    """
-    num_tuples = check_integer('num_tuples', num_tuples)
-    num_examples = check_integer('num_examples', num_examples)
-    check_choice('concentration', concentration, CONCENTRATIONS)
-    length = num_examples if length is None else check_integer('length', length)
-    if length > num_examples:
-        raise ValueError(f'length must be at most the number of examples ({num_examples}), got {length}')
-    if not dtype.is_floating_point:
-        raise ValueError(f'dtype must be a floating-point type, got {dtype}')
-    device = torch.device(device if device is not None else 'cpu')
-    shape = (num_tuples,) if positions is None else (check_integer('positions', positions), num_tuples)
-    work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-
-    alpha = draw_alpha(alpha, device=device, generator=generator)
-    if concentration == 'total':
-        alpha = alpha / length
-    alpha = alpha.clamp(min=1e-12)  # below it a draw is one-hot in any precision, and 1/alpha stays finite
-    # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum without leaving the logs
-    gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
-    weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
-
-    if length < num_examples:
-        keys = torch.rand((*shape, num_examples), device=device, generator=generator)
-        members = keys.topk(length, dim=-1).indices
-        weights = weights.new_zeros((*shape, num_examples)).scatter_(-1, members, weights)
-    return weights.to(dtype)
-
-
-def draw_alpha(
-        alpha: Union[Alpha, torch.Tensor],
-        *,
-        device: Optional[Union[str, torch.device]] = None,
-        generator: Optional[torch.Generator] = None,
-) -> torch.Tensor:
-    """The concentration of one step as a scalar tensor: `alpha` itself, or a draw from U[low, high] (v2, section 4.1).
-
-    A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
-    A tensor given as `alpha` is passed on: draw once, sample several times.
-    """
-    if isinstance(alpha, torch.Tensor):
-        return alpha
-    alpha = check_alpha(alpha)
-    low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
-    if low == high:
-        return torch.full((), low, dtype=torch.float64 if _is_cpu(device) else torch.float32, device=device)
-    return low + (high - low) * torch.rand((), device=device, generator=generator)
-
-
-def _is_cpu(device: Optional[Union[str, torch.device]]) -> bool:
-    return device is None or torch.device(device).type == 'cpu'
-
-
-def _gamma_and_exponential(
-        shape: Tuple[int, ...],
-        alpha: torch.Tensor,
-        device: torch.device,
-        dtype: torch.dtype,
-        generator: Optional[torch.Generator],
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
-    if device.type == 'cpu':  # numpy's samplers are several times faster here; the seed is torch's
-        seed = int(torch.randint(2 ** 62, (), generator=generator))
-        rng = np.random.default_rng(seed)
-        np_dtype = np.float64 if dtype == torch.float64 else np.float32
-        gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
-        return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
-    alpha = alpha.to(device=device, dtype=dtype)
-    gamma = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
-    return gamma, torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
 
 
 def spatial_attention(
@@ -139,7 +36,7 @@ def spatial_attention(
         target: Optional[torch.Tensor] = None,
         activation: str = 'relu',
 ) -> torch.Tensor:
-    """Attention a_i = h(z_iᵀ u_i) of every example over its own positions (v1, eq. 10; v2, section 3.3).
+    """Attention a_i = h(z_iᵀ u_i) of every example over its own positions (v2, eq. 9).
 
     Args:
         embeddings: z, `[b, r, d]`.
@@ -188,7 +85,7 @@ def _class_rows(weight: Optional[torch.Tensor], target: Optional[torch.Tensor], 
 
 
 def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-    """Weights M^j = Λ^j ⊙ a^j with rows divided by their l1 norm (v1, eq. 11-12; v2, section 3.3).
+    """Weights M^j = Λ^j ⊙ a^j with rows divided by their l1 norm (v2, eq. 10-11).
 
     Args:
         lam: Λ, `[r, n, b]`.
@@ -217,7 +114,7 @@ def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Convex combinations of the examples: ΛZ, ΛY, or the same at each position (v2, eq. 6-7 and 12-13).
+    """Convex combinations of the examples: ΛZ and ΛY (v2, section 3.2), or M^jZ^j and M^jY per position (eq. 12-13).
 
     Args:
         weights: `[n, b]`, or `[r, n, b]` for one Λ per position.
@@ -251,7 +148,7 @@ def mixed_cross_entropy(
         label_smoothing: float = 0.,
         implementation: str = 'auto',
 ) -> torch.Tensor:
-    """Cross-entropy of MultiMix on a model's ordinary logits, mean over all tuples and positions (v2, eq. 8 and 14).
+    """Cross-entropy of MultiMix on ordinary logits, mean over all tuples and positions (v2, sections 3.2 and 3.3).
 
     The classifier is affine and the weights sum to 1, so mixing the logits is mixing the embeddings:
     (ΛZ)Wᵀ + β = Λ(ZWᵀ + β). The loss and its gradient come from one pass that keeps nothing of size n x c.

@@ -13,7 +13,7 @@ _BLOCK_ELEMENTS = {'cpu': 1 << 18}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 
 PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (v2, section 4.1), as keyword arguments. It needs hundreds of epochs."""
+"""The literal setting of the paper (v2, section 4), as keyword arguments. It needs hundreds of epochs."""
 
 
 class MultiMixLoss(nn.Module):

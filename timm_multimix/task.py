@@ -70,6 +70,7 @@ class MultiMixTask(ClassificationTask):
         resolved = _resolve_criterion(criterion, criterion_kwargs)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
+        self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
         loss_kwargs = dict(
             loss_kwargs,
@@ -102,7 +103,7 @@ class MultiMixTask(ClassificationTask):
             'loss'; 'output', the clean logits `[b, c]`, for train accuracy; 'mixed_loss' and 'clean_loss', the parts of
             the loss, where the batch was mixed.
         """
-        what = self.switch.draw()
+        what = self.switch.draw() if self.mixup_enabled else 'none'
         if what == 'multimix':
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))

@@ -1,0 +1,115 @@
+"""Sampling of interpolation vectors. v2 = arXiv 2311.05538."""
+from typing import Optional, Tuple, Union
+
+import numpy as np
+import torch
+
+from ._checks import Alpha, check_alpha, check_choice, check_integer
+
+CONCENTRATIONS = ('example', 'total')
+
+
+def sample_dirichlet(
+        num_tuples: int,
+        num_examples: int,
+        alpha: Union[Alpha, torch.Tensor],
+        *,
+        concentration: str = 'example',
+        length: Optional[int] = None,
+        positions: Optional[int] = None,
+        device: Optional[Union[str, torch.device]] = None,
+        dtype: torch.dtype = torch.float32,
+        generator: Optional[torch.Generator] = None,
+) -> torch.Tensor:
+    """Interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
+
+    Seeded by `torch.manual_seed`, or by `generator`. Works with the logarithms of gamma variates, so that a row sums
+    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight.
+
+    Args:
+        num_tuples: Number of tuples n.
+        num_examples: Number of examples b.
+        alpha: Concentration > 0, or a (low, high) range from which one value is drawn per call.
+        concentration: 'example': alpha is the α of every example, as in the paper; 'total': alpha is the sum over the
+            m examples of a tuple, α = alpha / m, so that the number of examples that matter does not grow with m.
+        length: Examples per tuple m, at most b; each tuple takes its own m of the b examples and the other weights
+            are 0. None for all.
+        positions: Number of positions r; None leaves the dimension out.
+        device: Device of the result.
+        dtype: Floating-point type of the result; float64 is also sampled in float64, all others in float32.
+        generator: Source of randomness, on `device`.
+
+    Returns:
+        Λ `[n, b]`, or `[r, n, b]` with `positions`; rows are >= 0 and sum to 1.
+
+    Raises:
+        ValueError: If an argument is out of range, or `length` exceeds `num_examples`.
+    """
+    num_tuples = check_integer('num_tuples', num_tuples)
+    num_examples = check_integer('num_examples', num_examples)
+    check_choice('concentration', concentration, CONCENTRATIONS)
+    length = num_examples if length is None else check_integer('length', length)
+    if length > num_examples:
+        raise ValueError(f'length must be at most the number of examples ({num_examples}), got {length}')
+    if not dtype.is_floating_point:
+        raise ValueError(f'dtype must be a floating-point type, got {dtype}')
+    device = torch.device(device if device is not None else 'cpu')
+    shape = (num_tuples,) if positions is None else (check_integer('positions', positions), num_tuples)
+    work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    alpha = draw_alpha(alpha, device=device, generator=generator)
+    if concentration == 'total':
+        alpha = alpha / length
+    alpha = alpha.clamp(min=1e-12)  # below it a draw is one-hot in any precision, and 1/alpha stays finite
+    # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum without leaving the logs
+    gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
+    weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
+
+    if length < num_examples:
+        keys = torch.rand((*shape, num_examples), device=device, generator=generator)
+        members = keys.topk(length, dim=-1).indices
+        weights = weights.new_zeros((*shape, num_examples)).scatter_(-1, members, weights)
+    return weights.to(dtype)
+
+
+def draw_alpha(
+        alpha: Union[Alpha, torch.Tensor],
+        *,
+        device: Optional[Union[str, torch.device]] = None,
+        generator: Optional[torch.Generator] = None,
+) -> torch.Tensor:
+    """The concentration of one step as a scalar tensor: `alpha` itself, or a draw from U[low, high] (v2, section 4).
+
+    A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
+    A tensor given as `alpha` is passed on: draw once, sample several times.
+    """
+    if isinstance(alpha, torch.Tensor):
+        return alpha
+    alpha = check_alpha(alpha)
+    low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
+    if low == high:
+        return torch.full((), low, dtype=torch.float64 if _is_cpu(device) else torch.float32, device=device)
+    return low + (high - low) * torch.rand((), device=device, generator=generator)
+
+
+def _is_cpu(device: Optional[Union[str, torch.device]]) -> bool:
+    return device is None or torch.device(device).type == 'cpu'
+
+
+def _gamma_and_exponential(
+        shape: Tuple[int, ...],
+        alpha: torch.Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
+        generator: Optional[torch.Generator],
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
+    if device.type == 'cpu':  # numpy's samplers are several times faster here; the seed is torch's
+        seed = int(torch.randint(2 ** 62, (), generator=generator))
+        rng = np.random.default_rng(seed)
+        np_dtype = np.float64 if dtype == torch.float64 else np.float32
+        gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
+        return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
+    alpha = alpha.to(device=device, dtype=dtype)
+    gamma = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
+    return gamma, torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)

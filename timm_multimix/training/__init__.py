@@ -1,0 +1,1 @@
+"""What train_timm.py is made of."""

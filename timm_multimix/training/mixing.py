@@ -1,0 +1,72 @@
+"""The training task that the flags ask for, with its mixing."""
+import argparse
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import torch.nn as nn
+from timm.data import Mixup
+from timm.task import ClassificationTask, TrainingTask
+
+from ..head import MODES
+from ..task import MultiMixTask
+from .arguments import multimix_kwargs
+from .runtime import Runtime
+
+
+def create_task(
+        args: argparse.Namespace,
+        model: nn.Module,
+        data_config: Dict[str, Any],
+        runtime: Runtime,
+) -> Tuple[TrainingTask, Optional[Callable]]:
+    """The task, and timm's Mixup for batches on the device where that is the mode.
+
+    Raises:
+        ValueError: If the model cannot serve the mode.
+    """
+    criterion_kwargs: Dict[str, Any] = dict(smoothing=args.smoothing)
+    if args.bce_loss:
+        criterion_kwargs.update(
+            loss_type='bce',
+            bce_target_thresh=args.bce_target_thresh,
+            bce_sum=args.bce_sum,
+            pos_weight=args.bce_pos_weight,
+        )
+    shared = dict(device=runtime.device, dtype=runtime.model_dtype, verbose=runtime.primary)
+    if args.mixup_mode in MODES:
+        task = MultiMixTask(
+            model,
+            criterion_kwargs=criterion_kwargs,
+            mode=args.mixup_mode,
+            prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob,
+            cutmix_alpha=args.cutmix,
+            cutmix_minmax=args.cutmix_minmax,
+            input_size=data_config['input_size'],
+            **multimix_kwargs(args),
+            **shared,
+        )
+        return task, None
+
+    mixup_fn = None
+    if args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None:
+        # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
+        mixup_fn = Mixup(
+            mixup_alpha=args.mixup,
+            cutmix_alpha=args.cutmix,
+            cutmix_minmax=args.cutmix_minmax,
+            prob=args.mixup_prob,
+            switch_prob=args.mixup_switch_prob,
+            mode=args.mixup_mode,
+            label_smoothing=args.smoothing,
+            num_classes=args.num_classes,
+        )
+    criterion_kwargs['soft_targets'] = mixup_fn is not None
+    return ClassificationTask(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
+
+
+def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
+    """From now on batches are left as they are."""
+    if mixup_fn is not None:
+        mixup_fn.mixup_enabled = False
+    if isinstance(task, MultiMixTask):
+        task.mixup_enabled = False

@@ -1,0 +1,78 @@
+"""The model that the flags ask for."""
+import argparse
+import logging
+from typing import Any, Dict, Tuple
+
+import torch
+import torch.nn as nn
+from timm.data import resolve_data_config
+from timm.layers import convert_sync_batchnorm
+from timm.models import create_model, load_checkpoint, safe_model_name
+
+from .runtime import Runtime
+
+_logger = logging.getLogger('train')
+
+
+def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.Module, Dict[str, Any]]:
+    """The model on its device, and its data config (input_size, mean, std, interpolation, crop_pct).
+
+    Sets `args.num_classes` to the model's.
+
+    Raises:
+        ValueError: If the model is unknown or cannot be built with these flags.
+    """
+    in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    factory_kwargs: Dict[str, Any] = {}
+    if args.pretrained_path:
+        factory_kwargs['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
+    try:
+        model = create_model(
+            args.model,
+            pretrained=args.pretrained or bool(args.pretrained_path),
+            in_chans=in_chans,
+            num_classes=args.num_classes,
+            drop_rate=args.drop,
+            drop_path_rate=args.drop_path,
+            drop_block_rate=args.drop_block,
+            global_pool=args.gp,
+            bn_momentum=args.bn_momentum,
+            bn_eps=args.bn_eps,
+            **_image_size(args),
+            **factory_kwargs,
+            **args.model_kwargs,
+        )
+        if args.initial_checkpoint:
+            load_checkpoint(model, args.initial_checkpoint)
+    except (RuntimeError, TypeError, FileNotFoundError) as error:
+        raise ValueError(f'--model {args.model}: {error}') from error
+    _init_head(model, args)
+    if args.num_classes is None:
+        args.num_classes = model.num_classes
+    if args.grad_checkpointing:
+        model.set_grad_checkpointing(enable=True)
+
+    data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    _logger.info(f'Model {safe_model_name(args.model)} created, param count:{num_parameters}')
+
+    model.to(device=runtime.device, dtype=runtime.model_dtype)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if args.distributed and args.sync_bn:
+        model = convert_sync_batchnorm(model)
+    return model, data_config
+
+
+def _image_size(args: argparse.Namespace) -> Dict[str, int]:
+    """`img_size` goes to the model only when asked for: many models do not take it."""
+    return {} if args.img_size is None else dict(img_size=args.img_size)
+
+
+@torch.no_grad()
+def _init_head(model: nn.Module, args: argparse.Namespace) -> None:
+    if args.head_init_scale is not None:
+        model.get_classifier().weight.mul_(args.head_init_scale)
+    if args.head_init_bias is not None:
+        nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
+

@@ -1,0 +1,124 @@
+"""The output folder of a run: where it is, what it holds, and how an interrupted run goes on in it."""
+import argparse
+import json
+import logging
+import os
+from datetime import datetime
+from typing import Any, Dict, List, Optional
+
+import torch
+from timm.models import safe_model_name
+from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.utils import CheckpointSaver, get_outdir, trim_summary, update_summary
+
+from .runtime import Runtime
+
+_logger = logging.getLogger('train')
+_DEFAULT_OUTPUT = './output/train'
+
+
+def resume(
+        args: argparse.Namespace,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer,
+        runtime: Runtime,
+) -> Optional[int]:
+    """Load the checkpoint that --resume names; the epoch to go on with, or None for a fresh start.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it is of another model.
+    """
+    path = args.resume
+    if path == 'auto':
+        path = os.path.join(args.output or _DEFAULT_OUTPUT, args.experiment, 'last.pth.tar')
+        if not os.path.exists(path):
+            _logger.info(f'--resume auto: nothing at {path} yet, starting afresh.')
+            args.resume = ''
+            return None
+        args.resume = path
+    if not path:
+        return None
+    try:
+        epoch = resume_task_checkpoint(
+            task,
+            path,
+            optimizer=None if args.no_resume_opt else optimizer,
+            loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
+            log_info=runtime.primary,
+        )
+        if task.has_ema():
+            load_task_ema_checkpoint(task, path)
+    except FileNotFoundError as error:
+        raise ValueError(f'--resume {path}: no such file') from error
+    except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f'--resume {path}: not a checkpoint of this run ({error})') from error
+    return epoch
+
+
+class Output:
+    """Checkpoints, args.yaml and summary.csv in the folder of this run; on the primary process only."""
+
+    def __init__(
+            self,
+            args: argparse.Namespace,
+            args_text: str,
+            task: TrainingTask,
+            optimizer: torch.optim.Optimizer,
+            runtime: Runtime,
+            image_size: int,
+            start_epoch: int,
+    ):
+        name = args.experiment or '-'.join(
+            [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
+        root = args.output or _DEFAULT_OUTPUT
+        here = os.path.join(root, name)
+        continued = bool(args.resume) and os.path.realpath(os.path.dirname(args.resume)) == os.path.realpath(here)
+        # a run never writes into the folder of another
+        self.folder = here if continued else get_outdir(root, name, inc=True)
+        self.summary = os.path.join(self.folder, 'summary.csv')
+        self.results: List[Dict[str, Any]] = []
+        self.decreasing = args.eval_metric == 'loss'
+        self.saver = CheckpointSaver(
+            model=task.get_eval_model(),
+            optimizer=optimizer,
+            args=args,
+            amp_scaler=runtime.loss_scaler,
+            checkpoint_dir=self.folder,
+            recovery_dir=self.folder,
+            decreasing=self.decreasing,
+            max_history=args.checkpoint_hist,
+            task=task,
+        )
+        if continued:
+            self.saver.load_state_dict_from_checkpoint(args.resume)
+            trim_summary(self.summary, start_epoch)
+        with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
+            file.write(args_text)
+
+    def add_epoch(
+            self,
+            epoch: int,
+            train_metrics: Dict[str, float],
+            eval_metrics: Optional[Dict[str, float]],
+            lr: float,
+            metric: Optional[float],
+    ) -> None:
+        """Write the epoch's row and checkpoint; `metric` ranks the checkpoint, None leaves it unranked."""
+        update_summary(epoch, train_metrics, eval_metrics, self.summary, lr=lr)
+        self.saver.save_checkpoint(epoch, metric=metric)
+        result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
+        if eval_metrics:
+            result['validation'] = eval_metrics
+        self.results.append(result)
+
+    def print_result(self, eval_metric: str) -> None:
+        """The closing lines: the best metric, and the best ten epochs as JSON after '--result'."""
+        if self.saver.best_metric is not None:
+            _logger.info(f'*** Best metric: {self.saver.best_metric} (epoch {self.saver.best_epoch})')
+        worst = float('inf') if self.decreasing else float('-inf')
+        ranked = sorted(
+            self.results,
+            key=lambda result: result.get('validation', {}).get(eval_metric, worst),
+            reverse=self.decreasing,
+        )
+        print(f'--result\n{json.dumps(ranked[-10:], indent=4)}', flush=True)
