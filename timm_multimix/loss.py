@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from . import functional
 from ._checks import Alpha, check_alpha, check_choice, check_integer, check_number, check_target
 
-# Weights sampled at a time: what bounds memory when n or r is large. A block that fits the cache is also the fastest.
-_BLOCK_ELEMENTS = {'cpu': 1 << 18}
+# Weights sampled at a time, over all positions: what bounds memory when n is large. Not fewer rows than make the matrix
+# products of a position worth their while.
+_BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
+_MIN_BLOCK_ROWS = 256
 
 PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
 """The literal setting of the paper (v2, section 4), as keyword arguments. It needs hundreds of epochs."""
@@ -194,7 +196,7 @@ class MultiMixLoss(nn.Module):
         positions = logits.shape[1] if logits.ndim == 3 else None
         alpha = functional.draw_alpha(self.alpha, device=device)
         budget = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ACCELERATOR)
-        block = max(budget // (batch_size * (positions or 1)), 1)
+        block = max(budget // (batch_size * (positions or 1)), _MIN_BLOCK_ROWS)
         for start in range(0, self.num_tuples, block):
             lam = functional.sample_dirichlet(
                 min(block, self.num_tuples - start),

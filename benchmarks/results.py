@@ -1,0 +1,66 @@
+"""Result files of the benchmarks: what a run measured, with everything needed to judge it."""
+import json
+import os
+import platform
+import subprocess
+from typing import Any, Dict
+
+import numpy
+import timm
+import torch
+import torchvision
+
+import timm_multimix
+
+SCHEMA_VERSION = 1
+
+
+def environment() -> Dict[str, Any]:
+    """Versions, hardware and commit."""
+    return dict(
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        timm=timm.__version__,
+        numpy=numpy.__version__,
+        timm_multimix=timm_multimix.__version__,
+        processor=_processor(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    )
+
+
+def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
+    """Write one run as JSON; the schema is checked by the tests."""
+    record = dict(
+        schema=SCHEMA_VERSION,
+        benchmark=benchmark,
+        settings=settings,
+        environment=environment(),
+        result=result,
+    )
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(record, file, indent=2)
+        file.write('\n')
+
+
+def _commit() -> str:
+    """The commit, with '+' where files differ from it; 'unknown' outside a repository."""
+    def git(*command):
+        folder = os.path.dirname(os.path.abspath(__file__))
+        return subprocess.run(['git', '-C', folder, *command], check=True, capture_output=True, text=True).stdout
+
+    try:
+        return git('rev-parse', '--short=12', 'HEAD').strip() + ('+' if git('diff', '--stat', 'HEAD') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+
+
+def _processor() -> str:
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
