@@ -177,12 +177,22 @@ def _num_prefix_tokens(model: nn.Module, features: torch.Tensor, example: torch.
         return 0
 
 
+def check_classifier(model: nn.Module) -> None:
+    """Refuse models that cannot classify, in any mode.
+
+    Raises:
+        ValueError: If the model says that it has no classes.
+    """
+    if getattr(model, 'num_classes', None) == 0:
+        raise ValueError(
+            f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1, or choose a '
+            f'model that classifies')
+
+
 def _refuse_by_attributes(model: nn.Module) -> None:
     if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
         raise ValueError(
             f'{_name(model)} has no forward_features and forward_head, which the dense mode needs; {_POOLED_WORKS}')
-    if getattr(model, 'num_classes', None) == 0:
-        raise ValueError(f'{_name(model)} was built with num_classes=0: it has no classifier to train')
     dropout = getattr(model, 'patch_drop', None)
     if getattr(dropout, 'prob', 0.) > 0.:
         raise ValueError(

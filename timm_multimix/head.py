@@ -6,7 +6,7 @@ import torch.nn as nn
 
 from . import functional
 from ._checks import check_choice
-from .embeddings import DenseEmbeddings
+from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
 MODES = ('multimix', 'dense-multimix')
@@ -73,6 +73,7 @@ class MultiMixHead(nn.Module):
             raise ValueError(
                 f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
                 f"'multimix'")
+        check_classifier(model)
         self.mode = mode
         self.attention = attention
         self.activation = activation

@@ -8,6 +8,7 @@ import torch.nn as nn
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 
 from ._checks import Alpha, check_choice, check_integer, check_number, check_target
+from .embeddings import check_classifier
 from .head import MODES, MultiMixHead
 from .loss import MultiMixLoss
 
@@ -140,6 +141,7 @@ class MultiMix:
         Raises:
             ValueError: If the model cannot serve the mode, has another number of classes, or is attached already.
         """
+        check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
             raise ValueError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')

@@ -8,6 +8,7 @@ from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
 from ._checks import check_choice
+from .embeddings import check_classifier
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .mixup import BatchSwitch
@@ -67,6 +68,7 @@ class MultiMixTask(ClassificationTask):
             **loss_kwargs: Any,
     ):
         check_choice('mode', mode, MODES)
+        check_classifier(model)
         resolved = _resolve_criterion(criterion, criterion_kwargs)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode

@@ -1,0 +1,246 @@
+"""Which of timm's models MultiMix serves, each checked: `python -m benchmarks.coverage --output FILE`.
+
+Every model is built with random weights (large ones with fewer blocks) and run on two random images. A line of JSON is
+appended per model; models that the file has already are not run again.
+"""
+import argparse
+import copy
+import csv
+import gc
+import json
+import os
+import traceback
+import warnings
+from typing import Any, Dict, List, Optional
+
+import timm
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from timm_multimix import MultiMixHead, MultiMixTask, functional
+
+from .results import write_result
+
+NUM_CLASSES = 7
+_LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
+_SHALLOW = (dict(depth=2), dict(depths=(1, 1, 1, 1)), dict(depths=(2, 2, 2, 2)), dict(layers=(1, 1, 1, 1)))
+
+
+class Wrong(Exception):
+    """A result that is not what it must be."""
+
+
+def check_model(name: str) -> Dict[str, Any]:
+    """Check one model in both modes.
+
+    Returns:
+        'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed'; 'reason' where not served, and what was seen.
+    """
+    row: Dict[str, Any] = dict(name=name, architecture=None, pooled=None, dense=None)
+    torch.manual_seed(0)
+    model, row['shrunk'] = build(name)
+    row['architecture'] = type(model).__name__
+    size = model.pretrained_cfg['input_size']
+    images, target = torch.randn(2, *size), torch.tensor([1, 4])
+    for mode, check in (('pooled', check_pooled), ('dense', check_dense)):
+        try:
+            row.update(check(model, images, target))
+            row[mode] = 'served'
+        except ValueError as error:
+            row[mode], row[f'{mode}_reason'] = 'refused', str(error)
+        except Wrong as error:
+            row[mode], row[f'{mode}_reason'] = 'wrong', str(error)
+        except Exception:
+            row[mode], row[f'{mode}_reason'] = 'crashed', traceback.format_exc(limit=-3)
+    return row
+
+
+def build(name: str):
+    """The model with random weights, with fewer blocks if it is large, and the arguments that make them fewer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            with torch.device('meta'):
+                size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
+        except Exception:  # some models compute with their parameters when built
+            size = 0
+        for kwargs in _SHALLOW if size > _LARGE else ():
+            try:
+                return timm.create_model(name, num_classes=NUM_CLASSES, **kwargs), kwargs
+            except Exception:  # not an argument of this model, or not of that length
+                continue
+        return timm.create_model(name, num_classes=NUM_CLASSES), {}
+
+
+def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+    """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
+    model.eval()
+    with torch.no_grad():
+        head = MultiMixHead(model)
+        logits = model(images)
+        _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
+        loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
+        _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
+    trained = _trained_parameters(model, lambda model: F.cross_entropy(model(images), target))
+    mixed = _trained_parameters(model, lambda model: _step(model, images, target, 'multimix'))
+    _require(trained <= mixed, f'no finite gradient in {sorted(trained - mixed)[:4]}')
+    return dict(trained_parameters=len(trained))
+
+
+def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+    """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
+    model.eval()
+    with torch.no_grad():
+        before = model(images)
+        head = MultiMixHead(model, 'dense-multimix', input_size=tuple(images.shape[1:]))
+        features = model.forward_features(images)
+        logits, embeddings = head.dense(features)
+        for position in sorted({0, logits.shape[1] // 2, logits.shape[1] - 1}):
+            one = model.forward_head(_position(model, features, head.dense.layout.num_prefix_tokens, position))
+            _require(torch.allclose(logits[:, position], one, rtol=1e-3, atol=1e-4), f'position {position} differs')
+        _require(torch.equal(model(images), before), 'model(x) in eval has changed')
+        mean_is_pooled = torch.allclose(logits.mean(dim=1), before, rtol=1e-3, atol=1e-4)
+        hidden = getattr(model, 'head_hidden_size', None)
+        _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
+    plain, plain_buffers = _train_step(model, lambda model: F.cross_entropy(model(images), target))
+    dense, dense_buffers = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
+    _require(plain <= dense, f'no finite gradient in {sorted(plain - dense)[:4]}')
+    for name, buffer in plain_buffers.items():
+        _require(torch.equal(buffer, dense_buffers[name]), f'{name} differs from a plain step')
+    return dict(
+        layout=head.dense.layout.format,
+        prefix_tokens=head.dense.layout.num_prefix_tokens,
+        positions=logits.shape[1],
+        linear_classifier=head.dense.classifier is not None,
+        batch_norms_in_head=len(head.dense.batch_norms),
+        mean_is_pooled=mean_is_pooled,
+    )
+
+
+def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, position: int) -> torch.Tensor:
+    """One position as features of its own, cut out without the package's help."""
+    if features.ndim == 3:
+        token = features[:, num_prefix_tokens + position]
+        return torch.stack([token] * (num_prefix_tokens + 1), dim=1)
+    if str(getattr(model, 'output_fmt', '')).endswith('NHWC'):
+        row, column = divmod(position, features.shape[2])
+        return features[:, row:row + 1, column:column + 1, :]
+    row, column = divmod(position, features.shape[3])
+    return features[:, :, row:row + 1, column:column + 1]
+
+
+def _step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> torch.Tensor:
+    kwargs = dict(input_size=tuple(images.shape[1:])) if mode == 'dense-multimix' else {}
+    task = MultiMixTask(model, mode=mode, num_tuples=8, verbose=False, **kwargs)
+    task.train()
+    torch.manual_seed(1)  # the same masks of dropout and stochastic depth as in the plain step
+    result = task(images, target)
+    _require(result['output'].shape == (len(target), NUM_CLASSES), 'output is not the clean logits')
+    return result['loss']
+
+
+def _train_step(model: nn.Module, loss_fn):
+    """Names of the parameters with a finite, non-zero gradient, and the buffers, after one step on a copy."""
+    model = copy.deepcopy(model).train()
+    torch.manual_seed(1)
+    loss = loss_fn(model)
+    _require(bool(torch.isfinite(loss)), f'loss is {loss.item()}')
+    loss.backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    _require(not bad, f'non-finite gradient in {bad[:4]}')
+    return {name for name, grad in grads.items() if grad.any()}, dict(model.named_buffers())
+
+
+def _trained_parameters(model: nn.Module, loss_fn):
+    return _train_step(model, loss_fn)[0]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise Wrong(message)
+
+
+def one_per_architecture() -> List[str]:
+    """One small model name for each class of model that timm has."""
+    smallest: Dict[str, Any] = {}
+    for name in timm.list_models():
+        try:
+            with torch.device('meta'), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                model = timm.create_model(name, num_classes=NUM_CLASSES)
+        except Exception:
+            continue
+        size = sum(p.numel() for p in model.parameters())
+        key = type(model).__name__
+        if key not in smallest or size < smallest[key][0]:
+            smallest[key] = (size, name)
+    return sorted(name for _, name in smallest.values())
+
+
+def write_table(rows: List[Dict[str, Any]], path: str) -> None:
+    """One line per architecture: how many names are served, and why the others are not."""
+    by_architecture: Dict[str, List[Dict[str, Any]]] = {}
+    for row in rows:
+        by_architecture.setdefault(row['architecture'], []).append(row)
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['architecture', 'names', 'pooled', 'dense', 'layout', 'reason'])
+        for architecture, group in sorted(by_architecture.items()):
+            reasons = {row.get('dense_reason') or row.get('pooled_reason') for row in group} - {None}
+            reason = sorted(reasons)[0].split(': ', 1)[-1] if reasons else ''
+            layout = '/'.join(sorted({row['layout'] for row in group if row.get('layout')}))
+            served = [sum(row[mode] == 'served' for row in group) for mode in ('pooled', 'dense')]
+            writer.writerow([architecture, len(group), *served, layout, reason])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--output', required=True, help='file of JSON lines')
+    parser.add_argument('--table', help='CSV table to write, by architecture')
+    parser.add_argument('--result', help='JSON file of all rows to write')
+    parser.add_argument('--models', nargs='+', help='names or patterns (all)')
+    parser.add_argument('--threads', type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    names = timm.list_models(args.models or '')
+    rows: List[Dict[str, Any]] = []
+    if os.path.exists(args.output):
+        with open(args.output, encoding='utf-8') as file:
+            rows = [json.loads(line) for line in file]
+    done = {row['name'] for row in rows}
+    with open(args.output, 'a', encoding='utf-8') as file:
+        for index, name in enumerate(names):
+            if name in done:
+                continue
+            row = _check_or_report(name)
+            rows.append(row)
+            file.write(json.dumps(row) + '\n')
+            file.flush()
+            reason: Optional[str] = row.get('dense_reason') or row.get('pooled_reason') or ''
+            states = f'pooled {row["pooled"]}, dense {row["dense"]}'
+            print(f'[{index + 1}/{len(names)}] {name}: {states} {reason}', flush=True)
+            gc.collect()
+    counts = {
+        mode: {state: sum(row[mode] == state for row in rows) for state in sorted({row[mode] for row in rows})}
+        for mode in ('pooled', 'dense')
+    }
+    print(counts)
+    if args.table:
+        write_table(rows, args.table)
+    if args.result:
+        rows.sort(key=lambda row: row['name'])
+        write_result(args.result, 'coverage', dict(models=args.models), dict(counts=counts, models=rows))
+
+
+def _check_or_report(name: str) -> Dict[str, Any]:
+    try:
+        return check_model(name)
+    except Exception:
+        reason = traceback.format_exc(limit=-3)
+        return dict(name=name, architecture='?', pooled='crashed', dense='crashed', pooled_reason=reason)
+
+
+if __name__ == '__main__':
+    main()
