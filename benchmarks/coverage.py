@@ -1,7 +1,7 @@
 """Which of timm's models MultiMix serves, each checked: `python -m benchmarks.coverage --output FILE`.
 
-Every model is built with random weights (large ones with fewer blocks) and run on two random images. A line of JSON is
-appended per model; models that the file has already are not run again.
+Every model is built with random weights (large ones with fewer blocks) and run on two random images, small ones where
+the model takes them. A line of JSON is appended per model; models that the file has already are not run again.
 """
 import argparse
 import copy
@@ -11,7 +11,7 @@ import json
 import os
 import traceback
 import warnings
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 import timm
 import torch
@@ -19,11 +19,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from timm_multimix import MultiMixHead, MultiMixTask, functional
+from timm_multimix.embeddings import check_classifier
 
 from .results import write_result
 
 NUM_CLASSES = 7
 _LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
+_HUGE = 250_000_000  # and above which also with narrower ones
+_NARROW = (dict(depth=2, embed_dim=192, num_heads=3),)
 _SHALLOW = (dict(depth=2), dict(depths=(1, 1, 1, 1)), dict(depths=(2, 2, 2, 2)), dict(layers=(1, 1, 1, 1)))
 
 
@@ -41,11 +44,13 @@ def check_model(name: str) -> Dict[str, Any]:
     torch.manual_seed(0)
     model, row['shrunk'] = build(name)
     row['architecture'] = type(model).__name__
-    size = model.pretrained_cfg['input_size']
-    images, target = torch.randn(2, *size), torch.tensor([1, 4])
+    images, target = example(model), torch.tensor([1, 4])
+    plain = None
     for mode, check in (('pooled', check_pooled), ('dense', check_dense)):
         try:
-            row.update(check(model, images, target))
+            check_classifier(model)
+            plain = plain or _train_step(model, lambda model: F.cross_entropy(model(images), target))
+            row.update(check(model, images, target, plain))
             row[mode] = 'served'
         except ValueError as error:
             row[mode], row[f'{mode}_reason'] = 'refused', str(error)
@@ -65,7 +70,8 @@ def build(name: str):
                 size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
         except Exception:  # some models compute with their parameters when built
             size = 0
-        for kwargs in _SHALLOW if size > _LARGE else ():
+        candidates = (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ())
+        for kwargs in candidates:
             try:
                 return timm.create_model(name, num_classes=NUM_CLASSES, **kwargs), kwargs
             except Exception:  # not an argument of this model, or not of that length
@@ -73,7 +79,21 @@ def build(name: str):
         return timm.create_model(name, num_classes=NUM_CLASSES), {}
 
 
-def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+def example(model: nn.Module) -> torch.Tensor:
+    """Two random images, of 128 x 128 pixels if the model takes them and they leave it several positions."""
+    channels, height, width = model.pretrained_cfg['input_size']
+    if height > 128 and not model.pretrained_cfg.get('fixed_input_size'):
+        images = torch.randn(2, channels, 128, 128)
+        try:
+            with torch.no_grad():
+                model.eval()(images)
+            return images
+        except Exception:  # it needs its own size
+            pass
+    return torch.randn(2, channels, height, width)
+
+
+def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: 'Step') -> Dict[str, Any]:
     """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
     model.eval()
     with torch.no_grad():
@@ -82,13 +102,12 @@ def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -
         _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
         loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
         _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
-    trained = _trained_parameters(model, lambda model: F.cross_entropy(model(images), target))
-    mixed = _trained_parameters(model, lambda model: _step(model, images, target, 'multimix'))
-    _require(trained <= mixed, f'no finite gradient in {sorted(trained - mixed)[:4]}')
-    return dict(trained_parameters=len(trained))
+    mixed = _train_step(model, lambda model: _step(model, images, target, 'multimix'))
+    _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
+    return dict(trained_parameters=len(plain.trained))
 
 
-def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: 'Step') -> Dict[str, Any]:
     """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
     model.eval()
     with torch.no_grad():
@@ -103,11 +122,10 @@ def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) ->
         mean_is_pooled = torch.allclose(logits.mean(dim=1), before, rtol=1e-3, atol=1e-4)
         hidden = getattr(model, 'head_hidden_size', None)
         _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
-    plain, plain_buffers = _train_step(model, lambda model: F.cross_entropy(model(images), target))
-    dense, dense_buffers = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
-    _require(plain <= dense, f'no finite gradient in {sorted(plain - dense)[:4]}')
-    for name, buffer in plain_buffers.items():
-        _require(torch.equal(buffer, dense_buffers[name]), f'{name} differs from a plain step')
+    dense = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
+    _require(plain.trained <= dense.trained, f'no gradient in {sorted(plain.trained - dense.trained)[:4]}')
+    for name, buffer in plain.buffers.items():
+        _require(torch.equal(buffer, dense.buffers[name]), f'{name} differs from a plain step')
     return dict(
         layout=head.dense.layout.format,
         prefix_tokens=head.dense.layout.num_prefix_tokens,
@@ -140,8 +158,14 @@ def _step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: st
     return result['loss']
 
 
-def _train_step(model: nn.Module, loss_fn):
-    """Names of the parameters with a finite, non-zero gradient, and the buffers, after one step on a copy."""
+class Step(NamedTuple):
+    """Names of the parameters with a non-zero gradient, and the buffers, after a training step."""
+    trained: Set[str]
+    buffers: Dict[str, torch.Tensor]
+
+
+def _train_step(model: nn.Module, loss_fn: Callable[[nn.Module], torch.Tensor]) -> Step:
+    """One step on a copy of the model; its loss and gradients must be finite."""
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
     loss = loss_fn(model)
@@ -150,11 +174,7 @@ def _train_step(model: nn.Module, loss_fn):
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
     _require(not bad, f'non-finite gradient in {bad[:4]}')
-    return {name for name, grad in grads.items() if grad.any()}, dict(model.named_buffers())
-
-
-def _trained_parameters(model: nn.Module, loss_fn):
-    return _train_step(model, loss_fn)[0]
+    return Step({name for name, grad in grads.items() if grad.any()}, dict(model.named_buffers()))
 
 
 def _require(condition: bool, message: str) -> None:
