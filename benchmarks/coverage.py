@@ -1,7 +1,9 @@
 """Which of timm's models MultiMix serves, each checked: `python -m benchmarks.coverage --output FILE`.
 
 Every model is built with random weights (large ones with fewer blocks) and run on two random images, small ones where
-the model takes them. A line of JSON is appended per model; models that the file has already are not run again.
+the model takes them. The logits of every model are checked; training steps are taken with the first model of each kind
+(class of model, of head, of pooling), as 'stepped' says. A line of JSON is appended per model; models that the file
+has already are not run again.
 """
 import argparse
 import copy
@@ -34,8 +36,13 @@ class Wrong(Exception):
     """A result that is not what it must be."""
 
 
-def check_model(name: str) -> Dict[str, Any]:
+def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]:
     """Check one model in both modes.
+
+    Args:
+        name: Model name.
+        stepped: Kinds of model that training steps were taken with; no more are taken, a new kind is added. None for
+            steps in any case.
 
     Returns:
         'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed'; 'reason' where not served, and what was seen.
@@ -45,11 +52,18 @@ def check_model(name: str) -> Dict[str, Any]:
     model, row['shrunk'] = build(name)
     row['architecture'] = type(model).__name__
     images, target = example(model), torch.tensor([1, 4])
+    pool = getattr(model, 'global_pool', '')
+    pool = pool if isinstance(pool, str) else type(pool).__name__
+    row['kind'] = f'{type(model).__name__}/{type(getattr(model, "head", None)).__name__}/{pool}'
+    row['stepped'] = stepped is None or row['kind'] not in stepped
+    if stepped is not None:
+        stepped.add(row['kind'])
     plain = None
     for mode, check in (('pooled', check_pooled), ('dense', check_dense)):
         try:
             check_classifier(model)
-            plain = plain or _train_step(model, lambda model: F.cross_entropy(model(images), target))
+            if row['stepped'] and plain is None:
+                plain = _train_step(model, lambda model: F.cross_entropy(model(images), target))
             row.update(check(model, images, target, plain))
             row[mode] = 'served'
         except ValueError as error:
@@ -93,7 +107,7 @@ def example(model: nn.Module) -> torch.Tensor:
     return torch.randn(2, channels, height, width)
 
 
-def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: 'Step') -> Dict[str, Any]:
+def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: Optional['Step']) -> Dict[str, Any]:
     """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
     model.eval()
     with torch.no_grad():
@@ -102,12 +116,14 @@ def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, p
         _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
         loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
         _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
+    if plain is None:
+        return {}
     mixed = _train_step(model, lambda model: _step(model, images, target, 'multimix'))
     _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
     return dict(trained_parameters=len(plain.trained))
 
 
-def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: 'Step') -> Dict[str, Any]:
+def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: Optional['Step']) -> Dict[str, Any]:
     """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
     model.eval()
     with torch.no_grad():
@@ -122,10 +138,11 @@ def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor, pl
         mean_is_pooled = torch.allclose(logits.mean(dim=1), before, rtol=1e-3, atol=1e-4)
         hidden = getattr(model, 'head_hidden_size', None)
         _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
-    dense = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
-    _require(plain.trained <= dense.trained, f'no gradient in {sorted(plain.trained - dense.trained)[:4]}')
-    for name, buffer in plain.buffers.items():
-        _require(torch.equal(buffer, dense.buffers[name]), f'{name} differs from a plain step')
+    if plain is not None:
+        dense = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
+        _require(plain.trained <= dense.trained, f'no gradient in {sorted(plain.trained - dense.trained)[:4]}')
+        for name, buffer in plain.buffers.items():
+            _require(torch.equal(buffer, dense.buffers[name]), f'{name} differs from a plain step')
     return dict(
         layout=head.dense.layout.format,
         prefix_tokens=head.dense.layout.num_prefix_tokens,
@@ -230,11 +247,12 @@ def main() -> None:
         with open(args.output, encoding='utf-8') as file:
             rows = [json.loads(line) for line in file]
     done = {row['name'] for row in rows}
+    stepped = {row['kind'] for row in rows if row.get('stepped')}
     with open(args.output, 'a', encoding='utf-8') as file:
         for index, name in enumerate(names):
             if name in done:
                 continue
-            row = _check_or_report(name)
+            row = _check_or_report(name, stepped)
             rows.append(row)
             file.write(json.dumps(row) + '\n')
             file.flush()
@@ -254,9 +272,9 @@ def main() -> None:
         write_result(args.result, 'coverage', dict(models=args.models), dict(counts=counts, models=rows))
 
 
-def _check_or_report(name: str) -> Dict[str, Any]:
+def _check_or_report(name: str, stepped: Set[str]) -> Dict[str, Any]:
     try:
-        return check_model(name)
+        return check_model(name, stepped)
     except Exception:
         reason = traceback.format_exc(limit=-3)
         return dict(name=name, architecture='?', pooled='crashed', dense='crashed', pooled_reason=reason)

@@ -58,6 +58,7 @@ class DenseEmbeddings:
 
     def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
         self.model = model
+        check_classifier(model)
         _refuse_by_attributes(model)
         with torch.no_grad(), _restored_modes(model), _keep_random_state(model):
             self._probe(_example_input(model, input_size))
@@ -76,6 +77,12 @@ class DenseEmbeddings:
         calls = _record_calls(model, lambda: model.forward_head(split))
         logits = calls.result
         _refuse_by_head(model, calls.modules, logits, split.shape[0])
+        try:
+            model.forward_head(split, pre_logits=True)
+        except TypeError as error:
+            raise ValueError(
+                f'{_name(model)}: forward_head must take pre_logits=True and then return the embedding ({error}); '
+                f'{_POOLED_WORKS}') from error
 
         self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.classifier = self._find_classifier(split, calls)
@@ -99,7 +106,8 @@ class DenseEmbeddings:
             embeddings = _flat(self.model.forward_head(split, pre_logits=True))
             if embeddings.shape[1] != weight.shape[1]:
                 return None
-            same = torch.allclose(_classify(module, embeddings), expected, rtol=1e-3, atol=1e-4)
+            tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * expected.abs().max()
+            same = (_classify(module, embeddings) - expected).abs().max() <= tolerance
         return module if same else None
 
     @property
@@ -181,12 +189,16 @@ def check_classifier(model: nn.Module) -> None:
     """Refuse models that cannot classify, in any mode.
 
     Raises:
-        ValueError: If the model says that it has no classes.
+        ValueError: If the model has no classes, or gives two sets of logits in training.
     """
     if getattr(model, 'num_classes', None) == 0:
         raise ValueError(
             f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1, or choose a '
             f'model that classifies')
+    if getattr(model, 'distilled_training', False):
+        raise ValueError(
+            f'{_name(model)} is set to distilled training and returns two sets of logits; '
+            f'call set_distilled_training(False)')
 
 
 def _refuse_by_attributes(model: nn.Module) -> None:
@@ -198,10 +210,6 @@ def _refuse_by_attributes(model: nn.Module) -> None:
         raise ValueError(
             f'{_name(model)} was built with patch_drop_rate={dropout.prob:g}: positions no longer match across '
             f'images; build it with patch_drop_rate=0, or use mode \'multimix\'')
-    if getattr(model, 'distilled_training', False):
-        raise ValueError(
-            f'{_name(model)} is set to distilled training and returns two sets of logits; '
-            f'call set_distilled_training(False)')
 
 
 def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: object, num_rows: int) -> None:

@@ -69,7 +69,7 @@ class MultiMixHead(nn.Module):
         check_choice('mode', mode, MODES)
         check_choice('attention', attention, functional.ATTENTION_KINDS)
         check_choice('activation', activation, functional.ACTIVATIONS)
-        if not hasattr(model, 'forward_head'):
+        if mode == 'multimix' and not hasattr(model, 'forward_head'):
             raise ValueError(
                 f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
                 f"'multimix'")

@@ -6,7 +6,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import functional
-from ._checks import Alpha, check_alpha, check_choice, check_integer, check_number, check_target
+from ._checks import (
+    Alpha,
+    check_alpha,
+    check_choice,
+    check_float_tensor,
+    check_integer,
+    check_number,
+    check_target,
+)
 
 # Weights sampled at a time, over all positions: what bounds memory when n is large. Not fewer rows than make the matrix
 # products of a position worth their while.
@@ -216,8 +224,7 @@ class MultiMixLoss(nn.Module):
         return self.implementation
 
     def _check_logits(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> None:
-        if logits.ndim not in (2, 3):
-            raise ValueError(f'logits must be [b, c] or [b, r, c], got shape {list(logits.shape)}')
+        check_float_tensor('logits', logits, (2, 3), '[b, c] or [b, r, c]')
         if attention is not None and logits.ndim != 3:
             raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
         if self.length is not None and self.length > logits.shape[0]:

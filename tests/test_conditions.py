@@ -1,0 +1,207 @@
+"""What a timm user switches on around a model: precision, memory formats, checkpointing, dropout, torch.compile."""
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn as nn
+
+from tests.models import NUM_CLASSES, build, gradients, images, labels
+from timm_multimix import MultiMix, MultiMixHead, MultiMixTask
+from timm_multimix.head import MODES
+
+KEYS = ('resnet', 'mobilenetv4', 'swin', 'vit', 'levit')
+
+
+def run(model, key, mode='dense-multimix', seed=0, x=None, **kwargs):
+    task = MultiMixTask(model, mode=mode, num_tuples=8, verbose=False, **kwargs)
+    task.train()
+    torch.manual_seed(seed)
+    return task, task(images(key, 4) if x is None else x, labels(4))
+
+
+def check_trained(task):
+    task_loss = task[1]['loss']
+    assert task_loss.dtype == torch.float32 and torch.isfinite(task_loss)
+    task_loss.backward()
+    for name, parameter in task[0].named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', KEYS)
+def test_channels_last(key, mode):
+    plain, model = build(key), build(key).to(memory_format=torch.channels_last)
+    expected = run(plain, key, mode)[1]
+    result = run(model, key, mode, x=images(key, 4).contiguous(memory_format=torch.channels_last))[1]
+    torch.testing.assert_close(result['loss'], expected['loss'], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('key', ['resnet', 'swin', 'vit'])
+def test_grad_checkpointing(key):
+    losses, grads = [], []
+    for enable in (False, True):
+        model = build(key)
+        model.set_grad_checkpointing(enable)
+        result = run(model, key)[1]
+        result['loss'].backward()
+        losses.append(result['loss'].detach())
+        grads.append(gradients(model))
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', KEYS)
+def test_autocast_bfloat16(key, mode):
+    with torch.autocast('cpu', torch.bfloat16):
+        done = run(build(key), key, mode)
+    check_trained(done)
+    exact = run(build(key), key, mode)[1]['loss']
+    torch.testing.assert_close(done[1]['loss'], exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('mode', MODES)
+def test_low_precision_weights(mode, dtype):
+    """The loss is computed in float32 whatever the weights are; class indices stay integers."""
+    done = run(build('vit').to(dtype), 'vit', mode, x=images('vit', 4).to(dtype))
+    check_trained(done)
+    assert done[1]['output'].dtype == dtype
+    torch.testing.assert_close(done[1]['loss'], run(build('vit'), 'vit', mode)[1]['loss'], rtol=0.05, atol=0.05)
+
+
+def test_cam_attention_with_low_precision_weights():
+    model = build('vit').to(torch.bfloat16)
+    check_trained(run(model, 'vit', x=images('vit', 4).bfloat16(), attention='cam'))
+
+
+@pytest.mark.parametrize('key', ['resnet', 'efficientnet', 'vit', 'convnext_atto', 'mobilenetv3', 'cait'])
+def test_dropout_in_the_head(key):
+    """One call of the head: the embeddings are those that the dense logits come from, with the same mask."""
+    model = build(key, drop_rate=0.5).train()
+    head = MultiMixHead(model, 'dense-multimix')
+    features = model.forward_features(images(key, 4))
+    logits, embeddings = head.dense(features)
+    assert head.dense.classifier is not None
+    torch.testing.assert_close(head.dense.classifier(embeddings), logits)
+    assert (embeddings == 0).double().mean() > 0.3, 'there is dropout, and it is drawn per position'
+    again = head.dense(features)[0]
+    assert not torch.equal(again, logits)
+    model.eval()
+    torch.testing.assert_close(*(head.dense(features)[0] for _ in range(2)), rtol=0, atol=0)
+
+
+def test_dropout_between_embedding_and_classifier_is_seen():
+    """Where dropout comes after the embedding, the classifier on the embedding is not the head."""
+    class Late(nn.Module):
+        num_classes, num_features, drop_rate = NUM_CLASSES, 8, 0.5
+
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 4, 4)
+            self.fc = nn.Linear(8, NUM_CLASSES)
+
+        def forward_features(self, x):
+            return self.stem(x)
+
+        def forward_head(self, x, pre_logits=False):
+            x = x.mean((2, 3))
+            return x if pre_logits else self.fc(nn.functional.dropout(x, self.drop_rate, self.training))
+
+        def forward(self, x):
+            return self.forward_head(self.forward_features(x))
+
+    model = Late().train()
+    head = MultiMixHead(model, 'dense-multimix', num_tuples=8, input_size=(3, 16, 16))
+    assert head.dense.classifier is None
+    with pytest.raises(ValueError, match="attention 'cam' needs a linear classifier"):
+        MultiMixHead(model, 'dense-multimix', attention='cam', input_size=(3, 16, 16))
+    features = model.forward_features(torch.randn(4, 3, 16, 16))
+    assert not torch.equal(head.dense(features)[0], head.dense(features)[0]), 'the dropout is drawn'
+    head(features, labels(4)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.drop_rate = 0.
+    assert MultiMixHead(model, 'dense-multimix', input_size=(3, 16, 16)).dense.classifier is model.fc
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', ['resnet', 'mobilenetv4', 'vit', 'swin'])
+def test_torch_compile_without_a_graph_break(key, mode):
+    expected = run(build(key), key, mode)[1]
+    task = MultiMixTask(build(key), mode=mode, num_tuples=8, verbose=False)
+    task.compile(backend='eager', fullgraph=True)
+    task.eval()
+    with torch.no_grad():
+        assert torch.equal(task.get_eval_model()(images(key)), build(key)(images(key)))
+    task.train()
+    torch.manual_seed(0)
+    result = task(images(key, 4), labels(4))
+    torch.testing.assert_close(result['loss'], expected['loss'])
+    result['loss'].backward()
+    torch._dynamo.reset()
+
+
+def test_distilled_training_is_refused_in_both_modes():
+    model = build('deit_distilled')
+    model.set_distilled_training(True)
+    for mode in MODES:
+        with pytest.raises(ValueError, match=r'call set_distilled_training\(False\)'):
+            MultiMixTask(model, mode=mode, verbose=False)
+        with pytest.raises(ValueError, match=r'call set_distilled_training\(False\)'):
+            MultiMix(mode=mode, num_classes=NUM_CLASSES).attach(model)
+
+
+def test_a_model_that_returns_several_logits_is_refused_at_the_first_step():
+    class TwoHeads(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), x.mean((2, 3))
+
+    task = MultiMixTask(TwoHeads(), verbose=False)
+    with pytest.raises(ValueError, match='logits must be a floating-point tensor .*got tuple'):
+        task(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))
+
+
+def test_models_that_are_not_timms():
+    """Any module with logits is pooled; dense asks for timm's three methods and says so."""
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, NUM_CLASSES)
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3)))
+
+    x = torch.randn(4, 3, 8, 8)
+    done = run(Bare(), None, 'multimix', x=x)
+    check_trained(done)
+    with pytest.raises(ValueError, match="Bare has no forward_features and forward_head.*mode 'multimix'"):
+        MultiMixTask(Bare(), mode='dense-multimix', verbose=False)
+
+    class NoEmbedding(Bare):
+        def forward_features(self, x):
+            return x
+
+        def forward_head(self, x):
+            return self.fc(x.mean((2, 3)))
+
+    with pytest.raises(ValueError, match='NoEmbedding: forward_head must take pre_logits=True'):
+        MultiMixTask(NoEmbedding(), mode='dense-multimix', verbose=False)
+
+
+@pytest.mark.parametrize('key', ['mobilenetv4', 'levit', 'repvit'])
+def test_dense_steps_leave_the_statistics_of_a_plain_step(key):
+    model, x = build(key).train(), images(key, 4)
+    plain = copy.deepcopy(model)
+    torch.manual_seed(0)
+    plain(x)
+    run(model, key, x=x)
+    for (name, buffer), (_, expected) in zip(model.named_buffers(), plain.named_buffers()):
+        assert torch.equal(buffer, expected), name
+
+
+def test_one_position_is_enough():
+    """Images so small that one position is left: Dense MultiMix is MultiMix there."""
+    model = timm.create_model('test_resnet', num_classes=NUM_CLASSES)
+    done = run(model, None, x=torch.randn(4, 3, 32, 32), input_size=(3, 32, 32))
+    check_trained(done)

@@ -1,0 +1,32 @@
+"""A tiny image folder, and the flags of a run that takes a second."""
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = ('cat', 'dog', 'owl')
+
+
+@pytest.fixture(scope='session')
+def image_folder(tmp_path_factory):
+    """3 classes, 8 training and 4 validation images of 32 x 32 each; every class has its own colour."""
+    root = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 8), ('validation', 4)):
+        for index, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8)
+                pixels[..., index] += 150
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+    return root
+
+
+@pytest.fixture
+def flags(image_folder, tmp_path):
+    """Flags of a short run into `tmp_path`, as a list to add to."""
+    return [
+        '--data-dir', str(image_folder), '--num-classes', '3', '--model', 'test_resnet',
+        '--input-size', '3', '32', '32', '--epochs', '2', '--warmup-epochs', '0', '--batch-size', '8', '--workers', '0', '--lr', '0.01',
+        '--output', str(tmp_path), '--experiment', 'run', '--device', 'cpu', '--log-interval', '1',
+    ]

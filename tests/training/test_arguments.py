@@ -1,0 +1,97 @@
+"""Flags, and what is refused before a run begins."""
+import pytest
+import yaml
+
+from timm_multimix.loss import PAPER
+from timm_multimix.training.arguments import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
+
+
+def parse(*flags):
+    return parse_args(['--dataset', 'digits', *flags])[0]
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--batch-size', '0'], '--batch-size must be >= 1, got 0'),
+    (['--epochs', '0'], '--epochs must be >= 1'),
+    (['--mixup-prob', '1.5'], r'--mixup-prob must be in [0, 1], got 1.5'),
+    (['--smoothing', '-0.1'], r'--smoothing must be in [0, 1]'),
+    (['--mixup', '-1'], '--mixup must be >= 0, got -1.0'),
+    (['--mixup-mode', 'multymix'], "invalid choice: 'multymix'"),
+    (['--amp', '--amp-dtype', 'float8'], "--amp-dtype must be 'float16' or 'bfloat16', got 'float8'"),
+    (['--resume', 'auto'], '--resume auto needs --experiment'),
+    (['--multimix-tuples', '10'], "--multimix-tuples needs --mixup-mode multimix or dense-multimix, got 'batch'"),
+    (['--mixup-mode', 'multimix', '--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense'),
+    (['--mixup-mode', 'multimix', '--multimix-paper', '--multimix-alpha', '1'], '--multimix-alpha is set by'),
+    (['--mixup-mode', 'multimix', '--mixup', '1', '--multimix-alpha', '1'], 'give one of them'),
+    (['--mixup-mode', 'multimix', '--multimix-alpha', '0'], 'alpha must be > 0, got 0.0'),
+    (['--mixup-mode', 'multimix', '--multimix-alpha', '2', '1'], 'low <= high'),
+    (['--mixup-mode', 'multimix', '--multimix-alpha', '1', '2', '3'], 'one number or a range of two'),
+    (['--mixup-mode', 'multimix', '--multimix-length', '9', '-b', '8'], 'at most the batch size (8), got 9'),
+    (['--mixup', '1', '-b', '7'], '--batch-size must be even with --mixup-mode batch, got 7'),
+    (['--unknown-flag'], 'unrecognized arguments: --unknown-flag'),
+])
+def test_mistakes_end_with_code_2_and_a_message(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(*flags)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_data_is_refused(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse_args([])
+    assert exit_info.value.code == 2
+    assert '--data-dir' in capsys.readouterr().err
+
+
+def test_multimix_flags_become_arguments():
+    assert multimix_kwargs(parse('--mixup-mode', 'multimix')) == {}
+    assert multimix_kwargs(parse('--mixup-mode', 'multimix', '--mixup', '0.7')) == dict(alpha=0.7)
+    args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
+                 '--multimix-attention', 'cam', '--multimix-clean-weight', '0')
+    assert multimix_kwargs(args) == dict(alpha=(0.5, 2.), num_tuples=7, attention='cam', clean_weight=0.)
+    paper = multimix_kwargs(parse('--mixup-mode', 'multimix', '--multimix-paper', '--multimix-tuples', '5'))
+    assert paper == dict(PAPER, num_tuples=5)
+
+
+def test_odd_batches_are_fine_with_multimix():
+    assert parse('--mixup-mode', 'multimix', '--mixup', '1', '-b', '7').batch_size == 7
+
+
+def test_config_sets_defaults_and_flags_override_it(tmp_path):
+    config = tmp_path / 'config.yaml'
+    config.write_text('model: resnet18\nlr: 0.3\nepochs: 7\n')
+    args, text = parse_args(['--config', str(config), '--dataset', 'digits', '--epochs', '9'])
+    assert (args.model, args.lr, args.epochs) == ('resnet18', 0.3, 9)
+    assert yaml.safe_load(text)['epochs'] == 9
+
+
+@pytest.mark.parametrize('text, message', [
+    ('modell: resnet18\n', 'unknown names modell'),
+    ('- a\n- b\n', 'must hold "name: value" lines'),
+    ('a: [1\n', 'config.yaml'),
+])
+def test_config_mistakes(text, message, tmp_path, capsys):
+    config = tmp_path / 'config.yaml'
+    config.write_text(text)
+    with pytest.raises(SystemExit) as exit_info:
+        parse_args(['--config', str(config), '--dataset', 'digits'])
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flags, lr', [
+    (['--lr', '0.5'], 0.5),
+    (['--lr-base', '0.1', '-b', '512'], 0.2),
+    (['--opt', 'adamw', '--lr-base', '0.1', '-b', '1024'], 0.2),
+    (['--opt', 'adamw', '--lr-base', '0.1', '-b', '1024', '--lr-base-scale', 'linear'], 0.4),
+    (['--lr-base', '0.1', '-b', '128', '--grad-accum-steps', '4'], 0.2),
+])
+def test_learning_rate_scales_with_the_global_batch(flags, lr):
+    args = parse(*flags)
+    args.world_size = 1
+    assert scaled_learning_rate(args) == pytest.approx(lr)
+
+
+def test_every_flag_has_help():
+    assert [a.dest for a in create_parser()._actions if not a.help] == []

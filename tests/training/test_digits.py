@@ -1,0 +1,35 @@
+"""The embedded dataset."""
+import numpy as np
+import pytest
+
+from timm_multimix.training.digits import Digits
+
+
+def test_a_third_is_held_out_and_nothing_is_in_both():
+    train, held_out = Digits('train'), Digits('validation')
+    assert (len(train), len(held_out)) == (1198, 599)
+    both = np.concatenate([train.images, held_out.images])
+    assert both.shape == (1797, 8, 8)
+    assert both.min() == 0 and both.max() == 255
+    from sklearn.datasets import load_digits
+    order = np.lexsort(load_digits().images.reshape(1797, -1).T)
+    images = np.rint(load_digits().images * (255. / 16.)).astype(np.uint8).reshape(1797, -1)
+    ours = both.reshape(1797, -1)
+    assert np.array_equal(ours[np.lexsort(ours.T)], images[order])
+
+
+def test_every_class_is_in_both_splits_and_the_split_is_fixed():
+    for split in ('train', 'validation'):
+        assert set(Digits(split).targets) == set(range(10))
+        assert np.array_equal(Digits(split).images, Digits(split).images)
+
+
+def test_items_are_images_with_class_indices():
+    image, target = Digits('train', input_img_mode='L', transform=np.asarray)[0]
+    assert image.shape == (8, 8) and isinstance(target, int)
+    assert Digits('val')[0][0].mode == 'RGB'
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="split of digits must be 'train' or 'validation', got 'dev'"):
+        Digits('dev')

@@ -1,0 +1,188 @@
+"""Whole runs of train_timm.py, in process, on a tiny image folder."""
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import yaml
+from timm.data import create_dataset, create_loader
+
+import train_timm
+from timm_multimix.training import loop
+
+MODES = {
+    'plain': [],
+    'mixup': ['--mixup', '1'],
+    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
+    'multimix': ['--mixup-mode', 'multimix', '--multimix-tuples', '16'],
+    'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
+    'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
+    'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
+}
+
+
+def rows_of(folder):
+    with open(folder / 'summary.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_run_writes_what_timm_writes(mode, flags, tmp_path, capsys):
+    assert train_timm.main([*flags, *MODES[mode]]) == 0
+    folder = tmp_path / 'run'
+    rows = rows_of(folder)
+    assert [row['epoch'] for row in rows] == ['0', '1']
+    assert {'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'lr'} <= set(rows[0])
+    assert ('train_top1' in rows[0]) == (mode not in ('mixup', 'cutmix'))
+    assert {'last.pth.tar', 'model_best.pth.tar', 'checkpoint-0.pth.tar', 'args.yaml'} <= set(os.listdir(folder))
+    assert yaml.safe_load((folder / 'args.yaml').read_text())['model'] == 'test_resnet'
+
+    out = capsys.readouterr().out
+    results = json.loads(out.split('--result\n')[1])
+    best = max(float(row['eval_top1']) for row in rows)
+    assert results[-1]['validation']['top1'] == pytest.approx(best)
+    assert {result['epoch'] for result in results} == {0, 1}
+
+
+def test_it_learns_the_colours(flags, tmp_path):
+    flags += ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--epochs', '20', '--color-jitter', '0']
+    assert train_timm.main(flags) == 0
+    rows = rows_of(tmp_path / 'run')
+    assert float(rows[-1]['eval_top1']) == 100.
+    assert float(rows[-1]['train_top1']) > 90.
+
+
+@pytest.mark.parametrize('mode', ['multimix', 'dense'])
+def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
+    assert train_timm.main([*flags, *MODES[mode]]) == 0
+    folder = tmp_path / 'run'
+    best = max(float(row['eval_top1']) for row in rows_of(folder))
+    state = torch.load(folder / 'model_best.pth.tar', weights_only=False)['state_dict']
+    safetensors.torch.save_file(state, folder / 'model_best.safetensors')
+    # in a process that cannot import the package
+    program = (
+        'import sys; sys.modules["timm_multimix"] = None\n'
+        'import timm\n'
+        'for path in sys.argv[1:]:\n'
+        '    model = timm.create_model("test_resnet", num_classes=3, checkpoint_path=path)\n'
+        '    print(sum(p.double().sum() for p in model.parameters()).item())\n')
+    paths = [folder / 'model_best.pth.tar', folder / 'model_best.safetensors']
+    done = subprocess.run(
+        [sys.executable, '-c', program, *map(str, paths)], capture_output=True, text=True, check=True)
+    total = sum(state[name].double().sum() for name, _ in timm.create_model('test_resnet').named_parameters()).item()
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([total, total])
+    for path in paths:
+        model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
+        assert accuracy(model, image_folder) == pytest.approx(best)
+
+
+def accuracy(model, image_folder):
+    config = timm.data.resolve_model_data_config(model)
+    loader = create_loader(
+        create_dataset('', root=str(image_folder), split='validation'),
+        input_size=(3, 32, 32), batch_size=8, use_prefetcher=False, num_workers=0, device=torch.device('cpu'),
+        interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'])
+    model.eval()
+    with torch.no_grad():
+        correct = sum((model(images).argmax(1) == target).sum().item() for images, target in loader)
+    return 100. * correct / len(loader.dataset)
+
+
+@pytest.mark.parametrize('mode', ['plain', 'multimix', 'dense'])
+def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, monkeypatch):
+    """Interrupted in its second epoch, it goes on there, keeps its summary and ends with all epochs."""
+    flags = [*flags, *MODES[mode], '--epochs', '3', '--resume', 'auto', '--model-ema']
+    train_one_epoch = train_timm.train_one_epoch
+
+    def interrupted(epoch, *args, **kwargs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return train_one_epoch(epoch, *args, **kwargs)
+
+    monkeypatch.setattr(train_timm, 'train_one_epoch', interrupted)
+    assert train_timm.main(flags) == 0
+    folder = tmp_path / 'run'
+    first = rows_of(folder)
+    assert len(first) == 1
+    epochs = []
+    monkeypatch.setattr(
+        train_timm, 'train_one_epoch', lambda epoch, *a, **k: epochs.append(epoch) or train_one_epoch(epoch, *a, **k))
+    assert train_timm.main(flags) == 0
+    assert epochs == [1, 2]
+    assert rows_of(folder)[0] == first[0]
+    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
+    last = torch.load(folder / 'last.pth.tar', weights_only=False)
+    assert last['epoch'] == 2 and 'state_dict_ema' in last
+    assert set(last['state_dict']) == set(timm.create_model('test_resnet', num_classes=3).state_dict())
+    assert set(last['state_dict_ema']) == set(last['state_dict'])
+    assert train_timm.main(flags) == 0 and epochs == [1, 2], 'a complete run is left as it is'
+    assert len(rows_of(folder)) == 3
+
+
+def test_a_new_run_does_not_write_into_an_old_folder(flags, tmp_path):
+    flags += ['--epochs', '1']
+    assert train_timm.main(flags) == 0
+    before = (tmp_path / 'run' / 'summary.csv').read_bytes()
+    assert train_timm.main(flags) == 0
+    assert (tmp_path / 'run' / 'summary.csv').read_bytes() == before
+    assert (tmp_path / 'run-1' / 'summary.csv').exists()
+
+
+@pytest.mark.parametrize('mode', ['mixup', 'multimix', 'dense'])
+def test_mixup_off_epoch_ends_mixing(mode, flags, monkeypatch):
+    """From that epoch on the loss is that of the clean batch with hard labels, smoothed."""
+    seen = []
+
+    def spy(task, input, target, *args, **kwargs):
+        result = forward_backward(task, input, target, *args, **kwargs)
+        target = target if target.ndim == 1 else target.argmax(dim=1)
+        smooth = torch.nn.functional.cross_entropy(result['output'], target, label_smoothing=0.1)
+        seen.append(torch.allclose(result['loss'], smooth, atol=1e-6))
+        return result
+
+    forward_backward = loop._forward_backward
+    monkeypatch.setattr(loop, '_forward_backward', spy)
+    assert train_timm.main([*flags, *MODES[mode], '--mixup-off-epoch', '1']) == 0
+    assert seen == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize('more', [
+    ['--amp', '--amp-dtype', 'bfloat16'],
+    ['--channels-last', '--grad-accum-steps', '2', '--clip-grad', '1'],
+    ['--no-prefetcher', '--opt', 'adamw', '--clip-grad', '0.1', '--clip-mode', 'agc'],
+    ['--batch-size', '7', '--model-ema', '--model-ema-warmup', '--recovery-interval', '2'],
+    ['--torchcompile', 'eager', '--val-interval', '2'],
+    ['--model', 'test_vit', '--input-size', '3', '160', '160', '--drop', '0.1', '--drop-path', '0.1'],
+])
+def test_flags_of_timm_work_with_dense_multimix(more, flags):
+    assert train_timm.main([*flags, *MODES['dense'], '--epochs', '1', *more]) == 0
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model'),
+    (['--data-dir', '/does/not/exist'], '/does/not/exist'),
+    (['--batch-size', '100'], '--batch-size must be at most the 24 training images per process, got 100'),
+    (['--num-classes', '2'], '0..1'),
+    (['--resume', '/does/not/exist.pth.tar'], '--resume /does/not/exist.pth.tar: no such file'),
+    (['--device', 'warp'], '--device warp'),
+    (['--model', 'crossvit_9_240', '--img-size', '240'], "mode 'multimix' needs only the model's logits"),
+    (['--amp'], 'needs --amp-dtype bfloat16'),
+    (['--model-dtype', 'int8'], "got 'int8'"),
+])
+def test_mistakes_found_while_building_end_with_code_2(more, message, flags, capsys):
+    assert train_timm.main([*flags, *MODES['dense'], *more]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith('train_timm.py: error: ')
+    assert message in error
+
+
+def test_a_checkpoint_of_another_model_is_refused(flags, tmp_path, capsys):
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    path = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train_timm.main([*flags, '--model', 'test_efficientnet', '--resume', path]) == 2
+    assert 'not a checkpoint of this run' in capsys.readouterr().err
