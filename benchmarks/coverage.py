@@ -107,7 +107,12 @@ def example(model: nn.Module) -> torch.Tensor:
     return torch.randn(2, channels, height, width)
 
 
-def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: Optional['Step']) -> Dict[str, Any]:
+def check_pooled(
+        model: nn.Module,
+        images: torch.Tensor,
+        target: torch.Tensor,
+        plain: Optional['Step'],
+) -> Dict[str, Any]:
     """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
     model.eval()
     with torch.no_grad():
@@ -123,7 +128,12 @@ def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor, p
     return dict(trained_parameters=len(plain.trained))
 
 
-def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor, plain: Optional['Step']) -> Dict[str, Any]:
+def check_dense(
+        model: nn.Module,
+        images: torch.Tensor,
+        target: torch.Tensor,
+        plain: Optional['Step'],
+) -> Dict[str, Any]:
     """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
     model.eval()
     with torch.no_grad():

@@ -1,4 +1,5 @@
 """MultiMix in place of a timm model's head."""
+import logging
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -8,6 +9,8 @@ from . import functional
 from ._checks import check_choice
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
+
+_logger = logging.getLogger(__name__)
 
 MODES = ('multimix', 'dense-multimix')
 
@@ -85,6 +88,11 @@ class MultiMixHead(nn.Module):
             raise ValueError(
                 f"attention 'cam' needs a linear classifier on the embedding, which {type(model).__name__} does not "
                 f"end in; allowed: 'gap', 'none'")
+
+        if self.dense is not None and self.dense.layout.num_prefix_tokens and not self.loss.clean_weight:
+            _logger.warning(
+                f'{type(model).__name__} may read its logits off a class token, which a dense loss alone does not '
+                f"train: give clean_weight > 0, or build the model with global_pool='avg'")
 
     def forward(self, features: torch.Tensor, target: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""

@@ -7,7 +7,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from ._checks import check_choice
+from ._checks import check_choice, check_target
 from .embeddings import check_classifier
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
@@ -115,6 +115,7 @@ class MultiMixTask(ClassificationTask):
         if what == 'cutmix':
             input, lam = self.switch.cutmix(input)
         output = self.trainable_module(input)
+        check_target(target, *output.shape)
         target = self.loss.smooth_target(target, output.shape[-1])
         target = target * lam + target.flip(0) * (1. - lam)
         criterion = self.loss.criterion or SoftTargetCrossEntropy()

@@ -27,6 +27,7 @@ def flags(image_folder, tmp_path):
     """Flags of a short run into `tmp_path`, as a list to add to."""
     return [
         '--data-dir', str(image_folder), '--num-classes', '3', '--model', 'test_resnet',
-        '--input-size', '3', '32', '32', '--epochs', '2', '--warmup-epochs', '0', '--batch-size', '8', '--workers', '0', '--lr', '0.01',
+        '--input-size', '3', '32', '32', '--epochs', '2', '--warmup-epochs', '0', '--batch-size', '8',
+        '--workers', '0', '--lr', '0.01',
         '--output', str(tmp_path), '--experiment', 'run', '--device', 'cpu', '--log-interval', '1',
     ]

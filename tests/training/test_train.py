@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -167,7 +168,7 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
     (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model'),
     (['--data-dir', '/does/not/exist'], '/does/not/exist'),
     (['--batch-size', '100'], '--batch-size must be at most the 24 training images per process, got 100'),
-    (['--num-classes', '2'], '0..1'),
+    (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
     (['--resume', '/does/not/exist.pth.tar'], '--resume /does/not/exist.pth.tar: no such file'),
     (['--device', 'warp'], '--device warp'),
     (['--model', 'crossvit_9_240', '--img-size', '240'], "mode 'multimix' needs only the model's logits"),
@@ -179,6 +180,14 @@ def test_mistakes_found_while_building_end_with_code_2(more, message, flags, cap
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith('train_timm.py: error: ')
     assert message in error
+
+
+def test_splits_with_other_classes_are_refused(flags, image_folder, tmp_path, capsys):
+    data = tmp_path / 'data'
+    shutil.copytree(image_folder, data)
+    (data / 'validation' / 'owl').rename(data / 'validation' / 'ant')
+    assert train_timm.main([*flags, '--data-dir', str(data)]) == 2
+    assert 'train and validation must have the same classes' in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_model_is_refused(flags, tmp_path, capsys):

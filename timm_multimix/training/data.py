@@ -17,6 +17,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     """
     dataset_train = _create_dataset(args, data_config, args.train_split, is_training=True)
     dataset_eval = _create_dataset(args, data_config, args.val_split, is_training=False)
+    _check_classes(args, dataset_train, dataset_eval)
     shared = dict(
         input_size=data_config['input_size'],
         use_prefetcher=not args.no_prefetcher,
@@ -65,6 +66,19 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         **shared,
     )
     return loader_train, loader_eval
+
+
+def _check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+    """Refuse folders whose classes do not fit the model, or differ between the splits: labels would be wrong."""
+    train, evaluation = (
+        getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
+    if train and len(train) > args.num_classes:
+        raise ValueError(f'--num-classes must be at least the {len(train)} classes of the data, got {args.num_classes}')
+    if train and evaluation and train != evaluation:
+        names = sorted(set(train) ^ set(evaluation), key=str)
+        raise ValueError(
+            f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
+            f'{len(evaluation)}; only one of them has {", ".join(map(str, names[:5]))}')
 
 
 def _create_dataset(args: argparse.Namespace, data_config: Dict[str, Any], split: str, is_training: bool) -> Dataset:
