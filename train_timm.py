@@ -20,7 +20,7 @@ from timm_multimix.training.loop import train_one_epoch
 from timm_multimix.training.mixing import create_task, end_mixing
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
-from timm_multimix.training.runtime import create_runtime
+from timm_multimix.training.runtime import create_runtime, seed_epoch
 
 _logger = logging.getLogger('train')
 
@@ -65,14 +65,18 @@ def run(args, args_text: str) -> None:
             device_ids=[runtime.device] if runtime.device.type == 'cuda' else None,
             broadcast_buffers=not args.no_ddp_bb,
         )
+    updates_per_epoch = -(-len(loader_train) // args.grad_accum_steps)
     lr_scheduler, num_epochs = create_scheduler_v2(
         optimizer,
         **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
-        updates_per_epoch=-(-len(loader_train) // args.grad_accum_steps),
+        updates_per_epoch=updates_per_epoch,
     )
     start_epoch = args.start_epoch if args.start_epoch is not None else resume_epoch or 0
     if lr_scheduler is not None and start_epoch > 0:
-        lr_scheduler.step(start_epoch)
+        if args.sched_on_updates:
+            lr_scheduler.step_update(start_epoch * updates_per_epoch)
+        else:
+            lr_scheduler.step(start_epoch)
 
     # what is written
     output = None
@@ -82,6 +86,7 @@ def run(args, args_text: str) -> None:
 
     try:
         for epoch in range(start_epoch, num_epochs):
+            seed_epoch(args, epoch)
             if hasattr(getattr(loader_train, 'sampler', None), 'set_epoch'):
                 loader_train.sampler.set_epoch(epoch)
             if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:

@@ -30,6 +30,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         device=runtime.device,
         use_multi_epochs_loader=args.use_multi_epochs_loader,
         worker_seeding=args.worker_seeding,
+        persistent_workers=False,  # workers that start anew are seeded by the epoch: a resumed run sees the same images
     )
     keep_interpolation = args.no_aug or not args.train_interpolation
     loader_train = create_loader(

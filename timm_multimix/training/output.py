@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Optional
 import torch
 from timm.models import safe_model_name
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
-from timm.utils import CheckpointSaver, get_outdir, trim_summary, update_summary
+from timm.utils import get_outdir, trim_summary, update_summary
 
 from .runtime import Runtime
+from .saver import AtomicCheckpointSaver
 
 _logger = logging.getLogger('train')
 _DEFAULT_OUTPUT = './output/train'
@@ -33,7 +34,6 @@ def resume(
         path = os.path.join(args.output or _DEFAULT_OUTPUT, args.experiment, 'last.pth.tar')
         if not os.path.exists(path):
             _logger.info(f'--resume auto: nothing at {path} yet, starting afresh.')
-            args.resume = ''
             return None
         args.resume = path
     if not path:
@@ -72,13 +72,14 @@ class Output:
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
         root = args.output or _DEFAULT_OUTPUT
         here = os.path.join(root, name)
-        continued = bool(args.resume) and os.path.realpath(os.path.dirname(args.resume)) == os.path.realpath(here)
-        # a run never writes into the folder of another
-        self.folder = here if continued else get_outdir(root, name, inc=True)
+        checkpoint_here = os.path.realpath(os.path.dirname(args.resume)) == os.path.realpath(here)
+        continued = bool(args.resume) and checkpoint_here
+        # a run never writes into the folder of another; with --resume auto it is always its own
+        self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
         self.decreasing = args.eval_metric == 'loss'
-        self.saver = CheckpointSaver(
+        self.saver = AtomicCheckpointSaver(
             model=task.get_eval_model(),
             optimizer=optimizer,
             args=args,
@@ -91,7 +92,7 @@ class Output:
         )
         if continued:
             self.saver.load_state_dict_from_checkpoint(args.resume)
-            trim_summary(self.summary, start_epoch)
+        trim_summary(self.summary, start_epoch)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
             file.write(args_text)
 

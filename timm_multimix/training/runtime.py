@@ -21,6 +21,15 @@ class Runtime(NamedTuple):
     model_dtype: Optional[torch.dtype]
 
 
+def seed_epoch(args: argparse.Namespace, epoch: int) -> None:
+    """Seed every generator for an epoch, so that a resumed run goes on exactly as an uninterrupted one.
+
+    The first epoch keeps the seed of the process, which the model was built from, as in timm.
+    """
+    if epoch > 0:
+        random_seed(args.seed + 1_000_003 * epoch, args.rank)
+
+
 def create_runtime(args: argparse.Namespace) -> Runtime:
     """Set up the device and the process group; sets `args.device`, `rank`, `world_size` and `distributed`.
 
