@@ -6,247 +6,67 @@ the model takes them. The logits of every model are checked; training steps are 
 has already are not run again.
 """
 import argparse
-import copy
 import csv
 import gc
 import json
 import os
 import traceback
-import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, List, Sequence, Set
 
 import timm
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 
-from timm_multimix import MultiMixHead, MultiMixTask, functional
-from timm_multimix.embeddings import check_classifier
-
+from .coverage_checks import check_model
 from .results import write_result
 
-NUM_CLASSES = 7
-_LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
-_HUGE = 250_000_000  # and above which also with narrower ones
-_NARROW = (dict(depth=2, embed_dim=192, num_heads=3),)
-_SHALLOW = (dict(depth=2), dict(depths=(1, 1, 1, 1)), dict(depths=(2, 2, 2, 2)), dict(layers=(1, 1, 1, 1)))
+_MODEL_COLUMNS = (
+    'name', 'architecture', 'pooled', 'dense', 'layout', 'prefix_tokens', 'positions', 'linear_classifier',
+    'batch_norms_in_head', 'mean_is_pooled', 'stepped', 'shrunk', 'reason',
+)
+_ARCHITECTURE_COLUMNS = ('architecture', 'names', 'pooled', 'dense', 'layout', 'reason')
 
 
-class Wrong(Exception):
-    """A result that is not what it must be."""
+def write_models(rows: List[Dict[str, Any]], path: str) -> None:
+    """One line per model."""
+    rows = sorted(rows, key=lambda row: row['name'])
+    _write_csv(path, _MODEL_COLUMNS, [
+        {**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows
+    ])
 
 
-def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]:
-    """Check one model in both modes.
-
-    Args:
-        name: Model name.
-        stepped: Kinds of model that training steps were taken with; no more are taken, a new kind is added. None for
-            steps in any case.
-
-    Returns:
-        'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed'; 'reason' where not served, and what was seen.
-    """
-    row: Dict[str, Any] = dict(name=name, architecture=None, pooled=None, dense=None)
-    torch.manual_seed(0)
-    model, row['shrunk'] = build(name)
-    row['architecture'] = type(model).__name__
-    images, target = example(model), torch.tensor([1, 4])
-    pool = getattr(model, 'global_pool', '')
-    pool = pool if isinstance(pool, str) else type(pool).__name__
-    row['kind'] = f'{type(model).__name__}/{type(getattr(model, "head", None)).__name__}/{pool}'
-    row['stepped'] = stepped is None or row['kind'] not in stepped
-    if stepped is not None:
-        stepped.add(row['kind'])
-    plain = None
-    for mode, check in (('pooled', check_pooled), ('dense', check_dense)):
-        try:
-            check_classifier(model)
-            if row['stepped'] and plain is None:
-                plain = _train_step(model, lambda model: F.cross_entropy(model(images), target))
-            row.update(check(model, images, target, plain))
-            row[mode] = 'served'
-        except ValueError as error:
-            row[mode], row[f'{mode}_reason'] = 'refused', str(error)
-        except Wrong as error:
-            row[mode], row[f'{mode}_reason'] = 'wrong', str(error)
-        except Exception:
-            row[mode], row[f'{mode}_reason'] = 'crashed', traceback.format_exc(limit=-3)
-    return row
-
-
-def build(name: str):
-    """The model with random weights, with fewer blocks if it is large, and the arguments that make them fewer."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        try:
-            with torch.device('meta'):
-                size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
-        except Exception:  # some models compute with their parameters when built
-            size = 0
-        candidates = (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ())
-        for kwargs in candidates:
-            try:
-                return timm.create_model(name, num_classes=NUM_CLASSES, **kwargs), kwargs
-            except Exception:  # not an argument of this model, or not of that length
-                continue
-        return timm.create_model(name, num_classes=NUM_CLASSES), {}
-
-
-def example(model: nn.Module) -> torch.Tensor:
-    """Two random images, of 128 x 128 pixels if the model takes them and they leave it several positions."""
-    channels, height, width = model.pretrained_cfg['input_size']
-    if height > 128 and not model.pretrained_cfg.get('fixed_input_size'):
-        images = torch.randn(2, channels, 128, 128)
-        try:
-            with torch.no_grad():
-                model.eval()(images)
-            return images
-        except Exception:  # it needs its own size
-            pass
-    return torch.randn(2, channels, height, width)
-
-
-def check_pooled(
-        model: nn.Module,
-        images: torch.Tensor,
-        target: torch.Tensor,
-        plain: Optional['Step'],
-) -> Dict[str, Any]:
-    """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
-    model.eval()
-    with torch.no_grad():
-        head = MultiMixHead(model)
-        logits = model(images)
-        _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
-        loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
-        _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
-    if plain is None:
-        return {}
-    mixed = _train_step(model, lambda model: _step(model, images, target, 'multimix'))
-    _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
-    return dict(trained_parameters=len(plain.trained))
-
-
-def check_dense(
-        model: nn.Module,
-        images: torch.Tensor,
-        target: torch.Tensor,
-        plain: Optional['Step'],
-) -> Dict[str, Any]:
-    """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
-    model.eval()
-    with torch.no_grad():
-        before = model(images)
-        head = MultiMixHead(model, 'dense-multimix', input_size=tuple(images.shape[1:]))
-        features = model.forward_features(images)
-        logits, embeddings = head.dense(features)
-        for position in sorted({0, logits.shape[1] // 2, logits.shape[1] - 1}):
-            one = model.forward_head(_position(model, features, head.dense.layout.num_prefix_tokens, position))
-            _require(torch.allclose(logits[:, position], one, rtol=1e-3, atol=1e-4), f'position {position} differs')
-        _require(torch.equal(model(images), before), 'model(x) in eval has changed')
-        mean_is_pooled = torch.allclose(logits.mean(dim=1), before, rtol=1e-3, atol=1e-4)
-        hidden = getattr(model, 'head_hidden_size', None)
-        _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
-    if plain is not None:
-        dense = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
-        _require(plain.trained <= dense.trained, f'no gradient in {sorted(plain.trained - dense.trained)[:4]}')
-        for name, buffer in plain.buffers.items():
-            _require(torch.equal(buffer, dense.buffers[name]), f'{name} differs from a plain step')
-    return dict(
-        layout=head.dense.layout.format,
-        prefix_tokens=head.dense.layout.num_prefix_tokens,
-        positions=logits.shape[1],
-        linear_classifier=head.dense.classifier is not None,
-        batch_norms_in_head=len(head.dense.batch_norms),
-        mean_is_pooled=mean_is_pooled,
-    )
-
-
-def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, position: int) -> torch.Tensor:
-    """One position as features of its own, cut out without the package's help."""
-    if features.ndim == 3:
-        token = features[:, num_prefix_tokens + position]
-        return torch.stack([token] * (num_prefix_tokens + 1), dim=1)
-    if str(getattr(model, 'output_fmt', '')).endswith('NHWC'):
-        row, column = divmod(position, features.shape[2])
-        return features[:, row:row + 1, column:column + 1, :]
-    row, column = divmod(position, features.shape[3])
-    return features[:, :, row:row + 1, column:column + 1]
-
-
-def _step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> torch.Tensor:
-    kwargs = dict(input_size=tuple(images.shape[1:])) if mode == 'dense-multimix' else {}
-    task = MultiMixTask(model, mode=mode, num_tuples=8, verbose=False, **kwargs)
-    task.train()
-    torch.manual_seed(1)  # the same masks of dropout and stochastic depth as in the plain step
-    result = task(images, target)
-    _require(result['output'].shape == (len(target), NUM_CLASSES), 'output is not the clean logits')
-    return result['loss']
-
-
-class Step(NamedTuple):
-    """Names of the parameters with a non-zero gradient, and the buffers, after a training step."""
-    trained: Set[str]
-    buffers: Dict[str, torch.Tensor]
-
-
-def _train_step(model: nn.Module, loss_fn: Callable[[nn.Module], torch.Tensor]) -> Step:
-    """One step on a copy of the model; its loss and gradients must be finite."""
-    model = copy.deepcopy(model).train()
-    torch.manual_seed(1)
-    loss = loss_fn(model)
-    _require(bool(torch.isfinite(loss)), f'loss is {loss.item()}')
-    loss.backward()
-    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
-    _require(not bad, f'non-finite gradient in {bad[:4]}')
-    return Step({name for name, grad in grads.items() if grad.any()}, dict(model.named_buffers()))
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise Wrong(message)
-
-
-def one_per_architecture() -> List[str]:
-    """One small model name for each class of model that timm has."""
-    smallest: Dict[str, Any] = {}
-    for name in timm.list_models():
-        try:
-            with torch.device('meta'), warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                model = timm.create_model(name, num_classes=NUM_CLASSES)
-        except Exception:
-            continue
-        size = sum(p.numel() for p in model.parameters())
-        key = type(model).__name__
-        if key not in smallest or size < smallest[key][0]:
-            smallest[key] = (size, name)
-    return sorted(name for _, name in smallest.values())
-
-
-def write_table(rows: List[Dict[str, Any]], path: str) -> None:
-    """One line per architecture: how many names are served, and why the others are not."""
-    by_architecture: Dict[str, List[Dict[str, Any]]] = {}
+def write_architectures(rows: List[Dict[str, Any]], path: str) -> None:
+    """One line per class of model: how many names are served in each mode, and why the others are not."""
+    groups: Dict[str, List[Dict[str, Any]]] = {}
     for row in rows:
-        by_architecture.setdefault(row['architecture'], []).append(row)
+        groups.setdefault(row['architecture'], []).append(row)
+    _write_csv(path, _ARCHITECTURE_COLUMNS, [
+        dict(
+            architecture=architecture,
+            names=len(group),
+            pooled=sum(row['pooled'] == 'served' for row in group),
+            dense=sum(row['dense'] == 'served' for row in group),
+            layout='/'.join(sorted({row['layout'] for row in group if row.get('layout')})),
+            reason='; '.join(sorted({_reason(row).split(': ', 1)[-1] for row in group} - {''})),
+        )
+        for architecture, group in sorted(groups.items())
+    ])
+
+
+def _reason(row: Dict[str, Any]) -> str:
+    return row.get('dense_reason') or row.get('pooled_reason') or ''
+
+
+def _write_csv(path: str, columns: Sequence[str], rows: List[Dict[str, Any]]) -> None:
     with open(path, 'w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(['architecture', 'names', 'pooled', 'dense', 'layout', 'reason'])
-        for architecture, group in sorted(by_architecture.items()):
-            reasons = {row.get('dense_reason') or row.get('pooled_reason') for row in group} - {None}
-            reason = sorted(reasons)[0].split(': ', 1)[-1] if reasons else ''
-            layout = '/'.join(sorted({row['layout'] for row in group if row.get('layout')}))
-            served = [sum(row[mode] == 'served' for row in group) for mode in ('pooled', 'dense')]
-            writer.writerow([architecture, len(group), *served, layout, reason])
+        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--output', required=True, help='file of JSON lines')
-    parser.add_argument('--table', help='CSV table to write, by architecture')
-    parser.add_argument('--result', help='JSON file of all rows to write')
+    parser.add_argument('--output', required=True, help='file of JSON lines, to go on with')
+    parser.add_argument('--results', help='folder to write coverage.json and the two CSV tables into')
     parser.add_argument('--models', nargs='+', help='names or patterns (all)')
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
@@ -266,20 +86,19 @@ def main() -> None:
             rows.append(row)
             file.write(json.dumps(row) + '\n')
             file.flush()
-            reason: Optional[str] = row.get('dense_reason') or row.get('pooled_reason') or ''
             states = f'pooled {row["pooled"]}, dense {row["dense"]}'
-            print(f'[{index + 1}/{len(names)}] {name}: {states} {reason}', flush=True)
+            print(f'[{index + 1}/{len(names)}] {name}: {states} {_reason(row)}', flush=True)
             gc.collect()
     counts = {
         mode: {state: sum(row[mode] == state for row in rows) for state in sorted({row[mode] for row in rows})}
         for mode in ('pooled', 'dense')
     }
     print(counts)
-    if args.table:
-        write_table(rows, args.table)
-    if args.result:
-        rows.sort(key=lambda row: row['name'])
-        write_result(args.result, 'coverage', dict(models=args.models), dict(counts=counts, models=rows))
+    if args.results:
+        settings = dict(models=args.models, threads=args.threads)
+        write_result(os.path.join(args.results, 'coverage.json'), 'coverage', settings, dict(counts=counts))
+        write_models(rows, os.path.join(args.results, 'coverage_models.csv'))
+        write_architectures(rows, os.path.join(args.results, 'coverage_architectures.csv'))
 
 
 def _check_or_report(name: str, stepped: Set[str]) -> Dict[str, Any]:

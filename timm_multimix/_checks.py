@@ -1,5 +1,6 @@
 """Checks of what a user passes in: every error names the argument, what it was and what is allowed."""
 import math
+import numbers
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -13,16 +14,16 @@ def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
 
 
 def check_integer(name: str, value: object, low: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f'{name} must be an integer >= {low}, got {value!r}')
     if value < low:
         raise ValueError(f'{name} must be >= {low}, got {value}')
-    return value
+    return int(value)
 
 
 def check_number(name: str, value: object, low: float = 0., high: float = math.inf, *, open_low: bool = False) -> float:
     bounds = f'{"> " if open_low else ">= "}{low:g}' + ('' if high == math.inf else f' and <= {high:g}')
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f'{name} must be a finite number {bounds}, got {value!r}')
     if value > high or value < low or (open_low and value == low):
         raise ValueError(f'{name} must be {bounds}, got {value!r}')
@@ -80,3 +81,21 @@ def check_float_tensor(name: str, value: object, ndim: Optional[Sequence[int]] =
         raise ValueError(f'{name} must be a floating-point tensor{" " + form if form else ""}, got {kind}')
     if ndim is not None and value.ndim not in ndim:
         raise ValueError(f'{name} must be {form}, got shape {list(value.shape)}')
+
+
+def check_logits(logits: object) -> None:
+    """`[b, c]` or `[b, r, c]`, not empty, finite."""
+    check_float_tensor('logits', logits, (2, 3), '[b, c] or [b, r, c]')
+    if 0 in logits.shape:
+        raise ValueError(f'logits must not be empty, got shape {list(logits.shape)}')
+    check_finite('logits', logits)
+
+
+def check_criterion(criterion: object) -> object:
+    """None, or a callable that does not say that it sums or keeps the rows."""
+    if criterion is not None and not callable(criterion):
+        raise ValueError(f'criterion must be None or callable, got {criterion!r}')
+    reduction = getattr(criterion, 'reduction', 'mean')
+    if isinstance(reduction, str) and reduction != 'mean':
+        raise ValueError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
+    return criterion

@@ -7,7 +7,7 @@ once on a small example, never from its name.
 """
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterable, List, Optional, Tuple
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
@@ -100,9 +100,9 @@ class DenseEmbeddings:
         # Dropout may follow the embedding: only the head in train mode, from one seed, can tell.
         self.model.train()
         with _frozen_statistics(self.batch_norms):
-            torch.manual_seed(0)
+            _seed(split.device)
             expected = self.model.forward_head(split)
-            torch.manual_seed(0)
+            _seed(split.device)
             embeddings = _flat(self.model.forward_head(split, pre_logits=True))
             if embeddings.shape[1] != weight.shape[1]:
                 return None
@@ -257,6 +257,8 @@ def _record_calls(model: nn.Module, run: Callable[[], torch.Tensor]) -> _Calls:
 
 def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
     parameter = next(model.parameters())
+    if input_size is not None and (not isinstance(input_size, Sequence) or len(input_size) != 3):
+        raise ValueError(f'input_size must be (channels, height, width), got {input_size!r}')
     if input_size is None:
         config = getattr(model, 'pretrained_cfg', None) or {}
         channels, height, width = config.get('input_size', (3, 224, 224))
@@ -283,6 +285,15 @@ def _keep_random_state(model: nn.Module):
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         yield
+
+
+def _seed(device: torch.device) -> None:
+    """Seed the generator of this device alone; torch.manual_seed would seed those of all GPUs."""
+    generator = torch.default_generator
+    if device.type == 'cuda':
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        generator = torch.cuda.default_generators[index]
+    generator.manual_seed(0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Iterable, Optional, Union
 
 import torch
 
-from ._checks import check_choice, check_finite, check_float_tensor, check_number, check_target
+from ._checks import check_choice, check_float_tensor, check_logits, check_number, check_target
 from .ops import IMPLEMENTATIONS
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
@@ -170,13 +170,10 @@ def mixed_cross_entropy(
             at on the CPU only).
         RuntimeError: If a second derivative is asked of the fast implementation.
     """
-    check_float_tensor('logits', logits, (2, 3), '[b, c] or [b, r, c]')
     check_choice('implementation', implementation, ('auto', *IMPLEMENTATIONS))
     label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
-    if 0 in logits.shape:
-        raise ValueError(f'logits must not be empty, got shape {list(logits.shape)}')
+    check_logits(logits)
     check_target(target, logits.shape[0], logits.shape[-1])
-    check_finite('logits', logits)
     if implementation == 'auto':
         literal = target.requires_grad or (isinstance(weights, torch.Tensor) and weights.requires_grad)
         implementation = 'reference' if literal else 'chunked'

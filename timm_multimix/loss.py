@@ -10,8 +10,11 @@ from ._checks import (
     Alpha,
     check_alpha,
     check_choice,
+    check_criterion,
+    check_finite,
     check_float_tensor,
     check_integer,
+    check_logits,
     check_number,
     check_target,
 )
@@ -21,6 +24,7 @@ from ._checks import (
 _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
+_MAX_COPIES = 64  # of the mixed rows, for the drop-in's clean term
 
 PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
 """The literal setting of the paper (v2, section 4), as keyword arguments. It needs hundreds of epochs."""
@@ -36,8 +40,8 @@ class MultiMixLoss(nn.Module):
     ```
 
     The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, so it stays on the scale of plain
-    cross-entropy and learning rates carry over. Tuples are sampled block by block, so memory grows neither with
-    `num_tuples` nor with the number of positions. Seeded by `torch.manual_seed`.
+    cross-entropy and learning rates carry over. Tuples are sampled block by block, so memory does not grow with
+    `num_tuples`. Seeded by `torch.manual_seed`.
 
     Args:
         num_tuples: Tuples n per step, and per position in the dense form.
@@ -76,7 +80,7 @@ class MultiMixLoss(nn.Module):
         self.concentration = concentration
         self.clean_weight = check_number('clean_weight', clean_weight)
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
-        self.criterion = criterion
+        self.criterion = check_criterion(criterion)
         self.implementation = implementation
 
     def extra_repr(self) -> str:
@@ -118,7 +122,7 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """The loss and its parts: 'loss', 'mixed_loss' and, where `clean_weight` > 0, 'clean_loss'."""
-        self._check_logits(logits, attention)
+        self._check_inputs(logits, target, attention, clean_logits)
         if self.criterion is None:
             mixed = functional.mixed_cross_entropy(
                 logits,
@@ -155,8 +159,7 @@ class MultiMixLoss(nn.Module):
         Returns:
             `[N, c]` and `[N, c]`; N is r·n, plus the copies.
         """
-        self._check_logits(logits, attention)
-        check_target(target, logits.shape[0], logits.shape[-1])
+        self._check_inputs(logits, target, attention, clean_logits)
         if weights is None:
             weights = self.sample_weights(logits, attention)
         mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
@@ -173,6 +176,10 @@ class MultiMixLoss(nn.Module):
         if not self.clean_weight:
             return 1, 0
         ratio = self.clean_weight * num_mixed / batch_size
+        if ratio < 1. / _MAX_COPIES:
+            raise ValueError(
+                f'clean_weight must be 0 or at least {batch_size / (_MAX_COPIES * num_mixed):.2g} where it is made of '
+                f'rows (batch of {batch_size}, {num_mixed} mixed rows), got {self.clean_weight:g}')
         return (1, round(ratio)) if ratio >= 1. else (round(1. / ratio), 1)
 
     def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -223,8 +230,21 @@ class MultiMixLoss(nn.Module):
             return 'reference'
         return self.implementation
 
-    def _check_logits(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> None:
-        check_float_tensor('logits', logits, (2, 3), '[b, c] or [b, r, c]')
+    def _check_inputs(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            attention: Optional[torch.Tensor],
+            clean_logits: Optional[torch.Tensor],
+    ) -> None:
+        check_logits(logits)
+        check_target(target, logits.shape[0], logits.shape[-1])
+        if clean_logits is not None:
+            expected = (logits.shape[0], logits.shape[-1])
+            check_float_tensor('clean_logits', clean_logits, (2,), f'[b, c] = {list(expected)}')
+            if tuple(clean_logits.shape) != expected:
+                raise ValueError(f'clean_logits must be [b, c] = {list(expected)}, got {list(clean_logits.shape)}')
+            check_finite('clean_logits', clean_logits)
         if attention is not None and logits.ndim != 3:
             raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
         if self.length is not None and self.length > logits.shape[0]:

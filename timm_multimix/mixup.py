@@ -9,6 +9,7 @@ from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 
 from ._checks import Alpha, check_choice, check_integer, check_number, check_target
 from .embeddings import check_classifier
+from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, MultiMixHead
 from .loss import MultiMixLoss
 
@@ -41,7 +42,8 @@ class BatchSwitch:
         self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
         self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
         if cutmix_minmax is not None:
-            if len(cutmix_minmax) != 2 or not 0. <= cutmix_minmax[0] < cutmix_minmax[1] <= 1.:
+            pair = isinstance(cutmix_minmax, Sequence) and len(cutmix_minmax) == 2
+            if not pair or not 0. <= cutmix_minmax[0] < cutmix_minmax[1] <= 1.:
                 raise ValueError(f'cutmix_minmax must be (min, max) with 0 <= min < max <= 1, got {cutmix_minmax!r}')
             self.cutmix_alpha = 1.
         self.cutmix_minmax = cutmix_minmax
@@ -99,7 +101,7 @@ class MultiMix:
             activation, attention_grad, input_size.
 
     Raises:
-        ValueError: If an argument is out of range or unknown.
+        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -124,6 +126,11 @@ class MultiMix:
         self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
         # smoothing happens to the targets, before they are mixed
+        for name, instead in (('alpha', 'mixup_alpha'), ('criterion', 'the criterion of the loop')):
+            if name in kwargs:
+                raise ValueError(f'{name} is not an argument of MultiMix; give {instead}, got {kwargs[name]!r}')
+        check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
+        check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
         head_names = ('attention', 'activation', 'attention_grad', 'input_size')
         self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
         self._loss_kwargs = dict(kwargs, alpha=mixup_alpha)

@@ -60,9 +60,10 @@ def sample_dirichlet(
     alpha = draw_alpha(alpha, device=device, generator=generator)
     if concentration == 'total':
         alpha = alpha / length
-    alpha = alpha.clamp(min=1e-12)  # below it a draw is one-hot in any precision, and 1/alpha stays finite
+    alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; this stays finite
     # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum without leaving the logs
     gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
+    gamma.clamp_(min=torch.finfo(work_dtype).tiny)  # float32 samplers return 0 now and then
     weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
 
     if length < num_examples:

@@ -7,8 +7,9 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from ._checks import check_choice, check_target
+from ._checks import check_choice, check_criterion, check_target
 from .embeddings import check_classifier
+from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .mixup import BatchSwitch
@@ -68,7 +69,14 @@ class MultiMixTask(ClassificationTask):
             **loss_kwargs: Any,
     ):
         check_choice('mode', mode, MODES)
+        check_choice('attention', attention, ATTENTION_KINDS)
+        check_choice('activation', activation, ACTIVATIONS)
+        if 'label_smoothing' in loss_kwargs:
+            raise ValueError(
+                'label_smoothing is not an argument of MultiMixTask; give criterion_kwargs=dict(smoothing=...), '
+                f'got {loss_kwargs["label_smoothing"]!r}')
         check_classifier(model)
+        check_criterion(criterion)
         resolved = _resolve_criterion(criterion, criterion_kwargs)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode

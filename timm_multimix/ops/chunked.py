@@ -29,28 +29,31 @@ def chunked_cross_entropy(
     Arguments as in `reference_cross_entropy`; only `logits` receives a gradient, and only a first one.
     """
     need_grad = torch.is_grad_enabled() and logits.requires_grad
-    return _ChunkedCrossEntropy.apply(logits, target, weight_blocks, label_smoothing, need_grad)
+    anchor = logits[:0].clone()  # empty, but in the graph of the logits: see _FirstOrderOnly
+    return _ChunkedCrossEntropy.apply(logits, anchor, target, weight_blocks, label_smoothing, need_grad)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, logits, target, weight_blocks, label_smoothing, need_grad):
+    def forward(ctx, logits, anchor, target, weight_blocks, label_smoothing, need_grad):
         loss, grad = _loss_and_grad(logits, target, weight_blocks, label_smoothing, need_grad)
-        ctx.save_for_backward(grad)
+        ctx.save_for_backward(grad, anchor)
         return loss
 
     @staticmethod
     def backward(ctx, grad_output):
-        grad, = ctx.saved_tensors
-        return _FirstOrderOnly.apply(grad_output, grad), None, None, None, None
+        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), None, None, None, None, None
 
 
 class _FirstOrderOnly(torch.autograd.Function):
-    """`grad_output * grad`, which refuses to be differentiated: `grad` is a constant here, in truth it is not."""
+    """`grad_output * grad`, which refuses to be differentiated: `grad` is a constant here, in truth it is not.
+
+    `anchor` makes the result depend on the logits in the eyes of autograd, so that a second derivative comes by here.
+    """
 
     @staticmethod
-    def forward(ctx, grad_output, grad):
+    def forward(ctx, grad_output, grad, anchor):
         return grad_output * grad
 
     @staticmethod
@@ -85,6 +88,8 @@ def _loss_and_grad(
         total_weight += weights.sum(dim=1)
         logsumexp += _add_logsumexp(logits, weights, target_mass, grad, chunk)
 
+    if num_tuples == 0:
+        raise ValueError('weights must hold at least one tuple (n >= 1), got none')
     target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
     count = num_positions * num_tuples
     if grad is not None:

@@ -28,7 +28,10 @@ def reference_cross_entropy(
     target = target.to(logits.dtype)
     target = target * (1. - label_smoothing) + label_smoothing / num_classes
 
-    weights = torch.cat([block.to(logits.dtype) for block in weight_blocks], dim=1)
+    blocks = [block.to(logits.dtype) for block in weight_blocks]
+    if not blocks:
+        raise ValueError('weights must hold at least one tuple (n >= 1), got none')
+    weights = torch.cat(blocks, dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
     mixed_target = weights @ target
     return -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()

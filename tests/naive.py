@@ -1,0 +1,83 @@
+"""MultiMix as its equations are written: loops over tuples and positions in float64, sharing no code with the package.
+
+All functions are differentiable by autograd, so that gradients are held against the written equations as well.
+"""
+import torch
+
+
+def soft_targets(target, num_classes, label_smoothing=0.):
+    """`[b]` class indices or `[b, c]` soft targets as smoothed `[b, c]`."""
+    rows = []
+    for y in target:
+        if target.ndim == 1:
+            row = [1. if c == int(y) else 0. for c in range(num_classes)]
+        else:
+            row = [float(v) for v in y]
+        rows.append([(1. - label_smoothing) * v + label_smoothing / num_classes for v in row])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def cross_entropy(logits, target):
+    """-sum_c y_c log p_c of one vector of logits."""
+    peak = logits.max().detach()
+    log_partition = peak + sum((s - peak).exp() for s in logits).log()
+    return -sum(y * (s - log_partition) for y, s in zip(target, logits, strict=True))
+
+
+def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0.):
+    """Embeddings are mixed, then classified: z `[b, d]` with Λ `[n, b]`, or `[b, r, d]` with `[r, n, b]`."""
+    if embeddings.ndim == 2:
+        embeddings, lam = embeddings.unsqueeze(1), lam.unsqueeze(0)
+    num_positions, num_tuples, batch_size = lam.shape
+    num_classes = weight.shape[0]
+    targets = soft_targets(target, num_classes, label_smoothing)
+    terms = []
+    for j in range(num_positions):
+        for k in range(num_tuples):
+            mixed_embedding = sum(lam[j, k, i] * embeddings[i, j] for i in range(batch_size))
+            mixed_target = sum(lam[j, k, i] * targets[i] for i in range(batch_size))
+            logits = [weight[c].dot(mixed_embedding) + bias[c] for c in range(num_classes)]
+            terms.append(cross_entropy(torch.stack(logits), mixed_target))
+    return sum(terms) / len(terms)
+
+
+def attention(embeddings, kind='gap', weight=None, target=None, activation='relu'):
+    """a_i = h(z_iᵀ u_i) over the r positions of each example, `[b, r, d]` to `[b, r]`."""
+    batch_size, num_positions, _ = embeddings.shape
+    rows = []
+    for i in range(batch_size):
+        if kind == 'gap':
+            query = sum(embeddings[i, j] for j in range(num_positions)) / num_positions
+        elif kind == 'cam':
+            label = soft_targets(target, weight.shape[0])[i]
+            query = sum(label[c] * weight[c] for c in range(weight.shape[0]))
+        if kind == 'none':
+            scores = [torch.ones((), dtype=torch.float64)] * num_positions
+        else:
+            scores = [embeddings[i, j].dot(query) for j in range(num_positions)]
+            peak = max(float(s) for s in scores)
+            scores = [s.relu() if activation == 'relu' else (s - peak).exp() for s in scores]
+        total = sum(scores)
+        rows.append(torch.stack([s / total if total > 0 else torch.ones_like(s) / num_positions for s in scores]))
+    return torch.stack(rows)
+
+
+def dense_weights(lam, attention):
+    """M^j = Λ^j ⊙ a^j, rows divided by their sum; a row whose sum is zero stays λ_k^j."""
+    result = lam.clone()
+    num_positions, num_tuples, batch_size = lam.shape
+    for j in range(num_positions):
+        for k in range(num_tuples):
+            row = [lam[j, k, i] * attention[i, j] for i in range(batch_size)]
+            if sum(row) > 0:
+                for i in range(batch_size):
+                    result[j, k, i] = row[i] / sum(row)
+    return result
+
+
+def interpolate(weights, values):
+    """ΛZ for `[n, b]` with `[b, k]`; for `[r, n, b]` with `[b, r, k]` or, shared by the positions, `[b, k]`."""
+    if weights.ndim == 3:
+        return torch.stack([
+            interpolate(weights[j], values if values.ndim == 2 else values[:, j]) for j in range(weights.shape[0])])
+    return torch.stack([sum(w * v for w, v in zip(row, values, strict=True)) for row in weights])

@@ -1,0 +1,93 @@
+"""timm's models, one of every kind: `python -m benchmarks.coverage` checks them all."""
+import csv
+import os
+
+import pytest
+import timm
+
+from benchmarks.coverage import write_architectures, write_models
+from benchmarks.coverage_checks import build, check_model
+
+_RESULTS = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results', 'coverage_models.csv')
+
+# one per layout and kind of head, the small ones, and one of every kind of refusal
+SAMPLE = {
+    'test_resnet': 'served',
+    'test_convnext': 'served',
+    'test_mambaout': 'served',
+    'test_vit': 'served',
+    'test_vit4': 'served',
+    'dla46_c': 'served',
+    'levit_128s': 'served',
+    'mobilenetv4_conv_small_035': 'served',
+    'cait_xxs24_224': 'served',
+    'coat_lite_tiny': 'served',
+    'volo_d1_224': 'served',
+    'deit_tiny_distilled_patch16_224': 'served',
+    'crossvit_tiny_240': 'refused',
+    'pit_ti_224': 'refused',
+    'efficientvim_m1': 'refused',
+    'resnet50_clip': 'refused',
+}
+# served by neither mode: they have no classifier
+ENCODERS = ('qwen3_vit_88m_enc', 'mobilenetv5_300m_enc')
+
+
+@pytest.mark.parametrize('name', SAMPLE)
+def test_a_model_of_each_kind(name):
+    row = check_model(name)
+    assert row['pooled'] == 'served', row
+    assert row['dense'] == SAMPLE[name], row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ENCODERS)
+def test_encoders_are_refused(name):
+    row = check_model(name)
+    assert (row['pooled'], row['dense']) == ('refused', 'refused'), row
+    assert 'num_classes=0' in row['dense_reason']
+
+
+def one_per_architecture():
+    """The first name of each class of model, from the committed table; names new since then stand for themselves."""
+    if not os.path.exists(_RESULTS):
+        return []
+    with open(_RESULTS, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    first = {}
+    for row in rows:
+        if row['stepped'] == 'True':
+            first.setdefault(row['architecture'], row['name'])
+    known = {row['name'] for row in rows}
+    return sorted(first.values()) + [name for name in timm.list_models() if name not in known]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', one_per_architecture())
+def test_one_model_of_every_architecture(name):
+    """Whatever is not served is refused: nothing is wrong, nothing crashes."""
+    row = check_model(name)
+    assert {row['pooled'], row['dense']} <= {'served', 'refused'}, row
+    assert row['pooled'] == 'served' or 'num_classes=0' in row['pooled_reason'], row
+
+
+def test_large_models_are_built_with_fewer_blocks():
+    model, kwargs = build('vit_huge_patch14_224')
+    assert kwargs == dict(depth=2, embed_dim=192, num_heads=3) and len(model.blocks) == 2
+    assert build('test_vit')[1] == {}
+
+
+def test_tables(tmp_path):
+    rows = [
+        dict(name='b', architecture='B', pooled='served', dense='served', layout='NCHW', shrunk={}),
+        dict(name='a2', architecture='A', pooled='served', dense='refused', dense_reason='a2: a list', shrunk={}),
+        dict(name='a1', architecture='A', pooled='served', dense='served', layout='NLC', shrunk=dict(depth=2)),
+    ]
+    write_models(rows, str(tmp_path / 'models.csv'))
+    write_architectures(rows, str(tmp_path / 'architectures.csv'))
+    with open(tmp_path / 'models.csv', newline='') as file:
+        models = list(csv.DictReader(file))
+    assert [row['name'] for row in models] == ['a1', 'a2', 'b']
+    assert models[1]['reason'] == 'a2: a list' and models[0]['shrunk'] == "{'depth': 2}"
+    assert (tmp_path / 'architectures.csv').read_text().splitlines() == [
+        'architecture,names,pooled,dense,layout,reason', 'A,2,2,1,NLC,a list', 'B,1,1,1,NCHW,']

@@ -1,0 +1,173 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn as nn
+
+from tests.models import MODELS, NUM_CLASSES, build, images
+from timm_multimix.embeddings import DenseEmbeddings
+
+CLOSE = dict(rtol=1e-4, atol=1e-5)
+AVERAGE_THEN_LINEAR = ('resnet', 'resnet18', 'efficientnet', 'byobnet', 'nfnet', 'swin')
+WITHOUT_LINEAR = ('levit', 'repvit', 'deit_distilled', 'volo')  # a batch norm first, or two heads
+
+
+def single_positions(features, spec):
+    """Each position as an image of its own; a token is put in the place of the prefix tokens too."""
+    if spec.format == 'NLC':
+        for j in range(spec.num_prefix_tokens, features.shape[1]):
+            yield torch.cat([features[:, j:j + 1]] * (1 + spec.num_prefix_tokens), dim=1)
+    else:
+        height, width = features.shape[2:] if spec.format == 'NCHW' else features.shape[1:3]
+        for i in range(height):
+            for j in range(width):
+                if spec.format == 'NCHW':
+                    yield features[:, :, i:i + 1, j:j + 1]
+                else:
+                    yield features[:, i:i + 1, j:j + 1]
+
+
+@pytest.mark.parametrize('key', MODELS)
+def test_dense_logits_are_the_head_applied_position_by_position(key):
+    spec, model, x = MODELS[key], build(key), images(key)
+    dense = DenseEmbeddings(model, spec.input_size)
+    assert (dense.layout.format, dense.layout.num_prefix_tokens) == (spec.format, spec.num_prefix_tokens)
+    with torch.no_grad():
+        features = model.forward_features(x)
+        logits, embeddings = dense(features)
+        parts = list(single_positions(features, spec))
+        expected = torch.stack([model.forward_head(part) for part in parts], dim=1)
+        expected_embeddings = torch.stack([model.forward_head(part, pre_logits=True) for part in parts], dim=1)
+
+    assert logits.shape == (2, len(parts), NUM_CLASSES) and len(parts) > 1
+    assert expected.std(dim=1).min() > 1e-3, 'positions must differ for the test to mean anything'
+    torch.testing.assert_close(logits, expected, **CLOSE)
+    torch.testing.assert_close(embeddings, expected_embeddings.flatten(2), **CLOSE)
+    assert dense.num_positions(x) == dense.num_positions(x[:1]) == len(parts)
+    if key in AVERAGE_THEN_LINEAR:
+        torch.testing.assert_close(logits.mean(dim=1), model(x), **CLOSE)
+    if key in WITHOUT_LINEAR:
+        assert dense.classifier_weight is None
+    else:
+        assert torch.equal(dense.classifier_weight, model.get_classifier().weight.flatten(1))
+        torch.testing.assert_close(model.get_classifier()(embeddings), logits, **CLOSE)
+
+
+@pytest.mark.parametrize('key', ['efficientnet', 'mobilenetv4', 'repvit', 'vit', 'swin', 'cait'])
+def test_building_changes_nothing(key):
+    model = build(key)
+    model.train()
+    next(model.children()).eval()  # a frozen part stays frozen
+    modes = {name: module.training for name, module in model.named_modules()}
+    state = copy.deepcopy(model.state_dict())
+    parameters = {name: id(p) for name, p in model.named_parameters()}
+    hooks = {name: len(module._forward_hooks) for name, module in model.named_modules()}
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    expected = torch.rand(3), np.random.rand(), random.random()
+
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    DenseEmbeddings(model).num_positions(images(key))
+    drawn = torch.rand(3), np.random.rand(), random.random()
+
+    assert torch.equal(drawn[0], expected[0]) and drawn[1:] == expected[1:]
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: id(p) for name, p in model.named_parameters()} == parameters
+    assert {name: len(module._forward_hooks) for name, module in model.named_modules()} == hooks
+    assert all(p.grad is None for p in model.parameters())
+    after = model.state_dict()
+    assert list(after) == list(state) and all(torch.equal(after[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize('key', ['mobilenetv4', 'repvit', 'levit'])
+def test_batch_norms_of_the_head_keep_their_statistics(key):
+    model = build(key)
+    dense = DenseEmbeddings(model)
+    features = model.forward_features(images(key))
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    logits, _ = dense(features)
+    assert dense.batch_norms and all(norm.track_running_stats for norm in dense.batch_norms)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    # in train mode they normalise by the positions at hand, as layers in train mode do
+    assert not torch.allclose(logits, dense_in_eval(model, dense, features), **CLOSE)
+
+
+def dense_in_eval(model, dense, features):
+    model.eval()
+    return dense(features)[0]
+
+
+@pytest.mark.parametrize('key', ['resnet', 'convnext', 'mobilenetv3', 'vit', 'swin', 'levit'])
+def test_dropout_of_the_head_stays_in_the_dense_logits(key):
+    model, spec = build(key, drop_rate=0.5), MODELS[key]
+    dense = DenseEmbeddings(model, spec.input_size)
+    with torch.no_grad():
+        features = model.forward_features(images(key))
+        model.train()
+        torch.manual_seed(0)
+        logits, _ = dense(features)
+        torch.manual_seed(0)
+        expected = model.forward_head(torch.stack(list(single_positions(features, spec)), dim=1).flatten(0, 1))
+        torch.testing.assert_close(logits.flatten(0, 1), expected, **CLOSE)
+        assert not torch.allclose(logits, dense_in_eval(model, dense, features), **CLOSE)
+    # a dropout before the classifier is part of the embedding, and does not hide that the rest is linear
+    assert (dense.classifier is None) == (key == 'levit')
+
+
+def test_other_input_sizes_and_channels():
+    model = build('resnet', in_chans=1)
+    dense = DenseEmbeddings(model)
+    assert dense.num_positions(torch.randn(1, 1, 96, 160)) == 3 * 5
+    logits, embeddings = dense(model.forward_features(torch.randn(3, 1, 96, 160)))
+    assert logits.shape == (3, 15, NUM_CLASSES) and embeddings.shape[:2] == (3, 15)
+
+
+def test_input_size_is_asked_for_where_the_model_does_not_tell():
+    with pytest.raises(ValueError, match=r'coat_lite_tiny.*\[2, 3, 224, 224\].*input_size \(channels, height, width\)'):
+        DenseEmbeddings(build('coat_lite'))
+
+
+def test_copies_go_with_the_model():
+    model = build('mobilenetv4')
+    dense = DenseEmbeddings(model)
+    copied_model, copied = copy.deepcopy((model, dense))
+    assert copied.model is copied_model and copied.classifier is copied_model.get_classifier()
+    assert all(norm in set(copied_model.modules()) for norm in copied.batch_norms)
+
+
+REFUSED = {
+    'a list of features': ('crossvit_9_240', {}, r'crossvit_9_240.*returns a list'),
+    'class tokens alone': ('pit_ti_224', {}, r'pit_ti_224.*\[2, 1, 256\], class tokens without patch tokens'),
+    'attention pooling of the grid': ('resnet50_clip', {}, r'resnet50_clip.*AttentionPool2d.*grid'),
+    'auxiliary logits': ('inception_v3', dict(aux_logits=True), r'inception_v3.*returns a tuple'),
+    'dropped patches': ('test_vit', dict(patch_drop_rate=0.5), r'test_vit.*patch_drop_rate=0.5.*patch_drop_rate=0,'),
+    'features only': ('test_resnet', dict(features_only=True), r'no forward_features and forward_head'),
+}
+
+
+@pytest.mark.parametrize('name, kwargs, message', REFUSED.values(), ids=REFUSED)
+def test_models_that_cannot_be_served_are_refused_with_the_reason(name, kwargs, message):
+    model = timm.create_model(name, **{'num_classes': 5, **kwargs})
+    training = model.training
+    with pytest.raises(ValueError, match=message) as error:
+        DenseEmbeddings(model)
+    assert "mode 'multimix'" in str(error.value), 'it must say what would work'
+    assert all(module.training == training for module in model.modules())
+
+
+def test_distilled_training_is_refused():
+    model = build('deit_distilled')
+    model.set_distilled_training(True)
+    with pytest.raises(ValueError, match=r'set_distilled_training\(False\)'):
+        DenseEmbeddings(model)
+    model.set_distilled_training(False)
+    DenseEmbeddings(model)
+
+
+def test_a_model_that_is_not_timms_is_refused():
+    with pytest.raises(ValueError, match='Linear has no forward_features and forward_head'):
+        DenseEmbeddings(nn.Linear(3, 4))

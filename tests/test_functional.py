@@ -1,0 +1,191 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import naive
+from timm_multimix import functional
+
+CLOSE = dict(rtol=1e-9, atol=1e-12)
+
+
+def random_weights(shape, length=None):
+    """Rows of the simplex over `length` random members, by no sampler of the package."""
+    keys = torch.rand(shape, dtype=torch.float64)
+    member = keys >= keys.topk(length or shape[-1], dim=-1).values[..., -1:]
+    weights = member * (0.05 + torch.rand(shape, dtype=torch.float64))
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def random_target(kind, batch_size, num_classes):
+    if kind == 'hard':
+        return torch.randint(num_classes, (batch_size,))
+    if kind == 'soft':
+        return torch.rand(batch_size, num_classes, dtype=torch.float64).softmax(dim=-1)
+    return (torch.rand(batch_size, num_classes) < 0.5).double()  # rows that do not sum to 1, some of them empty
+
+
+SHAPES = {  # b, m, n, r (None: pooled), c, d
+    'pooled': (4, 4, 6, None, 5, 3),
+    'pooled, m < b': (5, 2, 7, None, 4, 6),
+    'pooled, one example': (1, 1, 3, None, 4, 2),
+    'pooled, one tuple': (3, 3, 1, None, 3, 5),
+    'pooled, two classes': (6, 3, 5, None, 2, 4),
+    'dense': (3, 3, 5, 4, 4, 2),
+    'dense, m < b': (5, 3, 2, 3, 3, 7),
+    'dense, one position': (3, 3, 4, 1, 5, 2),
+    'dense, one of all': (1, 1, 1, 1, 2, 1),
+}
+
+
+@pytest.mark.parametrize('implementation', ['chunked', 'reference'])
+@pytest.mark.parametrize('label_smoothing', [0., 0.1])
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'multi-hot'])
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+def test_loss_and_gradients_are_those_of_the_written_equations(shape, kind, label_smoothing, implementation):
+    torch.manual_seed(0)
+    batch_size, length, num_tuples, positions, num_classes, width = shape
+    dense = () if positions is None else (positions,)
+    embeddings = torch.randn(batch_size, *dense, width, dtype=torch.float64, requires_grad=True)
+    classifier = torch.randn(num_classes, width, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(num_classes, dtype=torch.float64, requires_grad=True)
+    inputs = embeddings, classifier, bias
+    weights = random_weights((*dense, num_tuples, batch_size), length)
+    target = random_target(kind, batch_size, num_classes)
+
+    expected = naive.multimix_loss(*inputs, target, weights, label_smoothing)
+    expected_grads = torch.autograd.grad(expected, inputs)
+
+    logits = F.linear(embeddings, classifier, bias)
+    loss = functional.mixed_cross_entropy(
+        logits, target, weights, label_smoothing=label_smoothing, implementation=implementation)
+    grads = torch.autograd.grad(loss, inputs)
+
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    torch.testing.assert_close(grads, expected_grads, **CLOSE)
+
+
+def test_identity_weights_give_plain_cross_entropy():
+    torch.manual_seed(0)
+    logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(4, (6,))
+    for label_smoothing in (0., 0.2):
+        expected = F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+        loss = functional.mixed_cross_entropy(
+            logits, target, torch.eye(6, dtype=torch.float64), label_smoothing=label_smoothing)
+        torch.testing.assert_close(loss, expected, **CLOSE)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits), **CLOSE)
+
+
+def test_pairs_with_one_shared_lambda_are_manifold_mixup_at_the_last_layer():
+    torch.manual_seed(0)
+    embeddings = torch.randn(5, 3, dtype=torch.float64)
+    classifier = torch.nn.Linear(3, 4).double()
+    target = torch.randint(4, (5,))
+    lam, partner = 0.3, torch.tensor([2, 0, 4, 1, 3])
+
+    mixed = classifier(lam * embeddings + (1. - lam) * embeddings[partner])
+    expected = lam * F.cross_entropy(mixed, target) + (1. - lam) * F.cross_entropy(mixed, target[partner])
+
+    weights = lam * torch.eye(5, dtype=torch.float64) + (1. - lam) * torch.eye(5, dtype=torch.float64)[partner]
+    loss = functional.mixed_cross_entropy(classifier(embeddings), target, weights)
+    torch.testing.assert_close(loss, expected, **CLOSE)
+
+
+def test_auto_lets_the_gradient_through_weights_and_soft_targets():
+    torch.manual_seed(0)
+    embeddings = torch.randn(3, 2, 4, dtype=torch.float64)
+    classifier, bias = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    logits = F.linear(embeddings, classifier, bias)
+    # through a softmax: off the simplex the two forms are different functions
+    scores = torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+    hard = torch.randint(5, (3,))
+
+    expected, = torch.autograd.grad(
+        naive.multimix_loss(embeddings, classifier, bias, hard, scores.softmax(dim=-1)), scores)
+    grad, = torch.autograd.grad(functional.mixed_cross_entropy(logits, hard, scores.softmax(dim=-1)), scores)
+    torch.testing.assert_close(grad, expected, **CLOSE)
+
+    soft = F.one_hot(hard, 5).double().requires_grad_()
+    weights = scores.softmax(dim=-1).detach()
+    grad, = torch.autograd.grad(functional.mixed_cross_entropy(logits, soft, weights), soft)
+    log_probs = torch.einsum('rnb,brc->rnc', weights, logits).log_softmax(dim=-1)
+    torch.testing.assert_close(grad, -torch.einsum('rnb,rnc->bc', weights, log_probs) / 12., **CLOSE)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_low_precision_logits_are_accumulated_in_float32(dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(5, 3, dtype=dtype, requires_grad=True)
+    weights, target = random_weights((7, 5)), torch.randint(3, (5,))
+    expected = functional.mixed_cross_entropy(logits.detach().double(), target, weights)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = functional.mixed_cross_entropy(logits, target, weights.float())
+    loss.backward()
+    assert loss.dtype == torch.float32 and logits.grad.dtype == dtype
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('activation', ['relu', 'softmax'])
+@pytest.mark.parametrize('kind', ['gap', 'cam', 'none'])
+@pytest.mark.parametrize('hard', [True, False])
+def test_spatial_attention(kind, activation, hard):
+    torch.manual_seed(0)
+    embeddings = torch.randn(4, 5, 3, dtype=torch.float64)
+    classifier = torch.randn(6, 3, dtype=torch.float64)
+    target = random_target('hard' if hard else 'soft', 4, 6)
+    attention = functional.spatial_attention(
+        embeddings, kind, classifier_weight=classifier, target=target, activation=activation)
+    expected = naive.attention(embeddings, kind, classifier, target, activation)
+    torch.testing.assert_close(attention, expected, **CLOSE)
+
+
+def test_attention_where_relu_leaves_nothing_is_uniform():
+    embeddings = torch.ones(2, 4, 3)
+    attention = functional.spatial_attention(
+        embeddings, 'cam', classifier_weight=-torch.ones(2, 3), target=torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(attention, torch.full((2, 4), 0.25))
+    torch.testing.assert_close(functional.spatial_attention(torch.zeros(2, 4, 3)), torch.full((2, 4), 0.25))
+
+
+def test_dense_weights_and_their_fallback():
+    torch.manual_seed(0)
+    lam = random_weights((4, 6, 5), length=2)
+    attention = torch.rand(5, 4, dtype=torch.float64)
+    attention[:, 1] = 0.  # no example attends to this position
+    attention[:3, 2] = 0.  # here tuples of the first three examples are left without any
+    weights = functional.dense_weights(lam, attention)
+    torch.testing.assert_close(weights, naive.dense_weights(lam, attention), **CLOSE)
+    assert torch.equal(weights[1], lam[1])
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize('weights_shape, values_shape', [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (4, 2, 5))])
+def test_interpolate(weights_shape, values_shape):
+    torch.manual_seed(0)
+    weights, values = random_weights(weights_shape), torch.randn(values_shape, dtype=torch.float64)
+    torch.testing.assert_close(functional.interpolate(weights, values), naive.interpolate(weights, values), **CLOSE)
+
+
+def test_weights_keep_their_precision_under_autocast():
+    torch.manual_seed(0)
+    embeddings = torch.randn(8, 9, 16)
+    with torch.autocast('cpu', torch.bfloat16):
+        attention = functional.spatial_attention(embeddings)
+        weights = functional.dense_weights(functional.sample_dirichlet(50, 8, 1., positions=9), attention)
+        mixed = functional.interpolate(weights, embeddings.bfloat16())
+    for rows in (attention, weights):
+        assert rows.dtype == torch.float32
+        assert (rows.sum(dim=-1) - 1.).abs().max() < 1e-6
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, torch.einsum('rnb,brd->rnd', weights, embeddings.bfloat16().float()))
+
+
+def test_attention_of_tiny_or_huge_embeddings_is_finite():
+    for scale in (0., 1e-30, 1e-12, 1e12, 1e18):
+        embeddings = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) * scale
+        for activation in functional.ACTIVATIONS:
+            attention = functional.spatial_attention(embeddings, activation=activation)
+            assert torch.isfinite(attention).all() and math.isclose(float(attention.sum()), 3., rel_tol=1e-5)

@@ -1,0 +1,148 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.test_functional import random_target, random_weights
+from timm_multimix.functional import mixed_cross_entropy
+from timm_multimix.ops import IMPLEMENTATIONS, chunked, reference_cross_entropy
+
+CLOSE = dict(rtol=1e-9, atol=1e-12)
+
+
+def problem(kind='hard', batch_size=5, num_tuples=11, positions=7, num_classes=3):
+    torch.manual_seed(0)
+    logits = 3. * torch.randn(positions, batch_size, num_classes, dtype=torch.float64)
+    weights = random_weights((positions, num_tuples, batch_size), length=min(3, batch_size))
+    return logits.requires_grad_(), random_target(kind, batch_size, num_classes), weights
+
+
+def loss_and_grad(implementation, logits, target, blocks, label_smoothing=0.1):
+    loss = implementation(logits, target, blocks, label_smoothing)
+    return loss.detach(), torch.autograd.grad(2.5 * loss, logits)[0]
+
+
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'multi-hot'])
+@pytest.mark.parametrize('name', sorted(set(IMPLEMENTATIONS) - {'reference'}))
+def test_implementations_agree(name, kind):
+    for shape in ({}, dict(positions=1), dict(batch_size=1), dict(num_tuples=1), dict(num_classes=1)):
+        logits, target, weights = problem(kind, **shape)
+        expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
+        torch.testing.assert_close(loss_and_grad(IMPLEMENTATIONS[name], logits, target, [weights]), expected, **CLOSE)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 4), (2, 3), (7, 11), (100, 100)])
+@pytest.mark.parametrize('kind', ['hard', 'multi-hot'])
+def test_any_chunk_of_positions_and_tuples_gives_the_same(kind, shape, monkeypatch):
+    logits, target, weights = problem(kind)
+    expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
+    monkeypatch.setattr(chunked, '_chunk_shape', lambda _: shape)
+    torch.testing.assert_close(
+        loss_and_grad(chunked.chunked_cross_entropy, logits, target, [weights]), expected, **CLOSE)
+
+
+def test_chunk_constants_bound_the_mixed_logits(monkeypatch):
+    logits, target, weights = problem()
+    expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
+    monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', {'cpu': 6})
+    monkeypatch.setattr(chunked, '_MIN_CHUNK_ROWS', 1)
+    assert chunked._chunk_shape(logits) == (1, 2)
+    torch.testing.assert_close(
+        loss_and_grad(chunked.chunked_cross_entropy, logits, target, [weights]), expected, **CLOSE)
+
+
+def test_chunk_shapes():
+    def shape(num_classes, device):
+        return chunked._chunk_shape(torch.empty(9, 4, num_classes, device=device))
+
+    assert shape(1000, 'cpu') == (1, (1 << 18) // 1000)
+    assert shape(1 << 20, 'cpu') == (1, 64)  # never so few rows that the product is bound by memory
+    # any other device counts as an accelerator: whole positions together
+    assert shape(1000, 'meta') == ((1 << 25) // 1000 // 1024, 1024)
+    assert shape(1 << 20, 'meta') == (1, 64)
+
+
+@pytest.mark.parametrize('kind', ['hard', 'soft'])
+def test_blocks_of_weights_stand_for_their_concatenation(kind):
+    logits, target, weights = problem(kind)
+    for name, implementation in IMPLEMENTATIONS.items():
+        expected = loss_and_grad(implementation, logits, target, [weights])
+        blocks = (weights[:, k:k + 4] for k in range(0, 11, 4))  # 4, 4 and 3 tuples, made when they are asked for
+        torch.testing.assert_close(loss_and_grad(implementation, logits, target, blocks), expected, **CLOSE)
+        # the same through the public function, which has positions second
+        loss = mixed_cross_entropy(
+            logits.transpose(0, 1), target, weights.split(3, dim=1), label_smoothing=0.1, implementation=name)
+        torch.testing.assert_close(loss, expected[0], **CLOSE)
+
+
+def test_gradcheck():
+    logits, target, weights = problem('soft', batch_size=3, num_tuples=4, positions=2)
+    for implementation in IMPLEMENTATIONS.values():
+        assert torch.autograd.gradcheck(lambda s, f=implementation: f(s, target, [weights], 0.1), logits)
+
+
+def first_gradient(implementation, classifier):
+    embeddings = torch.linspace(-1., 1., 12, dtype=torch.float64).view(4, 3).requires_grad_()
+    logits = F.linear(embeddings, classifier)
+    weights = random_weights((6, 4))
+    loss = mixed_cross_entropy(logits, torch.tensor([0, 1, 1, 0]), weights, implementation=implementation)
+    return torch.autograd.grad(loss, embeddings, create_graph=True)[0]
+
+
+def test_second_derivative_is_refused_and_never_silently_wrong():
+    torch.manual_seed(0)
+    classifier = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    # the gradient is grad(logits) @ classifier: without the refusal one of its two derivatives would be missing
+    grad = first_gradient('chunked', classifier)
+    with pytest.raises(RuntimeError, match="no second derivatives.*implementation='reference'"):
+        grad.square().sum().backward()
+
+
+def test_second_derivative_through_the_incoming_gradient_is_refused():
+    logits, target, weights = problem()
+    loss = chunked.chunked_cross_entropy(logits, target, [weights])
+    grad, = torch.autograd.grad(loss.square(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match='no second derivatives'):
+        grad.square().sum().backward()
+
+
+def test_second_derivative_of_the_reference():
+    classifier = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+
+    def grad(classifier):
+        torch.manual_seed(0)  # the same weights at each call
+        return first_gradient('reference', classifier)
+
+    assert torch.autograd.gradcheck(grad, classifier)
+
+
+def test_nothing_that_grows_with_the_tuples_is_kept_for_backward():
+    def kept(num_tuples):
+        logits, target, weights = problem(num_tuples=num_tuples)
+        sizes = []
+
+        def pack(x):
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            chunked.chunked_cross_entropy(logits, target, [weights])
+        return sum(sizes)
+
+    assert 0 < kept(1000) == kept(10)
+
+
+def test_no_gradient_is_computed_without_need():
+    logits, target, weights = problem()
+    with torch.no_grad():
+        assert not chunked.chunked_cross_entropy(logits, target, [weights]).requires_grad
+    loss = chunked.chunked_cross_entropy(logits.detach(), target, [weights])
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, reference_cross_entropy(logits.detach(), target, [weights]), **CLOSE)
+
+
+def test_inputs_are_not_changed():
+    logits, target, weights = problem('soft')
+    copies = [x.detach().clone() for x in (logits, target, weights)]
+    for implementation in IMPLEMENTATIONS.values():
+        implementation(logits, target, [weights], 0.1).backward()
+        assert all(torch.equal(a, b) for a, b in zip((logits, target, weights), copies, strict=True))

@@ -1,0 +1,126 @@
+"""`functional.sample_dirichlet` and `functional.draw_alpha`."""
+import numpy as np
+import pytest
+import torch
+
+from timm_multimix.functional import draw_alpha, sample_dirichlet
+
+
+@pytest.mark.parametrize('positions', [None, 1, 3])
+@pytest.mark.parametrize('num_examples, length', [(1, None), (1, 1), (6, None), (6, 1), (6, 2), (6, 6)])
+def test_shape_and_rows(positions, num_examples, length):
+    torch.manual_seed(0)
+    lam = sample_dirichlet(40, num_examples, 1., length=length, positions=positions)
+    assert lam.shape == ((40, num_examples) if positions is None else (positions, 40, num_examples))
+    assert lam.dtype == torch.float32 and (lam >= 0.).all()
+    assert (lam.sum(dim=-1) - 1.).abs().max() < 1e-6
+    assert ((lam > 0.).sum(dim=-1) == (length or num_examples)).all()
+
+
+@pytest.mark.parametrize('concentration', ['example', 'total'])
+@pytest.mark.parametrize('alpha', [0.2, 1., 5.])
+@pytest.mark.parametrize('length', [2, 5])
+def test_mean_and_variance_are_those_of_dirichlet(alpha, length, concentration):
+    torch.manual_seed(0)
+    lam = sample_dirichlet(
+        40_000, 2 * length, alpha, concentration=concentration, length=length, dtype=torch.float64)
+    lam = lam.gather(1, (lam > 0.).double().topk(length, dim=-1).indices)  # the members of each tuple
+    total = alpha * length if concentration == 'example' else alpha
+    variance = (1. / length) * (1. - 1. / length) / (total + 1.)
+    torch.testing.assert_close(lam.mean(dim=0), torch.full((length,), 1. / length).double(), rtol=0.03, atol=0.)
+    torch.testing.assert_close(lam.var(dim=0), torch.full((length,), variance).double(), rtol=0.05, atol=0.)
+
+
+def test_marginal_is_beta():
+    torch.manual_seed(0)
+    lam = sample_dirichlet(20_000, 4, 0.5, dtype=torch.float64)[:, 0]
+    expected = torch.from_numpy(np.random.default_rng(0).beta(0.5, 1.5, 20_000))
+    levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    torch.testing.assert_close(lam.quantile(levels), expected.quantile(levels), rtol=0.1, atol=0.005)
+
+
+def test_all_examples_are_alike():
+    torch.manual_seed(0)
+    lam = sample_dirichlet(30_000, 6, 1., length=2)
+    torch.testing.assert_close(lam.mean(dim=0), torch.full((6,), 1. / 6.), rtol=0.04, atol=0.)
+    torch.testing.assert_close((lam > 0.).float().mean(dim=0), torch.full((6,), 1. / 3.), rtol=0.04, atol=0.)
+    # and so are all pairs of them
+    pairs = ((lam > 0.).float().t() @ (lam > 0.).float() / 30_000)[~torch.eye(6, dtype=torch.bool)]
+    torch.testing.assert_close(pairs, torch.full((30,), 1. / 15.), rtol=0.1, atol=0.)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('concentration', ['example', 'total'])
+@pytest.mark.parametrize('alpha', [1e-4, 1e-8, 1e-30])
+def test_tiny_alpha_is_one_hot(alpha, concentration, dtype):
+    torch.manual_seed(0)
+    lam = sample_dirichlet(2000, 8, alpha, concentration=concentration, dtype=dtype)
+    assert lam.dtype == dtype and torch.isfinite(lam).all()
+    one_hot = lam.double().max(dim=-1).values > 0.999
+    assert one_hot.double().mean() > (0.99 if alpha == 1e-4 else 0.999)
+    torch.testing.assert_close(lam.double().mean(dim=0), torch.full((8,), 0.125).double(), rtol=0.25, atol=0.)
+
+
+def test_large_alpha_is_uniform():
+    torch.manual_seed(0)
+    for alpha in (1e4, 1e8, 1e30, 1e300):
+        assert (sample_dirichlet(100, 5, alpha) - 0.2).abs().max() < 0.02
+
+
+@pytest.mark.parametrize('num_examples', [1, 3])
+def test_gamma_variates_of_zero_are_not_nan(num_examples, monkeypatch):
+    class Zeros:
+        """What a float32 sampler returns now and then, once in about 1e7 draws."""
+
+        def standard_gamma(self, shape, size, dtype):
+            return np.zeros(size, dtype)
+
+        def standard_exponential(self, size, dtype):
+            return np.zeros(size, dtype)
+
+    monkeypatch.setattr(np.random, 'default_rng', lambda seed: Zeros())
+    lam = sample_dirichlet(4, num_examples, 1e-8)
+    torch.testing.assert_close(lam.sum(dim=-1), torch.ones(4))
+
+
+def test_seeds():
+    def draw(generator=None):
+        return sample_dirichlet(20, 5, (0.5, 2.), length=3, generator=generator)
+
+    torch.manual_seed(3)
+    first, second = draw(), draw()
+    torch.manual_seed(3)
+    assert torch.equal(draw(), first) and torch.equal(draw(), second)
+    assert not torch.equal(first, second)
+
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    first = draw(torch.Generator().manual_seed(5))
+    assert torch.equal(draw(torch.Generator().manual_seed(5)), first)
+    assert not torch.equal(draw(torch.Generator().manual_seed(6)), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numpys_global_generator_is_left_alone():
+    np.random.seed(0)
+    expected = np.random.rand()
+    np.random.seed(0)
+    sample_dirichlet(5, 5, (0.5, 2.))
+    assert np.random.rand() == expected
+
+
+def test_alpha_range_is_drawn_uniformly_once_per_call():
+    torch.manual_seed(0)
+    draws = torch.stack([draw_alpha((0.5, 2.)) for _ in range(2000)])
+    assert draws.min() >= 0.5 and draws.max() <= 2.
+    assert abs(draws.mean() - 1.25) < 0.05 and abs(draws.var() - 1.5 ** 2 / 12.) < 0.02
+    # one alpha for all tuples of a call: the variance within a call differs from call to call
+    lam = [sample_dirichlet(4000, 4, (0.01, 100.)).var(dim=0).mean() for _ in range(20)]
+    assert max(lam) > 5. * min(lam)
+
+
+def test_draw_alpha_passes_on_a_number_and_a_tensor():
+    assert float(draw_alpha(0.7)) == 0.7
+    assert float(draw_alpha((0.7, 0.7))) == 0.7
+    alpha = torch.tensor(1.5)
+    assert draw_alpha(alpha) is alpha

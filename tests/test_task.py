@@ -1,0 +1,245 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+
+from tests.models import NUM_CLASSES, build, gradients, images, labels
+from timm_multimix import PAPER, MultiMixHead, MultiMixTask
+from timm_multimix.head import MODES
+
+
+class Tiny(nn.Module):
+    """Nothing but a forward and the number of its classes."""
+    num_classes = NUM_CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, NUM_CLASSES)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+def seed(value=3):
+    torch.manual_seed(value)
+    np.random.seed(value)
+
+
+def seeded(function, *args):
+    seed()
+    return function(*args)
+
+
+def make(model, mode='multimix', *args, **kwargs):
+    return MultiMixTask(model, *args, mode=mode, verbose=False, **{'num_tuples': 10, **kwargs})
+
+
+def batch(key='resnet', batch_size=4):
+    return images(key, batch_size), labels(batch_size)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', ['efficientnet', 'vit', 'mobilenetv4'])
+def test_loss_output_and_gradients(key, mode):
+    model = build(key).train()
+    plain = copy.deepcopy(model)
+    x, target = batch(key)
+    result = seeded(make(model, mode, criterion_kwargs=dict(smoothing=0.1)), x, target)
+    result['loss'].backward()
+    assert set(result) == {'loss', 'mixed_loss', 'clean_loss', 'output'}
+    assert torch.equal(result['output'], copy.deepcopy(plain)(x))
+
+    head = MultiMixHead(plain, mode, num_tuples=10, label_smoothing=0.1)
+    expected = seeded(head, plain.forward_features(x), target)
+    expected.backward()
+    torch.testing.assert_close(result['loss'], expected)
+    torch.testing.assert_close(gradients(model), gradients(plain), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_paper_setting(mode):
+    model = build('vit').train()
+    x, target = batch('vit')
+    result = seeded(make(model, mode, **PAPER), x, target)
+    assert set(result) == {'loss', 'mixed_loss', 'output'}
+    torch.testing.assert_close(
+        result['loss'], seeded(MultiMixHead(model, mode, num_tuples=10, **PAPER), model.forward_features(x), target))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_checkpoints_hold_the_plain_model(mode):
+    model = build('mobilenetv4')
+    keys = list(model.state_dict())
+    task = make(model, mode)
+    state = task.get_checkpoint_state()
+    assert list(state) == ['state_dict'] and list(state['state_dict']) == keys
+    assert task.get_eval_model() is model
+
+    other = make(build('mobilenetv4'), mode)
+    with torch.no_grad():
+        model.get_classifier().weight.fill_(0.5)
+    other.load_checkpoint_state(task.get_checkpoint_state()['state_dict'])
+    x = images('mobilenetv4')
+    assert torch.equal(other.get_eval_model().eval()(x), task.get_eval_model().eval()(x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_ema(mode):
+    model = build('efficientnet').train()
+    task = make(model, mode)
+    task.setup_ema(decay=0.5)
+    start = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    task(*batch('efficientnet'))['loss'].backward()
+    optimizer.step()
+    task.update_ema()
+
+    averaged = task.get_checkpoint_state(ema=True)['state_dict_ema']
+    assert list(averaged) == list(start)
+    now = model.state_dict()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(averaged[name], (start[name] + now[name]) / 2.)
+        assert parameter.data_ptr() != averaged[name].data_ptr()
+    x = images('efficientnet')
+    plain = build('efficientnet')
+    plain.load_state_dict(averaged)
+    assert torch.equal(task.get_eval_model(ema=True).eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', ['resnet', 'vit'])
+def test_compile(key, mode):
+    model = build(key).train()
+    x, target = batch(key)
+    task = make(copy.deepcopy(model), mode)
+    expected = seeded(task, x, target)
+    compiled = make(model, mode)
+    keys = list(model.state_dict())
+    assert compiled.compile(backend='eager') is compiled.get_eval_model()
+    result = seeded(compiled, x, target)
+    result['loss'].backward()
+    for name in expected:
+        torch.testing.assert_close(result[name], expected[name])
+    assert list(compiled.get_checkpoint_state()['state_dict']) == keys
+    model.eval()
+    torch.testing.assert_close(compiled.get_eval_model()(x), model(x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_distributed(mode):
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = build('cait').train()
+        x, target = batch('cait')
+        keys, expected = list(model.state_dict()), seeded(make(model, mode, **PAPER), x, target)['loss']
+        task = make(model, mode, **PAPER).prepare_distributed()
+        for _ in range(2):  # the second step finds parameters that the first one left without a gradient
+            loss = seeded(task, x, target)['loss']
+            loss.backward()
+        torch.testing.assert_close(loss, expected)
+        assert list(task.get_checkpoint_state()['state_dict']) == keys
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('soft', [False, True])
+def test_cutmix_batches(soft, mode):
+    model = build('resnet').train()
+    plain = copy.deepcopy(model)
+    x, target = batch()
+    one_hot = F.one_hot(target, NUM_CLASSES).float() * 0.9 + 0.1 / NUM_CLASSES
+    kept = x.clone()
+    task = make(
+        model, mode, cutmix_alpha=1., switch_prob=1., criterion_kwargs=None if soft else dict(smoothing=0.1))
+    result = seeded(task, x, one_hot if soft else target)
+    assert set(result) == {'loss', 'output'} and torch.equal(x, kept)
+
+    cut, lam = seeded(lambda: (task.switch.draw(), task.switch.cutmix(x))[1])
+    output = plain(cut)
+    assert torch.equal(result['output'], output)
+    expected = SoftTargetCrossEntropy()(output, lam * one_hot + (1. - lam) * one_hot.flip(0))
+    torch.testing.assert_close(result['loss'], expected)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_without_mixing_it_is_plain_cross_entropy(mode):
+    model = build('vit').train()
+    x, target = batch('vit')
+    disabled = make(model, mode)
+    disabled.mixup_enabled = False
+    for task in (make(model, mode, prob=0.), disabled):
+        result = task(x, target)
+        torch.testing.assert_close(result['loss'], F.cross_entropy(model(x), target))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_binary_cross_entropy(mode):
+    model = build('vit').train()
+    x, target = batch('vit')
+    task = make(model, mode, criterion_kwargs=dict(loss_type='bce', smoothing=0.1))
+    assert isinstance(task.loss.criterion, BinaryCrossEntropy)
+    head = MultiMixHead(
+        model, mode, num_tuples=10, criterion=F.binary_cross_entropy_with_logits, label_smoothing=0.1)
+    torch.testing.assert_close(
+        seeded(task, x, target)['loss'], seeded(head, model.forward_features(x), target))
+
+
+@pytest.mark.parametrize('criterion, smoothing', [
+    (None, 0.),
+    (nn.CrossEntropyLoss(), 0.),
+    (nn.CrossEntropyLoss(label_smoothing=0.1), 0.1),
+    (LabelSmoothingCrossEntropy(0.1), 0.1),
+    (SoftTargetCrossEntropy(), 0.),
+], ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else str(x))
+def test_cross_entropy_is_recognised(criterion, smoothing):
+    model = Tiny()
+    task = make(model, 'multimix', criterion)
+    assert task.loss.criterion is None and task.loss.label_smoothing == smoothing
+    x, target = torch.randn(4, 3, 2, 2), labels(4)
+    expected = F.cross_entropy(model(x), target, label_smoothing=smoothing)
+    torch.testing.assert_close(task(x, target)['clean_loss'], expected)
+    torch.testing.assert_close(make(model, 'multimix', criterion, prob=0.)(x, target)['loss'], expected)
+
+
+def test_class_weights_are_not_lost():
+    weight = torch.linspace(0.1, 2., NUM_CLASSES)
+    model, x, target = Tiny(), torch.randn(4, 3, 2, 2), labels(4)
+    task = make(model, 'multimix', nn.CrossEntropyLoss(weight))
+    result = seeded(task, x, target)
+    soft_loss = nn.CrossEntropyLoss(weight)(model(x), F.one_hot(target, NUM_CLASSES).float())
+    torch.testing.assert_close(result['clean_loss'], soft_loss)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_autocast(mode):
+    model = build('vit').train()
+    x, target = batch('vit')
+    for task in (make(model, mode), make(model, mode, criterion_kwargs=dict(loss_type='bce'))):
+        full = seeded(task, x, target)['loss']
+        with torch.autocast('cpu', torch.bfloat16):
+            result = seeded(task, x, target)
+        result['loss'].backward()
+        assert result['output'].dtype == torch.bfloat16 and result['loss'].dtype == torch.float32
+        torch.testing.assert_close(result['loss'], full, rtol=0.05, atol=0.)
+        assert all(torch.isfinite(grad).all() for grad in gradients(model).values())
+
+
+def test_pooled_mode_needs_no_more_than_a_forward():
+    task = make(Tiny())
+    result = task(torch.randn(4, 3, 2, 2), labels(4))
+    result['loss'].backward()
+    assert result['output'].shape == (4, NUM_CLASSES) and torch.isfinite(result['loss'])
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_parameters_to_clip(mode):
+    model = build('vit')
+    task = make(model, mode)
+    assert list(map(id, task.get_clip_parameters())) == list(map(id, model.parameters()))
+    assert list(map(id, task.get_clip_parameters(exclude_head=True))) == list(map(id, model.parameters()))[:-2]
