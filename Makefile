@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-lowest lint clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,8 +21,18 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed lint
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
+# the lowest versions that setup.cfg allows; needs a Python that has them (3.10 or 3.11)
+$(LOWEST)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	touch $@
+
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 
 clean:
-	rm -rf $(VENV) build *.egg-info output
+	rm -rf $(VENV) $(LOWEST) build *.egg-info output

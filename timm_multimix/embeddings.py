@@ -60,7 +60,7 @@ class DenseEmbeddings:
         self.model = model
         check_classifier(model)
         _refuse_by_attributes(model)
-        with torch.no_grad(), _restored_modes(model), _keep_random_state(model):
+        with _trial(model):
             self._probe(_example_input(model, input_size))
 
     def _probe(self, example: torch.Tensor) -> None:
@@ -99,7 +99,7 @@ class DenseEmbeddings:
             return None
         # Dropout may follow the embedding: only the head in train mode, from one seed, can tell.
         self.model.train()
-        with _frozen_statistics(self.batch_norms):
+        with _FrozenStatistics(self.batch_norms):
             _seed(split.device)
             expected = self.model.forward_head(split)
             _seed(split.device)
@@ -117,7 +117,7 @@ class DenseEmbeddings:
 
     def num_positions(self, images: torch.Tensor) -> int:
         """Number of positions r that the model has for `images`, by a forward without gradient."""
-        with torch.no_grad(), _restored_modes(self.model), _keep_random_state(self.model):
+        with _trial(self.model):
             return self.layout.num_positions(self.model.eval().forward_features(images))
 
     def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -128,7 +128,7 @@ class DenseEmbeddings:
         """
         batch_size = features.shape[0]
         split = self.layout.split(features)
-        with _frozen_statistics(self.batch_norms):
+        with _FrozenStatistics(self.batch_norms):
             if self.classifier is not None:
                 embeddings = _flat(self.model.forward_head(split, pre_logits=True))
                 logits = _classify(self.classifier, embeddings)
@@ -271,20 +271,20 @@ def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]])
 
 
 @contextmanager
-def _restored_modes(model: nn.Module):
+def _trial(model: nn.Module):
+    """Run the model without a trace: no gradient, its train and eval flags and the random state restored.
+
+    No autocast either: it would keep the weights that it casts here, without their gradient, for the training step.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    generators = torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])
     try:
-        yield
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), generators:
+            yield
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def _keep_random_state(model: nn.Module):
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        yield
 
 
 def _seed(device: torch.device) -> None:
@@ -296,16 +296,18 @@ def _seed(device: torch.device) -> None:
     generator.manual_seed(0)
 
 
-@contextmanager
-def _frozen_statistics(batch_norms: Iterable[nn.Module]):
-    """Batch norms that neither update nor, in train mode, use their running statistics."""
-    tracking = [norm for norm in batch_norms if norm.training and norm.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in tracking:
+class _FrozenStatistics:  # a class, which torch.compile can look into
+    """Context in which batch norms in train mode leave their running statistics as they are."""
+
+    def __init__(self, batch_norms: Iterable[nn.Module]):
+        self.norms = [norm for norm in batch_norms if norm.training and norm.track_running_stats]
+
+    def __enter__(self):
+        for norm in self.norms:
+            norm.track_running_stats = False
+
+    def __exit__(self, *_):
+        for norm in self.norms:
             norm.track_running_stats = True
 
 
