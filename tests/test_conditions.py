@@ -5,9 +5,10 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from torch._dynamo.testing import CompileCounter
 
 from tests.models import NUM_CLASSES, build, gradients, images, labels
-from timm_multimix import MultiMix, MultiMixHead, MultiMixTask
+from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.head import MODES
 
 KEYS = ('resnet', 'mobilenetv4', 'swin', 'vit', 'levit')
@@ -205,3 +206,22 @@ def test_one_position_is_enough():
     model = timm.create_model('test_resnet', num_classes=NUM_CLASSES)
     done = run(model, None, x=torch.randn(4, 3, 32, 32), input_size=(3, 32, 32))
     check_trained(done)
+
+
+def test_a_compiled_step_does_not_compile_again():
+    """The whole step in torch.compile: one graph before the loss, none for its draws."""
+    model, criterion = nn.Linear(8, NUM_CLASSES), MultiMixLoss(num_tuples=20, alpha=(0.5, 2.))
+    counter = CompileCounter()
+
+    @torch.compile(backend=counter)
+    def step(x, target):
+        return criterion(model(x), target)
+
+    losses = set()
+    for _ in range(50):
+        loss = step(torch.ones(4, 8), labels(4))
+        loss.backward()
+        losses.add(loss.item())
+    assert counter.frame_count <= 2
+    assert len(losses) == 50, 'every step draws anew'
+    torch._dynamo.reset()

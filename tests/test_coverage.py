@@ -49,26 +49,39 @@ def test_encoders_are_refused(name):
 
 
 def one_per_architecture():
-    """The first name of each class of model, from the committed table; names new since then stand for themselves."""
+    """The first name of each class of model with its row of the committed table; new names stand for themselves."""
     if not os.path.exists(_RESULTS):
         return []
     with open(_RESULTS, newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+        rows = {row['name']: row for row in csv.DictReader(file)}
     first = {}
-    for row in rows:
+    for name, row in rows.items():
         if row['stepped'] == 'True':
-            first.setdefault(row['architecture'], row['name'])
-    known = {row['name'] for row in rows}
-    return sorted(first.values()) + [name for name in timm.list_models() if name not in known]
+            first.setdefault(row['architecture'], name)
+    new = [name for name in timm.list_models() if name not in rows]
+    return [(name, rows.get(name)) for name in sorted(first.values()) + new]
+
+
+@pytest.fixture(scope='module')
+def table():
+    """Rows to be written as output/coverage_architectures.csv when the sweep is over."""
+    rows = []
+    yield rows
+    if rows:
+        os.makedirs('output', exist_ok=True)
+        write_architectures(rows, os.path.join('output', 'coverage_architectures.csv'))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', one_per_architecture())
-def test_one_model_of_every_architecture(name):
-    """Whatever is not served is refused: nothing is wrong, nothing crashes."""
+@pytest.mark.parametrize('name, known', one_per_architecture())
+def test_one_model_of_every_architecture(name, known, table):
+    """Whatever is not served is refused: nothing is wrong, nothing crashes, nothing differs from the table."""
     row = check_model(name)
+    table.append(row)
     assert {row['pooled'], row['dense']} <= {'served', 'refused'}, row
     assert row['pooled'] == 'served' or 'num_classes=0' in row['pooled_reason'], row
+    for column in ('pooled', 'dense', 'layout', 'positions', 'mean_is_pooled') if known else ():
+        assert str(row.get(column, '')) == known[column], column
 
 
 def test_large_models_are_built_with_fewer_blocks():

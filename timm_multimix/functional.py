@@ -140,6 +140,7 @@ def interpolate(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         return weights.to(dtype) @ values.to(dtype)
 
 
+@torch.compiler.disable  # it is one operation; torch.compile would unroll its chunks
 def mixed_cross_entropy(
         logits: torch.Tensor,
         target: torch.Tensor,

@@ -114,6 +114,7 @@ class MultiMixLoss(nn.Module):
         """
         return self.terms(logits, target, attention, clean_logits)['loss']
 
+    @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
     def terms(
             self,
             logits: torch.Tensor,
@@ -139,6 +140,7 @@ class MultiMixLoss(nn.Module):
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
+    @torch.compiler.disable
     def mix(
             self,
             logits: torch.Tensor,

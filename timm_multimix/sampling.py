@@ -9,6 +9,7 @@ from ._checks import Alpha, check_alpha, check_choice, check_integer
 CONCENTRATIONS = ('example', 'total')
 
 
+@torch.compiler.disable  # numpy's samplers
 def sample_dirichlet(
         num_tuples: int,
         num_examples: int,
