@@ -17,7 +17,7 @@ from timm_multimix.training.arguments import parse_args, scaled_learning_rate
 from timm_multimix.training.data import create_loaders
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import train_one_epoch
-from timm_multimix.training.mixing import create_task, end_mixing
+from timm_multimix.training.mixing import create_task, end_mixing, warn_if_at_chance
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
 from timm_multimix.training.runtime import create_runtime, seed_epoch
@@ -93,6 +93,8 @@ def run(args, args_text: str) -> None:
                 end_mixing(task, mixup_fn)
             train_metrics = train_one_epoch(
                 epoch, task, loader_train, optimizer, args, runtime, lr_scheduler, output and output.saver, mixup_fn)
+            if runtime.primary:
+                warn_if_at_chance(args, epoch, train_metrics, len(loader_train) * args.batch_size * args.world_size)
 
             if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
                 distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')

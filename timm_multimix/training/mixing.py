@@ -1,5 +1,7 @@
 """The training task that the flags ask for, with its mixing."""
 import argparse
+import logging
+import math
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch.nn as nn
@@ -10,6 +12,8 @@ from ..head import MODES
 from ..task import MultiMixTask
 from .arguments import multimix_kwargs
 from .runtime import Runtime
+
+_logger = logging.getLogger('train')
 
 
 def create_task(
@@ -70,3 +74,21 @@ def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
         mixup_fn.mixup_enabled = False
     if isinstance(task, MultiMixTask):
         task.mixup_enabled = False
+
+
+def warn_if_at_chance(args: argparse.Namespace, epoch: int, train_metrics: Dict[str, float], num_images: int) -> bool:
+    """Say so when a MultiMix run has learnt nothing by the end of its warm-up and one more epoch.
+
+    The clean logits tell: their accuracy is compared with chance, 1 / c, plus three standard deviations of a guess.
+    """
+    if args.mixup_mode not in MODES or epoch < args.warmup_epochs or num_images == 0:
+        return False
+    chance = 1. / args.num_classes
+    bound = chance + 3. * math.sqrt(chance * (1. - chance) / num_images)
+    if train_metrics['top1'] > 100. * bound:
+        return False
+    _logger.warning(
+        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is chance '
+        f'({100. * chance:.2f} %). Mixing may be too strong for this schedule: lower --multimix-alpha, give '
+        f'--multimix-concentration total, raise --multimix-clean-weight, or mix fewer batches by --mixup-prob.')
+    return True

@@ -1,0 +1,33 @@
+"""What the flags make of the task, and the warning of a run that does not learn."""
+import argparse
+import logging
+
+import pytest
+
+import train_timm
+from timm_multimix.training.mixing import warn_if_at_chance
+
+
+def args_of(**kwargs):
+    return argparse.Namespace(**{**dict(mixup_mode='multimix', warmup_epochs=5, num_classes=10), **kwargs})
+
+
+@pytest.mark.parametrize('top1, epoch, kwargs, warns', [
+    (10.1, 5, {}, True),
+    (9.0, 50, {}, True),
+    (10.1, 4, {}, False),  # still in the warm-up
+    (12.0, 5, {}, False),
+    (10.1, 5, dict(mixup_mode='batch'), False),
+    (0.11, 5, dict(num_classes=1000), True),
+    (1.0, 5, dict(num_classes=1000), False),
+])
+def test_warning_at_chance(top1, epoch, kwargs, warns, caplog):
+    assert warn_if_at_chance(args_of(**kwargs), epoch, dict(top1=top1), 50_000) == warns
+    assert ('--multimix-alpha' in caplog.text) == warns
+
+
+def test_a_run_that_cannot_learn_warns(flags, caplog):
+    """With a learning rate of zero nothing is learnt, and on 3 classes of random guesses it is seen."""
+    with caplog.at_level(logging.WARNING):
+        assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--multimix-tuples', '8', '--lr', '0']) == 0
+    assert 'Not learning: clean train accuracy' in caplog.text
