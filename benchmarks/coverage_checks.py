@@ -110,8 +110,7 @@ def check_pooled(
         _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
     if plain is None:
         return {}
-    mixed = _train_step(model, lambda model: _step(model, images, target, 'multimix'))
-    _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
+    _compare_step(model, images, target, 'multimix', plain)
     return dict(trained_parameters=len(plain.trained))
 
 
@@ -136,10 +135,7 @@ def check_dense(
         hidden = getattr(model, 'head_hidden_size', None)
         _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
     if plain is not None:
-        dense = _train_step(model, lambda model: _step(model, images, target, 'dense-multimix'))
-        _require(plain.trained <= dense.trained, f'no gradient in {sorted(plain.trained - dense.trained)[:4]}')
-        for name, buffer in plain.buffers.items():
-            _require(torch.equal(buffer, dense.buffers[name]), f'{name} differs from a plain step')
+        _compare_step(model, images, target, 'dense-multimix', plain)
     return dict(
         layout=head.dense.layout.format,
         prefix_tokens=head.dense.layout.num_prefix_tokens,
@@ -162,7 +158,15 @@ def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, 
     return features[:, :, row:row + 1, column:column + 1]
 
 
-def _step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> torch.Tensor:
+def _compare_step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: 'Step') -> None:
+    """A step of the mode trains what a plain step trains, and leaves the same running statistics."""
+    mixed = _train_step(model, lambda model: _loss(model, images, target, mode))
+    _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
+    for name, buffer in plain.buffers.items():
+        _require(torch.equal(buffer, mixed.buffers[name]), f'{name} differs from a plain step')
+
+
+def _loss(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> torch.Tensor:
     kwargs = dict(input_size=tuple(images.shape[1:])) if mode == 'dense-multimix' else {}
     task = MultiMixTask(model, mode=mode, num_tuples=8, verbose=False, **kwargs)
     task.train()

@@ -130,8 +130,11 @@ def test_attention_is_a_constant_unless_asked():
 @pytest.mark.parametrize('key', ['levit', 'repvit', 'deit_distilled'])
 def test_cam_is_refused_without_a_linear_classifier(key):
     model = build(key)
-    with pytest.raises(ValueError, match="attention 'cam' needs a linear classifier.*allowed: 'gap', 'none'"):
+    allowed = "allowed: attention 'gap' or 'none', attention_grad=False"
+    with pytest.raises(ValueError, match=f"attention 'cam' needs a linear classifier.*{allowed}"):
         MultiMixHead(model, 'dense-multimix', attention='cam')
+    with pytest.raises(ValueError, match=f'attention_grad=True needs a linear classifier.*{allowed}'):
+        MultiMixHead(model, 'dense-multimix', attention_grad=True)
     MultiMixHead(model, 'dense-multimix', attention='none')
 
 

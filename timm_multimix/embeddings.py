@@ -5,14 +5,15 @@ Every spatial position is made an image of its own, one position large, and give
 the head are then applied position by position, whatever they are. What a model needs for this is found by running it
 once on a small example, never from its name.
 """
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import AttentionPool2d, RotAttentionPool2d
+
+from .probing import Calls, FrozenStatistics, record_calls, seed, trial
 
 _POOLED_WORKS = "mode 'multimix' needs only the model's logits and works"
 
@@ -60,7 +61,7 @@ class DenseEmbeddings:
         self.model = model
         check_classifier(model)
         _refuse_by_attributes(model)
-        with _trial(model):
+        with trial(model):
             self._probe(_example_input(model, input_size))
 
     def _probe(self, example: torch.Tensor) -> None:
@@ -72,11 +73,13 @@ class DenseEmbeddings:
                 f'{_name(model)}: forward_features fails on an example of shape {list(example.shape)}; pass the '
                 f'input_size (channels, height, width) that it is built for. It said: {error}') from error
         self.layout = find_layout(model, features, example)
-        # r = 1 cannot be told from a model without positions by the example alone, and is harmless: it is pooled
         split = self.layout.split(features)
-        calls = _record_calls(model, lambda: model.forward_head(split))
-        logits = calls.result
-        _refuse_by_head(model, calls.modules, logits, split.shape[0])
+        try:
+            calls = record_calls(model, lambda: model.forward_head(split))
+        except Exception as error:
+            raise ValueError(
+                f'{_name(model)}: forward_head cannot take single positions ({error}); {_POOLED_WORKS}') from error
+        _refuse_by_head(model, calls.modules, calls.result, split.shape[0])
         try:
             model.forward_head(split, pre_logits=True)
         except TypeError as error:
@@ -87,7 +90,7 @@ class DenseEmbeddings:
         self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.classifier = self._find_classifier(split, calls)
 
-    def _find_classifier(self, split: torch.Tensor, calls: '_Calls') -> Optional[nn.Module]:
+    def _find_classifier(self, split: torch.Tensor, calls: Calls) -> Optional[nn.Module]:
         """The linear layer that turns the embedding into the logits, if there is exactly that."""
         for module, output in reversed(calls.outputs):
             weight = getattr(module, 'weight', None)
@@ -99,10 +102,10 @@ class DenseEmbeddings:
             return None
         # Dropout may follow the embedding: only the head in train mode, from one seed, can tell.
         self.model.train()
-        with _FrozenStatistics(self.batch_norms):
-            _seed(split.device)
+        with FrozenStatistics(self.batch_norms):
+            seed(split.device)
             expected = self.model.forward_head(split)
-            _seed(split.device)
+            seed(split.device)
             embeddings = _flat(self.model.forward_head(split, pre_logits=True))
             if embeddings.shape[1] != weight.shape[1]:
                 return None
@@ -117,7 +120,7 @@ class DenseEmbeddings:
 
     def num_positions(self, images: torch.Tensor) -> int:
         """Number of positions r that the model has for `images`, by a forward without gradient."""
-        with _trial(self.model):
+        with trial(self.model):
             return self.layout.num_positions(self.model.eval().forward_features(images))
 
     def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -128,7 +131,7 @@ class DenseEmbeddings:
         """
         batch_size = features.shape[0]
         split = self.layout.split(features)
-        with _FrozenStatistics(self.batch_norms):
+        with FrozenStatistics(self.batch_norms):
             if self.classifier is not None:
                 embeddings = _flat(self.model.forward_head(split, pre_logits=True))
                 logits = _classify(self.classifier, embeddings)
@@ -227,34 +230,6 @@ def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: obje
             f'got {shape}; {_POOLED_WORKS}')
 
 
-@dataclass
-class _Calls:
-    result: torch.Tensor
-    modules: List[nn.Module]
-    outputs: List[Tuple[nn.Module, torch.Tensor]]
-
-
-def _record_calls(model: nn.Module, run: Callable[[], torch.Tensor]) -> _Calls:
-    """The modules that `run` calls, with what those without children return."""
-    modules, outputs = [], []
-
-    def hook(module, _, output):
-        modules.append(module)
-        if isinstance(output, torch.Tensor):
-            outputs.append((module, output))
-
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
-    try:
-        result = run()
-    except Exception as error:
-        raise ValueError(
-            f'{_name(model)}: forward_head cannot take single positions ({error}); {_POOLED_WORKS}') from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return _Calls(result, modules, outputs)
-
-
 def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
     parameter = next(model.parameters())
     if input_size is not None and (not isinstance(input_size, Sequence) or len(input_size) != 3):
@@ -268,47 +243,6 @@ def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]])
         input_size = (channels, *size)
     generator = torch.Generator().manual_seed(0)
     return torch.randn((2, *input_size), generator=generator).to(device=parameter.device, dtype=parameter.dtype)
-
-
-@contextmanager
-def _trial(model: nn.Module):
-    """Run the model without a trace: no gradient, its train and eval flags and the random state restored.
-
-    No autocast either: it would keep the weights that it casts here, without their gradient, for the training step.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device
-    generators = torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), generators:
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _seed(device: torch.device) -> None:
-    """Seed the generator of this device alone; torch.manual_seed would seed those of all GPUs."""
-    generator = torch.default_generator
-    if device.type == 'cuda':
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        generator = torch.cuda.default_generators[index]
-    generator.manual_seed(0)
-
-
-class _FrozenStatistics:  # a class, which torch.compile can look into
-    """Context in which batch norms in train mode leave their running statistics as they are."""
-
-    def __init__(self, batch_norms: Iterable[nn.Module]):
-        self.norms = [norm for norm in batch_norms if norm.training and norm.track_running_stats]
-
-    def __enter__(self):
-        for norm in self.norms:
-            norm.track_running_stats = False
-
-    def __exit__(self, *_):
-        for norm in self.norms:
-            norm.track_running_stats = True
 
 
 def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:

@@ -84,10 +84,11 @@ class MultiMixHead(nn.Module):
         self.loss = MultiMixLoss(**loss_kwargs)
         self.__dict__['model'] = model  # past nn.Module, which would register it
         self.dense = DenseEmbeddings(model, input_size) if mode == 'dense-multimix' else None
-        if self.dense is not None and attention == 'cam' and self.dense.classifier is None:
+        if self.dense is not None and self.dense.classifier is None and (attention == 'cam' or attention_grad):
+            what = "attention 'cam'" if attention == 'cam' else 'attention_grad=True'
             raise ValueError(
-                f"attention 'cam' needs a linear classifier on the embedding, which {type(model).__name__} does not "
-                f"end in; allowed: 'gap', 'none'")
+                f'{what} needs a linear classifier on the embedding, which {type(model).__name__} does not end in; '
+                f"allowed: attention 'gap' or 'none', attention_grad=False")
 
         if self.dense is not None and self.dense.layout.num_prefix_tokens and not self.loss.clean_weight:
             _logger.warning(

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train_timm
+
 CLASSES = ('cat', 'dog', 'owl')
 
 
@@ -20,6 +22,25 @@ def image_folder(tmp_path_factory):
                 pixels[..., index] += 150
                 Image.fromarray(pixels).save(folder / f'{i}.png')
     return root
+
+
+@pytest.fixture
+def epochs_run(monkeypatch):
+    """The epochs that are trained, as a list; `interrupt` in it makes the next run stop before that epoch."""
+    class Epochs(list):
+        interrupt = None
+
+    epochs, train_one_epoch = Epochs(), train_timm.train_one_epoch
+
+    def watched(epoch, *args, **kwargs):
+        if epoch == epochs.interrupt:
+            epochs.interrupt = None
+            raise KeyboardInterrupt
+        epochs.append(epoch)
+        return train_one_epoch(epoch, *args, **kwargs)
+
+    monkeypatch.setattr(train_timm, 'train_one_epoch', watched)
+    return epochs
 
 
 @pytest.fixture

@@ -95,33 +95,23 @@ def accuracy(model, image_folder):
 
 
 @pytest.mark.parametrize('mode', ['plain', 'multimix', 'dense'])
-def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, epochs_run):
     """Interrupted in its second epoch, it goes on there, keeps its summary and ends with all epochs."""
     flags = [*flags, *MODES[mode], '--epochs', '3', '--resume', 'auto', '--model-ema']
-    train_one_epoch = train_timm.train_one_epoch
-
-    def interrupted(epoch, *args, **kwargs):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return train_one_epoch(epoch, *args, **kwargs)
-
-    monkeypatch.setattr(train_timm, 'train_one_epoch', interrupted)
+    epochs_run.interrupt = 1
     assert train_timm.main(flags) == 0
     folder = tmp_path / 'run'
     first = rows_of(folder)
     assert len(first) == 1
-    epochs = []
-    monkeypatch.setattr(
-        train_timm, 'train_one_epoch', lambda epoch, *a, **k: epochs.append(epoch) or train_one_epoch(epoch, *a, **k))
     assert train_timm.main(flags) == 0
-    assert epochs == [1, 2]
+    assert epochs_run == [0, 1, 2]
     assert rows_of(folder)[0] == first[0]
     assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
     last = torch.load(folder / 'last.pth.tar', weights_only=False)
     assert last['epoch'] == 2 and 'state_dict_ema' in last
     assert set(last['state_dict']) == set(timm.create_model('test_resnet', num_classes=3).state_dict())
     assert set(last['state_dict_ema']) == set(last['state_dict'])
-    assert train_timm.main(flags) == 0 and epochs == [1, 2], 'a complete run is left as it is'
+    assert train_timm.main(flags) == 0 and epochs_run == [0, 1, 2], 'a complete run is left as it is'
     assert len(rows_of(folder)) == 3
 
 
