@@ -17,11 +17,11 @@ import timm
 import torch
 
 from .coverage_checks import check_model
-from .results import write_result
+from .results import environment, write_result
 
 _MODEL_COLUMNS = (
     'name', 'architecture', 'pooled', 'dense', 'layout', 'prefix_tokens', 'positions', 'linear_classifier',
-    'batch_norms_in_head', 'mean_is_pooled', 'stepped', 'shrunk', 'reason',
+    'batch_norms_in_head', 'mean_is_pooled', 'stepped', 'shrunk', 'commit', 'reason',
 )
 _ARCHITECTURE_COLUMNS = ('architecture', 'names', 'pooled', 'dense', 'layout', 'reason')
 
@@ -77,12 +77,13 @@ def main() -> None:
         with open(args.output, encoding='utf-8') as file:
             rows = [json.loads(line) for line in file]
     done = {row['name'] for row in rows}
+    commit = environment()['commit']
     stepped = {row['kind'] for row in rows if row.get('stepped')}
     with open(args.output, 'a', encoding='utf-8') as file:
         for index, name in enumerate(names):
             if name in done:
                 continue
-            row = _check_or_report(name, stepped)
+            row = dict(_check_or_report(name, stepped), commit=commit)
             rows.append(row)
             file.write(json.dumps(row) + '\n')
             file.flush()
@@ -95,7 +96,8 @@ def main() -> None:
     }
     print(counts)
     if args.results:
-        settings = dict(models=args.models, threads=args.threads)
+        commits = sorted({row['commit'] for row in rows})
+        settings = dict(models=args.models, threads=args.threads, commits=commits)
         write_result(os.path.join(args.results, 'coverage.json'), 'coverage', settings, dict(counts=counts))
         write_models(rows, os.path.join(args.results, 'coverage_models.csv'))
         write_architectures(rows, os.path.join(args.results, 'coverage_architectures.csv'))

@@ -16,7 +16,13 @@ NUM_CLASSES = 7
 _LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
 _HUGE = 250_000_000  # and above which also with narrower ones
 _NARROW = (dict(depth=2, embed_dim=192, num_heads=3),)
-_SHALLOW = (dict(depth=2), dict(depths=(1, 1, 1, 1)), dict(depths=(2, 2, 2, 2)), dict(layers=(1, 1, 1, 1)))
+_SHALLOW = (
+    dict(depth=2),
+    dict(depths=(1, 1, 1, 1)),
+    dict(depths=(2, 2, 2, 2)),
+    dict(layers=(1, 1, 1, 1)),
+    dict(depth=2, embed_dim=192, num_heads=3, num_kv_heads=(1, 3)),
+)
 
 
 class Wrong(Exception):

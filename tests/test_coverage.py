@@ -92,7 +92,7 @@ def test_large_models_are_built_with_fewer_blocks():
 
 def test_tables(tmp_path):
     rows = [
-        dict(name='b', architecture='B', pooled='served', dense='served', layout='NCHW', shrunk={}),
+        dict(name='b', architecture='B', pooled='served', dense='served', layout='NCHW', shrunk={}, commit='c'),
         dict(name='a2', architecture='A', pooled='served', dense='refused', dense_reason='a2: a list', shrunk={}),
         dict(name='a1', architecture='A', pooled='served', dense='served', layout='NLC', shrunk=dict(depth=2)),
     ]
