@@ -17,6 +17,7 @@ from timm_multimix.training.arguments import parse_args, scaled_learning_rate
 from timm_multimix.training.data import create_loaders
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import train_one_epoch
+from timm_multimix.training.mistakes import named
 from timm_multimix.training.mixing import create_task, end_mixing, warn_if_at_chance
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
@@ -33,6 +34,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         run(args, args_text)
     except ValueError as error:
+        _logger.debug('Where it was found:', exc_info=True)
         print(f'train_timm.py: error: {error}', file=sys.stderr)
         return 2
     finally:
@@ -46,11 +48,13 @@ def run(args, args_text: str) -> None:
     runtime = create_runtime(args)
     model, data_config = create_train_model(args, runtime)
     task, mixup_fn = create_task(args, model, data_config, runtime)
-    loader_train, loader_eval = create_loaders(args, data_config, runtime)
+    with named('data'):
+        loader_train, loader_eval = create_loaders(args, data_config, runtime)
 
     # what learns
     args.lr = scaled_learning_rate(args)
-    optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    with named(f'--opt {args.opt}'):
+        optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
     if args.model_ema:
         task.setup_ema(
             decay=args.model_ema_decay,
@@ -59,18 +63,20 @@ def run(args, args_text: str) -> None:
         )
     resume_epoch = resume(args, task, optimizer, runtime)
     if args.torchcompile:
-        task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+        with named(f'--torchcompile {args.torchcompile}'):
+            task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
     if args.distributed:
         task.prepare_distributed(
             device_ids=[runtime.device] if runtime.device.type == 'cuda' else None,
             broadcast_buffers=not args.no_ddp_bb,
         )
     updates_per_epoch = -(-len(loader_train) // args.grad_accum_steps)
-    lr_scheduler, num_epochs = create_scheduler_v2(
-        optimizer,
-        **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
-        updates_per_epoch=updates_per_epoch,
-    )
+    with named(f'--sched {args.sched}'):
+        lr_scheduler, num_epochs = create_scheduler_v2(
+            optimizer,
+            **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
+            updates_per_epoch=updates_per_epoch,
+        )
     start_epoch = args.start_epoch if args.start_epoch is not None else resume_epoch or 0
     if lr_scheduler is not None and start_epoch > 0:
         if args.sched_on_updates:
@@ -81,7 +87,8 @@ def run(args, args_text: str) -> None:
     # what is written
     output = None
     if runtime.primary:
-        output = Output(args, args_text, task, optimizer, runtime, data_config['input_size'][-1], start_epoch)
+        with named(f'--output {args.output}'):
+            output = Output(args, args_text, task, optimizer, runtime, data_config['input_size'][-1], start_epoch)
         _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')
 
     try:

@@ -226,3 +226,14 @@ def test_paper_setting():
     criterion = MultiMixLoss(**PAPER)
     assert (criterion.num_tuples, criterion.alpha, criterion.concentration) == (1000, (0.5, 2.), 'example')
     assert criterion.clean_weight == 0. and criterion.length is None
+
+
+@pytest.mark.parametrize('attention, message', [
+    (torch.full((4, 2), float('nan')), 'attention must be finite'),
+    (torch.tensor([[1., -0.5]] * 4), 'attention must be >= 0, got -0.5'),
+    (torch.full((4, 3), 0.3), r'attention must be \[b, r\] = \[4, 2\], got \[4, 3\]'),
+    ([[0.5, 0.5]] * 4, 'attention must be a floating-point tensor'),
+])
+def test_attention_is_checked(attention, message):
+    with pytest.raises(ValueError, match=message):
+        MultiMixLoss(num_tuples=5)(torch.zeros(4, 2, 3), torch.zeros(4, dtype=torch.long), attention)

@@ -146,3 +146,11 @@ def test_inputs_are_not_changed():
     for implementation in IMPLEMENTATIONS.values():
         implementation(logits, target, [weights], 0.1).backward()
         assert all(torch.equal(a, b) for a, b in zip((logits, target, weights), copies, strict=True))
+
+
+def test_weights_in_a_list_receive_their_gradient():
+    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    weights = torch.full((2, 4), 0.25, requires_grad=True)
+    losses = [mixed_cross_entropy(logits, target, form) for form in (weights, [weights])]
+    grads = [torch.autograd.grad(loss, weights)[0] for loss in losses]
+    assert torch.equal(*grads) and grads[0].any()

@@ -158,7 +158,7 @@ def test_cutmix_batches(soft, mode):
     task = make(
         model, mode, cutmix_alpha=1., switch_prob=1., criterion_kwargs=None if soft else dict(smoothing=0.1))
     result = seeded(task, x, one_hot if soft else target)
-    assert set(result) == {'loss', 'output'} and torch.equal(x, kept)
+    assert set(result) == {'loss', 'output', 'input_mixed'} and torch.equal(x, kept)
 
     cut, lam = seeded(lambda: (task.switch.draw(), task.switch.cutmix(x))[1])
     output = plain(cut)
@@ -243,3 +243,27 @@ def test_parameters_to_clip(mode):
     task = make(model, mode)
     assert list(map(id, task.get_clip_parameters())) == list(map(id, model.parameters()))
     assert list(map(id, task.get_clip_parameters(exclude_head=True))) == list(map(id, model.parameters()))[:-2]
+
+
+def test_smoothing_of_binary_cross_entropy_is_kept():
+    """timm's criterion smooths class indices alone; here it smooths them before they are mixed."""
+    task = MultiMixTask(build('resnet'), criterion=BinaryCrossEntropy(smoothing=0.3), verbose=False)
+    assert task.loss.label_smoothing == 0.3 and task.loss.criterion is not None
+
+
+def test_binary_cross_entropy_summed_over_classes():
+    kwargs = dict(loss_type='bce', smoothing=0.1)
+    losses = []
+    for bce_sum in (False, True):
+        task = MultiMixTask(
+            build('resnet'), criterion_kwargs=dict(kwargs, bce_sum=bce_sum), num_tuples=8, verbose=False)
+        torch.manual_seed(0)
+        losses.append(task(images('resnet', 4), labels(4))['loss'])
+    torch.testing.assert_close(losses[1], losses[0] * NUM_CLASSES)
+
+
+def test_a_cut_batch_says_so():
+    task = MultiMixTask(build('resnet'), cutmix_alpha=1., switch_prob=1., verbose=False)
+    assert task(images('resnet', 4), labels(4))['input_mixed'] is True
+    task.mixup_enabled = False
+    assert task(images('resnet', 4), labels(4))['input_mixed'] is False

@@ -95,7 +95,19 @@ def check_criterion(criterion: object) -> object:
     """None, or a callable that does not say that it sums or keeps the rows."""
     if criterion is not None and not callable(criterion):
         raise ValueError(f'criterion must be None or callable, got {criterion!r}')
-    reduction = getattr(criterion, 'reduction', 'mean')
+    # timm's sum over classes is still a mean over rows
+    reduction = 'mean' if getattr(criterion, 'sum_classes', False) else getattr(criterion, 'reduction', 'mean')
     if isinstance(reduction, str) and reduction != 'mean':
         raise ValueError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
     return criterion
+
+
+def check_attention(attention: object, batch_size: int, num_positions: int) -> None:
+    """`[b, r]`, finite and >= 0 (values are looked at on the CPU only)."""
+    form = f'[b, r] = [{batch_size}, {num_positions}]'
+    check_float_tensor('attention', attention, (2,), form)
+    if tuple(attention.shape) != (batch_size, num_positions):
+        raise ValueError(f'attention must be {form}, got {list(attention.shape)}')
+    check_finite('attention', attention)
+    if attention.device.type == 'cpu' and bool((attention < 0).any()):
+        raise ValueError(f'attention must be >= 0, got {attention.min().item():g}')

@@ -158,7 +158,7 @@ def mixed_cross_entropy(
         logits: `[b, c]`, or `[b, r, c]` at r positions. Everything is computed in float32 (float64 for float64).
         target: `[b]` class indices or `[b, c]` soft targets.
         weights: `[n, b]`, or `[r, n, b]`; rows sum to 1. An iterable of such tensors stands for their concatenation
-            along n, which then need not exist at once.
+            along n, which then need not exist at once. Weights receive a gradient unless they come from a generator.
         label_smoothing: Share of every target that is spread over all classes.
         implementation: 'chunked': the fast one, with gradients to the logits only. 'reference': the literal one.
             'auto': chunked, unless weights or soft targets require a gradient.
@@ -176,7 +176,8 @@ def mixed_cross_entropy(
     check_logits(logits)
     check_target(target, logits.shape[0], logits.shape[-1])
     if implementation == 'auto':
-        literal = target.requires_grad or (isinstance(weights, torch.Tensor) and weights.requires_grad)
+        blocks = weights if isinstance(weights, (list, tuple)) else [weights]
+        literal = target.requires_grad or any(getattr(block, 'requires_grad', False) for block in blocks)
         implementation = 'reference' if literal else 'chunked'
 
     logits = _accumulation(logits)

@@ -9,6 +9,7 @@ from . import functional
 from ._checks import (
     Alpha,
     check_alpha,
+    check_attention,
     check_choice,
     check_criterion,
     check_finite,
@@ -247,8 +248,10 @@ class MultiMixLoss(nn.Module):
             if tuple(clean_logits.shape) != expected:
                 raise ValueError(f'clean_logits must be [b, c] = {list(expected)}, got {list(clean_logits.shape)}')
             check_finite('clean_logits', clean_logits)
-        if attention is not None and logits.ndim != 3:
-            raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
+        if attention is not None:
+            if logits.ndim != 3:
+                raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
+            check_attention(attention, *logits.shape[:2])
         if self.length is not None and self.length > logits.shape[0]:
             raise ValueError(f'length must be at most the batch size ({logits.shape[0]}), got {self.length}')
 

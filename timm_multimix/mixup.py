@@ -83,8 +83,8 @@ class MultiMix:
     work as they are; `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows. In eval mode
     the model is untouched. Inputs are never changed; any batch size >= 1 will do.
 
-    In the dense mode the targets depend on the attention, so `y` holds NaN until `model(x)` has run, which fills it in
-    place: hand the criterion that very tensor.
+    `y` holds NaN until `model(x)` has run, which fills it in place (dense targets depend on the attention): hand the
+    criterion that very tensor, not a copy made before.
 
     Args:
         mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`.

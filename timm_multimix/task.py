@@ -3,7 +3,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, U
 
 import torch
 import torch.nn as nn
-from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
@@ -110,8 +110,8 @@ class MultiMixTask(ClassificationTask):
             target: `[b]` class indices or `[b, c]` soft targets.
 
         Returns:
-            'loss'; 'output', the clean logits `[b, c]`, for train accuracy; 'mixed_loss' and 'clean_loss', the parts of
-            the loss, where the batch was mixed.
+            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'mixed_loss' and 'clean_loss', the
+            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images.
         """
         what = self.switch.draw() if self.mixup_enabled else 'none'
         if what == 'multimix':
@@ -127,7 +127,7 @@ class MultiMixTask(ClassificationTask):
         target = self.loss.smooth_target(target, output.shape[-1])
         target = target * lam + target.flip(0) * (1. - lam)
         criterion = self.loss.criterion or SoftTargetCrossEntropy()
-        return {'loss': criterion(output.float(), target), 'output': output}
+        return {'loss': criterion(output.float(), target), 'output': output, 'input_mixed': what == 'cutmix'}
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -179,6 +179,8 @@ def _resolve_criterion(
         return _Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), smoothing)
     if criterion_kwargs:
         raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
+    if isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
+        return _Criterion(criterion, False, criterion.smoothing)  # which it applies to class indices alone
     if isinstance(criterion, LabelSmoothingCrossEntropy):
         return _Criterion(criterion, True, criterion.smoothing)
     if isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':

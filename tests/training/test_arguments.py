@@ -17,7 +17,7 @@ def parse(*flags):
     (['--smoothing', '-0.1'], r'--smoothing must be in [0, 1]'),
     (['--mixup', '-1'], '--mixup must be >= 0, got -1.0'),
     (['--mixup-mode', 'multymix'], "invalid choice: 'multymix'"),
-    (['--amp', '--amp-dtype', 'float8'], "--amp-dtype must be 'float16' or 'bfloat16', got 'float8'"),
+    (['--amp', '--amp-dtype', 'float8'], "--amp-dtype must be one of 'float16', 'bfloat16', got 'float8'"),
     (['--resume', 'auto'], '--resume auto needs --experiment'),
     (['--multimix-tuples', '10'], "--multimix-tuples needs --mixup-mode multimix or dense-multimix, got 'batch'"),
     (['--mixup-mode', 'multimix', '--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense'),
@@ -28,6 +28,16 @@ def parse(*flags):
     (['--mixup-mode', 'multimix', '--multimix-alpha', '1', '2', '3'], 'one number or a range of two'),
     (['--mixup-mode', 'multimix', '--multimix-length', '9', '-b', '8'], 'at most the batch size (8), got 9'),
     (['--mixup', '1', '-b', '7'], '--batch-size must be even with --mixup-mode batch, got 7'),
+    (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
+    (['--eval-metric', 'top3'], "--eval-metric must be one of 'loss', 'top1', 'top5', got 'top3'"),
+    (['--clip-mode', 'soft'], "--clip-mode must be one of 'norm', 'value', 'agc', got 'soft'"),
+    (['--remode', 'blue'], '--remode must be one of'),
+    (['--train-crop-mode', 'x'], '--train-crop-mode must be one of'),
+    (['--interpolation', 'x'], '--interpolation must be one of'),
+    (['--lr-base-scale', 'cubic'], "--lr-base-scale must be one of '', 'linear', 'sqrt', got 'cubic'"),
+    (['--dist-bn', 'x'], '--dist-bn must be one of'),
+    (['--mean', '0.5', '0.5'], '--mean must be 1 or 3 numbers'),
+    (['--std', '0', '0', '0'], 'std > 0'),
     (['--unknown-flag'], 'unrecognized arguments: --unknown-flag'),
 ])
 def test_mistakes_end_with_code_2_and_a_message(flags, message, capsys):
@@ -66,10 +76,28 @@ def test_config_sets_defaults_and_flags_override_it(tmp_path):
     assert yaml.safe_load(text)['epochs'] == 9
 
 
+def test_config_values_are_those_of_the_flags(tmp_path):
+    config = tmp_path / 'config.yaml'
+    config.write_text(
+        'mixup_mode: multimix\nmultimix_alpha: 2\nlr: 3e-4\namp: true\namp_dtype: bfloat16\nscale: [0.5, 1]\n')
+    args = parse_args(['--config', str(config), '--dataset', 'digits'])[0]
+    assert (args.multimix_alpha, args.lr, args.amp, args.scale) == ([2.], 3e-4, True, [0.5, 1.])
+
+
+def test_hub_datasets_need_no_folder():
+    assert parse_args(['--dataset', 'hfds/some/name'])[0].dataset == 'hfds/some/name'
+
+
 @pytest.mark.parametrize('text, message', [
     ('modell: resnet18\n', 'unknown names modell'),
     ('- a\n- b\n', 'must hold "name: value" lines'),
     ('a: [1\n', 'config.yaml'),
+    ('mixup_mode: multi-mix\n', "batch, pair, elem, multimix, dense-multimix, got 'multi-mix'"),
+    ('epochs: null\n', 'epochs must have a value, got None'),
+    ('epochs: many\n', "epochs must be int, got 'many'"),
+    ('amp: 3\n', 'amp must be true or false, got 3'),
+    ('model: [a, b]\n', "model must be one value, got ['a', 'b']"),
+    ('config: x\n', 'unknown names config'),
 ])
 def test_config_mistakes(text, message, tmp_path, capsys):
     config = tmp_path / 'config.yaml'

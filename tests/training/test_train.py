@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import safetensors.torch
@@ -164,12 +165,62 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
     (['--model', 'crossvit_9_240', '--img-size', '240'], "mode 'multimix' needs only the model's logits"),
     (['--amp'], 'needs --amp-dtype bfloat16'),
     (['--model-dtype', 'int8'], "got 'int8'"),
+    (['--aa', 'nosuch'], 'data: '),
+    (['--gp', 'nosuch'], '--model test_resnet: '),
+    (['--opt', 'nosuch'], '--opt nosuch: '),
+    (['--opt-kwargs', 'foo=1'], '--opt sgd: '),
+    (['--sched', 'nosuch', '--epochs', '1'], '--sched nosuch: '),
+    (['--torchcompile', 'nosuch'], '--torchcompile nosuch: '),
+    (['--output', os.devnull + '/x'], f'--output {os.devnull}/x: '),
+    (['--initial-checkpoint', '/does/not/exist'], '--initial-checkpoint /does/not/exist: '),
+    (['--dataset', 'digits', '--num-classes', '5'], '--num-classes must be at least the 10 classes of the data, got 5'),
+    (['--val-split', 'tset'], 'read the same images'),
 ])
 def test_mistakes_found_while_building_end_with_code_2(more, message, flags, capsys):
     assert train_timm.main([*flags, *MODES['dense'], *more]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith('train_timm.py: error: ')
     assert message in error
+
+
+@pytest.mark.parametrize('more', [
+    ['--mixup-off-epoch', '1'],
+    ['--val-interval', '2'],
+    ['--mixup-prob', '0.5'],
+    ['--cutmix', '1'],
+])
+def test_every_row_of_the_summary_has_the_same_columns(more, flags, tmp_path):
+    assert train_timm.main([*flags, *MODES['multimix'], '--epochs', '4', *more]) == 0
+    with open(tmp_path / 'run' / 'summary.csv', newline='') as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == [
+        'epoch', 'train_loss', 'train_mixed_loss', 'train_clean_loss', 'train_top1',
+        'eval_loss', 'eval_top1', 'eval_top5', 'lr']
+    assert [len(row) for row in rows] == [9] * 5
+    table = rows_of(tmp_path / 'run')
+    assert all(0. < float(row['lr']) <= 0.01 for row in table)
+    if '--mixup-off-epoch' in more:
+        assert [bool(row['train_mixed_loss']) for row in table] == [True, False, False, False]
+    if '--val-interval' in more:
+        assert [bool(row['eval_top1']) for row in table] == [False, True, False, True]
+
+
+@pytest.mark.slow
+def test_two_processes_may_draw_differently():
+    """Each mixes or not for itself; the metrics are summed over both all the same."""
+    flags = (
+        '--dataset digits --model test_resnet --num-classes 10 --input-size 3 32 32 --epochs 1 --batch-size 64 '
+        '--workers 0 --log-interval 1 --device cpu --mixup-mode multimix --multimix-tuples 8 --mixup-prob 0.5 '
+        '--cutmix 1')
+    with tempfile.TemporaryDirectory() as output:
+        done = subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517',
+             train_timm.__file__, *flags.split(), '--output', output, '--experiment', 'run'],
+            capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        with open(os.path.join(output, 'run', 'summary.csv'), newline='') as file:
+            row, = csv.DictReader(file)
+        assert 0. < float(row['train_loss']) < 10. and 0. < float(row['train_mixed_loss']) < 10.
 
 
 def test_splits_with_other_classes_are_refused(flags, image_folder, tmp_path, capsys):

@@ -13,6 +13,20 @@ from . import flags
 
 _logger = logging.getLogger('train')
 
+_INTERPOLATIONS = ('', 'random', 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
+_ALLOWED = dict(
+    amp_dtype=('float16', 'bfloat16'),
+    clip_mode=('norm', 'value', 'agc'),
+    dist_bn=('', 'broadcast', 'reduce'),
+    eval_metric=('loss', 'top1', 'top5'),
+    interpolation=_INTERPOLATIONS,
+    lr_base_scale=('', 'linear', 'sqrt'),
+    remode=('const', 'pixel', 'rand'),
+    train_crop_mode=('rrc', 'rkrc', 'rkrr'),
+    train_interpolation=_INTERPOLATIONS,
+    worker_seeding=('all', 'part'),
+)
+
 
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -60,11 +74,39 @@ def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
         parser.error(f'--config {path}: {error}')
     if not isinstance(config, dict):
         parser.error(f'--config {path}: must hold "name: value" lines, got a {type(config).__name__}')
-    known = {action.dest for action in parser._actions}
-    unknown = sorted(set(config) - known)
+    known = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
+    unknown = sorted(set(config) - set(known))
     if unknown:
         parser.error(f'--config {path}: unknown names {", ".join(map(str, unknown))}')
-    return config
+    try:
+        return {name: _config_value(known[name], value) for name, value in config.items()}
+    except ValueError as error:
+        parser.error(f'--config {path}: {error}')
+
+
+def _config_value(action: argparse.Action, value: object) -> object:
+    """A YAML value as the flag would have parsed it."""
+    if value is None or isinstance(value, dict):
+        if (value is None and action.default is not None) or (value is not None and action.default != {}):
+            raise ValueError(f'{action.dest} must have a value, got {value!r}')
+        return value
+    if isinstance(action, argparse._StoreTrueAction):
+        if not isinstance(value, bool):
+            raise ValueError(f'{action.dest} must be true or false, got {value!r}')
+        return value or action.default
+    many = action.nargs is not None and action.nargs != '?'
+    if isinstance(value, list) and not many:
+        raise ValueError(f'{action.dest} must be one value, got {value!r}')
+    values = value if isinstance(value, list) else [value]
+    if action.type in (int, float):
+        try:
+            values = [action.type(str(item)) for item in values]
+        except ValueError as error:
+            raise ValueError(f'{action.dest} must be {action.type.__name__}, got {value!r}') from error
+    for item in values:
+        if action.choices is not None and item not in action.choices:
+            raise ValueError(f'{action.dest} must be one of {", ".join(action.choices)}, got {item!r}')
+    return values if many else values[0]
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -81,17 +123,27 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if not 0. <= value <= 1.:
             raise ValueError(f'{_flag(name)} must be in [0, 1], got {value}')
+    for name, allowed in _ALLOWED.items():
+        value = getattr(args, name)
+        if value is not None and value not in allowed:
+            raise ValueError(f'{_flag(name)} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
+    if args.num_classes is not None and args.num_classes < 1:
+        raise ValueError(f'--num-classes must be >= 1, got {args.num_classes}')
+    in_chans = args.input_size[0] if args.input_size else args.in_chans or 3
+    for name in ('mean', 'std'):
+        value = getattr(args, name)
+        if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
+            raise ValueError(f'{_flag(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
     for name in ('mixup', 'cutmix'):
         value = getattr(args, name)
         if not 0. <= value < math.inf:
             raise ValueError(f'{_flag(name)} must be >= 0, got {value}')
-    if args.amp_dtype not in ('float16', 'bfloat16'):
-        raise ValueError(f"--amp-dtype must be 'float16' or 'bfloat16', got {args.amp_dtype!r}")
     if args.amp and args.model_dtype not in (None, 'float32'):
         raise ValueError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
     if args.resume == 'auto' and not args.experiment:
         raise ValueError("--resume auto needs --experiment, the name of the run's folder")
-    if not args.data and not args.data_dir and args.dataset != 'digits':
+    own_data = args.dataset == 'digits' or args.dataset.lower().startswith(('hfds/', 'hfids/', 'tfds/', 'wds/'))
+    if not args.data and not args.data_dir and not own_data:
         raise ValueError("no data: give a folder, as DIR or --data-dir, or --dataset digits")
     _check_mixing(args)
 

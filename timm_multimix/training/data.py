@@ -1,11 +1,13 @@
 """Datasets and loaders, of timm's own parts."""
 import argparse
+import os
 from typing import Any, Dict, Tuple
 
 from timm.data import create_dataset, create_loader
 from torch.utils.data import Dataset
 
 from .digits import Digits
+from .mistakes import named
 from .runtime import Runtime
 
 
@@ -17,6 +19,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     """
     dataset_train = _create_dataset(args, data_config, args.train_split, is_training=True)
     dataset_eval = _create_dataset(args, data_config, args.val_split, is_training=False)
+    _check_splits(args, dataset_train, dataset_eval)
     _check_classes(args, dataset_train, dataset_eval)
     shared = dict(
         input_size=data_config['input_size'],
@@ -69,10 +72,23 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     return loader_train, loader_eval
 
 
+def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+    """Refuse to validate on training images: timm reads the whole folder where it finds none of a split's name."""
+    roots = [getattr(getattr(dataset, 'reader', None), 'root', None) for dataset in (dataset_train, dataset_eval)]
+    if args.train_split == args.val_split or not all(isinstance(root, str) and os.path.isdir(root) for root in roots):
+        return
+    train, evaluation = map(os.path.realpath, roots)
+    if os.path.commonpath([train, evaluation]) in (train, evaluation):
+        folder = args.data_dir or args.data
+        raise ValueError(
+            f'--train-split {args.train_split} and --val-split {args.val_split} read the same images (in {train} and '
+            f'{evaluation}); folders in {folder}: {", ".join(sorted(os.listdir(folder))[:10])}')
+
+
 def _check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
     """Refuse folders whose classes do not fit the model, or differ between the splits: labels would be wrong."""
     train, evaluation = (
-        getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
+        getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
     if train and len(train) > args.num_classes:
         raise ValueError(f'--num-classes must be at least the {len(train)} classes of the data, got {args.num_classes}')
     if train and evaluation and train != evaluation:
@@ -86,7 +102,7 @@ def _create_dataset(args: argparse.Namespace, data_config: Dict[str, Any], split
     img_mode = args.input_img_mode or ('L' if data_config['input_size'][0] == 1 else 'RGB')
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
-    try:
+    with named(f'{split} split of {args.dataset or args.data_dir or args.data}'):
         return create_dataset(
             args.dataset,
             root=args.data_dir or args.data,
@@ -103,5 +119,3 @@ def _create_dataset(args: argparse.Namespace, data_config: Dict[str, Any], split
             target_key=args.target_key,
             trust_remote_code=args.dataset_trust_remote_code,
         )
-    except (RuntimeError, FileNotFoundError, AssertionError) as error:
-        raise ValueError(f'{split} split of {args.dataset or args.data_dir or args.data}: {error}') from error

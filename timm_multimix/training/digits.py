@@ -5,7 +5,6 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-NUM_CLASSES = 10
 _TRAIN_SPLITS = ('train', 'training')
 _VALIDATION_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation', 'test')
 
@@ -23,6 +22,8 @@ class Digits(Dataset):
     Raises:
         ValueError: If the split is unknown, or scikit-learn is not installed.
     """
+
+    class_to_idx = {str(digit): digit for digit in range(10)}
 
     def __init__(self, split: str = 'train', input_img_mode: str = 'RGB', transform: Optional[Callable] = None):
         if split not in _TRAIN_SPLITS + _VALIDATION_SPLITS:

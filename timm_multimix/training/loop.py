@@ -8,40 +8,48 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
-from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad, reduce_tensor
+from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
 
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
 
 
-class TrainMeters:
-    """Running means of an epoch. What comes from the device is kept there and read when a line is logged."""
+METRICS = ('loss', 'mixed_loss', 'clean_loss', 'top1')
 
-    def __init__(self):
+
+class TrainMeters:
+    """Running means of an epoch. What comes from the device is kept there and read when a line is logged.
+
+    A batch that was not mixed lacks the terms of one that was, and processes draw for themselves: so all metrics are
+    summed and counted, in one vector of a fixed layout that any process can reduce.
+    """
+
+    def __init__(self, device: torch.device):
         self.time = AverageMeter()
         self.data_time = AverageMeter()
-        self._sums: Dict[str, torch.Tensor] = {}
-        self._count = 0
-        self.last: Dict[str, float] = {}
+        self._sums = torch.zeros(2, len(METRICS), dtype=torch.float32 if device.type == 'mps' else torch.float64)
+        self._sums = self._sums.to(device)
+        self._last_loss = self._sums.new_zeros(())
+        self.last_loss = 0.
         self.mean: Dict[str, float] = {}
-        self._latest: Dict[str, torch.Tensor] = {}
 
     def update(self, values: Dict[str, torch.Tensor], num_samples: int) -> None:
-        self._count += num_samples
         for name, value in values.items():
-            # a batch that was not mixed lacks the terms of one that was
-            total, count = self._sums.get(name, (torch.zeros_like(value, dtype=torch.float64), 0))
-            self._sums[name] = total + value.double() * num_samples, count + num_samples
-        self._latest = values
+            index = METRICS.index(name)
+            self._sums[0, index] += value.to(self._sums.dtype) * num_samples
+            self._sums[1, index] += num_samples
+        self._last_loss = values['loss'].to(self._sums.dtype)
 
     def read(self, args: argparse.Namespace) -> None:
-        """Bring the numbers to the host, averaged over processes."""
-        def number(value):
-            return (reduce_tensor(value, args.world_size) if args.distributed else value).item()
-
-        self.last = {name: number(value) for name, value in self._latest.items()}
-        self.mean = {name: number(total / count) for name, (total, count) in self._sums.items()}
+        """Bring the numbers to the host, over all processes."""
+        numbers = torch.cat([self._sums.flatten(), self._last_loss.reshape(1)])
+        if args.distributed:
+            torch.distributed.all_reduce(numbers)
+        *numbers, last_loss = numbers.tolist()
+        self.last_loss = last_loss / args.world_size
+        sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
+        self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
 
 
 def train_one_epoch(
@@ -64,7 +72,7 @@ def train_one_epoch(
     updates_per_epoch = -(-len(loader) // accum_steps)
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
     num_updates = epoch * updates_per_epoch
-    meters = TrainMeters()
+    meters = TrainMeters(runtime.device)
     task.train()
     optimizer.zero_grad()
     start = time.time()
@@ -136,8 +144,8 @@ def _forward_backward(task, input, target, optimizer, args, runtime, group, need
 
 
 def _train_metrics(terms, labels, mixup_fn):
-    metrics = {name: value.detach() for name, value in terms.items() if name != 'output'}
-    if mixup_fn is None:  # the logits are those of the images with these labels
+    metrics = {name: terms[name].detach() for name in METRICS if name in terms}
+    if mixup_fn is None and not terms.get('input_mixed'):  # the logits are those of the images with these labels
         top1, = accuracy(terms['output'].detach(), labels, topk=(1,))
         metrics['top1'] = top1
     return metrics
@@ -148,7 +156,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
     done = 100. * (update_idx + 1) / updates_per_epoch
     line = [
         f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
-        f'Loss: {meters.last["loss"]:#.3g} ({meters.mean["loss"]:#.3g})',
+        f'Loss: {meters.last_loss:#.3g} ({meters.mean["loss"]:#.3g})',
     ]
     for name, label in (('mixed_loss', 'Mixed'), ('clean_loss', 'Clean')):
         if name in meters.mean:

@@ -81,7 +81,7 @@ def warn_if_at_chance(args: argparse.Namespace, epoch: int, train_metrics: Dict[
 
     The clean logits tell: their accuracy is compared with chance, 1 / c, plus three standard deviations of a guess.
     """
-    if args.mixup_mode not in MODES or epoch < args.warmup_epochs or num_images == 0:
+    if args.mixup_mode not in MODES or epoch < args.warmup_epochs or 'top1' not in train_metrics:
         return False
     chance = 1. / args.num_classes
     bound = chance + 3. * math.sqrt(chance * (1. - chance) / num_images)

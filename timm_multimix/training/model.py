@@ -9,6 +9,7 @@ from timm.data import resolve_data_config
 from timm.layers import convert_sync_batchnorm
 from timm.models import create_model, load_checkpoint, safe_model_name
 
+from .mistakes import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -26,7 +27,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     factory_kwargs: Dict[str, Any] = {}
     if args.pretrained_path:
         factory_kwargs['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
-    try:
+    with named(f'--model {args.model}'):
         model = create_model(
             args.model,
             pretrained=args.pretrained or bool(args.pretrained_path),
@@ -42,15 +43,15 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
             **factory_kwargs,
             **args.model_kwargs,
         )
-        if args.initial_checkpoint:
+    if args.initial_checkpoint:
+        with named(f'--initial-checkpoint {args.initial_checkpoint}'):
             load_checkpoint(model, args.initial_checkpoint)
-    except (RuntimeError, TypeError, FileNotFoundError) as error:
-        raise ValueError(f'--model {args.model}: {error}') from error
     _init_head(model, args)
     if args.num_classes is None:
         args.num_classes = model.num_classes
     if args.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)
+        with named('--grad-checkpointing'):
+            model.set_grad_checkpointing(enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -8,9 +8,11 @@ from typing import Any, Dict, List, Optional
 
 import torch
 from timm.models import safe_model_name
-from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.task import ClassificationEvaluator, TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import get_outdir, trim_summary, update_summary
 
+from ..head import MODES
+from .loop import METRICS
 from .runtime import Runtime
 from .saver import AtomicCheckpointSaver
 
@@ -50,7 +52,7 @@ def resume(
             load_task_ema_checkpoint(task, path)
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
         raise ValueError(f'--resume {path}: not a checkpoint of this run ({error})') from error
     return epoch
 
@@ -78,6 +80,8 @@ class Output:
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
+        mixes_input = args.mixup_mode not in MODES and (args.mixup or args.cutmix or args.cutmix_minmax)
+        self.train_columns = METRICS if args.mixup_mode in MODES else ('loss',) if mixes_input else ('loss', 'top1')
         self.decreasing = args.eval_metric == 'loss'
         self.saver = AtomicCheckpointSaver(
             model=task.get_eval_model(),
@@ -105,7 +109,10 @@ class Output:
             metric: Optional[float],
     ) -> None:
         """Write the epoch's row and checkpoint; `metric` ranks the checkpoint, None leaves it unranked."""
-        update_summary(epoch, train_metrics, eval_metrics, self.summary, lr=lr)
+        # every row has the same cells, also where an epoch was not mixed or not validated
+        train_row = {name: train_metrics.get(name, '') for name in self.train_columns}
+        eval_row = {name: (eval_metrics or {}).get(name, '') for name in ClassificationEvaluator.metric_names}
+        update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
         self.saver.save_checkpoint(epoch, metric=metric)
         result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
         if eval_metrics:
