@@ -226,3 +226,11 @@ def test_a_batch_that_was_never_forwarded_is_forgotten():
 def test_a_model_that_is_not_timms():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, NUM_CLASSES))
     assert torch.isfinite(step(make().attach(model), model, torch.randn(4, 3, 2, 2), labels(4)))
+
+
+def test_multi_hot_targets_may_be_integers():
+    model, x = build('resnet').train(), images('resnet', 4)
+    multi_hot = (torch.rand(4, NUM_CLASSES, generator=torch.Generator().manual_seed(0)) < 0.4)
+    mixup_fn = make(multi_label=True, prob=0., label_smoothing=0.2).attach(model)
+    for target in (multi_hot, multi_hot.long(), multi_hot.double()):
+        torch.testing.assert_close(mixup_fn(x, target)[1], multi_hot.float() * 0.8 + 0.1)

@@ -185,6 +185,8 @@ class MultiMix:
         """
         if self._forward is None:
             raise ValueError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
+        if self.multi_label:
+            target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
         check_target(target, x.shape[0], self.num_classes)
         what = self.switch.draw() if self.mixup_enabled else 'none'
         self._forward.pending = None
