@@ -16,7 +16,7 @@ from timm.utils import distribute_bn, setup_default_logging
 from timm_multimix.training.arguments import parse_args, scaled_learning_rate
 from timm_multimix.training.data import create_loaders
 from timm_multimix.training.evaluate import validate
-from timm_multimix.training.loop import train_one_epoch
+from timm_multimix.training.loop import mean_lr, train_one_epoch
 from timm_multimix.training.mistakes import named
 from timm_multimix.training.mixing import create_task, end_mixing, warn_if_at_chance
 from timm_multimix.training.model import create_train_model
@@ -110,8 +110,7 @@ def run(args, args_text: str) -> None:
                 eval_metrics = validate_all(task, loader_eval, args, runtime)
             metric = eval_metrics[args.eval_metric] if eval_metrics else None
             if output is not None:
-                lr = sum(group['lr'] for group in optimizer.param_groups) / len(optimizer.param_groups)
-                output.add_epoch(epoch, train_metrics, eval_metrics, lr, metric)
+                output.add_epoch(epoch, train_metrics, eval_metrics, mean_lr(optimizer), metric)
             if lr_scheduler is not None:
                 lr_scheduler.step(epoch + 1, metric)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import List, Optional, Tuple
 
 import yaml
 
-from ..functional import sample_dirichlet
+from .._checks import check_alpha
 from ..head import MODES
 from ..loss import PAPER
 from . import flags
@@ -154,8 +154,7 @@ def _check_mixing(args: argparse.Namespace) -> None:
         if given:
             raise ValueError(
                 f'{_flag(given[0])} needs --mixup-mode multimix or dense-multimix, got {args.mixup_mode!r}')
-        mixing = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
-        if mixing and args.batch_size % 2:
+        if mixes_input(args) and args.batch_size % 2:
             raise ValueError(
                 f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; '
                 f'the multimix modes take any')
@@ -175,7 +174,13 @@ def _check_mixing(args: argparse.Namespace) -> None:
     if args.multimix_length is not None and args.multimix_length > args.batch_size:
         raise ValueError(
             f'--multimix-length must be at most the batch size ({args.batch_size}), got {args.multimix_length}')
-    sample_dirichlet(1, 2, multimix_kwargs(args).get('alpha', 1.))  # refuses a bad concentration
+    check_alpha(multimix_kwargs(args).get('alpha', 1.))
+
+
+def mixes_input(args: argparse.Namespace) -> bool:
+    """Whether the flags ask for timm's own Mixup."""
+    asked = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
+    return args.mixup_mode not in MODES and asked
 
 
 def multimix_kwargs(args: argparse.Namespace) -> dict:

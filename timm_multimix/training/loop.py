@@ -151,8 +151,12 @@ def _train_metrics(terms, labels, mixup_fn):
     return metrics
 
 
+def mean_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate that is logged: the mean over the parameter groups."""
+    return sum(group['lr'] for group in optimizer.param_groups) / len(optimizer.param_groups)
+
+
 def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_batch):
-    lr = sum(group['lr'] for group in optimizer.param_groups) / len(optimizer.param_groups)
     done = 100. * (update_idx + 1) / updates_per_epoch
     line = [
         f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
@@ -166,7 +170,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
     line += [
         f'Time: {meters.time.val:.3f}s, {images_per_batch / meters.time.val:>7.2f}/s',
         f'({meters.time.avg:.3f}s, {images_per_batch / meters.time.avg:>7.2f}/s)',
-        f'LR: {lr:.3e}',
+        f'LR: {mean_lr(optimizer):.3e}',
         f'Data: {meters.data_time.val:.3f} ({meters.data_time.avg:.3f})',
     ]
     _logger.info('  '.join(line))

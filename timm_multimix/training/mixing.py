@@ -10,7 +10,7 @@ from timm.task import ClassificationTask, TrainingTask
 
 from ..head import MODES
 from ..task import MultiMixTask
-from .arguments import multimix_kwargs
+from .arguments import mixes_input, multimix_kwargs
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -52,7 +52,7 @@ def create_task(
         return task, None
 
     mixup_fn = None
-    if args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None:
+    if mixes_input(args):
         # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
         mixup_fn = Mixup(
             mixup_alpha=args.mixup,

@@ -12,6 +12,7 @@ from timm.task import ClassificationEvaluator, TrainingTask, load_task_ema_check
 from timm.utils import get_outdir, trim_summary, update_summary
 
 from ..head import MODES
+from .arguments import mixes_input
 from .loop import METRICS
 from .runtime import Runtime
 from .saver import AtomicCheckpointSaver
@@ -80,8 +81,9 @@ class Output:
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
-        mixes_input = args.mixup_mode not in MODES and (args.mixup or args.cutmix or args.cutmix_minmax)
-        self.train_columns = METRICS if args.mixup_mode in MODES else ('loss',) if mixes_input else ('loss', 'top1')
+        # top-1 of mixed images against mixed labels would mean nothing
+        plain_columns = ('loss',) if mixes_input(args) else ('loss', 'top1')
+        self.train_columns = METRICS if args.mixup_mode in MODES else plain_columns
         self.decreasing = args.eval_metric == 'loss'
         self.saver = AtomicCheckpointSaver(
             model=task.get_eval_model(),
