@@ -1,0 +1,99 @@
+"""Accuracy of each method on the same budget: `python -m benchmarks.accuracy --recipe NAME --data-dir FOLDER`.
+
+Every run is one of train_timm.py, in its own folder, and writes one JSON file when it is whole. A run that has its
+file is never repeated; one that was killed goes on from its last epoch. Several of these commands may work side by
+side.
+"""
+import argparse
+import csv
+import fcntl
+import logging
+import os
+import sys
+import time
+from typing import Dict, List, Optional
+
+import train_timm
+
+from . import models  # noqa: F401  registers them
+from .methods import KNOBS, METHODS
+from .recipes import RECIPES, link_subset
+from .results import write_result
+
+_logger = logging.getLogger('benchmarks')
+RESULTS = os.path.join(os.path.dirname(__file__), 'results', 'accuracy')
+
+
+def run(
+        recipe: str,
+        method: str,
+        seed: int,
+        data_dir: str,
+        output: str,
+        results: str,
+        extra: str = '',
+) -> Optional[str]:
+    """Train once and write the result; the path of its file, or None where another process is at it.
+
+    Raises:
+        RuntimeError: If the training fails.
+    """
+    path = os.path.join(results, recipe, f'{method}-{seed}.json')
+    folder = os.path.join(output, recipe)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, f'{method}-{seed}.lock'), 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            return None
+        if os.path.exists(path):
+            return path
+        flags = f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed} {extra}'.strip()
+        where = f'--data-dir {data_dir} --val-split {RECIPES[recipe].eval_split}'
+        start = time.time()
+        command = [*where.split(), *flags.split(), '--output', folder, '--experiment', f'{method}-{seed}']
+        if train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1']):
+            raise RuntimeError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
+        with open(os.path.join(folder, f'{method}-{seed}', 'summary.csv'), newline='') as file:
+            epochs = [_numbers(row) for row in csv.DictReader(file)]
+        settings = dict(recipe=recipe, method=method, seed=seed, flags=flags)
+        result = dict(top1=epochs[-1]['eval_top1'], loss=epochs[-1]['eval_loss'], epochs=epochs)
+        result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
+        write_result(path, 'accuracy', settings, result)
+    return path
+
+
+def _numbers(row: Dict[str, str]) -> Dict[str, float]:
+    return {name: float(value) for name, value in row.items() if value}
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', required=True, choices=RECIPES, help='the budget')
+    parser.add_argument('--data-dir', required=True, help='folder with train/ and test/, a folder of images per class')
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
+    parser.add_argument('--output', default='output/accuracy', help='folder of the runs')
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        data = link_subset(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+    except ValueError as error:
+        parser.error(str(error))
+    todo = [(method, seed) for seed in args.seeds for method in args.methods]
+    durations: List[float] = []
+    for index, (method, seed) in enumerate(todo):
+        start = time.time()
+        path = run(args.recipe, method, seed, data, args.output, args.results, args.flags)
+        if path is not None and time.time() - start > 1.:
+            durations.append(time.time() - start)
+        left = (len(todo) - index - 1) * sum(durations) / max(len(durations), 1)
+        done = f'[{index + 1}/{len(todo)}] {method} {seed}: {path or "at work elsewhere"}'
+        _logger.info(f'{done}; about {left / 60:.0f} min left')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

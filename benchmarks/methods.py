@@ -1,0 +1,33 @@
+"""What the benchmarks compare: every method as flags of train_timm.py."""
+
+METHODS = {
+    'plain': '--smoothing 0',
+    'label-smoothing': '--smoothing 0.1',
+    'mixup': '--smoothing 0 --mixup 1',
+    'cutmix': '--smoothing 0 --cutmix 1',
+    'mixup-cutmix': '--smoothing 0 --mixup 1 --cutmix 1',
+    'multimix': '--smoothing 0 --mixup-mode multimix',
+    'dense-multimix': '--smoothing 0 --mixup-mode dense-multimix',
+}
+"""The methods by name. Both MultiMix modes have their default flags."""
+
+_PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
+_LITERAL = '--multimix-concentration example --multimix-alpha 0.5 2'
+
+KNOBS = {
+    f'{mode}-{name}': f'{METHODS[mode]} {flags}'
+    for mode in ('multimix', 'dense-multimix')
+    for name, flags in {
+        'paper': '--multimix-paper',
+        'paper-clean': f'{_LITERAL} --multimix-clean-weight 1',
+        'mixed-only': '--multimix-clean-weight 0',
+        'clean-half': '--multimix-clean-weight 0.5',
+        'alpha-1': '--multimix-alpha 1',
+        'alpha-4': '--multimix-alpha 4',
+        'pairs': f'{_PAIRS} --multimix-clean-weight 1',
+        'pairs-only': f'{_PAIRS} --multimix-clean-weight 0',
+        'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
+        'half-plain': '--mixup-prob 0.5',
+    }.items()
+}
+"""Variants of the two, one knob turned at a time: what the defaults were chosen from."""

@@ -1,0 +1,56 @@
+"""Models for images of 32 x 32 pixels, made of timm's own classes and registered under names of their own."""
+from typing import Any
+
+import torch.nn as nn
+from timm.models import build_model_with_cfg, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
+
+_CONFIG = dict(
+    num_classes=10,
+    input_size=(3, 32, 32),
+    crop_pct=1.,
+    interpolation='bicubic',
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+
+
+class SmallImageResNet(ResNet):
+    """timm's ResNet with the stem of small images: one 3 x 3 convolution, no pooling."""
+
+    def __init__(self, *args: Any, channels=(64, 128, 256, 512), **kwargs: Any):
+        # a deep stem is the only one whose width timm lets be chosen
+        super().__init__(*args, channels=channels, stem_type='deep', stem_width=channels[0] // 2, **kwargs)
+        self.conv1 = nn.Conv2d(self.in_chans, channels[0], 3, padding=1, bias=False)
+        self.maxpool = nn.Identity()
+        for stage in range(len(channels), 4):  # timm's forward asks for four
+            setattr(self, f'layer{stage + 1}', nn.Identity())
+        self.init_weights()
+
+
+def _create(model_class, name: str, pretrained: bool, kwargs: dict, **config: str) -> nn.Module:
+    kwargs['pretrained_cfg'] = kwargs.get('pretrained_cfg') or dict(_CONFIG, **config)
+    return build_model_with_cfg(model_class, name, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet14(pretrained: bool = False, **kwargs) -> ResNet:
+    """14 layers of 16, 32 and 64 channels: trains on a CPU."""
+    kwargs = dict(block=BasicBlock, layers=(2, 2, 2), channels=(16, 32, 64), **kwargs)
+    return _create(SmallImageResNet, 'cifar_resnet14', pretrained, kwargs, first_conv='conv1', classifier='fc')
+
+
+@register_model
+def cifar_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
+    """18 layers of 64 to 512 channels: for a GPU."""
+    kwargs = dict(block=BasicBlock, layers=(2, 2, 2, 2), **kwargs)
+    return _create(SmallImageResNet, 'cifar_resnet18', pretrained, kwargs, first_conv='conv1', classifier='fc')
+
+
+@register_model
+def cifar_vit(pretrained: bool = False, **kwargs) -> VisionTransformer:
+    """Six blocks of width 128 over patches of 4 x 4, read out by a class token: trains on a CPU."""
+    kwargs = dict(img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4, **kwargs)
+    return _create(
+        VisionTransformer, 'cifar_vit', pretrained, kwargs, first_conv='patch_embed.proj', classifier='head')
