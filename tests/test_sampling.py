@@ -39,6 +39,26 @@ def test_marginal_is_beta():
     torch.testing.assert_close(lam.quantile(levels), expected.quantile(levels), rtol=0.1, atol=0.005)
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('total', [0.3, 2.])
+def test_broken_sticks_are_dirichlet(total, dtype):
+    """Where many examples share a small total, sticks are broken; the moments and quantiles are those of numpy's."""
+    torch.manual_seed(0)
+    lam = sample_dirichlet(20_000, 160, total, concentration='total', dtype=dtype).double()
+    assert (lam == 0.).any()  # as it is only here
+    expected = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(160, total / 160), 20_000))
+    assert (lam.sum(dim=-1) - 1.).abs().max() < (1e-6 if dtype == torch.float32 else 1e-14)
+    for power in (2, 3):
+        moments = (lam ** power).sum(dim=-1), (expected ** power).sum(dim=-1)
+        torch.testing.assert_close(moments[0].mean(), moments[1].mean(), rtol=0.02, atol=0.)
+        torch.testing.assert_close(moments[0].std(), moments[1].std(), rtol=0.04, atol=0.)
+    levels = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    for order in (0, 1, 2):  # the largest weights of a tuple
+        largest, wanted = (values.topk(3, dim=-1).values[:, order] for values in (lam, expected))
+        torch.testing.assert_close(largest.quantile(levels), wanted.quantile(levels), rtol=0.03, atol=0.01)
+    torch.testing.assert_close(lam.mean(dim=0), torch.full((160,), 1. / 160.).double(), rtol=0.35, atol=0.)
+
+
 def test_all_examples_are_alike():
     torch.manual_seed(0)
     lam = sample_dirichlet(30_000, 6, 1., length=2)

@@ -1,4 +1,5 @@
 """Sampling of interpolation vectors. v2 = arXiv 2311.05538."""
+import math
 from typing import Optional, Tuple, Union
 
 import numpy as np
@@ -25,7 +26,8 @@ def sample_dirichlet(
     """Interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
 
     Seeded by `torch.manual_seed`, or by `generator`. Works with the logarithms of gamma variates, so that a row sums
-    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight.
+    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight. On
+    the CPU, where few examples of many matter, sticks are broken instead: their number does not grow with m.
 
     Args:
         num_tuples: Number of tuples n.
@@ -62,10 +64,13 @@ def sample_dirichlet(
     if concentration == 'total':
         alpha = alpha / length
     alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; this stays finite
-    # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum without leaving the logs
-    gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
-    gamma.clamp_(min=torch.finfo(work_dtype).tiny)  # float32 samplers return 0 now and then
-    weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
+    if device.type == 'cpu' and (sticks := _num_sticks(float(alpha) * length, work_dtype)) < length:
+        weights = _break_sticks(shape, length, float(alpha) * length, sticks, work_dtype, generator)
+    else:
+        # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum in the logs
+        gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
+        gamma.clamp_(min=torch.finfo(work_dtype).tiny)  # float32 samplers return 0 now and then
+        weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
 
     if length < num_examples:
         keys = torch.rand((*shape, num_examples), device=device, generator=generator)
@@ -106,12 +111,46 @@ def _gamma_and_exponential(
         generator: Optional[torch.Generator],
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
-    if device.type == 'cpu':  # numpy's samplers are several times faster here; the seed is torch's
-        seed = int(torch.randint(2 ** 62, (), generator=generator))
-        rng = np.random.default_rng(seed)
-        np_dtype = np.float64 if dtype == torch.float64 else np.float32
+    if device.type == 'cpu':
+        rng, np_dtype = _numpy_generator(generator), _numpy_dtype(dtype)
         gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
         return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
     alpha = alpha.to(device=device, dtype=dtype)
     gamma = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
     return gamma, torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
+
+
+def _num_sticks(total: float, dtype: torch.dtype) -> int:
+    """How many sticks leave, in expectation, less than the resolution of `dtype`: (κ / (1 + κ))^K < eps / 4."""
+    return math.ceil(math.log(torch.finfo(dtype).eps / 4.) / -math.log1p(1. / total))
+
+
+def _break_sticks(
+        shape: Tuple[int, ...],
+        length: int,
+        total: float,
+        sticks: int,
+        dtype: torch.dtype,
+        generator: Optional[torch.Generator],
+) -> torch.Tensor:
+    """Dir(κ/m·1_m) as a Dirichlet process over m examples (Sethuraman 1994): what is left of a stick of length 1 is
+    broken at Beta(1, κ) again and again, and every piece falls to an example drawn uniformly. The last takes the rest.
+    """
+    rows = math.prod(shape)
+    left = torch.from_numpy(_numpy_generator(generator).standard_exponential((rows, sticks), _numpy_dtype(dtype)))
+    left = left.div_(-total).exp_().cumprod(dim=-1)  # 1 - Beta(1, κ) = exp(-E / κ)
+    left[:, -1] = 0.
+    pieces = torch.cat([1. - left[:, :1], left[:, :-1] - left[:, 1:]], dim=-1)
+    owners = torch.randint(length, (rows, sticks), generator=generator)
+    owners += torch.arange(0, rows * length, length).unsqueeze(-1)
+    weights = pieces.new_zeros(rows * length).index_add_(0, owners.flatten(), pieces.flatten())
+    return weights.view(*shape, length)
+
+
+def _numpy_generator(generator: Optional[torch.Generator]) -> np.random.Generator:
+    """numpy's samplers are several times faster than torch's on a CPU; the seed is torch's."""
+    return np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
+
+
+def _numpy_dtype(dtype: torch.dtype) -> type:
+    return np.float64 if dtype == torch.float64 else np.float32
