@@ -14,11 +14,11 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import distribute_bn, setup_default_logging
 
 from timm_multimix.training.arguments import parse_args, scaled_learning_rate
-from timm_multimix.training.data import create_loaders
+from timm_multimix.training.data import create_loaders, set_epoch
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
 from timm_multimix.training.mistakes import named
-from timm_multimix.training.mixing import create_task, end_mixing, warn_if_at_chance
+from timm_multimix.training.mixing import create_task, end_mixing, optimized_module, warn_if_at_chance
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
 from timm_multimix.training.runtime import create_runtime, seed_epoch
@@ -54,7 +54,7 @@ def run(args, args_text: str) -> None:
     # what learns
     args.lr = scaled_learning_rate(args)
     with named(f'--opt {args.opt}'):
-        optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+        optimizer = create_optimizer_v2(optimized_module(task, model), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
     if args.model_ema:
         task.setup_ema(
             decay=args.model_ema_decay,
@@ -91,22 +91,34 @@ def run(args, args_text: str) -> None:
             output = Output(args, args_text, task, optimizer, runtime, data_config['input_size'][-1], start_epoch)
         _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')
 
+    end_epoch = num_epochs if args.stop_epoch is None else min(num_epochs, args.stop_epoch)
+    if start_epoch >= end_epoch:
+        _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
     try:
-        for epoch in range(start_epoch, num_epochs):
+        for epoch in range(start_epoch, end_epoch):
             seed_epoch(args, epoch)
-            if hasattr(getattr(loader_train, 'sampler', None), 'set_epoch'):
-                loader_train.sampler.set_epoch(epoch)
+            set_epoch(loader_train, epoch)
             if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
                 end_mixing(task, mixup_fn)
             train_metrics = train_one_epoch(
-                epoch, task, loader_train, optimizer, args, runtime, lr_scheduler, output and output.saver, mixup_fn)
+                epoch,
+                task,
+                loader_train,
+                optimizer,
+                args,
+                runtime,
+                lr_scheduler,
+                saver=output and output.saver,
+                mixup_fn=mixup_fn,
+                output_dir=output and output.folder,
+            )
             if runtime.primary:
                 warn_if_at_chance(args, epoch, train_metrics, len(loader_train) * args.batch_size * args.world_size)
 
             if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
                 distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')
             eval_metrics = None
-            if (epoch + 1) % args.val_interval == 0 or epoch + 1 == num_epochs:
+            if (epoch + 1) % args.val_interval == 0 or epoch + 1 == end_epoch:
                 eval_metrics = validate_all(task, loader_eval, args, runtime)
             metric = eval_metrics[args.eval_metric] if eval_metrics else None
             if output is not None:
@@ -116,7 +128,7 @@ def run(args, args_text: str) -> None:
     except KeyboardInterrupt:
         _logger.info('Interrupted; --resume goes on after the last whole epoch.')
     if output is not None:
-        output.print_result(args.eval_metric)
+        output.close(args.eval_metric)
 
 
 def validate_all(task, loader, args, runtime):

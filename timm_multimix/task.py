@@ -4,12 +4,13 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, U
 import torch
 import torch.nn as nn
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
-from timm.task import ClassificationTask
+from timm.task import ClassificationTask, MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
 from ._checks import check_choice, check_criterion, check_target
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
+from .gather import gather_batches
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .mixup import BatchSwitch
@@ -32,6 +33,11 @@ class MultiMixTask(ClassificationTask):
             for `(logits [N, c], soft targets [N, c])` is called on the mixed rows.
         criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `smoothing`.
         mode: 'multimix' or 'dense-multimix'.
+        multi_label: Targets are independent labels, floats `[b, c]` in [0, 1], as for timm's
+            MultiLabelClassificationTask: the criterion is binary cross-entropy where `criterion_kwargs` names no other,
+            smoothing draws each label towards 0.5, and evaluation is that of timm's task.
+        gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
+            their losses. All must have batches of one size.
         prob: Probability that a batch is mixed at all.
         switch_prob: Probability that a whole batch gets CutMix of the images instead, where that is active.
         cutmix_alpha: CutMix of the images is active if > 0.
@@ -54,6 +60,8 @@ class MultiMixTask(ClassificationTask):
             criterion_kwargs: Optional[Dict[str, Any]] = None,
             *,
             mode: str = 'multimix',
+            multi_label: bool = False,
+            gather: bool = False,
             prob: float = 1.,
             switch_prob: float = 0.5,
             cutmix_alpha: float = 0.,
@@ -77,14 +85,17 @@ class MultiMixTask(ClassificationTask):
                 f'got {loss_kwargs["label_smoothing"]!r}')
         check_classifier(model)
         check_criterion(criterion)
-        resolved = _resolve_criterion(criterion, criterion_kwargs)
+        resolved = _resolve_criterion(criterion, criterion_kwargs, multi_label)
+        self.multi_label = multi_label
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
+        self.gather = gather
+        self.multi_label_smoothing = resolved.smoothing if multi_label else 0.
         self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
         loss_kwargs = dict(
             loss_kwargs,
-            label_smoothing=resolved.smoothing,
+            label_smoothing=0. if multi_label else resolved.smoothing,
             criterion=None if resolved.fast else self.criterion,
         )
         if mode == 'multimix':
@@ -107,17 +118,25 @@ class MultiMixTask(ClassificationTask):
 
         Args:
             input: Images `[b, ch, h, w]`.
-            target: `[b]` class indices or `[b, c]` soft targets.
+            target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` the latter.
 
         Returns:
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'mixed_loss' and 'clean_loss', the
             parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images.
         """
+        if self.multi_label:
+            if target.ndim != 2 or not target.is_floating_point():
+                raise ValueError(
+                    f'target must be [b, c] of floats with multi_label, got {target.dtype} {list(target.shape)}')
+            target = target.lerp(torch.full_like(target, 0.5), self.multi_label_smoothing)
         what = self.switch.draw() if self.mixup_enabled else 'none'
         if what == 'multimix':
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))
-            terms = self.loss.terms(*outputs.loss_inputs(target))
+            inputs = outputs.loss_inputs(target)
+            if self.gather:
+                inputs = [None if tensor is None else gather_batches(tensor) for tensor in inputs]
+            terms = self.loss.terms(*inputs)
             return {**terms, 'output': outputs.clean_logits}
         lam = 1.
         if what == 'cutmix':
@@ -128,6 +147,11 @@ class MultiMixTask(ClassificationTask):
         target = target * lam + target.flip(0) * (1. - lam)
         criterion = self.loss.criterion or SoftTargetCrossEntropy()
         return {'loss': criterion(output.float(), target), 'output': output, 'input_mixed': what == 'cutmix'}
+
+    def create_evaluator(self, **kwargs):
+        if self.multi_label:
+            return MultiLabelClassificationEvaluator(device=self.device, **kwargs)
+        return super().create_evaluator(**kwargs)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -170,12 +194,13 @@ class _Criterion(NamedTuple):
 def _resolve_criterion(
         criterion: Optional[Union[nn.Module, Callable]],
         criterion_kwargs: Optional[Dict[str, Any]],
+        multi_label: bool,
 ) -> _Criterion:
     """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
     if criterion is None:
         kwargs = dict(criterion_kwargs or {})
         smoothing = kwargs.pop('smoothing', None) or 0.
-        criterion = create_classification_loss(soft_targets=True, **kwargs)
+        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
         return _Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), smoothing)
     if criterion_kwargs:
         raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')

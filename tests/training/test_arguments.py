@@ -29,7 +29,7 @@ def parse(*flags):
     (['--mixup-mode', 'multimix', '--multimix-length', '9', '-b', '8'], 'at most the batch size (8), got 9'),
     (['--mixup', '1', '-b', '7'], '--batch-size must be even with --mixup-mode batch, got 7'),
     (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
-    (['--eval-metric', 'top3'], "--eval-metric must be one of 'loss', 'top1', 'top5', got 'top3'"),
+    (['--eval-metric', 'top3'], "--eval-metric must be one of 'loss', 'top1', 'top5' with --task classification, got 'top3'"),
     (['--clip-mode', 'soft'], "--clip-mode must be one of 'norm', 'value', 'agc', got 'soft'"),
     (['--remode', 'blue'], '--remode must be one of'),
     (['--train-crop-mode', 'x'], '--train-crop-mode must be one of'),

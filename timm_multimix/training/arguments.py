@@ -1,32 +1,16 @@
 """From a command line, and a YAML file of defaults, to checked arguments."""
 import argparse
 import logging
-import math
 from typing import List, Optional, Tuple
 
 import yaml
 
-from .._checks import check_alpha
-from ..head import MODES
 from ..loss import PAPER
-from . import flags
+from . import flags, flags_more
+from .checks import check_args
+from .combinations import warn_of_ignored
 
 _logger = logging.getLogger('train')
-
-_INTERPOLATIONS = ('', 'random', 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
-_ALLOWED = dict(
-    amp_dtype=('float16', 'bfloat16'),
-    clip_mode=('norm', 'value', 'agc'),
-    dist_bn=('', 'broadcast', 'reduce'),
-    eval_metric=('loss', 'top1', 'top5'),
-    interpolation=_INTERPOLATIONS,
-    lr_base_scale=('', 'linear', 'sqrt'),
-    remode=('const', 'pixel', 'rand'),
-    train_crop_mode=('rrc', 'rkrc', 'rkrr'),
-    train_interpolation=_INTERPOLATIONS,
-    worker_seeding=('all', 'part'),
-)
-
 
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -42,6 +26,10 @@ def create_parser() -> argparse.ArgumentParser:
     flags.add_batch_norm_flags(parser)
     flags.add_ema_flags(parser)
     flags.add_misc_flags(parser)
+    flags_more.add_size_flags(parser)
+    flags_more.add_naflex_flags(parser)
+    flags_more.add_distillation_flags(parser)
+    flags_more.add_tracking_flags(parser)
     return parser
 
 
@@ -52,10 +40,13 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
     if config.config:
         parser.set_defaults(**_read_config(parser, config.config))
     args = parser.parse_args(argv)
+    if args.task == 'multilabel' and args.eval_metric == parser.get_default('eval_metric') == 'top1':
+        args.eval_metric = 'map'  # what timm ranks by there
     try:
         check_args(args)
     except ValueError as error:
         parser.error(str(error))
+    warn_of_ignored(args, parser)
     args_text = yaml.safe_dump(vars(args), default_flow_style=False)
     return args, args_text
 
@@ -109,80 +100,6 @@ def _config_value(action: argparse.Action, value: object) -> object:
     return values if many else values[0]
 
 
-def check_args(args: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything is built.
-
-    Raises:
-        ValueError: Naming the flag, its value and what is allowed.
-    """
-    for name in ('batch_size', 'grad_accum_steps', 'log_interval', 'val_interval', 'checkpoint_hist', 'epochs'):
-        value = getattr(args, name)
-        if value < 1:
-            raise ValueError(f'{_flag(name)} must be >= 1, got {value}')
-    for name in ('mixup_prob', 'mixup_switch_prob', 'smoothing'):
-        value = getattr(args, name)
-        if not 0. <= value <= 1.:
-            raise ValueError(f'{_flag(name)} must be in [0, 1], got {value}')
-    for name, allowed in _ALLOWED.items():
-        value = getattr(args, name)
-        if value is not None and value not in allowed:
-            raise ValueError(f'{_flag(name)} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
-    if args.num_classes is not None and args.num_classes < 1:
-        raise ValueError(f'--num-classes must be >= 1, got {args.num_classes}')
-    in_chans = args.input_size[0] if args.input_size else args.in_chans or 3
-    for name in ('mean', 'std'):
-        value = getattr(args, name)
-        if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
-            raise ValueError(f'{_flag(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
-    for name in ('mixup', 'cutmix'):
-        value = getattr(args, name)
-        if not 0. <= value < math.inf:
-            raise ValueError(f'{_flag(name)} must be >= 0, got {value}')
-    if args.amp and args.model_dtype not in (None, 'float32'):
-        raise ValueError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
-    if args.resume == 'auto' and not args.experiment:
-        raise ValueError("--resume auto needs --experiment, the name of the run's folder")
-    own_data = args.dataset == 'digits' or args.dataset.lower().startswith(('hfds/', 'hfids/', 'tfds/', 'wds/'))
-    if not args.data and not args.data_dir and not own_data:
-        raise ValueError("no data: give a folder, as DIR or --data-dir, or --dataset digits")
-    _check_mixing(args)
-
-
-def _check_mixing(args: argparse.Namespace) -> None:
-    given = [name for name, value in vars(args).items() if name.startswith('multimix_') and value is not None]
-    if args.mixup_mode not in MODES:
-        if given:
-            raise ValueError(
-                f'{_flag(given[0])} needs --mixup-mode multimix or dense-multimix, got {args.mixup_mode!r}')
-        if mixes_input(args) and args.batch_size % 2:
-            raise ValueError(
-                f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; '
-                f'the multimix modes take any')
-        return
-    if args.mixup_mode != 'dense-multimix':
-        for name in ('multimix_attention', 'multimix_activation'):
-            if name in given:
-                raise ValueError(f'{_flag(name)} needs --mixup-mode dense-multimix, got {args.mixup_mode!r}')
-    if args.multimix_paper:
-        clash = [name for name in given if name.replace('multimix_', '') in PAPER]
-        if clash:
-            raise ValueError(f'{_flag(clash[0])} is set by --multimix-paper; give one of them')
-    if args.mixup > 0. and args.multimix_alpha is not None:
-        raise ValueError('--mixup and --multimix-alpha are the same concentration; give one of them')
-    if args.multimix_alpha is not None and len(args.multimix_alpha) > 2:
-        raise ValueError(f'--multimix-alpha must be one number or a range of two, got {args.multimix_alpha}')
-    if args.multimix_length is not None and args.multimix_length > args.batch_size:
-        raise ValueError(
-            f'--multimix-length must be at most the batch size ({args.batch_size}), got {args.multimix_length}')
-    check_alpha(multimix_kwargs(args).get('alpha', 1.))
-
-
-def mixes_input(args: argparse.Namespace) -> bool:
-    """Whether the flags ask for timm's own Mixup."""
-    asked = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
-    return args.mixup_mode not in MODES and asked
-
-
 def multimix_kwargs(args: argparse.Namespace) -> dict:
     """Keyword arguments of `MultiMixTask` that the flags set; the library's defaults stand for the others."""
     alpha = args.multimix_alpha
@@ -198,6 +115,7 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
         clean_weight=args.multimix_clean_weight,
         attention=args.multimix_attention,
         activation=args.multimix_activation,
+        gather=args.multimix_gather,
     )
     given = {name: value for name, value in given.items() if value is not None}
     return {**PAPER, **given} if args.multimix_paper else given
@@ -216,7 +134,3 @@ def scaled_learning_rate(args: argparse.Namespace) -> float:
         f'Learning rate ({lr}) calculated from base learning rate ({args.lr_base}) '
         f'and effective global batch size ({global_batch_size}) with {scale} scaling.')
     return lr
-
-
-def _flag(name: str) -> str:
-    return '--' + name.replace('_', '-')

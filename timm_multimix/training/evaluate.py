@@ -9,6 +9,8 @@ import torch.nn as nn
 from timm.task import TrainingTask, evaluation_sample_limit
 from timm.utils import AverageMeter
 
+from .naflex import to_device
+from .progress import progress
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -23,28 +25,33 @@ def validate(
         runtime: Runtime,
         log_suffix: str = '',
 ) -> Dict[str, float]:
-    """Loss, top-1 and top-5 accuracy (percent) of `model` on `loader`, over all processes."""
+    """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent."""
     model.eval()
     evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(loader))
     batch_time = AverageMeter()
     start = time.time()
-    for batch_idx, (input, target) in enumerate(loader):
+    for batch_idx, (input, target) in enumerate(progress(loader, f'Test{log_suffix}', runtime.primary)):
         if args.no_prefetcher:
-            input, target = input.to(runtime.device, runtime.model_dtype), target.to(runtime.device)
+            input, target = to_device(input, runtime.device, runtime.model_dtype), target.to(runtime.device)
         if args.channels_last:
             input = input.contiguous(memory_format=torch.channels_last)
         with runtime.autocast():
             output = model(input)
-        evaluator.update(output[0] if isinstance(output, (tuple, list)) else output, target)
+        output = output[0] if isinstance(output, (tuple, list)) else output
+        if args.tta > 1:  # as if the loader gave every image that often
+            output = output.unfold(0, args.tta, args.tta).mean(dim=2)
+            target = target[::args.tta][:len(output)]
+        evaluator.update(output, target)
         batch_time.update(time.time() - start)
         start = time.time()
         last_idx = len(loader) - 1
         if runtime.primary and (batch_idx == last_idx or batch_idx % args.log_interval == 0):
             metrics = evaluator.summary()
-            _logger.info(
-                f'Test{log_suffix}: [{batch_idx:>4d}/{last_idx}]  '
-                f'Time: {batch_time.val:.3f} ({batch_time.avg:.3f})  '
-                f'Loss: {metrics["loss"]:>6.3f}  '
-                f'Acc@1: {metrics["top1"]:>7.3f}  '
-                f'Acc@5: {metrics["top5"]:>7.3f}')
+            line = [
+                f'Test{log_suffix}: [{batch_idx:>4d}/{last_idx}]',
+                f'Time: {batch_time.val:.3f} ({batch_time.avg:.3f})',
+                f'Loss: {metrics["loss"]:>6.3f}',
+            ]
+            line += [f'Acc@{name[3:]}: {value:>7.3f}' for name, value in metrics.items() if name.startswith('top')]
+            _logger.info('  '.join(line))
     return evaluator.compute(distributed=args.distributed)

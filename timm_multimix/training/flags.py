@@ -1,12 +1,14 @@
 """The flags of the training script: timm's, with timm's names, types and defaults, and the --multimix-* ones."""
 import argparse
 
+from timm.loss import LOSS_TYPES
 from timm.utils import ParseKwargs
 
 from ..functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS
 from ..head import MODES
 
 MIXUP_MODES = ('batch', 'pair', 'elem', *MODES)
+TASKS = ('classification', 'multilabel')
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,8 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('Model parameters')
     add = group.add_argument
+    add('--task', type=str, default='classification', choices=TASKS,
+        help='multilabel: independent labels, any number of them per image')
     add('--model', type=str, default='resnet50', metavar='NAME', help='timm model')
     add('--pretrained', action='store_true', help='start from pretrained weights')
     add('--pretrained-path', type=str, metavar='PATH', help='pretrained weights from this file')
@@ -54,6 +58,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='key=value arguments of the model')
     add('--head-init-scale', type=float, help='scale the initial weights of the classifier')
     add('--head-init-bias', type=float, help='initial bias of the classifier')
+    add('--fuser', type=str, default='', metavar='NAME', help='TorchScript fuser: te, old or nvfuser')
+    add('--torchscript', action='store_true', help='torch.jit.script the model; not with the multimix modes')
     add('--torchcompile', nargs='?', type=str, const='inductor', help='torch.compile, with this backend')
     add('--torchcompile-mode', type=str, help='mode of torch.compile')
 
@@ -65,6 +71,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     add('--amp', action='store_true', help='automatic mixed precision')
     add('--amp-dtype', type=str, default='float16', help='float16 or bfloat16')
     add('--model-dtype', type=str, help='dtype of the model\'s weights: float32, bfloat16, float16')
+    add('--device-modules', type=str, nargs='+', metavar='NAME', help='Python modules to import for the device')
     add('--no-ddp-bb', action='store_true', help='do not broadcast buffers in DDP')
     add('--synchronize-step', action='store_true', help='wait for the device at the end of each step')
     add('--local_rank', type=int, default=0, help='set by torchrun through the environment')
@@ -106,6 +113,7 @@ def add_schedule_flags(parser: argparse.ArgumentParser) -> None:
     add('--min-lr', type=float, default=0, metavar='LR', help='least learning rate')
     add('--epochs', type=int, default=300, metavar='N', help='epochs')
     add('--epoch-repeats', type=float, default=0., metavar='N', help='dataset repeats per epoch')
+    add('--stop-epoch', type=int, metavar='N', help='end after this many epochs; the schedule stays that of --epochs')
     add('--start-epoch', type=int, metavar='N', help='first epoch, whatever the checkpoint says')
     add('--decay-milestones', type=int, nargs='+', default=[90, 180, 270], metavar='N', help='for multistep')
     add('--decay-epochs', type=float, default=90, metavar='N', help='epochs between decays')
@@ -131,13 +139,17 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
     add('--gaussian-blur-prob', type=float, metavar='PCT', help='probability of blur')
     add('--aa', type=str, metavar='NAME', help='AutoAugment policy')
     add('--aug-repeats', type=float, default=0, help='repeated augmentation, distributed only')
-    add('--bce-loss', action='store_true', help='binary cross-entropy')
+    add('--aug-splits', type=int, default=0, metavar='N', help='views of each image, 0 or > 1')
+    add('--jsd-loss', action='store_true', help='cross-entropy with Jensen-Shannon divergence over --aug-splits')
+    add('--loss', type=str, choices=LOSS_TYPES, help='criterion; ce, or bce with --task multilabel, where not given')
+    add('--bce-loss', action='store_true', help='binary cross-entropy, the same as --loss bce')
     add('--bce-sum', action='store_true', help='sum it over classes')
     add('--bce-target-thresh', type=float, help='binarize its targets at this')
     add('--bce-pos-weight', type=float, help='weight of its positive term')
     add('--reprob', type=float, default=0., metavar='PCT', help='probability of random erasing')
     add('--remode', type=str, default='pixel', help='mode of random erasing')
     add('--recount', type=int, default=1, help='boxes of random erasing')
+    add('--resplit', action='store_true', help='no random erasing in the first of --aug-splits')
     add('--mixup', type=float, default=0.0, help='mixup alpha; with a multimix mode the Dirichlet concentration')
     add('--cutmix', type=float, default=0.0, help='cutmix alpha; active if > 0')
     add('--cutmix-minmax', type=float, nargs='+', help='cutmix with boxes of (min, max) shares of the image')
@@ -149,6 +161,7 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
     add('--smoothing', type=float, default=0.1, help='label smoothing')
     add('--train-interpolation', type=str, default='random', help='resize interpolation in training')
     add('--drop', type=float, default=0.0, metavar='PCT', help='dropout')
+    add('--drop-connect', type=float, metavar='PCT', help='old name of --drop-path')
     add('--drop-path', type=float, metavar='PCT', help='stochastic depth')
     add('--drop-block', type=float, metavar='PCT', help='DropBlock')
 
@@ -165,6 +178,8 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (1.0)')
     add('--multimix-attention', choices=ATTENTION_KINDS, help='attention of dense-multimix (gap)')
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
+    add('--multimix-gather', action='store_true', default=None,
+        help='mix over the batches of all processes (off)')
     add('--multimix-paper', action='store_true', default=None,
         help='the literal setting of the paper; learns in hundreds of epochs')
 
@@ -175,6 +190,7 @@ def add_batch_norm_flags(parser: argparse.ArgumentParser) -> None:
     add('--bn-momentum', type=float, help='momentum of batch norms')
     add('--bn-eps', type=float, help='epsilon of batch norms')
     add('--sync-bn', action='store_true', help='synchronise batch norms between processes')
+    add('--split-bn', action='store_true', help='batch norms of their own for each of --aug-splits')
     add('--dist-bn', type=str, default='reduce', help="running statistics after an epoch: 'broadcast', 'reduce' or ''")
 
 
@@ -196,10 +212,13 @@ def add_misc_flags(parser: argparse.ArgumentParser) -> None:
     add('--val-interval', type=int, default=1, metavar='N', help='epochs between validations')
     add('--recovery-interval', type=int, default=0, metavar='N', help='batches between recovery checkpoints')
     add('--checkpoint-hist', type=int, default=10, metavar='N', help='checkpoints to keep')
+    add('--save-epochs', type=int, nargs='+', metavar='N', help='epochs to keep for good, as milestone-N.pth.tar')
     add('-j', '--workers', type=int, default=4, metavar='N', help='loader processes')
+    add('--save-images', action='store_true', help='save the images of logged batches in the output folder')
     add('--pin-mem', action='store_true', help='pin memory in the loader')
     add('--no-prefetcher', action='store_true', help='no prefetcher')
     add('--output', type=str, default='', metavar='PATH', help='folder of runs (./output/train)')
     add('--experiment', type=str, default='', metavar='NAME', help='name of this run\'s folder')
     add('--eval-metric', type=str, default='top1', metavar='NAME', help='metric of the best checkpoint')
+    add('--tta', type=int, default=0, metavar='N', help='average the outputs of each N images in validation')
     add('--use-multi-epochs-loader', action='store_true', help='loader that keeps its workers')

@@ -1,21 +1,27 @@
 """One epoch of training."""
 import argparse
 import logging
+import os
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, Optional
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
+from torchvision.utils import save_image
 
+from .naflex import num_images, to_device
+from .progress import progress
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
 
 
-METRICS = ('loss', 'mixed_loss', 'clean_loss', 'top1')
+METRICS = ('loss', 'mixed_loss', 'clean_loss', 'task_loss', 'distill_loss', 'top1')
+LABELS = dict(mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill')
 
 
 class TrainMeters:
@@ -62,6 +68,7 @@ def train_one_epoch(
         lr_scheduler: Optional[Scheduler] = None,
         saver: Optional[CheckpointSaver] = None,
         mixup_fn: Optional[Callable] = None,
+        output_dir: Optional[str] = None,
 ) -> Dict[str, float]:
     """Train on every batch once.
 
@@ -76,13 +83,13 @@ def train_one_epoch(
     task.train()
     optimizer.zero_grad()
     start = time.time()
-    for batch_idx, (input, target) in enumerate(loader):
+    for batch_idx, (input, target) in enumerate(progress(loader, f'Epoch {epoch}', runtime.primary)):
         last_batch = batch_idx == len(loader) - 1
         update_idx = batch_idx // accum_steps
         is_update = last_batch or (batch_idx + 1) % accum_steps == 0
         group = last_group if update_idx == updates_per_epoch - 1 else accum_steps
         if args.no_prefetcher:
-            input, target = input.to(runtime.device, runtime.model_dtype), target.to(runtime.device)
+            input, target = to_device(input, runtime.device, runtime.model_dtype), target.to(runtime.device)
         labels = target
         if mixup_fn is not None:
             input, target = mixup_fn(input, target)
@@ -90,12 +97,11 @@ def train_one_epoch(
             input = input.contiguous(memory_format=torch.channels_last)
         meters.data_time.update(time.time() - start)
 
-        if is_update:
-            terms = _forward_backward(task, input, target, optimizer, args, runtime, group, True)
-        else:
-            with task.no_sync():
-                terms = _forward_backward(task, input, target, optimizer, args, runtime, group, False)
-        meters.update(_train_metrics(terms, labels, mixup_fn), input.shape[0])
+        batch_size = num_images(input)
+        scale = _loss_scale(args, batch_size, runtime.device) / group
+        with nullcontext() if is_update else task.no_sync():
+            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update)
+        meters.update(_train_metrics(terms, labels, mixup_fn), batch_size)
         if is_update:
             num_updates += 1
             optimizer.zero_grad()
@@ -108,7 +114,10 @@ def train_one_epoch(
         if is_update and (last_batch or update_idx % args.log_interval == 0):
             meters.read(args)
             if runtime.primary:
-                _log(epoch, update_idx, updates_per_epoch, meters, optimizer, args.batch_size * args.world_size)
+                _log(epoch, update_idx, updates_per_epoch, meters, optimizer, batch_size * args.world_size)
+                if args.save_images:
+                    path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
+                    save_image(input, path, padding=0, normalize=True)
         if saver is not None and args.recovery_interval and (batch_idx + 1) % args.recovery_interval == 0:
             saver.save_recovery(epoch, batch_idx=update_idx)
         if lr_scheduler is not None and is_update:
@@ -119,10 +128,10 @@ def train_one_epoch(
     return OrderedDict(meters.mean)
 
 
-def _forward_backward(task, input, target, optimizer, args, runtime, group, need_update):
+def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update):
     with runtime.autocast():
         result = task(input, target)
-    loss = result['loss'] / group
+    loss = result['loss'] * scale
     exclude_head = 'agc' in args.clip_mode
     if runtime.loss_scaler is not None:
         runtime.loss_scaler(
@@ -143,9 +152,24 @@ def _forward_backward(task, input, target, optimizer, args, runtime, group, need
     return result
 
 
+def _loss_scale(args, batch_size, device):
+    """What a batch of another size than --batch-size counts for, where sizes vary."""
+    kind = args.naflex_loss_scale if args.naflex_loader else args.variable_batch_loss_scale
+    if not (args.naflex_loader or args.train_img_sizes):
+        return 1.
+    ratio = batch_size / args.batch_size
+    scale = dict(none=1., sqrt=ratio ** 0.5, linear=ratio)[kind]
+    if args.distributed and args.naflex_loader:  # the last batches of processes may differ; DDP averages over them
+        total = torch.tensor(float(batch_size), device=device)
+        torch.distributed.all_reduce(total)
+        scale *= batch_size * args.world_size / total.item()
+    return scale
+
+
 def _train_metrics(terms, labels, mixup_fn):
     metrics = {name: terms[name].detach() for name in METRICS if name in terms}
-    if mixup_fn is None and not terms.get('input_mixed'):  # the logits are those of the images with these labels
+    # only then the logits are those of the images with these labels
+    if mixup_fn is None and not terms.get('input_mixed') and labels.ndim == 1:
         top1, = accuracy(terms['output'].detach(), labels, topk=(1,))
         metrics['top1'] = top1
     return metrics
@@ -162,7 +186,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
         f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
         f'Loss: {meters.last_loss:#.3g} ({meters.mean["loss"]:#.3g})',
     ]
-    for name, label in (('mixed_loss', 'Mixed'), ('clean_loss', 'Clean')):
+    for name, label in LABELS.items():
         if name in meters.mean:
             line.append(f'{label}: {meters.mean[name]:#.3g}')
     if 'top1' in meters.mean:

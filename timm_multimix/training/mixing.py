@@ -6,11 +6,14 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch.nn as nn
 from timm.data import Mixup
-from timm.task import ClassificationTask, TrainingTask
+from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelClassificationTask, TrainingTask
 
 from ..head import MODES
 from ..task import MultiMixTask
-from .arguments import mixes_input, multimix_kwargs
+from .arguments import multimix_kwargs
+from .combinations import loss_type, mixes_input
+from .knowledge_distillation import create_distillation_task
+from .mistakes import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -25,22 +28,26 @@ def create_task(
     """The task, and timm's Mixup for batches on the device where that is the mode.
 
     Raises:
-        ValueError: If the model cannot serve the mode.
+        ValueError: If the model or the criterion cannot serve the mode.
     """
-    criterion_kwargs: Dict[str, Any] = dict(smoothing=args.smoothing)
-    if args.bce_loss:
+    loss = loss_type(args)
+    multi_label = args.task == 'multilabel'
+    criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=args.smoothing)
+    if loss == 'bce':
         criterion_kwargs.update(
-            loss_type='bce',
             bce_target_thresh=args.bce_target_thresh,
             bce_sum=args.bce_sum,
             pos_weight=args.bce_pos_weight,
         )
+    elif loss == 'jsd':
+        criterion_kwargs['jsd_splits'] = args.aug_splits
     shared = dict(device=runtime.device, dtype=runtime.model_dtype, verbose=runtime.primary)
     if args.mixup_mode in MODES:
         task = MultiMixTask(
             model,
             criterion_kwargs=criterion_kwargs,
             mode=args.mixup_mode,
+            multi_label=multi_label,
             prob=args.mixup_prob,
             switch_prob=args.mixup_switch_prob,
             cutmix_alpha=args.cutmix,
@@ -52,7 +59,7 @@ def create_task(
         return task, None
 
     mixup_fn = None
-    if mixes_input(args):
+    if mixes_input(args) and not args.naflex_loader:
         # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
         mixup_fn = Mixup(
             mixup_alpha=args.mixup,
@@ -63,9 +70,19 @@ def create_task(
             mode=args.mixup_mode,
             label_smoothing=args.smoothing,
             num_classes=args.num_classes,
+            multi_label=multi_label,
         )
-    criterion_kwargs['soft_targets'] = mixup_fn is not None
-    return ClassificationTask(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
+    criterion_kwargs['soft_targets'] = mixes_input(args)
+    if args.kd_model_name:
+        return create_distillation_task(args, model, criterion_kwargs, shared), mixup_fn
+    with named(f'--loss {loss}'):
+        create = MultiLabelClassificationTask if multi_label else ClassificationTask
+        return create(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
+
+
+def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
+    """What the optimizer takes: the model, with the projection that feature distillation trains beside it."""
+    return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
 
 
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:

@@ -6,10 +6,12 @@ from typing import Any, Dict, Tuple
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
-from timm.layers import convert_sync_batchnorm
+from timm.layers import convert_splitbn_model, convert_sync_batchnorm
 from timm.models import create_model, load_checkpoint, safe_model_name
+from timm.utils.jit import set_jit_fuser
 
 from .mistakes import named
+from .naflex import patch_size
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -25,6 +27,9 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     """
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     factory_kwargs: Dict[str, Any] = {}
+    if args.fuser:
+        with named(f'--fuser {args.fuser}'):
+            set_jit_fuser(args.fuser)
     if args.pretrained_path:
         factory_kwargs['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
     with named(f'--model {args.model}'):
@@ -34,11 +39,12 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
             in_chans=in_chans,
             num_classes=args.num_classes,
             drop_rate=args.drop,
-            drop_path_rate=args.drop_path,
+            drop_path_rate=args.drop_connect if args.drop_path is None else args.drop_path,
             drop_block_rate=args.drop_block,
             global_pool=args.gp,
             bn_momentum=args.bn_momentum,
             bn_eps=args.bn_eps,
+            scriptable=args.torchscript,
             **_image_size(args),
             **factory_kwargs,
             **args.model_kwargs,
@@ -54,14 +60,21 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
             model.set_grad_checkpointing(enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
+    if args.naflex_loader:
+        data_config['patch_size'] = patch_size(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     _logger.info(f'Model {safe_model_name(args.model)} created, param count:{num_parameters}')
 
+    if args.split_bn:
+        model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(device=runtime.device, dtype=runtime.model_dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     if args.distributed and args.sync_bn:
         model = convert_sync_batchnorm(model)
+    if args.torchscript:
+        with named('--torchscript'):
+            model = torch.jit.script(model)
     return model, data_config
 
 

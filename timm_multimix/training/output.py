@@ -4,18 +4,18 @@ import json
 import logging
 import os
 from datetime import datetime
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from timm.models import safe_model_name
-from timm.task import ClassificationEvaluator, TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
+from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import get_outdir, trim_summary, update_summary
 
 from ..head import MODES
-from .arguments import mixes_input
-from .loop import METRICS
+from .combinations import mixes_input
 from .runtime import Runtime
 from .saver import AtomicCheckpointSaver
+from .tracking import Tracker
 
 _logger = logging.getLogger('train')
 _DEFAULT_OUTPUT = './output/train'
@@ -81,9 +81,10 @@ class Output:
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
-        # top-1 of mixed images against mixed labels would mean nothing
-        plain_columns = ('loss',) if mixes_input(args) else ('loss', 'top1')
-        self.train_columns = METRICS if args.mixup_mode in MODES else plain_columns
+        self.train_columns = _train_columns(args)
+        self.eval_columns = task.create_evaluator().metric_names
+        self.milestones = set(args.save_epochs or ())
+        self.tracker = Tracker(args, name, self.folder)
         self.decreasing = args.eval_metric == 'loss'
         self.saver = AtomicCheckpointSaver(
             model=task.get_eval_model(),
@@ -113,16 +114,20 @@ class Output:
         """Write the epoch's row and checkpoint; `metric` ranks the checkpoint, None leaves it unranked."""
         # every row has the same cells, also where an epoch was not mixed or not validated
         train_row = {name: train_metrics.get(name, '') for name in self.train_columns}
-        eval_row = {name: (eval_metrics or {}).get(name, '') for name in ClassificationEvaluator.metric_names}
+        eval_row = {name: (eval_metrics or {}).get(name, '') for name in self.eval_columns}
         update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
+        self.tracker.add_epoch(epoch, train_metrics, eval_metrics or {}, lr)
         self.saver.save_checkpoint(epoch, metric=metric)
+        if epoch + 1 in self.milestones:
+            self.saver.save_milestone(epoch + 1)
         result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
         if eval_metrics:
             result['validation'] = eval_metrics
         self.results.append(result)
 
-    def print_result(self, eval_metric: str) -> None:
+    def close(self, eval_metric: str) -> None:
         """The closing lines: the best metric, and the best ten epochs as JSON after '--result'."""
+        self.tracker.close()
         if self.saver.best_metric is not None:
             _logger.info(f'*** Best metric: {self.saver.best_metric} (epoch {self.saver.best_epoch})')
         worst = float('inf') if self.decreasing else float('-inf')
@@ -132,3 +137,14 @@ class Output:
             reverse=self.decreasing,
         )
         print(f'--result\n{json.dumps(ranked[-10:], indent=4)}', flush=True)
+
+
+def _train_columns(args: argparse.Namespace) -> Tuple[str, ...]:
+    """What summary.csv holds of training; top-1 of mixed images against mixed labels would mean nothing."""
+    parts: Tuple[str, ...] = ()
+    if args.mixup_mode in MODES:
+        parts = ('mixed_loss', 'clean_loss')
+    elif args.kd_model_name:
+        parts = ('task_loss', 'distill_loss')
+    top1 = () if mixes_input(args) or args.task == 'multilabel' else ('top1',)
+    return ('loss', *parts, *top1)

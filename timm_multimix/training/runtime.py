@@ -1,5 +1,6 @@
 """Where a run computes: device, processes, precision, seeds."""
 import argparse
+import importlib
 import logging
 from contextlib import nullcontext
 from functools import partial
@@ -8,6 +9,8 @@ from typing import Callable, NamedTuple, Optional
 import torch
 from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, init_distributed_device, is_primary, random_seed
+
+from .mistakes import named
 
 _logger = logging.getLogger('train')
 
@@ -36,6 +39,9 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     Raises:
         ValueError: If a device or dtype is not available.
     """
+    for module in args.device_modules or ():
+        with named(f'--device-modules {module}'):
+            importlib.import_module(module)
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         _logger.info(f'No GPU found: training on the CPU instead of {args.device}.')
         args.device = 'cpu'

@@ -1,0 +1,36 @@
+"""Our flags are upstream's, by the list of them that was read off timm's own script (August 2026)."""
+import json
+import os
+
+import pytest
+
+from timm_multimix.training.arguments import create_parser
+
+with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encoding='utf-8') as file:
+    UPSTREAM = json.load(file)
+NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task')  # of timm 1.0.31
+
+
+@pytest.mark.parametrize('flag', UPSTREAM, ids=lambda flag: flag['flags'][-1])
+def test_flag_is_upstreams(flag):
+    actions = {name: action for action in create_parser()._actions for name in action.option_strings}
+    for name in flag['flags']:
+        action = actions[name]
+        assert action.dest == flag['dest']
+        assert action.default == flag['default']
+        assert getattr(action.type, '__name__', action.type) == flag['type']
+        assert action.nargs == flag['nargs']
+        if name != '--mixup-mode':  # where upstream takes any name for 'batch'
+            assert (None if action.choices is None else list(action.choices)) == flag['choices']
+
+
+def test_every_other_flag_is_ours_or_newer():
+    upstream = {name for flag in UPSTREAM for name in flag['flags']}
+    ours = {name for action in create_parser()._actions for name in action.option_strings} - upstream
+    others = {name for name in ours if not name.startswith(('--multimix-', '--mixupe-'))}
+    assert others == {'-h', '--help', '--log-tensorboard', *NEWER}
+
+
+def test_the_dataset_can_be_given_without_a_flag():
+    assert create_parser().parse_args(['folder']).data == 'folder'
+    assert create_parser().parse_args([]).data is None

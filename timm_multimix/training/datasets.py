@@ -1,0 +1,98 @@
+"""Datasets of timm's own making, and what is refused of them."""
+import argparse
+import os
+from typing import Any, Dict, Tuple
+
+import torch
+from timm.data import AugMixDataset, MultiLabelTarget, create_dataset
+from torch.utils.data import Dataset, IterableDataset
+
+from .digits import Digits
+from .mistakes import named
+
+
+def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
+    """The training and validation datasets; targets are class indices, or multi-hot with --task multilabel.
+
+    Raises:
+        ValueError: If the data is missing or does not fit the flags.
+    """
+    dataset_train = _create_split(args, data_config, args.train_split, is_training=True)
+    dataset_eval = _create_split(args, data_config, args.val_split, is_training=False)
+    _check_splits(args, dataset_train, dataset_eval)
+    _check_classes(args, dataset_train, dataset_eval)
+    if args.task == 'multilabel':
+        for dataset in (dataset_train, dataset_eval):
+            dataset.target_transform = MultiHot(args.num_classes)
+            if not isinstance(dataset, IterableDataset):
+                with named('--task multilabel needs lists of class indices, or vectors, as targets'):
+                    dataset[0]
+    if args.aug_splits:
+        dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
+    return dataset_train, dataset_eval
+
+
+class MultiHot:
+    """Multi-label targets as float vectors `[c]`, from lists of class indices or from vectors of [0, 1] themselves.
+
+    Raises:
+        ValueError: If a target is neither.
+    """
+
+    def __init__(self, num_classes: int):
+        self.indices = MultiLabelTarget(num_classes)
+        self.vector = MultiLabelTarget(num_classes, dense=True)
+
+    def __call__(self, target: Any) -> torch.Tensor:
+        values = torch.as_tensor(target)
+        is_vector = values.numel() and (values.is_floating_point() or values.dtype == torch.bool)
+        return self.vector(values) if is_vector else self.indices(values)
+
+
+def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+    """Refuse to validate on training images: timm reads the whole folder where it finds none of a split's name."""
+    roots = [getattr(getattr(dataset, 'reader', None), 'root', None) for dataset in (dataset_train, dataset_eval)]
+    if args.train_split == args.val_split or not all(isinstance(root, str) and os.path.isdir(root) for root in roots):
+        return
+    train, evaluation = map(os.path.realpath, roots)
+    if os.path.commonpath([train, evaluation]) in (train, evaluation):
+        folder = args.data_dir or args.data
+        raise ValueError(
+            f'--train-split {args.train_split} and --val-split {args.val_split} read the same images (in {train} and '
+            f'{evaluation}); folders in {folder}: {", ".join(sorted(os.listdir(folder))[:10])}')
+
+
+def _check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+    """Refuse folders whose classes do not fit the model, or differ between the splits: labels would be wrong."""
+    train, evaluation = (
+        getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
+    if train and len(train) > args.num_classes:
+        raise ValueError(f'--num-classes must be at least the {len(train)} classes of the data, got {args.num_classes}')
+    if train and evaluation and train != evaluation:
+        names = sorted(set(train) ^ set(evaluation), key=str)
+        raise ValueError(
+            f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
+            f'{len(evaluation)}; only one of them has {", ".join(map(str, names[:5]))}')
+
+
+def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: str, is_training: bool) -> Dataset:
+    img_mode = args.input_img_mode or ('L' if data_config['input_size'][0] == 1 else 'RGB')
+    if args.dataset == 'digits':
+        return Digits(split, input_img_mode=img_mode)
+    with named(f'{split} split of {args.dataset or args.data_dir or args.data}'):
+        return create_dataset(
+            args.dataset,
+            root=args.data_dir or args.data,
+            split=split,
+            is_training=is_training,
+            class_map=args.class_map,
+            download=args.dataset_download,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            repeats=args.epoch_repeats if is_training else 0,
+            num_samples=args.train_num_samples if is_training else args.val_num_samples,
+            input_img_mode=img_mode,
+            input_key=args.input_key,
+            target_key=args.target_key,
+            trust_remote_code=args.dataset_trust_remote_code,
+        )

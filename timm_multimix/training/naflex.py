@@ -1,0 +1,100 @@
+"""NaFlex: images in their own aspect, as sequences of patches (timm's naflexvit models)."""
+import argparse
+from typing import Any, Dict, Tuple
+
+import torch
+import torch.nn as nn
+from timm.data.naflex_loader import create_naflex_loader
+from timm.data.naflex_mixup import NaFlexMixup
+from timm.layers import to_2tuple
+from torch.utils.data import Dataset
+
+from .combinations import mixes_input
+
+
+def create_naflex_loaders(
+        args: argparse.Namespace,
+        data_config: Dict[str, Any],
+        dataset_train: Dataset,
+        dataset_eval: Dataset,
+        shared: Dict[str, Any],
+        augmentation: Dict[str, Any],
+) -> Tuple[Any, Any]:
+    """The train and validation loaders; mixing of images of different sizes happens in the training dataset.
+
+    Raises:
+        ValueError: If the patch sizes do not fit their probabilities.
+    """
+    sizes, probs = args.naflex_patch_sizes, args.naflex_patch_size_probs
+    if probs and (not sizes or len(sizes) != len(probs)):
+        raise ValueError(
+            f'--naflex-patch-size-probs must have one value for each of --naflex-patch-sizes ({sizes}), got {probs}')
+    patches: Dict[str, Any] = dict(patch_size=data_config['patch_size'])
+    if sizes:
+        patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
+    channels_last = not args.naflex_patchify_channels_first
+    if args.cutmix_minmax is not None:
+        raise ValueError(f'--naflex-loader does not go with --cutmix-minmax, got {args.cutmix_minmax}')
+    mixup_fn = None
+    if mixes_input(args):
+        mixup_fn = NaFlexMixup(
+            num_classes=args.num_classes,
+            mixup_alpha=args.mixup,
+            cutmix_alpha=args.cutmix,
+            switch_prob=args.mixup_switch_prob,
+            prob=args.mixup_prob,
+            label_smoothing=args.smoothing,
+            mixup_off_epoch=args.mixup_off_epoch,
+            multi_label=args.task == 'multilabel',
+        )
+    loader_train = create_naflex_loader(
+        dataset_train,
+        is_training=True,
+        batch_size=args.batch_size,
+        train_seq_lens=tuple(args.naflex_train_seq_lens),
+        max_seq_len=args.naflex_max_seq_len,
+        mixup_fn=mixup_fn,
+        rank=args.rank,
+        world_size=args.world_size,
+        seed=args.seed,
+        patchify_channels_last=channels_last,
+        **patches,
+        **augmentation,
+        **shared,
+    )
+    loader_eval = create_naflex_loader(
+        dataset_eval,
+        is_training=False,
+        batch_size=args.validation_batch_size or args.batch_size,
+        max_seq_len=args.naflex_max_seq_len,
+        patch_size=data_config['patch_size'],
+        interpolation=data_config['interpolation'],
+        crop_pct=data_config['crop_pct'],
+        patchify_channels_last=channels_last,
+        **shared,
+    )
+    return loader_train, loader_eval
+
+
+def patch_size(model: nn.Module) -> Tuple[int, int]:
+    """The patch size of a NaFlex model.
+
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    size = getattr(getattr(model, 'embeds', None), 'patch_size', None)
+    if size is None:
+        raise ValueError(f'--naflex-loader needs a naflexvit model, got {type(model).__name__}')
+    return to_2tuple(size)
+
+
+def to_device(value: Any, device: torch.device, dtype: Any = None) -> Any:
+    """Images, or a dictionary of patches, on the device; `dtype` for those that are floating point."""
+    if isinstance(value, dict):
+        return {name: to_device(part, device, dtype) for name, part in value.items()}
+    return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
+
+
+def num_images(input: Any) -> int:
+    """The batch size of images `[b, ...]` or of a dictionary of patches."""
+    return (input['patches'] if isinstance(input, dict) else input).shape[0]

@@ -1,0 +1,48 @@
+"""Where a run is followed besides its own folder: Weights & Biases and TensorBoard."""
+import argparse
+from typing import Dict
+
+from .mistakes import named
+
+
+class Tracker:
+    """Sends each epoch's metrics where the flags ask for; on the primary process only.
+
+    Raises:
+        ValueError: If the package that a flag needs is not installed, or does not let the run begin.
+    """
+
+    def __init__(self, args: argparse.Namespace, name: str, folder: str):
+        self.wandb = self.tensorboard = None
+        if args.log_wandb:
+            with named('--log-wandb'):
+                import wandb
+                wandb.init(
+                    project=args.wandb_project,
+                    name=name,
+                    config=vars(args),
+                    tags=args.wandb_tags,
+                    resume='must' if args.wandb_resume_id else None,
+                    id=args.wandb_resume_id or None,
+                )
+            self.wandb = wandb
+        if args.log_tensorboard:
+            with named('--log-tensorboard'):
+                from torch.utils.tensorboard import SummaryWriter
+                self.tensorboard = SummaryWriter(folder)
+
+    def add_epoch(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
+        values = {f'train_{name}': value for name, value in train.items()}
+        values.update({f'eval_{name}': value for name, value in evaluation.items()}, lr=lr)
+        if self.wandb is not None:
+            self.wandb.log(dict(values, epoch=epoch))
+        if self.tensorboard is not None:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name.replace('_', '/', 1), value, epoch)
+            self.tensorboard.flush()  # an interrupted run keeps what it has
+
+    def close(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
