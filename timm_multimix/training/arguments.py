@@ -47,7 +47,8 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
     except ValueError as error:
         parser.error(str(error))
     warn_of_ignored(args, parser)
-    args_text = yaml.safe_dump(vars(args), default_flow_style=False)
+    values = {name: value for name, value in vars(args).items() if name != 'config'}
+    args_text = yaml.safe_dump(values, default_flow_style=False)
     return args, args_text
 
 

@@ -168,6 +168,8 @@ def _loss_scale(args, batch_size, device):
 
 def _train_metrics(terms, labels, mixup_fn):
     metrics = {name: terms[name].detach() for name in METRICS if name in terms}
+    if 'kd_loss' in terms:  # timm's name for it in two of its three tasks
+        metrics['distill_loss'] = terms['kd_loss'].detach()
     # only then the logits are those of the images with these labels
     if mixup_fn is None and not terms.get('input_mixed') and labels.ndim == 1:
         top1, = accuracy(terms['output'].detach(), labels, topk=(1,))

@@ -92,6 +92,8 @@ def to_device(value: Any, device: torch.device, dtype: Any = None) -> Any:
     """Images, or a dictionary of patches, on the device; `dtype` for those that are floating point."""
     if isinstance(value, dict):
         return {name: to_device(part, device, dtype) for name, part in value.items()}
+    if not isinstance(value, torch.Tensor):  # a number that goes with the patches
+        return value
     return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
 
 

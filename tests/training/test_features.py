@@ -1,0 +1,246 @@
+"""timm's less common flags, each in a run: that they do what they say."""
+import logging
+import os
+import sys
+import types
+
+import pytest
+import timm
+import torch
+import yaml
+from timm.data import ImageDataset
+from timm.layers.split_batchnorm import SplitBatchNorm2d
+
+import train_timm
+from timm_multimix.training import datasets, loop
+
+from .test_train import rows_of
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What the task was given and what it returned, step by step."""
+    seen = []
+    forward_backward = loop._forward_backward
+
+    def watched(task, input, target, optimizer, args, runtime, scale, need_update):
+        result = forward_backward(task, input, target, optimizer, args, runtime, scale, need_update)
+        seen.append(types.SimpleNamespace(task=task, input=input, target=target, scale=scale, result=result))
+        return result
+
+    monkeypatch.setattr(loop, '_forward_backward', watched)
+    return seen
+
+
+@pytest.fixture
+def multi_label_folder(monkeypatch):
+    """The image folder, with lists of labels: its class, and class 0 as well for every other image."""
+    class TwoLabels(ImageDataset):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.reader.samples = [
+                (path, sorted({label, 0}) if index % 2 else [label])
+                for index, (path, label) in enumerate(self.reader.samples)]
+
+    monkeypatch.setattr(
+        datasets, 'create_dataset', lambda name, root, split, **kwargs: TwoLabels(os.path.join(root, split)))
+
+
+def test_augmentation_splits_with_jensen_shannon_loss(flags, steps, tmp_path):
+    flags += ['--aug-splits', '3', '--jsd-loss', '--split-bn', '--aa', 'augmix-m3-w2-d1', '--resplit']
+    assert train_timm.main([*flags, '--reprob', '0.5']) == 0
+    assert type(steps[0].task.criterion).__name__ == 'JsdCrossEntropy'
+    assert steps[0].input.shape[0] == 3 * 8 and torch.equal(steps[0].target[:8], steps[0].target[16:])
+    assert any(isinstance(module, SplitBatchNorm2d) for module in steps[0].task.modules())
+    clean, second = steps[0].input[:8], steps[0].input[8:16]
+    assert not torch.equal(clean, second)
+
+
+@pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
+@pytest.mark.parametrize('loss', ['bce', 'poly'])
+def test_other_losses(loss, mode, flags, steps):
+    assert train_timm.main([*flags, '--loss', loss, '--mixup-mode', mode, '--epochs', '1']) == 0
+    names = {type(module).__name__ for module in steps[0].task.modules()}
+    assert names & {'BinaryCrossEntropy', 'PolyCrossEntropy'} and torch.isfinite(steps[0].result['loss'])
+
+
+@pytest.mark.parametrize('mixing', [
+    [], ['--mixup', '1'], ['--mixup-mode', 'multimix'], ['--mixup-mode', 'dense-multimix', '--cutmix', '1']])
+def test_multi_label_targets(mixing, flags, steps, multi_label_folder, tmp_path):
+    assert train_timm.main([*flags, *mixing, '--task', 'multilabel', '--smoothing', '0.2']) == 0
+    rows = rows_of(tmp_path / 'run')
+    assert {'eval_map', 'eval_micro_f1'} <= set(rows[0]) and 'train_top1' not in rows[0]
+    assert steps[0].target.shape == (8, 3) and steps[0].target.dtype == torch.float32
+    if '--mixup' not in mixing:
+        assert set(steps[0].target.unique().tolist()) <= {0., 1.} and (steps[0].target.sum(dim=1) == 2.).any()
+    criterion = next(module for module in steps[0].task.modules() if type(module).__name__ == 'BinaryCrossEntropy')
+    assert criterion.sum_classes is False
+    assert torch.isfinite(steps[-1].result['loss'])
+
+
+def test_multi_label_needs_lists_of_labels(flags, capsys):
+    assert train_timm.main([*flags, '--task', 'multilabel']) == 2
+    assert '--task multilabel needs lists of class indices' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['logit', 'feature', 'token'])
+def test_knowledge_distillation(kind, flags, steps, monkeypatch, tmp_path):
+    def without_download(model_name, pretrained, **kwargs):
+        assert pretrained
+        return timm.create_model(model_name, **kwargs)
+
+    monkeypatch.setattr('timm.task.distillation.create_model', without_download)
+    flags += ['--kd-model-name', 'test_vit', '--kd-distill-type', kind, '--distill-loss-weight', '2']
+    if kind == 'token':
+        flags += ['--model', 'deit_tiny_distilled_patch16_224', '--img-size', '32', '--model-kwargs', 'depth=1']
+        flags[flags.index('test_vit')] = 'test_resnet'
+    elif kind == 'logit':
+        flags[flags.index('test_vit')] = 'test_resnet'
+    else:
+        monkeypatch.setattr(
+            'timm.task.distillation.create_model', lambda model_name, pretrained, **kwargs: timm.create_model(
+                model_name, img_size=32, **kwargs))
+    assert train_timm.main(flags) == 0
+    rows = rows_of(tmp_path / 'run')
+    parts = [float(rows[-1][f'train_{name}']) for name in ('loss', 'task_loss', 'distill_loss')]
+    assert parts[0] == pytest.approx(parts[1] + 2. * parts[2], rel=1e-4) and parts[2] > 0.
+    if kind == 'feature':  # the projection learns too
+        trained = {id(p) for p in steps[0].task.get_trainable_module().parameters()}
+        state = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)
+        assert len(trained) == sum(len(group['params']) for group in state['optimizer']['param_groups'])
+
+
+@pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
+def test_image_sizes_that_change(mode, flags, steps):
+    flags += ['--mixup-mode', mode, '--train-img-sizes', '32', '64', '--train-batch-sizes', '8', '4']
+    flags += ['--train-size-schedule', 'progressive', '--train-size-random-mix', '0']
+    flags += ['--train-size-schedule-spread', '0', '--train-steps-per-epoch', '3']
+    flags += ['--variable-batch-loss-scale', 'sqrt']
+    assert train_timm.main(flags) == 0
+    assert [(step.input.shape[0], step.input.shape[-1]) for step in steps] == 3 * [(8, 32)] + 3 * [(4, 64)]
+    assert [step.scale for step in steps] == pytest.approx(3 * [1.] + 3 * [0.5 ** 0.5])
+
+
+@pytest.mark.parametrize('more', [
+    [], ['--mixup', '1', '--cutmix', '1', '--no-prefetcher'], ['--naflex-patch-sizes', '8', '16']])
+def test_naflex(more, flags, steps, tmp_path):
+    del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
+    flags[flags.index('test_resnet')] = 'naflexvit_base_patch16_gap'
+    flags += ['--model-kwargs', 'depth=1', 'embed_dim=32', 'num_heads=2', '--naflex-loader']
+    flags += ['--naflex-train-seq-lens', '4', '9', '--naflex-max-seq-len', '9', '--batch-size', '8']
+    if '--naflex-patch-sizes' in more:
+        flags.insert(flags.index('--naflex-loader'), 'enable_patch_interpolator=True')
+    assert train_timm.main([*flags, *more]) == 0
+    assert steps and set(steps[0].input) >= {'patches', 'patch_coord', 'patch_valid'}
+    assert {step.scale for step in steps} == {step.input['patches'].shape[0] / 8 for step in steps}
+    assert (steps[0].target.ndim == 2) == ('--mixup' in more)
+
+
+def test_naflex_needs_its_models(flags, capsys):
+    assert train_timm.main([*flags, '--naflex-loader']) == 2
+    assert '--naflex-loader needs a naflexvit model, got ResNet' in capsys.readouterr().err
+
+
+def test_torchscript(flags, tmp_path):
+    assert train_timm.main([*flags, '--torchscript', '--drop-connect', '0.1']) == 0
+    assert (tmp_path / 'run' / 'last.pth.tar').exists()
+
+
+def test_stop_and_milestones_and_a_complete_run(flags, tmp_path, caplog):
+    flags += ['--epochs', '6', '--stop-epoch', '3', '--save-epochs', '1', '3', '--checkpoint-hist', '1']
+    flags += ['--resume', 'auto', '--sched', 'cosine', '--lr', '0.1']
+    assert train_timm.main(flags) == 0
+    folder = tmp_path / 'run'
+    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
+    assert float(rows_of(folder)[-1]['lr']) > 0.05  # the schedule is that of six epochs
+    names = {name for name in os.listdir(folder) if name.startswith('milestone')}
+    assert names == {'milestone-1.pth.tar', 'milestone-3.pth.tar'}
+    assert torch.load(folder / 'milestone-1.pth.tar', weights_only=False)['epoch'] == 0
+    before = (folder / 'last.pth.tar').read_bytes(), (folder / 'summary.csv').read_text()
+    with caplog.at_level(logging.INFO, 'train'):
+        assert train_timm.main(flags) == 0
+    assert 'Nothing to do: 3 of 3 epochs are done.' in caplog.text
+    assert before == ((folder / 'last.pth.tar').read_bytes(), (folder / 'summary.csv').read_text())
+
+
+def test_saved_images(flags, tmp_path):
+    assert train_timm.main([*flags, '--save-images']) == 0
+    assert (tmp_path / 'run' / 'train-batch-0.jpg').stat().st_size > 0
+
+
+def test_test_time_augmentation_averages_neighbours(flags, tmp_path):
+    assert train_timm.main([*flags, '--tta', '2']) == 0
+    assert float(rows_of(tmp_path / 'run')[-1]['eval_top1']) >= 0.
+
+
+def test_weights_and_biases(flags, monkeypatch, tmp_path):
+    calls = []
+    fake = types.ModuleType('wandb')
+    fake.init = lambda **kwargs: calls.append(('init', kwargs))
+    fake.log = lambda values: calls.append(('log', values))
+    fake.finish = lambda: calls.append(('finish', None))
+    monkeypatch.setitem(sys.modules, 'wandb', fake)
+    flags += ['--log-wandb', '--wandb-project', 'birds', '--wandb-tags', 'a', 'b', '--mixup-mode', 'multimix']
+    assert train_timm.main(flags) == 0
+    assert [name for name, _ in calls] == ['init', 'log', 'log', 'finish']
+    init = calls[0][1]
+    assert (init['project'], init['name'], init['tags'], init['id']) == ('birds', 'run', ['a', 'b'], None)
+    assert init['config']['model'] == 'test_resnet'
+    rows = rows_of(tmp_path / 'run')
+    assert calls[1][1]['eval_top1'] == float(rows[0]['eval_top1']) and calls[2][1]['epoch'] == 1
+    assert 'train_mixed_loss' in calls[1][1]
+
+
+def test_weights_and_biases_must_be_installed(flags, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    assert train_timm.main([*flags, '--log-wandb']) == 2
+    assert '--log-wandb: ' in capsys.readouterr().err
+
+
+def test_tensorboard(flags, monkeypatch, tmp_path):
+    scalars, folders = {}, []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            folders.append(folder)
+
+        def add_scalar(self, name, value, step):
+            scalars[name, step] = value
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    fake = types.ModuleType('torch.utils.tensorboard')
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', fake)
+    assert train_timm.main([*flags, '--log-tensorboard']) == 0
+    assert folders == [str(tmp_path / 'run')]
+    assert scalars['eval/top1', 1] == float(rows_of(tmp_path / 'run')[1]['eval_top1']) and ('lr', 0) in scalars
+
+
+def test_device_modules(flags, capsys):
+    assert train_timm.main([*flags, '--epochs', '1', '--device-modules', 'colorsys']) == 0
+    assert 'colorsys' in sys.modules
+    assert train_timm.main([*flags, '--device-modules', 'no_such_module']) == 2
+    assert '--device-modules no_such_module: ' in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal_and_none_in_a_pipe(monkeypatch, capsys):
+    from timm_multimix.training.progress import progress
+    assert list(progress([1, 2], 'Epoch 0', True)) == [1, 2]
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    assert list(progress([1, 2], 'Epoch 0', True)) == [1, 2]
+    assert 'Epoch 0' in capsys.readouterr().err
+    assert list(progress([1, 2], 'Epoch 0', False)) == [1, 2]
+    assert capsys.readouterr().err == ''
+
+
+def test_args_yaml_of_a_run_is_a_config_of_the_next(flags, tmp_path):
+    assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--epochs', '1']) == 0
+    config = tmp_path / 'run' / 'args.yaml'
+    assert train_timm.main(['--config', str(config), '--experiment', 'again']) == 0
+    first, again = (yaml.safe_load((tmp_path / name / 'args.yaml').read_text()) for name in ('run', 'again'))
+    assert {name for name in first if first[name] != again[name]} <= {'config', 'experiment'}
