@@ -3,6 +3,27 @@ import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 torch.set_num_threads(1)
+
+CLASSES = ('cat', 'dog', 'owl')
+
+
+@pytest.fixture(scope='session')
+def image_folder(tmp_path_factory):
+    """3 classes, 8 training and 4 validation images of 32 x 32 each; every class has its own colour."""
+    root = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 8), ('validation', 4)):
+        for index, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8)
+                pixels[..., index] += 150
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+    return root

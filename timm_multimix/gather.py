@@ -1,7 +1,6 @@
 """One batch out of the batches of all processes."""
 import torch
-import torch.distributed
-from torch.distributed.nn.functional import all_gather
+import torch.distributed as dist
 
 
 def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
@@ -10,10 +9,23 @@ def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
     Gradients go back to the process that a row came from, summed over the processes. The tensor itself where there is
     no process group.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (dist.is_available() and dist.is_initialized()):
         return tensor
-    if tensor.requires_grad:
-        return torch.cat(all_gather(tensor.contiguous()))
-    gathered = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(gathered, tensor.contiguous())
-    return torch.cat(gathered)
+    return _Gather.apply(tensor)
+
+
+class _Gather(torch.autograd.Function):
+    """With any backend: gloo has no reduce-scatter for the way back."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        tensor = tensor.contiguous()
+        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, tensor)
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.clone(memory_format=torch.contiguous_format)  # all_reduce writes into it
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]

@@ -49,6 +49,7 @@ class BatchSwitch:
         self.cutmix_minmax = cutmix_minmax
         self.correct_lam = correct_lam
 
+    @torch.compiler.disable  # numpy's generator
     def draw(self) -> str:
         """'multimix', 'cutmix' or 'none' for the next batch."""
         if np.random.rand() >= self.prob:
@@ -57,6 +58,7 @@ class BatchSwitch:
             return 'cutmix'
         return 'multimix'
 
+    @torch.compiler.disable
     def cutmix(self, x: torch.Tensor) -> Tuple[torch.Tensor, float]:
         """A copy of images `[b, ch, h, w]` with one box taken from the batch in reverse order, and their λ."""
         lam = np.random.beta(self.cutmix_alpha, self.cutmix_alpha)

@@ -1,27 +1,7 @@
-"""A tiny image folder, and the flags of a run that takes a second."""
-import numpy as np
+"""The flags of a run that takes a second."""
 import pytest
-from PIL import Image
 
 import train_timm
-
-CLASSES = ('cat', 'dog', 'owl')
-
-
-@pytest.fixture(scope='session')
-def image_folder(tmp_path_factory):
-    """3 classes, 8 training and 4 validation images of 32 x 32 each; every class has its own colour."""
-    root = tmp_path_factory.mktemp('images')
-    rng = np.random.default_rng(0)
-    for split, count in (('train', 8), ('validation', 4)):
-        for index, name in enumerate(CLASSES):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8)
-                pixels[..., index] += 150
-                Image.fromarray(pixels).save(folder / f'{i}.png')
-    return root
 
 
 @pytest.fixture

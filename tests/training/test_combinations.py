@@ -26,6 +26,7 @@ MULTIMIX = ('--mixup-mode', 'multimix')
     (['--task', 'multilabel', '--loss', 'ce'], '--task multilabel needs one of the losses bce'),
     (['--task', 'multilabel', '--eval-metric', 'top5'], "--eval-metric must be one of 'loss', 'map'"),
     (['--task', 'multilabel', '--kd-model-name', 'resnet18'], '--kd-model-name needs --task classification'),
+    (['--target-format', 'multihot'], '--target-format multihot needs --task multilabel, got classification'),
     (['--jsd-loss'], '--jsd-loss needs --aug-splits of 2 or more, got 0'),
     (['--aug-splits', '1'], '--aug-splits must be 0 or at least 2, got 1'),
     (['--aug-splits', '2', '--mixup', '1'], '--aug-splits does not go with --mixup'),

@@ -34,16 +34,27 @@ def steps(monkeypatch):
 
 @pytest.fixture
 def multi_label_folder(monkeypatch):
-    """The image folder, with lists of labels: its class, and class 0 as well for every other image."""
-    class TwoLabels(ImageDataset):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.reader.samples = [
-                (path, sorted({label, 0}) if index % 2 else [label])
-                for index, (path, label) in enumerate(self.reader.samples)]
+    """The image folder with lists of labels: its class, and class 0 as well for every other image."""
+    formats = {'index': lambda labels: labels, 'multihot': lambda labels: [int(index in labels) for index in range(3)]}
 
-    monkeypatch.setattr(
-        datasets, 'create_dataset', lambda name, root, split, **kwargs: TwoLabels(os.path.join(root, split)))
+    def create(kind):
+        def create_dataset(name, root, split, **kwargs):
+            dataset = ImageDataset(os.path.join(root, split))
+            dataset.reader.samples = [
+                (path, formats[kind](sorted({label, 0}) if index % 2 else [label]))
+                for index, (path, label) in enumerate(dataset.reader.samples)]
+            return dataset
+
+        monkeypatch.setattr(datasets, 'create_dataset', create_dataset)
+
+    return create
+
+
+def test_mixing_ends_also_where_the_workers_live_on(flags, steps):
+    flags += ['--mixup', '1', '--mixup-off-epoch', '2', '--workers', '1', '--use-multi-epochs-loader', '--epochs', '4']
+    assert train_timm.main([*flags, '--smoothing', '0', '--mixup-prob', '1']) == 0
+    mixed = [bool((step.target.amax(dim=1) < 0.999).any()) for step in steps]
+    assert len(mixed) == 4 * 3 and any(mixed[:6]) and not any(mixed[6:])
 
 
 def test_augmentation_splits_with_jensen_shannon_loss(flags, steps, tmp_path):
@@ -64,10 +75,13 @@ def test_other_losses(loss, mode, flags, steps):
     assert names & {'BinaryCrossEntropy', 'PolyCrossEntropy'} and torch.isfinite(steps[0].result['loss'])
 
 
+@pytest.mark.parametrize('kind', ['index', 'multihot'])
 @pytest.mark.parametrize('mixing', [
     [], ['--mixup', '1'], ['--mixup-mode', 'multimix'], ['--mixup-mode', 'dense-multimix', '--cutmix', '1']])
-def test_multi_label_targets(mixing, flags, steps, multi_label_folder, tmp_path):
-    assert train_timm.main([*flags, *mixing, '--task', 'multilabel', '--smoothing', '0.2']) == 0
+def test_multi_label_targets(mixing, kind, flags, steps, multi_label_folder, tmp_path):
+    multi_label_folder(kind)
+    flags += ['--task', 'multilabel', '--target-format', kind, '--smoothing', '0.2']
+    assert train_timm.main([*flags, *mixing]) == 0
     rows = rows_of(tmp_path / 'run')
     assert {'eval_map', 'eval_micro_f1'} <= set(rows[0]) and 'train_top1' not in rows[0]
     assert steps[0].target.shape == (8, 3) and steps[0].target.dtype == torch.float32

@@ -8,7 +8,7 @@ from timm_multimix.training.arguments import create_parser
 
 with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encoding='utf-8') as file:
     UPSTREAM = json.load(file)
-NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task')  # of timm 1.0.31
+NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task', '--target-format')  # of timm 1.0.31
 
 
 @pytest.mark.parametrize('flag', UPSTREAM, ids=lambda flag: flag['flags'][-1])

@@ -12,6 +12,7 @@ from .combinations import warn_of_ignored
 
 _logger = logging.getLogger('train')
 
+
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='train_timm.py', description="timm's training, plus MultiMix", allow_abbrev=False)
@@ -36,9 +37,7 @@ def create_parser() -> argparse.ArgumentParser:
 def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, str]:
     """The arguments, and the same as YAML text; a mistake ends the process with exit code 2 and a message."""
     parser = create_parser()
-    config, _ = _config_parser().parse_known_args(argv)
-    if config.config:
-        parser.set_defaults(**_read_config(parser, config.config))
+    read_defaults(parser, argv)
     args = parser.parse_args(argv)
     if args.task == 'multilabel' and args.eval_metric == parser.get_default('eval_metric') == 'top1':
         args.eval_metric = 'map'  # what timm ranks by there
@@ -46,16 +45,19 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
         check_args(args)
     except ValueError as error:
         parser.error(str(error))
-    warn_of_ignored(args, parser)
+    warn_of_ignored(args, create_parser())
     values = {name: value for name, value in vars(args).items() if name != 'config'}
     args_text = yaml.safe_dump(values, default_flow_style=False)
     return args, args_text
 
 
-def _config_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('-c', '--config', default='', type=str)
-    return parser
+def read_defaults(parser: argparse.ArgumentParser, argv: Optional[List[str]] = None) -> None:
+    """Make the values of the YAML file that --config names the defaults of `parser`."""
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument('-c', '--config', default='', type=str)
+    path = config_parser.parse_known_args(argv)[0].config
+    if path:
+        parser.set_defaults(**_read_config(parser, path))
 
 
 def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
@@ -67,11 +69,11 @@ def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
     if not isinstance(config, dict):
         parser.error(f'--config {path}: must hold "name: value" lines, got a {type(config).__name__}')
     known = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
-    unknown = sorted(set(config) - set(known))
-    if unknown:
-        parser.error(f'--config {path}: unknown names {", ".join(map(str, unknown))}')
+    unknown = sorted(set(config) - set(known), key=str)
+    if unknown:  # as timm does: the file may be of another version
+        _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
     try:
-        return {name: _config_value(known[name], value) for name, value in config.items()}
+        return {name: _config_value(known[name], value) for name, value in config.items() if name in known}
     except ValueError as error:
         parser.error(f'--config {path}: {error}')
 

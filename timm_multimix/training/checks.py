@@ -71,11 +71,16 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(
             f'--eval-metric must be one of {", ".join(map(repr, evaluator.metric_names))} with --task {args.task}, '
             f'got {args.eval_metric!r}')
-    _check_mixing(args)
+    check_mixing(args)
     check_combinations(args)
 
 
-def _check_mixing(args: argparse.Namespace) -> None:
+def check_mixing(args: argparse.Namespace) -> None:
+    """Refuse flags of mixing that do not fit the mode or each other.
+
+    Raises:
+        ValueError: Naming the flag, its value and what is allowed.
+    """
     given = [name for name, value in vars(args).items() if name.startswith('multimix_') and value is not None]
     if args.mixup_mode not in MODES:
         if given:

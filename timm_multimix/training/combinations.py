@@ -77,6 +77,8 @@ def check_combinations(args: argparse.Namespace) -> None:
     ):
         if getattr(args, first) and getattr(args, second):
             raise ValueError(f'{flag_name(first)} does not go with {flag_name(second)}')
+    if args.target_format == 'multihot' and args.task != 'multilabel':
+        raise ValueError(f'--target-format multihot needs --task multilabel, got {args.task}')
     if args.kd_model_name and args.task == 'multilabel':
         raise ValueError('--kd-model-name needs --task classification, got multilabel')
     if args.tta < 0:

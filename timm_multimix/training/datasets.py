@@ -3,7 +3,6 @@ import argparse
 import os
 from typing import Any, Dict, Tuple
 
-import torch
 from timm.data import AugMixDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
@@ -23,30 +22,13 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     _check_classes(args, dataset_train, dataset_eval)
     if args.task == 'multilabel':
         for dataset in (dataset_train, dataset_eval):
-            dataset.target_transform = MultiHot(args.num_classes)
+            dataset.target_transform = MultiLabelTarget(args.num_classes, dense=args.target_format == 'multihot')
             if not isinstance(dataset, IterableDataset):
-                with named('--task multilabel needs lists of class indices, or vectors, as targets'):
+                with named('--task multilabel needs lists of class indices, or vectors with --target-format multihot'):
                     dataset[0]
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
-
-
-class MultiHot:
-    """Multi-label targets as float vectors `[c]`, from lists of class indices or from vectors of [0, 1] themselves.
-
-    Raises:
-        ValueError: If a target is neither.
-    """
-
-    def __init__(self, num_classes: int):
-        self.indices = MultiLabelTarget(num_classes)
-        self.vector = MultiLabelTarget(num_classes, dense=True)
-
-    def __call__(self, target: Any) -> torch.Tensor:
-        values = torch.as_tensor(target)
-        is_vector = values.numel() and (values.is_floating_point() or values.dtype == torch.bool)
-        return self.vector(values) if is_vector else self.indices(values)
 
 
 def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:

@@ -26,6 +26,8 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     add('--input-img-mode', type=str, metavar='MODE', help="mode of the images: 'RGB', 'L', ...")
     add('--input-key', type=str, metavar='KEY', help='dataset key of the images')
     add('--target-key', type=str, metavar='KEY', help='dataset key of the labels')
+    add('--target-format', type=str, default='index', choices=('index', 'multihot'),
+        help='labels of --task multilabel: lists of class indices, or vectors of 0 and 1')
     add('--dataset-trust-remote-code', action='store_true', help='let hfds/ datasets run code from the hub')
 
 

@@ -1,0 +1,78 @@
+"""What timm's train.py of version 1.0.23 and newer does that matters to the launcher, in little: its loader mixes where
+--mixup or --cutmix is given, its task is a ClassificationTask, its schedule is told of each epoch."""
+import argparse
+import json
+import os
+
+import torch
+import yaml
+from timm.data import FastCollateMixup, create_dataset, create_loader
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.models import create_model
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, LogitDistillationTask
+
+config_parser = argparse.ArgumentParser(add_help=False)
+config_parser.add_argument('-c', '--config', default='')
+parser = argparse.ArgumentParser()
+parser.add_argument('--data-dir')
+parser.add_argument('--model')
+parser.add_argument('--num-classes', type=int)
+parser.add_argument('--input-size', type=int, nargs=3)
+parser.add_argument('--epochs', type=int, default=2)
+parser.add_argument('--start-epoch', type=int, default=0)
+parser.add_argument('--batch-size', type=int, default=8)
+parser.add_argument('--mixup', type=float, default=0.)
+parser.add_argument('--cutmix', type=float, default=0.)
+parser.add_argument('--mixup-mode', default='batch')
+parser.add_argument('--mixup-off-epoch', type=int, default=0)
+parser.add_argument('--kd-model-name')
+parser.add_argument('--compile-task', action='store_true')
+parser.add_argument('--log', help='JSON file to write what happened to')
+
+
+def main():
+    config, rest = config_parser.parse_known_args()
+    if config.config:
+        with open(config.config) as file:
+            parser.set_defaults(**yaml.safe_load(file))
+    args = parser.parse_args(rest)
+    device = torch.device('cpu')
+    model = create_model(args.model, num_classes=args.num_classes)
+    mixes = args.mixup > 0. or args.cutmix > 0.
+    collate_fn = None
+    if mixes:
+        collate_fn = FastCollateMixup(
+            mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, mode=args.mixup_mode, num_classes=args.num_classes)
+    loader = create_loader(
+        create_dataset('', root=args.data_dir, split='train', is_training=True), tuple(args.input_size),
+        args.batch_size, is_training=True, num_workers=0, collate_fn=collate_fn, device=device)
+    optimizer = create_optimizer_v2(model, 'sgd', lr=0.01)
+    if args.kd_model_name:
+        LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
+    criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(0.1)
+    task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=False)
+    if args.compile_task:
+        task = torch.compile(task, backend='eager')
+    scheduler, epochs = create_scheduler_v2(
+        optimizer, 'cosine', num_epochs=args.epochs, updates_per_epoch=len(loader))
+    if args.start_epoch:
+        scheduler.step(args.start_epoch)
+    steps = []
+    for epoch in range(args.start_epoch, epochs):
+        task.train()
+        for input, target in loader:
+            result = task(input, target)
+            result['loss'].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps.append(dict(epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item()))
+        scheduler.step(epoch + 1, None)
+    with open(args.log, 'w') as file:
+        json.dump(dict(task=type(built).__name__, keys=sorted(model.state_dict()), steps=steps), file)
+
+
+if __name__ == '__main__':
+    assert os.path.isabs(__file__)
+    main()

@@ -1,0 +1,65 @@
+"""Two processes with gloo, against one process on the joined batch."""
+import pytest
+import torch
+import torch.multiprocessing
+
+from tests import two_processes
+from timm_multimix.gather import gather_batches
+
+
+@pytest.fixture
+def both(tmp_path):
+    """Run a function of two_processes in both; what each saved."""
+    def both(function, *args):
+        torch.multiprocessing.spawn(function, args=(str(tmp_path), *args), nprocs=2)
+        return [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
+    return both
+
+
+def test_alone_it_is_the_batch_itself():
+    rows = torch.randn(3, 2)
+    assert gather_batches(rows) is rows
+
+
+@pytest.mark.slow
+def test_rows_and_gradients_of_both(both):
+    (joined, first, labels), (again, second, _) = both(two_processes.gather_rows)
+    torch.testing.assert_close(joined, torch.tensor([[0., 1.], [2., 3.], [10., 11.], [12., 13.]]))
+    assert torch.equal(joined, again) and labels.tolist() == [0, 5, 1, 6]
+    # each row is weighted once by its process and twice by the other, or the other way round: three times in all
+    torch.testing.assert_close(torch.cat([first, second]), 3. * torch.arange(8.).reshape(4, 2))
+
+
+@pytest.mark.parametrize('mode', ['multimix', pytest.param('dense-multimix', marks=pytest.mark.slow)])
+def test_gathered_is_one_process_on_the_joined_batch(mode, both):
+    records = both(two_processes.one_step, mode, True)
+    images, labels = two_processes.batches()
+    task = two_processes.build(mode)
+    torch.manual_seed(2)
+    result = task(images.flatten(0, 1), labels.flatten())
+    result['loss'].backward()
+    expected = two_processes.gradients_of(task)
+    for rank, record in enumerate(records):
+        torch.testing.assert_close(record['loss'], result['loss'].detach())
+        torch.testing.assert_close(record['output'], result['output'].detach().unflatten(0, (2, -1))[rank])
+        assert record['gradients'].keys() == expected.keys()
+        for name, gradient in record['gradients'].items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_without_gathering_each_mixes_its_own(both):
+    first, second = both(two_processes.one_step, 'multimix', False)
+    assert first['loss'] != second['loss']
+    for name, gradient in first['gradients'].items():  # the mean of both, by DDP
+        assert torch.equal(gradient, second['gradients'][name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+def test_parameters_stay_identical(mode, both):
+    (first_losses, *first), (second_losses, *second) = both(two_processes.three_steps, mode)
+    assert first_losses != second_losses
+    for one, other in zip(first, second):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(first[0][name], first[1][name]) for name in first[0])

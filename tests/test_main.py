@@ -1,0 +1,116 @@
+"""`python -m timm_multimix`: a training script of others, unedited."""
+import json
+import os
+import sys
+
+import pytest
+import timm
+import timm.task
+
+from timm_multimix.__main__ import main
+
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'stock_train.py')
+
+
+@pytest.fixture
+def run(image_folder, tmp_path):
+    def run(*flags, code=0):
+        log = tmp_path / 'log.json'
+        argv = [
+            SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
+            '--input-size', '3', '32', '32', '--log', str(log), *flags]
+        assert main(argv) == code
+        return json.loads(log.read_text()) if log.exists() else None
+    return run
+
+
+@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+def test_the_script_trains_with_multimix(mode, run):
+    before = sys.argv[:], timm.task.ClassificationTask
+    record = run('--mixup-mode', mode, '--mixup', '1.5', '--multimix-tuples', '16')
+    assert record['task'] == 'MultiMixTask'
+    assert all(step['keys'] == ['clean_loss', 'loss', 'mixed_loss', 'output'] for step in record['steps'])
+    assert {step['target_dims'] for step in record['steps']} == {1}  # its loader did not mix
+    assert record['keys'] == sorted(timm.create_model('test_resnet', num_classes=3).state_dict())
+    assert (sys.argv, timm.task.ClassificationTask) == before
+
+
+def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
+    from timm_multimix import __main__ as launcher
+    made = []
+
+    class Task(launcher.MultiMixTask):
+        def __init__(self, *args, **kwargs):
+            made.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(launcher, 'MultiMixTask', Task)
+    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--mixup-switch-prob', '0.25',
+        '--mixup-prob', '0.75', '--multimix-paper', code=2)
+    assert not made
+    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--mixup-switch-prob', '0.25')
+    kwargs = made[0]
+    assert (kwargs['alpha'], kwargs['cutmix_alpha'], kwargs['switch_prob']) == ((0.5, 2.), 1., 0.25)
+    assert kwargs['input_size'] == (3, 32, 32)
+
+
+def test_mixing_ends_at_its_epoch(run):
+    flags = ['--mixup-mode', 'multimix', '--mixup-off-epoch', '2', '--epochs', '4']
+    mixed = [(step['epoch'], 'mixed_loss' in step['keys']) for step in run(*flags)['steps']]
+    assert set(mixed) == {(0, True), (1, True), (2, False), (3, False)}
+    mixed = [(step['epoch'], 'mixed_loss' in step['keys']) for step in run(*flags, '--start-epoch', '3')['steps']]
+    assert set(mixed) == {(3, False)}
+
+
+def test_a_config_that_the_script_reads_too(run, tmp_path):
+    config = tmp_path / 'config.yaml'
+    config.write_text('mixup_mode: dense-multimix\nmixup: 0.7\nmultimix_tuples: 8\n')
+    record = run('--config', str(config))
+    assert record['task'] == 'MultiMixTask' and {step['target_dims'] for step in record['steps']} == {1}
+
+
+def test_a_compiled_task(run):
+    record = run('--mixup-mode', 'dense-multimix', '--compile-task', '--multimix-tuples', '16', '--cutmix', '1')
+    assert record['task'] == 'MultiMixTask' and all(step['loss'] > 0. for step in record['steps'])
+
+
+@pytest.mark.parametrize('flags, message', [
+    ([], "--mixup-mode must be one of multimix, dense-multimix here, got 'batch'"),
+    (['--mixup-mode', 'multimix', '--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense'),
+    (['--mixup-mode', 'multimix', '--naflex-loader'], '--naflex-loader does not go with --mixup-mode multimix'),
+    (['--mixup-mode', 'multimix', '--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode'),
+])
+def test_mistakes_are_told_before_the_script_begins(flags, message, run, capsys):
+    assert run(*flags, code=2) is None
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('source, message', [
+    ('print("hello")', 'does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23'),
+    ('from timm.task import ClassificationTask', 'ended without building a ClassificationTask'),
+    ('from timm.task import ClassificationTask, LogitDistillationTask as Task\nTask()', 'knowledge distillation'),
+])
+def test_a_script_that_cannot_be_plugged_into(source, message, tmp_path, capsys):
+    script = tmp_path / 'train.py'
+    script.write_text(source)
+    assert main([str(script), '--mixup-mode', 'multimix']) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_serve_the_mode(run, capsys):
+    flags = ['--mixup-mode', 'dense-multimix', '--model', 'crossvit_9_240', '--input-size', '3', '240', '240']
+    assert run(*flags, code=2) is None
+    assert 'crossvit' in capsys.readouterr().err
+
+
+def test_no_script(tmp_path, capsys):
+    assert main([str(tmp_path / 'train.py'), '--mixup-mode', 'multimix']) == 2
+    assert 'cannot read the script' in capsys.readouterr().err
+    assert main([]) == 2 and main(['--help']) == 0
+
+
+def test_errors_of_the_script_are_its_own(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text('# ClassificationTask\nraise KeyError("its own")')
+    with pytest.raises(KeyError, match='its own'):
+        main([str(script), '--mixup-mode', 'multimix'])

@@ -1,0 +1,79 @@
+"""What tests/test_distributed.py runs in each of two processes; a module of its own, as spawned processes import it."""
+import copy
+import os
+
+import timm
+import torch
+import torch.distributed as dist
+from timm.utils import unwrap_model
+
+from timm_multimix import MultiMixTask
+from timm_multimix.gather import gather_batches
+
+BATCH, CLASSES, SIZE = 3, 5, 32
+
+
+def batches(seed=0):
+    """The batches of both processes, `[2, b, 3, h, w]`, and their labels `[2, b]`."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, BATCH, 3, SIZE, SIZE, generator=generator)
+    return images, torch.randint(CLASSES, (2, BATCH), generator=generator)
+
+
+def build(mode, **kwargs):
+    """A task on a model without batch norms: those would see other batches in two processes than in one."""
+    torch.manual_seed(1)
+    model = timm.create_model('test_vit', num_classes=CLASSES, img_size=SIZE)
+    return MultiMixTask(model, mode=mode, num_tuples=20, attention='gap', verbose=False, **kwargs)
+
+
+def gradients_of(task):
+    model = unwrap_model(task.get_eval_model())
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def start(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+
+
+def gather_rows(rank, folder):
+    start(rank, folder)
+    rows = torch.arange(4.).reshape(2, 2).add(10. * rank).requires_grad_()
+    joined = gather_batches(rows)
+    (joined * torch.arange(8.).reshape(4, 2) * (rank + 1.)).sum().backward()
+    labels = gather_batches(torch.tensor([rank, rank + 5]))
+    torch.save((joined.detach(), rows.grad, labels), os.path.join(folder, f'{rank}.pt'))
+
+
+def one_step(rank, folder, mode, gather):
+    start(rank, folder)
+    images, labels = batches()
+    task = build(mode, gather=gather)
+    task.prepare_distributed(device_ids=None)
+    torch.manual_seed(2)  # the same tuples in both, as in one process
+    result = task(images[rank], labels[rank])
+    result['loss'].backward()
+    record = dict(loss=result['loss'].detach(), output=result['output'].detach(), gradients=gradients_of(task))
+    torch.save(record, os.path.join(folder, f'{rank}.pt'))
+
+
+def three_steps(rank, folder, mode):
+    """Own data, own draws: what is trained must stay the same in both."""
+    start(rank, folder)
+    task = build(mode)
+    task.prepare_distributed(device_ids=None)
+    task.setup_ema(decay=0.9)
+    optimizer = torch.optim.SGD(task.get_eval_model().parameters(), lr=0.1, momentum=0.9)
+    torch.manual_seed(rank)
+    losses = []
+    for step in range(3):
+        images, labels = batches(step)
+        loss = task(images[rank], labels[rank])['loss']
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.update_ema(step=step + 1)
+        losses.append(loss.item())
+    states = [copy.deepcopy(unwrap_model(task.get_eval_model(ema=ema)).state_dict()) for ema in (False, True)]
+    torch.save((losses, *states), os.path.join(folder, f'{rank}.pt'))

@@ -1,0 +1,165 @@
+"""Run a copy of timm's own training script, unedited, with MultiMix: `python -m timm_multimix PATH/train.py ARGS`.
+
+    python -m timm_multimix PATH/train.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
+
+The script is timm's train.py of version 1.0.23 or newer. Where it builds its training task it gets a MultiMixTask. The
+flags of mixing (--mixup..., --cutmix..., --multimix-...) are taken off its command line, so its loader gives the labels
+as they are; all others are the script's own.
+"""
+import argparse
+import runpy
+import sys
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+from unittest import mock
+
+import timm.scheduler
+import timm.task
+
+from .head import MODES
+from .task import MultiMixTask
+from .training.arguments import create_parser, multimix_kwargs, read_defaults
+from .training.checks import check_mixing
+from .training.combinations import check_combinations
+
+_TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
+_OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
+
+
+class PlugInError(ValueError):
+    """The script cannot be plugged into."""
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run the script; the exit code. A user's mistake ends with code 2 and one line that says what is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ('-h', '--help'):
+        print(__doc__)
+        return 0 if argv else 2
+    script = argv[0]
+    try:
+        _check_script(script)
+        args, rest = _split_arguments(argv[1:])
+        with mock.patch.object(sys, 'argv', [script, *rest]), _plugged_in(args) as tasks:
+            runpy.run_path(script, run_name='__main__')
+        if not tasks:
+            raise PlugInError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
+    except PlugInError as error:
+        print(f'timm_multimix: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check_script(path: str) -> None:
+    try:
+        with open(path, encoding='utf-8') as file:
+            source = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlugInError(f'cannot read the script {path}: {error}') from error
+    if 'ClassificationTask' not in source:
+        raise PlugInError(
+            f'{path} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')
+
+
+def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """All arguments as train_timm.py would read them, and those that are left to the script."""
+    parser = create_parser()
+    read_defaults(parser, argv)
+    args, _ = parser.parse_known_args(argv)
+    if args.mixup_mode not in MODES:
+        raise PlugInError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
+    try:
+        check_mixing(args)
+        check_combinations(args)
+    except ValueError as error:
+        raise PlugInError(str(error)) from error
+    taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for action in parser._actions:
+        if action.dest in _TAKEN or action.dest.startswith('multimix_'):
+            taker._add_action(action)
+    on_command_line, rest = taker.parse_known_args(argv)
+    if args.cutmix_minmax is not None and args.config:
+        raise PlugInError('--cutmix-minmax must not be in --config, where the script would read it too')
+    # the script may read others from the same --config
+    return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+
+
+@contextmanager
+def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
+    """timm with our task in place of its own; the tasks that were built."""
+    tasks: List[MultiMixTask] = []
+
+    def create_task(model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
+        kwargs.pop('threshold', None)
+        try:
+            tasks.append(MultiMixTask(
+                model,
+                criterion,
+                {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
+                mode=args.mixup_mode,
+                multi_label=args.task == 'multilabel',
+                prob=args.mixup_prob,
+                switch_prob=args.mixup_switch_prob,
+                cutmix_alpha=args.cutmix,
+                cutmix_minmax=args.cutmix_minmax,
+                input_size=_input_size(args),
+                **multimix_kwargs(args),
+                **kwargs,
+            ))
+        except ValueError as error:
+            raise PlugInError(str(error)) from error
+        return tasks[-1]
+
+    def refuse(*_: Any, **__: Any):
+        raise PlugInError('the script asked for knowledge distillation, which does not go with MultiMix')
+
+    create_scheduler = timm.scheduler.create_scheduler_v2
+
+    def create_scheduler_v2(*positional: Any, **kwargs: Any):
+        scheduler, epochs = create_scheduler(*positional, **kwargs)
+        _follow_epochs(scheduler, kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
+        return scheduler, epochs
+
+    patches = [mock.patch.object(timm.task, 'ClassificationTask', create_task)]
+    patches += [mock.patch.object(timm.task, name, create_task) for name in ('MultiLabelClassificationTask',)]
+    patches += [mock.patch.object(timm.task, name, refuse) for name in _OTHER_TASKS]
+    if args.mixup_off_epoch:
+        patches.append(mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2))
+    for patch in patches:
+        patch.start()
+    try:
+        yield tasks
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
+    """End mixing at an epoch. The schedule is what is told of every epoch, also of the one that a run resumes at."""
+    if scheduler is None:
+        raise PlugInError('--mixup-off-epoch needs a --sched: from it the epoch is known')
+    step, step_update = scheduler.step, scheduler.step_update
+
+    def stepped(epoch: int, *positional: Any, **kwargs: Any):
+        for task in tasks:
+            task.mixup_enabled = epoch < off_epoch
+        return step(epoch, *positional, **kwargs)
+
+    def step_updated(num_updates: int, *positional: Any, **kwargs: Any):
+        if updates_per_epoch:
+            for task in tasks:
+                task.mixup_enabled = num_updates // updates_per_epoch < off_epoch
+        return step_update(num_updates, *positional, **kwargs)
+
+    scheduler.step, scheduler.step_update = stepped, step_updated
+
+
+def _input_size(args: argparse.Namespace) -> Optional[Tuple[int, int, int]]:
+    """What the flags say of the images; None for the model's own size."""
+    if args.input_size:
+        return tuple(args.input_size)
+    return None if args.img_size is None else (args.in_chans or 3, args.img_size, args.img_size)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
