@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.results import SCHEMA_VERSION, environment, write_result
 
-RESULTS = sorted(glob.glob(os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results', '*.json')))
+FOLDER = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results')
+RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True))
 VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 
 

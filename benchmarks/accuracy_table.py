@@ -1,0 +1,84 @@
+"""The runs of `benchmarks.accuracy` as a table and a figure: `python -m benchmarks.accuracy_table --recipe NAME`."""
+import argparse
+import glob
+import json
+import os
+import statistics
+import sys
+from typing import Any, Dict, List, Optional, Tuple
+
+from .accuracy import RESULTS
+from .methods import KNOBS, METHODS
+from .recipes import RECIPES
+
+Runs = Dict[str, List[Dict[str, Any]]]
+
+
+def read_runs(recipe: str, results: str = RESULTS) -> Runs:
+    """The result records of a recipe, by method in the order of `METHODS`, each in order of seed."""
+    runs: Runs = {}
+    for path in glob.glob(os.path.join(results, recipe, '*.json')):
+        with open(path, encoding='utf-8') as file:
+            record = json.load(file)
+        runs.setdefault(record['settings']['method'], []).append(record)
+    return {
+        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
+        for method in [*METHODS, *KNOBS] if method in runs}
+
+
+def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
+    """Mean, and standard deviation over the seeds; None for a single one."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def table(runs: Runs) -> str:
+    """Markdown: a row per method, top-1 and loss on the held-out images after the last epoch."""
+    lines = ['| method | top-1 (%) | loss | seeds |', '|---|---|---|---|']
+    for method, records in runs.items():
+        cells = []
+        for metric, digits in (('top1', 2), ('loss', 3)):
+            mean, spread = mean_and_spread([record['result'][metric] for record in records])
+            cells.append(f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}'))
+        seeds = ', '.join(str(record['settings']['seed']) for record in records)
+        lines.append(f'| {method} | {cells[0]} | {cells[1]} | {seeds} |')
+    return '\n'.join(lines)
+
+
+def plot(runs: Runs, path: str, title: str) -> None:
+    """Every run as a point, every method's mean as a line."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.35 * len(runs)), constrained_layout=True)
+    for row, (method, records) in enumerate(runs.items()):
+        values = [record['result']['top1'] for record in records]
+        color = 'C1' if 'multimix' in method else 'C0'
+        axis.plot(values, [row] * len(values), 'o', color=color, alpha=0.6)
+        axis.plot([statistics.fmean(values)] * 2, [row - 0.35, row + 0.35], color=color, linewidth=2)
+    axis.set_yticks(range(len(runs)), list(runs))
+    axis.invert_yaxis()
+    axis.set_xlabel('top-1 (%) on the held-out images after the last epoch; each point a seed, lines their means')
+    axis.set_title(title)
+    axis.grid(axis='x', alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--recipe', required=True, choices=RECIPES)
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--figure', help='PNG file to write')
+    args = parser.parse_args(argv)
+    runs = read_runs(args.recipe, args.results)
+    if not runs:
+        parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
+    print(table(runs))
+    if args.figure:
+        plot(runs, args.figure, args.recipe)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""`benchmarks.accuracy`: methods, budgets, and runs that are never repeated; `benchmarks.accuracy_table`."""
+import fcntl
+import json
+import os
+
+import pytest
+import timm
+import torch
+
+import train_timm
+from benchmarks import accuracy, accuracy_table, recipes
+from benchmarks.methods import KNOBS, METHODS
+from benchmarks.recipes import RECIPES, Recipe, link_subset
+from timm_multimix import MultiMixTask
+from timm_multimix.training.arguments import parse_args
+
+from .test_results import check_schema
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """A budget of two seconds."""
+    flags = (
+        '--model test_resnet --num-classes 3 --input-size 3 32 32 --epochs 2 --warmup-epochs 0 --batch-size 6 '
+        '--lr 0.01 --workers 0 --device cpu')
+    monkeypatch.setitem(recipes.RECIPES, 'tiny', Recipe(flags, 6, 3, eval_split='validation'))
+    return 'tiny'
+
+
+@pytest.fixture
+def suite(recipe, image_folder, tmp_path):
+    def suite(*flags):
+        return accuracy.main([
+            '--recipe', recipe, '--data-dir', str(image_folder), '--output', str(tmp_path / 'output'),
+            '--results', str(tmp_path / 'results'), *flags])
+    return suite
+
+
+@pytest.mark.parametrize('method', [*METHODS, *KNOBS])
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_method_is_a_command_line(method, recipe):
+    flags = f'DIR {RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]}'
+    args, _ = parse_args(flags.split())
+    assert args.model.startswith('cifar_')
+    assert args.mixup_mode == ('batch' if 'multimix' not in method else
+                               'dense-multimix' if method.startswith('dense') else 'multimix')
+
+
+def test_the_two_modes_have_their_default_flags():
+    for mode in ('multimix', 'dense-multimix'):
+        assert METHODS[mode] == f'--smoothing 0 --mixup-mode {mode}'
+
+
+def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
+    assert suite('--methods', 'plain', 'multimix', '--seeds', '0', '3') == 0
+    folder = tmp_path / 'results' / 'tiny'
+    assert sorted(os.listdir(folder)) == ['multimix-0.json', 'multimix-3.json', 'plain-0.json', 'plain-3.json']
+    record = json.loads((folder / 'multimix-3.json').read_text())
+    check_schema(record)
+    assert record['settings'] == dict(
+        recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"]} --seed 3')
+    epochs = record['result']['epochs']
+    assert [row['epoch'] for row in epochs] == [0., 1.] and record['result']['top1'] == epochs[-1]['eval_top1']
+    assert json.loads((folder / 'multimix-0.json').read_text())['result']['epochs'] != epochs
+
+    monkeypatch.setattr(train_timm, 'main', None)  # would raise
+    assert suite('--methods', 'plain', 'multimix', '--seeds', '0', '3') == 0
+
+
+def test_an_interrupted_run_goes_on(suite, tmp_path, monkeypatch):
+    epochs, train_one_epoch = [], train_timm.train_one_epoch
+
+    def interrupted(epoch, *args, **kwargs):
+        if epoch == 1 and 1 not in epochs:
+            epochs.append(1)
+            raise RuntimeError('killed')
+        epochs.append(epoch)
+        return train_one_epoch(epoch, *args, **kwargs)
+
+    monkeypatch.setattr(train_timm, 'train_one_epoch', interrupted)
+    with pytest.raises(RuntimeError, match='killed'):
+        suite('--methods', 'plain', '--seeds', '0')
+    assert not (tmp_path / 'results').exists()
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+    assert epochs == [0, 1, 1]
+
+
+def test_a_run_of_another_process_is_left_alone(suite, tmp_path):
+    folder = tmp_path / 'output' / 'tiny'
+    folder.mkdir(parents=True)
+    with open(folder / 'plain-0.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert suite('--methods', 'plain', '--seeds', '0') == 0
+        assert not (tmp_path / 'results').exists()
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+    assert (tmp_path / 'results' / 'tiny' / 'plain-0.json').exists()
+
+
+def test_a_run_that_fails_says_its_command(suite):
+    with pytest.raises(RuntimeError, match='plain with seed 0 failed; its command was: --data-dir'):
+        suite('--methods', 'plain', '--seeds', '0', '--flags', '--model no_such_model')
+
+
+def test_the_subset_is_the_first_images_of_each_class(image_folder, recipe, tmp_path):
+    folder = link_subset(RECIPES[recipe], str(image_folder), str(tmp_path / 'subset'))
+    for split, count in (('train', 6), ('validation', 3)):
+        for name in ('cat', 'dog', 'owl'):
+            images = sorted(os.listdir(os.path.join(folder, split, name)))
+            assert images == [f'{index}.png' for index in range(count)]
+            assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
+    assert link_subset(RECIPES[recipe], str(image_folder), folder) == folder  # again
+
+
+def test_a_folder_with_too_few_images_is_refused(suite, image_folder, tmp_path, capsys):
+    with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
+        link_subset(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
+    with pytest.raises(SystemExit) as exit_info:
+        suite('--data-dir', str(tmp_path / 'nowhere'))
+    assert exit_info.value.code == 2 and 'must have the folder' in capsys.readouterr().err
+
+
+def test_table_and_figure(suite, tmp_path, capsys):
+    suite('--methods', 'plain', 'dense-multimix', '--seeds', '0', '1', '--flags', '--epochs 1')
+    capsys.readouterr()
+    flags = ['--recipe', 'tiny', '--results', str(tmp_path / 'results'), '--figure', str(tmp_path / 'figure.png')]
+    assert accuracy_table.main(flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    runs = accuracy_table.read_runs('tiny', str(tmp_path / 'results'))
+    mean, spread = accuracy_table.mean_and_spread([record['result']['top1'] for record in runs['plain']])
+    assert [line.split(' | ')[0] for line in lines[2:]] == ['| plain', '| dense-multimix']
+    assert lines[2].startswith(f'| plain | {mean:.2f} ± {spread:.2f} | ') and lines[2].endswith('| 0, 1 |')
+    assert (tmp_path / 'figure.png').stat().st_size > 5000
+    assert accuracy_table.mean_and_spread([1.5]) == (1.5, None)
+
+
+def test_no_runs_yet(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        accuracy_table.main(['--recipe', 'cifar10', '--results', str(tmp_path)])
+    assert 'has no runs of cifar10 yet' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name, positions', [('cifar_resnet14', 64), ('cifar_resnet18', 16), ('cifar_vit', 64)])
+def test_models_of_small_images(name, positions):
+    model = timm.create_model(name, num_classes=10)
+    task = MultiMixTask(model, mode='dense-multimix', num_tuples=2, verbose=False)
+    images = torch.randn(2, 3, 32, 32)
+    outputs = task.trainable_module(images, torch.tensor([0, 1]))
+    assert outputs.dense_logits.shape == (2, positions, 10)
+    task(images, torch.tensor([0, 1]))['loss'].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.pretrained_cfg['input_size'] == (3, 32, 32)
