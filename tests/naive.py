@@ -41,6 +41,33 @@ def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0.):
     return sum(terms) / len(terms)
 
 
+def probabilities(logits):
+    exp = [(s - logits.max().detach()).exp() for s in logits]
+    return torch.stack([e / sum(exp) for e in exp])
+
+
+def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
+    """γ·H(ΛY, p) + (1 - γ)·H(p', p), mean over tuples and positions, from the same Λ for all three.
+
+    `student` and `teacher` are (embeddings, weight, bias), shapes as in `multimix_loss`; the teacher is a constant.
+    """
+    embeddings, weight, bias = student
+    teacher_embeddings, teacher_weight, teacher_bias = (x.detach() for x in teacher)
+    if embeddings.ndim == 2:
+        embeddings, teacher_embeddings, lam = embeddings.unsqueeze(1), teacher_embeddings.unsqueeze(1), lam.unsqueeze(0)
+    targets = soft_targets(target, weight.shape[0], label_smoothing)
+    terms = []
+    for j in range(lam.shape[0]):
+        for k in range(lam.shape[1]):
+            members = range(lam.shape[2])
+            logits = weight @ sum(lam[j, k, i] * embeddings[i, j] for i in members) + bias
+            teacher_logits = teacher_weight @ sum(lam[j, k, i] * teacher_embeddings[i, j] for i in members)
+            mixed_target = sum(lam[j, k, i] * targets[i] for i in members)
+            distilled = cross_entropy(logits, probabilities(teacher_logits + teacher_bias))
+            terms.append(gamma * cross_entropy(logits, mixed_target) + (1. - gamma) * distilled)
+    return sum(terms) / len(terms)
+
+
 def attention(embeddings, kind='gap', weight=None, target=None, activation='relu'):
     """a_i = h(z_iᵀ u_i) over the r positions of each example, `[b, r, d]` to `[b, r]`."""
     batch_size, num_positions, _ = embeddings.shape
