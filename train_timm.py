@@ -120,12 +120,15 @@ def run(args, args_text: str) -> None:
 
 
 def validate_all(task, loader, args, runtime):
-    """Metrics of the model, or of its moving average where there is one to validate."""
+    """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate."""
     metrics = validate(task, task.get_eval_model(), loader, args, runtime)
+    student_top1 = metrics['top1']
     if task.has_ema() and not args.model_ema_force_cpu:
         if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
             distribute_bn(task.get_eval_model(ema=True), args.world_size, args.dist_bn == 'reduce')
         metrics = validate(task, task.get_eval_model(ema=True), loader, args, runtime, log_suffix=' (EMA)')
+    if args.multimix_teacher_decay is not None:
+        metrics['student_top1'] = student_top1
     return metrics
 
 

@@ -28,6 +28,15 @@ def parse(*flags):
     (['--mixup-mode', 'multimix', '--multimix-alpha', '1', '2', '3'], 'one number or a range of two'),
     (['--mixup-mode', 'multimix', '--multimix-length', '9', '-b', '8'], 'at most the batch size (8), got 9'),
     (['--mixup', '1', '-b', '7'], '--batch-size must be even with --mixup-mode batch, got 7'),
+    (['--multimix-teacher-decay', '0.9'], '--multimix-teacher-decay needs --mixup-mode multimix'),
+    (['--multimix-single-view'], '--multimix-single-view needs --mixup-mode multimix'),
+    (['--mixup-mode', 'multimix', '--multimix-gamma', '0'], '--multimix-gamma needs --multimix-teacher-decay'),
+    (['--mixup-mode', 'multimix', '--multimix-single-view'], '--multimix-single-view needs --multimix-teacher-decay'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-warmup'], '--multimix-teacher-warmup needs --multimix-teacher-'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '1.5'], '--multimix-teacher-decay must be in [0, 1]'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-gamma', '-1'],
+        '--multimix-gamma must be in [0, 1], got -1.0'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--bce-loss'], 'not --bce-loss'),
     (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
     (['--eval-metric', 'top3'], "--eval-metric must be one of 'loss', 'top1', 'top5', got 'top3'"),
     (['--clip-mode', 'soft'], "--clip-mode must be one of 'norm', 'value', 'agc', got 'soft'"),
@@ -60,6 +69,9 @@ def test_multimix_flags_become_arguments():
     args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
                  '--multimix-attention', 'cam', '--multimix-clean-weight', '0')
     assert multimix_kwargs(args) == dict(alpha=(0.5, 2.), num_tuples=7, attention='cam', clean_weight=0.)
+    args = parse('--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.99', '--multimix-teacher-warmup',
+                 '--multimix-gamma', '0', '--multimix-single-view')
+    assert multimix_kwargs(args) == dict(teacher_decay=0.99, teacher_warmup=True, gamma=0., single_view=True)
     paper = multimix_kwargs(parse('--mixup-mode', 'multimix', '--multimix-paper', '--multimix-tuples', '5'))
     assert paper == dict(PAPER, num_tuples=5)
 

@@ -24,6 +24,7 @@ MODES = {
     'multimix': ['--mixup-mode', 'multimix', '--multimix-tuples', '16'],
     'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
     'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
+    'distilled': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9'],
     'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
 }
 

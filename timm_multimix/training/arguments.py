@@ -163,6 +163,7 @@ def _check_mixing(args: argparse.Namespace) -> None:
         for name in ('multimix_attention', 'multimix_activation'):
             if name in given:
                 raise ValueError(f'{_flag(name)} needs --mixup-mode dense-multimix, got {args.mixup_mode!r}')
+    _check_teacher(args)
     if args.multimix_paper:
         clash = [name for name in given if name.replace('multimix_', '') in PAPER]
         if clash:
@@ -175,6 +176,24 @@ def _check_mixing(args: argparse.Namespace) -> None:
         raise ValueError(
             f'--multimix-length must be at most the batch size ({args.batch_size}), got {args.multimix_length}')
     check_alpha(multimix_kwargs(args).get('alpha', 1.))
+
+
+def _check_teacher(args: argparse.Namespace) -> None:
+    if args.multimix_teacher_decay is None:
+        for name in ('multimix_teacher_warmup', 'multimix_gamma', 'multimix_single_view'):
+            if getattr(args, name) is not None:
+                raise ValueError(f'{_flag(name)} needs --multimix-teacher-decay, which turns self-distillation on')
+    elif args.bce_loss:
+        raise ValueError('--multimix-teacher-decay needs cross-entropy, so not --bce-loss')
+    for name in ('multimix_teacher_decay', 'multimix_gamma'):
+        value = getattr(args, name)
+        if value is not None and not 0. <= value <= 1.:
+            raise ValueError(f'{_flag(name)} must be in [0, 1], got {value}')
+
+
+def needs_two_views(args: argparse.Namespace) -> bool:
+    """Whether the loader gives two views of every training image: one for the model, one for the teacher."""
+    return args.multimix_teacher_decay is not None and not args.multimix_single_view
 
 
 def mixes_input(args: argparse.Namespace) -> bool:
@@ -198,6 +217,10 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
         clean_weight=args.multimix_clean_weight,
         attention=args.multimix_attention,
         activation=args.multimix_activation,
+        teacher_decay=args.multimix_teacher_decay,
+        teacher_warmup=args.multimix_teacher_warmup,
+        gamma=args.multimix_gamma,
+        single_view=args.multimix_single_view,
     )
     given = {name: value for name, value in given.items() if value is not None}
     return {**PAPER, **given} if args.multimix_paper else given

@@ -6,9 +6,11 @@ from typing import Any, Dict, Tuple
 from timm.data import create_dataset, create_loader
 from torch.utils.data import Dataset
 
+from .arguments import needs_two_views
 from .digits import Digits
 from .mistakes import named
 from .runtime import Runtime
+from .views import make_views, views_collate
 
 
 def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtime: Runtime) -> Tuple[Any, Any]:
@@ -56,8 +58,11 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         auto_augment=args.aa,
         num_aug_repeats=args.aug_repeats,
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
+        collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
         **shared,
     )
+    if needs_two_views(args):
+        make_views(dataset_train)
     if len(loader_train) == 0:
         raise ValueError(
             f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')

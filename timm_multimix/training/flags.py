@@ -165,6 +165,12 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (1.0)')
     add('--multimix-attention', choices=ATTENTION_KINDS, help='attention of dense-multimix (gap)')
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
+    add('--multimix-teacher-decay', type=float, metavar='D',
+        help='self-distillation from a moving average of the model, of this decay')
+    add('--multimix-teacher-warmup', action='store_true', default=None, help='warm that decay up')
+    add('--multimix-gamma', type=float, metavar='G', help='weight of the labels beside the teacher (0.5)')
+    add('--multimix-single-view', action='store_true', default=None,
+        help='the teacher sees the same augmented images as the model, not a second view of them')
     add('--multimix-paper', action='store_true', default=None,
         help='the literal setting of the paper; learns in hundreds of epochs')
 

@@ -95,7 +95,7 @@ def train_one_epoch(
         else:
             with task.no_sync():
                 terms = _forward_backward(task, input, target, optimizer, args, runtime, group, False)
-        meters.update(_train_metrics(terms, labels, mixup_fn), input.shape[0])
+        meters.update(_train_metrics(terms, labels, mixup_fn), labels.shape[0])
         if is_update:
             num_updates += 1
             optimizer.zero_grad()

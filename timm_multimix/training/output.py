@@ -49,7 +49,7 @@ def resume(
             loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
             log_info=runtime.primary,
         )
-        if task.has_ema():
+        if args.model_ema:  # a teacher has its own place in the task's state
             load_task_ema_checkpoint(task, path)
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
@@ -84,6 +84,9 @@ class Output:
         # top-1 of mixed images against mixed labels would mean nothing
         plain_columns = ('loss',) if mixes_input(args) else ('loss', 'top1')
         self.train_columns = METRICS if args.mixup_mode in MODES else plain_columns
+        self.eval_columns = tuple(ClassificationEvaluator.metric_names)
+        if args.multimix_teacher_decay is not None:
+            self.eval_columns += ('student_top1',)  # the others are those of an average of it
         self.decreasing = args.eval_metric == 'loss'
         self.saver = AtomicCheckpointSaver(
             model=task.get_eval_model(),
@@ -113,7 +116,7 @@ class Output:
         """Write the epoch's row and checkpoint; `metric` ranks the checkpoint, None leaves it unranked."""
         # every row has the same cells, also where an epoch was not mixed or not validated
         train_row = {name: train_metrics.get(name, '') for name in self.train_columns}
-        eval_row = {name: (eval_metrics or {}).get(name, '') for name in ClassificationEvaluator.metric_names}
+        eval_row = {name: (eval_metrics or {}).get(name, '') for name in self.eval_columns}
         update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
         self.saver.save_checkpoint(epoch, metric=metric)
         result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
