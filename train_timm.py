@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`.
+"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`; and MixupE.
 
     python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
     torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix --amp
@@ -18,7 +18,7 @@ from timm_multimix.training.data import create_loaders
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
 from timm_multimix.training.mistakes import named
-from timm_multimix.training.mixing import create_task, end_mixing, warn_if_at_chance
+from timm_multimix.training.mixing import create_task, end_mixing, prepare_mixing, warn_if_at_chance
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
 from timm_multimix.training.runtime import create_runtime, seed_epoch
@@ -62,6 +62,7 @@ def run(args, args_text: str) -> None:
             device='cpu' if args.model_ema_force_cpu else None,
         )
     resume_epoch = resume(args, task, optimizer, runtime)
+    prepare_mixing(task, loader_train)
     if args.torchcompile:
         with named(f'--torchcompile {args.torchcompile}'):
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)

@@ -4,6 +4,7 @@ import yaml
 
 from timm_multimix.loss import PAPER
 from timm_multimix.training.arguments import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
+from timm_multimix.training.methods import mixupe_kwargs
 
 
 def parse(*flags):
@@ -37,6 +38,16 @@ def parse(*flags):
     (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-gamma', '-1'],
         '--multimix-gamma must be in [0, 1], got -1.0'),
     (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--bce-loss'], 'not --bce-loss'),
+    (['--mixupe-eta', '0.1'], "--mixupe-eta needs --mixup-mode mixupe, got 'batch'"),
+    (['--mixup-mode', 'multimix', '--mixupe-exact'], "--mixupe-exact needs --mixup-mode mixupe, got 'multimix'"),
+    (['--mixup', '1', '--mixupe-threshold', '0'], '--mixupe-threshold needs --mixup-mode mixupe'),
+    (['--mixup-mode', 'mixupe', '--multimix-alpha', '1'], '--multimix-alpha needs --mixup-mode multimix'),
+    (['--mixup-mode', 'mixupe', '--multimix-teacher-decay', '0.9'], '--multimix-teacher-decay needs --mixup-mode'),
+    (['--mixup-mode', 'mixupe', '--cutmix', '1'], '--cutmix and --cutmix-minmax need another --mixup-mode'),
+    (['--mixup-mode', 'mixupe', '--bce-loss'], 'not --bce-loss'),
+    (['--mixup-mode', 'mixupe', '--mixupe-eta', '-1'], '--mixupe-eta must be >= 0, got -1.0'),
+    (['--mixup-mode', 'mixupe', '--mixupe-threshold', 'nan'], '--mixupe-threshold must be a finite number, got nan'),
+    (['--mixup-mode', 'mixupe', '--mixupe-exact', '--torchcompile'], '--mixupe-exact takes second derivatives'),
     (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
     (['--eval-metric', 'top3'], "--eval-metric must be one of 'loss', 'top1', 'top5', got 'top3'"),
     (['--clip-mode', 'soft'], "--clip-mode must be one of 'norm', 'value', 'agc', got 'soft'"),
@@ -76,8 +87,16 @@ def test_multimix_flags_become_arguments():
     assert paper == dict(PAPER, num_tuples=5)
 
 
-def test_odd_batches_are_fine_with_multimix():
-    assert parse('--mixup-mode', 'multimix', '--mixup', '1', '-b', '7').batch_size == 7
+@pytest.mark.parametrize('mode', ['multimix', 'mixupe'])
+def test_odd_batches_are_fine(mode):
+    assert parse('--mixup-mode', mode, '--mixup', '1', '-b', '7').batch_size == 7
+
+
+def test_mixupe_flags_become_arguments():
+    assert mixupe_kwargs(parse('--mixup-mode', 'mixupe')) == {}
+    args = parse('--mixup-mode', 'mixupe', '--mixup', '0.4', '--mixupe-eta', '0', '--mixupe-threshold', '-1',
+                 '--mixupe-exact')
+    assert mixupe_kwargs(args) == dict(alpha=0.4, eta=0., threshold=-1., exact=True)
 
 
 def test_config_sets_defaults_and_flags_override_it(tmp_path):
@@ -104,7 +123,7 @@ def test_hub_datasets_need_no_folder():
     ('modell: resnet18\n', 'unknown names modell'),
     ('- a\n- b\n', 'must hold "name: value" lines'),
     ('a: [1\n', 'config.yaml'),
-    ('mixup_mode: multi-mix\n', "batch, pair, elem, multimix, dense-multimix, got 'multi-mix'"),
+    ('mixup_mode: multi-mix\n', "batch, pair, elem, multimix, dense-multimix, mixupe, got 'multi-mix'"),
     ('epochs: null\n', 'epochs must have a value, got None'),
     ('epochs: many\n', "epochs must be int, got 'many'"),
     ('amp: 3\n', 'amp must be true or false, got 3'),

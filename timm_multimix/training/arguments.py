@@ -10,6 +10,7 @@ from .._checks import check_alpha
 from ..head import MODES
 from ..loss import PAPER
 from . import flags
+from .methods import check_mixupe, check_teacher
 
 _logger = logging.getLogger('train')
 
@@ -39,6 +40,7 @@ def create_parser() -> argparse.ArgumentParser:
     flags.add_schedule_flags(parser)
     flags.add_augmentation_flags(parser)
     flags.add_multimix_flags(parser)
+    flags.add_mixupe_flags(parser)
     flags.add_batch_norm_flags(parser)
     flags.add_ema_flags(parser)
     flags.add_misc_flags(parser)
@@ -149,6 +151,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def _check_mixing(args: argparse.Namespace) -> None:
+    check_mixupe(args)
     given = [name for name, value in vars(args).items() if name.startswith('multimix_') and value is not None]
     if args.mixup_mode not in MODES:
         if given:
@@ -163,7 +166,7 @@ def _check_mixing(args: argparse.Namespace) -> None:
         for name in ('multimix_attention', 'multimix_activation'):
             if name in given:
                 raise ValueError(f'{_flag(name)} needs --mixup-mode dense-multimix, got {args.mixup_mode!r}')
-    _check_teacher(args)
+    check_teacher(args)
     if args.multimix_paper:
         clash = [name for name in given if name.replace('multimix_', '') in PAPER]
         if clash:
@@ -178,28 +181,10 @@ def _check_mixing(args: argparse.Namespace) -> None:
     check_alpha(multimix_kwargs(args).get('alpha', 1.))
 
 
-def _check_teacher(args: argparse.Namespace) -> None:
-    if args.multimix_teacher_decay is None:
-        for name in ('multimix_teacher_warmup', 'multimix_gamma', 'multimix_single_view'):
-            if getattr(args, name) is not None:
-                raise ValueError(f'{_flag(name)} needs --multimix-teacher-decay, which turns self-distillation on')
-    elif args.bce_loss:
-        raise ValueError('--multimix-teacher-decay needs cross-entropy, so not --bce-loss')
-    for name in ('multimix_teacher_decay', 'multimix_gamma'):
-        value = getattr(args, name)
-        if value is not None and not 0. <= value <= 1.:
-            raise ValueError(f'{_flag(name)} must be in [0, 1], got {value}')
-
-
-def needs_two_views(args: argparse.Namespace) -> bool:
-    """Whether the loader gives two views of every training image: one for the model, one for the teacher."""
-    return args.multimix_teacher_decay is not None and not args.multimix_single_view
-
-
 def mixes_input(args: argparse.Namespace) -> bool:
     """Whether the flags ask for timm's own Mixup."""
     asked = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
-    return args.mixup_mode not in MODES and asked
+    return args.mixup_mode not in (*MODES, 'mixupe') and asked
 
 
 def multimix_kwargs(args: argparse.Namespace) -> dict:

@@ -6,8 +6,8 @@ from typing import Any, Dict, Tuple
 from timm.data import create_dataset, create_loader
 from torch.utils.data import Dataset
 
-from .arguments import needs_two_views
 from .digits import Digits
+from .methods import needs_two_views
 from .mistakes import named
 from .runtime import Runtime
 from .views import make_views, views_collate

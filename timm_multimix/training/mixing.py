@@ -9,8 +9,10 @@ from timm.data import Mixup
 from timm.task import ClassificationTask, TrainingTask
 
 from ..head import MODES
+from ..mixupe import MixupETask
 from ..task import MultiMixTask
 from .arguments import mixes_input, multimix_kwargs
+from .methods import mixupe_kwargs
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -51,6 +53,11 @@ def create_task(
         )
         return task, None
 
+    if args.mixup_mode == 'mixupe':
+        task = MixupETask(
+            model, criterion_kwargs=criterion_kwargs, prob=args.mixup_prob, **mixupe_kwargs(args), **shared)
+        return task, None
+
     mixup_fn = None
     if mixes_input(args):
         # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
@@ -68,11 +75,18 @@ def create_task(
     return ClassificationTask(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
 
 
+def prepare_mixing(task: TrainingTask, loader: Any) -> None:
+    """The first pass over the training images that the exact MixupE needs; a resumed run has its result."""
+    if isinstance(task, MixupETask) and task.exact and task.mean_image is None:
+        _logger.info('Estimating the mean image from one pass over the training images.')
+        task.estimate_mean_image(loader)
+
+
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
     """From now on batches are left as they are."""
     if mixup_fn is not None:
         mixup_fn.mixup_enabled = False
-    if isinstance(task, MultiMixTask):
+    if isinstance(task, (MultiMixTask, MixupETask)):
         task.mixup_enabled = False
 
 
