@@ -15,9 +15,9 @@ from ._step import StepModel
 class Teacher(nn.Module):
     """The teacher f': timm's ModelEmaV3 of the student, without gradient.
 
-    It is always in eval mode: no dropout, and batch norms take the running statistics, which are averaged as the
-    weights are. So its logits do not depend on the other images of the batch. The first update makes it equal to the
-    student (timm's rule where updates are counted).
+    It is always in eval mode: no dropout, and batch norms take running statistics, which are averaged as the weights
+    are (those of a new network settle within dozens of updates). So its logits do not depend on the other images of the
+    batch. The first update makes it equal to the student (timm's rule where updates are counted).
 
     Args:
         student: What the average is of.
