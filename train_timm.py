@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`.
+"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`; and MixupE.
 
     python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
     torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix --amp
@@ -18,7 +18,13 @@ from timm_multimix.training.data import create_loaders, set_epoch
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
 from timm_multimix.training.mistakes import named
-from timm_multimix.training.mixing import create_task, end_mixing, optimized_module, warn_if_at_chance
+from timm_multimix.training.mixing import (
+    create_task,
+    end_mixing,
+    optimized_module,
+    prepare_mixing,
+    warn_if_at_chance,
+)
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, resume
 from timm_multimix.training.runtime import create_runtime, seed_epoch
@@ -62,6 +68,7 @@ def run(args, args_text: str) -> None:
             device='cpu' if args.model_ema_force_cpu else None,
         )
     resume_epoch = resume(args, task, optimizer, runtime)
+    prepare_mixing(task, loader_train)
     if args.torchcompile:
         with named(f'--torchcompile {args.torchcompile}'):
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
@@ -132,12 +139,15 @@ def run(args, args_text: str) -> None:
 
 
 def validate_all(task, loader, args, runtime):
-    """Metrics of the model, or of its moving average where there is one to validate."""
+    """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate."""
     metrics = validate(task, task.get_eval_model(), loader, args, runtime)
+    student_metrics = metrics
     if task.has_ema() and not args.model_ema_force_cpu:
         if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
             distribute_bn(task.get_eval_model(ema=True), args.world_size, args.dist_bn == 'reduce')
         metrics = validate(task, task.get_eval_model(ema=True), loader, args, runtime, log_suffix=' (EMA)')
+    if args.multimix_teacher_decay is not None:
+        metrics['student_top1'] = student_metrics['top1']
     return metrics
 
 

@@ -41,6 +41,63 @@ def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0.):
     return sum(terms) / len(terms)
 
 
+def probabilities(logits):
+    exp = [(s - logits.max().detach()).exp() for s in logits]
+    return torch.stack([e / sum(exp) for e in exp])
+
+
+def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
+    """γ·H(ΛY, p) + (1 - γ)·H(p', p), mean over tuples and positions, from the same Λ for all three.
+
+    `student` and `teacher` are (embeddings, weight, bias), shapes as in `multimix_loss`; the teacher is a constant.
+    """
+    embeddings, weight, bias = student
+    teacher_embeddings, teacher_weight, teacher_bias = (x.detach() for x in teacher)
+    if embeddings.ndim == 2:
+        embeddings, teacher_embeddings, lam = embeddings.unsqueeze(1), teacher_embeddings.unsqueeze(1), lam.unsqueeze(0)
+    targets = soft_targets(target, weight.shape[0], label_smoothing)
+    terms = []
+    for j in range(lam.shape[0]):
+        for k in range(lam.shape[1]):
+            members = range(lam.shape[2])
+            logits = weight @ sum(lam[j, k, i] * embeddings[i, j] for i in members) + bias
+            teacher_logits = teacher_weight @ sum(lam[j, k, i] * teacher_embeddings[i, j] for i in members)
+            mixed_target = sum(lam[j, k, i] * targets[i] for i in members)
+            distilled = cross_entropy(logits, probabilities(teacher_logits + teacher_bias))
+            terms.append(gamma * cross_entropy(logits, mixed_target) + (1. - gamma) * distilled)
+    return sum(terms) / len(terms)
+
+
+def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None):
+    """q_i = (y_i - p_i)ᵀ f_i, or with a mean image (y_i - p_i)ᵀ J_i (μ - x_i) by the whole Jacobian, image by image."""
+    terms = []
+    for i in range(len(images)):
+        logits = model(images[i:i + 1])[0]
+        residual = (soft_targets(target[i:i + 1], len(logits), label_smoothing)[0] - probabilities(logits)).detach()
+        vector = logits
+        if mean_image is not None:
+            jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], images[i], create_graph=True)
+            vector = torch.stack([(row * (mean_image - images[i])).sum() for row in jacobian])
+        terms.append(sum(r * v for r, v in zip(residual, vector, strict=True)))
+    return terms
+
+
+def mixupe_loss(model, images, target, lam, alpha, eta, threshold=None, label_smoothing=0., mean_image=None):
+    """L_mix of the batch and its reverse, minus η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix."""
+    batch_size = len(images)
+    rows = []
+    for i in range(batch_size):
+        j = batch_size - 1 - i
+        logits = model((lam * images[i] + (1. - lam) * images[j])[None])[0]
+        targets = soft_targets(target, len(logits), label_smoothing)
+        rows.append(cross_entropy(logits, lam * targets[i] + (1. - lam) * targets[j]))
+    mixed_loss = sum(rows) / batch_size
+    terms = mixupe_terms(model, images, target, label_smoothing, mean_image)
+    kept = [q for q in terms if threshold is None or q.item() < threshold]
+    loss = mixed_loss - eta * alpha / (2. * alpha + 1.) * sum(kept) / batch_size
+    return mixed_loss.abs().item() / loss.abs().item() * loss
+
+
 def attention(embeddings, kind='gap', weight=None, target=None, activation='relu'):
     """a_i = h(z_iᵀ u_i) over the r positions of each example, `[b, r, d]` to `[b, r]`."""
     batch_size, num_positions, _ = embeddings.shape

@@ -6,7 +6,17 @@ from . import functional
 from .head import MultiMixHead
 from .loss import PAPER, MultiMixLoss
 from .mixup import MultiMix
+from .mixupe import MixupETask
 from .task import MultiMixTask
 from .version import __version__
 
-__all__ = ['MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'functional', '__version__']
+__all__ = [
+    'MixupETask',
+    'MultiMix',
+    'MultiMixHead',
+    'MultiMixLoss',
+    'MultiMixTask',
+    'PAPER',
+    'functional',
+    '__version__',
+]

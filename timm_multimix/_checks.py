@@ -91,6 +91,18 @@ def check_logits(logits: object) -> None:
     check_finite('logits', logits)
 
 
+def check_teacher_logits(teacher_logits: object, logits: torch.Tensor) -> None:
+    """None, or finite logits in the shape of the student's."""
+    if teacher_logits is None:
+        return
+    form = str(list(logits.shape))
+    check_float_tensor('teacher_logits', teacher_logits, (logits.ndim,), form)
+    if teacher_logits.shape != logits.shape:
+        raise ValueError(
+            f'teacher_logits must be {form}, as the logits are, got shape {list(teacher_logits.shape)}')
+    check_finite('teacher_logits', teacher_logits)
+
+
 def check_criterion(criterion: object) -> object:
     """None, or a callable that does not say that it sums or keeps the rows."""
     if criterion is not None and not callable(criterion):

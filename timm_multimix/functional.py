@@ -7,7 +7,14 @@ from typing import Iterable, Optional, Union
 
 import torch
 
-from ._checks import check_choice, check_float_tensor, check_logits, check_number, check_target
+from ._checks import (
+    check_choice,
+    check_float_tensor,
+    check_logits,
+    check_number,
+    check_target,
+    check_teacher_logits,
+)
 from .ops import IMPLEMENTATIONS
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
@@ -147,9 +154,14 @@ def mixed_cross_entropy(
         weights: Union[torch.Tensor, Iterable[torch.Tensor]],
         *,
         label_smoothing: float = 0.,
+        teacher_logits: Optional[torch.Tensor] = None,
+        gamma: float = 0.5,
         implementation: str = 'auto',
 ) -> torch.Tensor:
     """Cross-entropy of MultiMix on ordinary logits, mean over all tuples and positions (v2, sections 3.2 and 3.3).
+
+    With a teacher it is γ·H(ΛY, p) + (1 - γ)·H(p', p): p the student's probabilities, p' the teacher's, of embeddings
+    mixed by the same Λ (v1, section 3.3).
 
     The classifier is affine and the weights sum to 1, so mixing the logits is mixing the embeddings:
     (ΛZ)Wᵀ + β = Λ(ZWᵀ + β). The loss and its gradient come from one pass that keeps nothing of size n x c.
@@ -160,6 +172,8 @@ def mixed_cross_entropy(
         weights: `[n, b]`, or `[r, n, b]`; rows sum to 1. An iterable of such tensors stands for their concatenation
             along n, which then need not exist at once. Weights receive a gradient unless they come from a generator.
         label_smoothing: Share of every target that is spread over all classes.
+        teacher_logits: The teacher's ordinary logits, in the shape of `logits`; they receive no gradient.
+        gamma: Weight γ of the targets in [0, 1], where there is a teacher.
         implementation: 'chunked': the fast one, with gradients to the logits only. 'reference': the literal one.
             'auto': chunked, unless weights or soft targets require a gradient.
 
@@ -175,18 +189,28 @@ def mixed_cross_entropy(
     label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
     check_logits(logits)
     check_target(target, logits.shape[0], logits.shape[-1])
+    gamma = check_number('gamma', gamma, high=1.)
+    check_teacher_logits(teacher_logits, logits)
+    if gamma == 1.:
+        teacher_logits = None  # it has no say
     if implementation == 'auto':
         blocks = weights if isinstance(weights, (list, tuple)) else [weights]
         literal = target.requires_grad or any(getattr(block, 'requires_grad', False) for block in blocks)
         implementation = 'reference' if literal else 'chunked'
 
-    logits = _accumulation(logits)
-    logits = logits.unsqueeze(0) if logits.ndim == 2 else logits.transpose(0, 1)  # [r, b, c]
+    if teacher_logits is not None:
+        teacher_logits = _logits_by_position(teacher_logits.detach()).to(_accumulation(logits).dtype)
+    logits = _logits_by_position(logits)
     num_positions, batch_size, _ = logits.shape
     blocks = [weights] if isinstance(weights, torch.Tensor) else weights
     blocks = (_position_first(block, num_positions, batch_size) for block in blocks)
     with torch.autocast(logits.device.type, enabled=False):
-        return IMPLEMENTATIONS[implementation](logits, target, blocks, label_smoothing)
+        return IMPLEMENTATIONS[implementation](logits, target, blocks, label_smoothing, teacher_logits, gamma)
+
+
+def _logits_by_position(logits: torch.Tensor) -> torch.Tensor:
+    logits = _accumulation(logits)
+    return logits.unsqueeze(0) if logits.ndim == 2 else logits.transpose(0, 1)  # [r, b, c]
 
 
 def _position_first(weights: torch.Tensor, num_positions: int, batch_size: int) -> torch.Tensor:

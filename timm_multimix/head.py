@@ -21,11 +21,16 @@ class HeadOutput(NamedTuple):
     dense_logits: Optional[torch.Tensor] = None
     attention: Optional[torch.Tensor] = None
 
-    def loss_inputs(self, target: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:
+    def loss_inputs(self, target: torch.Tensor) -> Dict[str, Optional[torch.Tensor]]:
         """The arguments of `MultiMixLoss`."""
         if self.dense_logits is None:
-            return self.clean_logits, target
-        return self.dense_logits, target, self.attention, self.clean_logits
+            return dict(logits=self.clean_logits, target=target)
+        return dict(
+            logits=self.dense_logits,
+            target=target,
+            attention=self.attention,
+            clean_logits=self.clean_logits,
+        )
 
 
 class MultiMixHead(nn.Module):
@@ -106,7 +111,7 @@ class MultiMixHead(nn.Module):
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
         outputs = self.outputs(features, target)
-        return self.loss.mix(*outputs.loss_inputs(target))
+        return self.loss.mix(**outputs.loss_inputs(target))
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
         """Everything a step takes from the model; `target` is looked at for attention 'cam' alone."""
@@ -125,7 +130,7 @@ class MultiMixHead(nn.Module):
 
     def terms(self, outputs: HeadOutput, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """The loss and its parts from what `outputs` returned; see `MultiMixLoss.terms`."""
-        return self.loss.terms(*outputs.loss_inputs(target))
+        return self.loss.terms(**outputs.loss_inputs(target))
 
     def _classifier_weight(self) -> Optional[torch.Tensor]:
         if self.attention != 'cam':

@@ -56,6 +56,8 @@ class MultiMixLoss(nn.Module):
         criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
             BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
         implementation: See `functional.mixed_cross_entropy`.
+        gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), where `forward` is given a
+            teacher's logits (v1 = arXiv 2206.14868, section 3.3). Smoothing and the clean term concern targets alone.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -71,6 +73,7 @@ class MultiMixLoss(nn.Module):
             label_smoothing: float = 0.,
             criterion: Optional[Callable] = None,
             implementation: str = 'auto',
+            gamma: float = 0.5,
     ):
         super().__init__()
         check_choice('concentration', concentration, functional.CONCENTRATIONS)
@@ -83,12 +86,13 @@ class MultiMixLoss(nn.Module):
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.criterion = check_criterion(criterion)
         self.implementation = implementation
+        self.gamma = check_number('gamma', gamma, high=1.)
 
     def extra_repr(self) -> str:
         return (
             f'num_tuples={self.num_tuples}, alpha={self.alpha}, length={self.length}, '
             f'concentration={self.concentration!r}, clean_weight={self.clean_weight}, '
-            f'label_smoothing={self.label_smoothing}')
+            f'label_smoothing={self.label_smoothing}, gamma={self.gamma}')
 
     def forward(
             self,
@@ -96,6 +100,7 @@ class MultiMixLoss(nn.Module):
             target: torch.Tensor,
             attention: Optional[torch.Tensor] = None,
             clean_logits: Optional[torch.Tensor] = None,
+            teacher_logits: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """The loss.
 
@@ -105,15 +110,17 @@ class MultiMixLoss(nn.Module):
             attention: `[b, r]` with dense logits; None for uniform.
             clean_logits: `[b, c]`, what the clean term takes in the dense form: the logits used at test time. Their
                 mean over the positions where None, which is the same for average pooling under a linear classifier.
+            teacher_logits: The teacher's logits, in the shape of `logits`, without gradient; None for no teacher. They
+                are mixed by the same weights: in the dense form with the student's attention.
 
         Returns:
             Scalar loss in at least float32.
 
         Raises:
             ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
-                only), or `length` exceeds the batch.
+                only), `length` exceeds the batch, or there is a teacher under another criterion.
         """
-        return self.terms(logits, target, attention, clean_logits)['loss']
+        return self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
 
     @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
     def terms(
@@ -122,15 +129,20 @@ class MultiMixLoss(nn.Module):
             target: torch.Tensor,
             attention: Optional[torch.Tensor] = None,
             clean_logits: Optional[torch.Tensor] = None,
+            teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """The loss and its parts: 'loss', 'mixed_loss' and, where `clean_weight` > 0, 'clean_loss'."""
         self._check_inputs(logits, target, attention, clean_logits)
+        if teacher_logits is not None and self.criterion is not None:
+            raise ValueError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
             mixed = functional.mixed_cross_entropy(
                 logits,
                 target,
                 self._weight_blocks(logits, attention),
                 label_smoothing=self.label_smoothing,
+                teacher_logits=teacher_logits,
+                gamma=self.gamma,
                 implementation=self._implementation(attention),
             )
         else:

@@ -237,7 +237,7 @@ class _AttachedForward:
             mixed_logits, mixed_target = self.loss.mix(forward(x, *args, **kwargs), soft_target)
         else:
             outputs = self.head.outputs(self.model.forward_features(x), target)
-            mixed_logits, mixed_target = self.loss.mix(*outputs.loss_inputs(soft_target))
+            mixed_logits, mixed_target = self.loss.mix(**outputs.loss_inputs(soft_target))
         rows.copy_(mixed_target.detach())
         return mixed_logits
 

@@ -1,13 +1,15 @@
 """MultiMix as a `timm.task` training task."""
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
-from timm.task import ClassificationTask, MultiLabelClassificationEvaluator
+from timm.loss import SoftTargetCrossEntropy
+from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
 from ._checks import check_choice, check_criterion, check_target
+from ._step import StepModel, StepTask, resolve_criterion
+from .distillation import Teacher, split_views
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .gather import gather_batches
@@ -16,7 +18,7 @@ from .loss import MultiMixLoss
 from .mixup import BatchSwitch
 
 
-class MultiMixTask(ClassificationTask):
+class MultiMixTask(StepTask):
     """Training task: the model, MultiMix and its fast loss.
 
     ```python
@@ -26,6 +28,11 @@ class MultiMixTask(ClassificationTask):
     ```
 
     Checkpoints hold the plain timm model. DDP, torch.compile, EMA and evaluation are those of `ClassificationTask`.
+
+    `teacher_decay` turns self-distillation on (v1 = arXiv 2206.14868, section 3.3): the mixed loss becomes
+    γ·H(ΛY, p) + (1 - γ)·H(p', p), p' of a moving average of the model on a second view of every image. The loop calls
+    `update_ema(step)` after each update of the optimizer. Without `setup_ema` the teacher is also the task's EMA model,
+    which is evaluated and saved as such; the task's state holds it in any case.
 
     Args:
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
@@ -44,6 +51,10 @@ class MultiMixTask(ClassificationTask):
         cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
         correct_lam: Correct CutMix's λ where the image's border clips the box.
         attention, activation, attention_grad, input_size: For the dense mode, see `MultiMixHead`.
+        teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
+        teacher_warmup: Let that decay grow from 0, by timm's schedule.
+        gamma: Weight γ of the targets beside the teacher, in [0, 1] (0.5); 1 is MultiMix without a teacher.
+        single_view: The teacher sees the student's view.
         device: Device of the criterion.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
@@ -71,6 +82,10 @@ class MultiMixTask(ClassificationTask):
             activation: str = 'relu',
             attention_grad: bool = False,
             input_size: Optional[Tuple[int, int, int]] = None,
+            teacher_decay: Optional[float] = None,
+            teacher_warmup: bool = False,
+            gamma: Optional[float] = None,
+            single_view: bool = False,
             device: Optional[torch.device] = None,
             dtype: Optional[torch.dtype] = None,
             verbose: bool = True,
@@ -85,7 +100,8 @@ class MultiMixTask(ClassificationTask):
                 f'got {loss_kwargs["label_smoothing"]!r}')
         check_classifier(model)
         check_criterion(criterion)
-        resolved = _resolve_criterion(criterion, criterion_kwargs, multi_label)
+        resolved = resolve_criterion(criterion, criterion_kwargs, multi_label)
+        _check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast)
         self.multi_label = multi_label
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
@@ -97,6 +113,7 @@ class MultiMixTask(ClassificationTask):
             loss_kwargs,
             label_smoothing=0. if multi_label else resolved.smoothing,
             criterion=None if resolved.fast else self.criterion,
+            gamma=0.5 if gamma is None else gamma,
         )
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
@@ -112,31 +129,42 @@ class MultiMixTask(ClassificationTask):
             )
             self.loss = head.loss
             self.trainable_module = _DenseModel(model, head)
+        self.single_view = single_view
+        self.teacher = None
+        if teacher_decay is not None:
+            forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
+            self.teacher = Teacher(self.trainable_module, forward, teacher_decay, teacher_warmup)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """One training step's loss.
 
         Args:
-            input: Images `[b, ch, h, w]`.
+            input: Images `[b, ch, h, w]`. With a teacher and without `single_view` two views of them: `[2b, ch, h, w]`,
+                all of the student's and then all of the teacher's, or a pair.
             target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` the latter.
 
         Returns:
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'mixed_loss' and 'clean_loss', the
-            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images.
+            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images; the
+            teacher has no part in such a batch.
         """
         if self.multi_label:
             if target.ndim != 2 or not target.is_floating_point():
                 raise ValueError(
                     f'target must be [b, c] of floats with multi_label, got {target.dtype} {list(target.shape)}')
             target = target.lerp(torch.full_like(target, 0.5), self.multi_label_smoothing)
+        if self.teacher is not None:
+            input, teacher_input = split_views(input, target.shape[0], self.single_view)
         what = self.switch.draw() if self.mixup_enabled else 'none'
         if what == 'multimix':
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))
             inputs = outputs.loss_inputs(target)
+            if self.teacher is not None and self.loss.gamma < 1.:
+                inputs['teacher_logits'] = self.teacher(teacher_input)
             if self.gather:
-                inputs = [None if tensor is None else gather_batches(tensor) for tensor in inputs]
-            terms = self.loss.terms(*inputs)
+                inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
+            terms = self.loss.terms(**inputs)
             return {**terms, 'output': outputs.clean_logits}
         lam = 1.
         if what == 'cutmix':
@@ -154,29 +182,43 @@ class MultiMixTask(ClassificationTask):
         return super().create_evaluator(**kwargs)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
-        """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
-        model = self.get_eval_model()
-        super().compile(backend=backend, mode=mode, **compile_kwargs)
-        if self.mode == 'dense-multimix':
-            self.eval_model = torch.compile(model, backend=backend, mode=mode, **compile_kwargs)
-        return self.eval_model
+        if self.teacher is not None:
+            self.teacher.compile(backend=backend, mode=mode, **compile_kwargs)
+        return super().compile(backend=backend, mode=mode, **compile_kwargs)
 
-    def get_eval_model(self, module: Optional[nn.Module] = None, ema: bool = False) -> Optional[nn.Module]:
-        resolved = super().get_eval_model(module=module, ema=ema)
-        inner = unwrap_model(resolved) if resolved is not None else None
-        return inner.model if isinstance(inner, _DenseModel) else resolved
+    def get_trainable_module(self, ema: bool = False) -> Optional[nn.Module]:
+        module = super().get_trainable_module(ema)
+        return self.teacher.ema if ema and module is None and self.teacher is not None else module
 
-    def get_clip_parameters(self, exclude_head: bool = False):
-        parameters = list(unwrap_model(self.trainable_module).parameters())
-        return parameters[:-2] if exclude_head else parameters
+    def update_ema(self, step: Optional[int] = None) -> None:
+        """Move the EMA model and the teacher; `step` counts the optimizer's updates from 1."""
+        super().update_ema(step)
+        if self.teacher is not None and self.get_trainable_module(ema=True) is not self.teacher.ema:
+            self.teacher.update(unwrap_model(self.trainable_module), step)
+
+    def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
+        return {'teacher': self.teacher.get_state()} if self.teacher is not None and not ema else {}
+
+    def load_task_state(
+            self,
+            state: Optional[Dict[str, Any]],
+            strict: bool = True,
+            module: Optional[nn.Module] = None,
+            ema: bool = False,
+    ) -> None:
+        if self.teacher is None or ema:
+            return
+        if state and 'teacher' in state:
+            self.teacher.load_state(state['teacher'])
+        else:  # of a run without a teacher: it begins as the student
+            self.teacher.ema.set(unwrap_model(self.trainable_module))
 
 
-class _DenseModel(nn.Module):
-    """What DDP and torch.compile wrap: features and head in one forward. Its only parameters are the model's."""
+class _DenseModel(StepModel):
+    """Features and head in one forward."""
 
     def __init__(self, model: nn.Module, head: MultiMixHead):
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.head = head
 
     def forward(self, input: torch.Tensor, target: Optional[torch.Tensor] = None) -> Union[HeadOutput, torch.Tensor]:
@@ -184,30 +226,20 @@ class _DenseModel(nn.Module):
             return self.model(input)
         return self.head.outputs(self.model.forward_features(input), target)
 
-
-class _Criterion(NamedTuple):
-    criterion: Union[nn.Module, Callable]
-    fast: bool  # it is cross-entropy
-    smoothing: float
+    def dense_logits(self, input: torch.Tensor) -> torch.Tensor:
+        return self.head.dense(self.model.forward_features(input))[0]
 
 
-def _resolve_criterion(
-        criterion: Optional[Union[nn.Module, Callable]],
-        criterion_kwargs: Optional[Dict[str, Any]],
-        multi_label: bool,
-) -> _Criterion:
-    """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
-    if criterion is None:
-        kwargs = dict(criterion_kwargs or {})
-        smoothing = kwargs.pop('smoothing', None) or 0.
-        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
-        return _Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), smoothing)
-    if criterion_kwargs:
-        raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
-    if isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
-        return _Criterion(criterion, False, criterion.smoothing)  # which it applies to class indices alone
-    if isinstance(criterion, LabelSmoothingCrossEntropy):
-        return _Criterion(criterion, True, criterion.smoothing)
-    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
-        return _Criterion(criterion, True, criterion.label_smoothing)
-    return _Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), 0.)
+def _check_teacher(
+        teacher_decay: Optional[float],
+        teacher_warmup: bool,
+        gamma: Optional[float],
+        single_view: bool,
+        is_cross_entropy: bool,
+) -> None:
+    if teacher_decay is None:
+        for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
+            if value is not None and value is not False:
+                raise ValueError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
+    elif not is_cross_entropy:
+        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with another one')

@@ -4,6 +4,7 @@ import yaml
 
 from timm_multimix.loss import PAPER
 from timm_multimix.training.arguments import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
+from timm_multimix.training.methods import mixupe_kwargs
 
 
 def parse(*flags):
@@ -28,6 +29,25 @@ def parse(*flags):
     (['--mixup-mode', 'multimix', '--multimix-alpha', '1', '2', '3'], 'one number or a range of two'),
     (['--mixup-mode', 'multimix', '--multimix-length', '9', '-b', '8'], 'at most the batch size (8), got 9'),
     (['--mixup', '1', '-b', '7'], '--batch-size must be even with --mixup-mode batch, got 7'),
+    (['--multimix-teacher-decay', '0.9'], '--multimix-teacher-decay needs --mixup-mode multimix'),
+    (['--multimix-single-view'], '--multimix-single-view needs --mixup-mode multimix'),
+    (['--mixup-mode', 'multimix', '--multimix-gamma', '0'], '--multimix-gamma needs --multimix-teacher-decay'),
+    (['--mixup-mode', 'multimix', '--multimix-single-view'], '--multimix-single-view needs --multimix-teacher-decay'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-warmup'], '--multimix-teacher-warmup needs --multimix-teacher-'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '1.5'], '--multimix-teacher-decay must be in [0, 1]'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-gamma', '-1'],
+        '--multimix-gamma must be in [0, 1], got -1.0'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--bce-loss'], 'not --bce-loss'),
+    (['--mixupe-eta', '0.1'], "--mixupe-eta needs --mixup-mode mixupe, got 'batch'"),
+    (['--mixup-mode', 'multimix', '--mixupe-exact'], "--mixupe-exact needs --mixup-mode mixupe, got 'multimix'"),
+    (['--mixup', '1', '--mixupe-threshold', '0'], '--mixupe-threshold needs --mixup-mode mixupe'),
+    (['--mixup-mode', 'mixupe', '--multimix-alpha', '1'], '--multimix-alpha needs --mixup-mode multimix'),
+    (['--mixup-mode', 'mixupe', '--multimix-teacher-decay', '0.9'], '--multimix-teacher-decay needs --mixup-mode'),
+    (['--mixup-mode', 'mixupe', '--cutmix', '1'], '--cutmix and --cutmix-minmax need another --mixup-mode'),
+    (['--mixup-mode', 'mixupe', '--bce-loss'], 'not --bce-loss'),
+    (['--mixup-mode', 'mixupe', '--mixupe-eta', '-1'], '--mixupe-eta must be >= 0, got -1.0'),
+    (['--mixup-mode', 'mixupe', '--mixupe-threshold', 'nan'], '--mixupe-threshold must be a finite number, got nan'),
+    (['--mixup-mode', 'mixupe', '--mixupe-exact', '--torchcompile'], '--mixupe-exact takes second derivatives'),
     (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
     (['--eval-metric', 'top3'],
         "--eval-metric must be one of 'loss', 'top1', 'top5' with --task classification, got 'top3'"),
@@ -61,12 +81,23 @@ def test_multimix_flags_become_arguments():
     args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
                  '--multimix-attention', 'cam', '--multimix-clean-weight', '0')
     assert multimix_kwargs(args) == dict(alpha=(0.5, 2.), num_tuples=7, attention='cam', clean_weight=0.)
+    args = parse('--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.99', '--multimix-teacher-warmup',
+                 '--multimix-gamma', '0', '--multimix-single-view')
+    assert multimix_kwargs(args) == dict(teacher_decay=0.99, teacher_warmup=True, gamma=0., single_view=True)
     paper = multimix_kwargs(parse('--mixup-mode', 'multimix', '--multimix-paper', '--multimix-tuples', '5'))
     assert paper == dict(PAPER, num_tuples=5)
 
 
-def test_odd_batches_are_fine_with_multimix():
-    assert parse('--mixup-mode', 'multimix', '--mixup', '1', '-b', '7').batch_size == 7
+@pytest.mark.parametrize('mode', ['multimix', 'mixupe'])
+def test_odd_batches_are_fine(mode):
+    assert parse('--mixup-mode', mode, '--mixup', '1', '-b', '7').batch_size == 7
+
+
+def test_mixupe_flags_become_arguments():
+    assert mixupe_kwargs(parse('--mixup-mode', 'mixupe')) == {}
+    args = parse('--mixup-mode', 'mixupe', '--mixup', '0.4', '--mixupe-eta', '0', '--mixupe-threshold', '-1',
+                 '--mixupe-exact')
+    assert mixupe_kwargs(args) == dict(alpha=0.4, eta=0., threshold=-1., exact=True)
 
 
 def test_config_sets_defaults_and_flags_override_it(tmp_path):
@@ -92,7 +123,7 @@ def test_hub_datasets_need_no_folder():
 @pytest.mark.parametrize('text, message', [
     ('- a\n- b\n', 'must hold "name: value" lines'),
     ('a: [1\n', 'config.yaml'),
-    ('mixup_mode: multi-mix\n', "batch, pair, elem, multimix, dense-multimix, got 'multi-mix'"),
+    ('mixup_mode: multi-mix\n', "batch, pair, elem, multimix, dense-multimix, mixupe, got 'multi-mix'"),
     ('epochs: null\n', 'epochs must have a value, got None'),
     ('epochs: many\n', "epochs must be int, got 'many'"),
     ('amp: 3\n', 'amp must be true or false, got 3'),

@@ -24,6 +24,8 @@ MODES = {
     'multimix': ['--mixup-mode', 'multimix', '--multimix-tuples', '16'],
     'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
     'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
+    'distilled': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9'],
+    'mixupe': ['--mixup-mode', 'mixupe'],
     'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
 }
 
@@ -125,7 +127,7 @@ def test_a_new_run_does_not_write_into_an_old_folder(flags, tmp_path):
     assert (tmp_path / 'run-1' / 'summary.csv').exists()
 
 
-@pytest.mark.parametrize('mode', ['mixup', 'multimix', 'dense'])
+@pytest.mark.parametrize('mode', ['mixup', 'multimix', 'dense', 'mixupe'])
 def test_mixup_off_epoch_ends_mixing(mode, flags, monkeypatch):
     """From that epoch on the loss is that of the clean batch with hard labels, smoothed."""
     seen = []

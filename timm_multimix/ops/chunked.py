@@ -7,6 +7,9 @@ With S the logits `[b, c]` of one position, Λ its weights `[n, b]` and Y the ta
 and, the second term being bilinear in Λ, it needs the Gram matrix G = ΛᵀΛ `[b, b]` alone: sum_ij G_ij (Y_i · S_j).
 The first term and its gradient Λᵀ softmax(ΛS) come from one visit to each chunk of mixed logits, which is then
 overwritten by the next. So the gradient is ready when the loss is, and nothing of size n x c is kept for backward.
+
+A teacher with logits S' adds the targets P' = softmax(ΛS'). Their term sum_k P'_k · (ΛS)_k = sum(ΛᵀP' ⊙ S) needs only
+ΛᵀP' `[b, c]`, which is also its derivative and is summed up chunk by chunk on the same visit.
 """
 from typing import Iterable, Optional, Tuple
 
@@ -23,6 +26,8 @@ def chunked_cross_entropy(
         target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
         label_smoothing: float = 0.,
+        teacher_logits: Optional[torch.Tensor] = None,
+        gamma: float = 1.,
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
@@ -30,20 +35,21 @@ def chunked_cross_entropy(
     """
     need_grad = torch.is_grad_enabled() and logits.requires_grad
     anchor = logits[:0].clone()  # empty, but in the graph of the logits: see _FirstOrderOnly
-    return _ChunkedCrossEntropy.apply(logits, anchor, target, weight_blocks, label_smoothing, need_grad)
+    return _ChunkedCrossEntropy.apply(
+        logits, anchor, target, weight_blocks, label_smoothing, teacher_logits, gamma, need_grad)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, logits, anchor, target, weight_blocks, label_smoothing, need_grad):
-        loss, grad = _loss_and_grad(logits, target, weight_blocks, label_smoothing, need_grad)
+    def forward(ctx, logits, anchor, target, weight_blocks, label_smoothing, teacher_logits, gamma, need_grad):
+        loss, grad = _loss_and_grad(logits, target, weight_blocks, label_smoothing, teacher_logits, gamma, need_grad)
         ctx.save_for_backward(grad, anchor)
         return loss
 
     @staticmethod
     def backward(ctx, grad_output):
-        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), None, None, None, None, None
+        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), *(None,) * 7
 
 
 class _FirstOrderOnly(torch.autograd.Function):
@@ -67,6 +73,8 @@ def _loss_and_grad(
         target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
         label_smoothing: float,
+        teacher_logits: Optional[torch.Tensor],
+        gamma: float,
         need_grad: bool,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
     num_positions, batch_size, num_classes = logits.shape
@@ -79,6 +87,9 @@ def _loss_and_grad(
     if target.ndim == 2:
         target = target.to(logits.dtype) * (1. - label_smoothing) + label_smoothing / num_classes
         target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for a multi-hot row
+        if teacher_logits is not None:
+            target_mass = gamma * target_mass + (1. - gamma)
+    teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
 
     chunk = _chunk_shape(logits)
     for weights in weight_blocks:
@@ -86,37 +97,60 @@ def _loss_and_grad(
         num_tuples += weights.shape[1]
         gram.baddbmm_(weights.transpose(1, 2), weights)
         total_weight += weights.sum(dim=1)
-        logsumexp += _add_logsumexp(logits, weights, target_mass, grad, chunk)
+        logsumexp += _add_logsumexp(logits, weights, target_mass, grad, teacher_logits, teacher_pull, chunk)
 
     if num_tuples == 0:
         raise ValueError('weights must hold at least one tuple (n >= 1), got none')
+    if teacher_logits is not None:
+        gram, total_weight = gamma * gram, gamma * total_weight
     target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
+    if teacher_logits is not None:
+        teacher_pull *= 1. - gamma
+        target_term = target_term + (teacher_pull * logits).sum()
+        if grad is not None:
+            grad -= teacher_pull
     count = num_positions * num_tuples
     if grad is not None:
         grad /= count
     return (logsumexp - target_term) / count, grad
 
 
-def _add_logsumexp(logits, weights, target_mass, grad, chunk):
-    """Sum of mass_k * logsumexp((ΛS)_k) over all rows of `weights`; adds its derivative to `grad`."""
+def _add_logsumexp(logits, weights, target_mass, grad, teacher_logits, teacher_pull, chunk):
+    """Sum of mass_k * logsumexp((ΛS)_k) over all rows of `weights`; adds its derivative to `grad`.
+
+    Adds Λᵀ softmax(ΛS') to `teacher_pull` where there is a teacher.
+    """
     total = logits.new_zeros(())
     chunk_positions, chunk_tuples = chunk
     for j in range(0, weights.shape[0], chunk_positions):
         for k in range(0, weights.shape[1], chunk_tuples):
-            lam = weights[j:j + chunk_positions, k:k + chunk_tuples]
-            mixed = lam @ logits[j:j + chunk_positions]  # [r', n', c]
-            peak = mixed.amax(dim=-1, keepdim=True)
-            exp = mixed.sub_(peak).exp_()
-            exp_sum = exp.sum(dim=-1, keepdim=True)
+            here = slice(j, j + chunk_positions)
+            lam = weights[here, k:k + chunk_tuples]
+            if teacher_logits is not None:
+                _add_softmax(lam, *_exp_of_mixed(lam, teacher_logits[here])[:2], teacher_pull[here])
+            exp, exp_sum, peak = _exp_of_mixed(lam, logits[here])
             row = exp_sum.log() + peak  # [r', n', 1]
             if target_mass is not None:
                 mass = (lam @ target_mass).unsqueeze(-1)
                 row, lam = row * mass, lam * mass
             total += row.sum()
             if grad is not None:
-                # the softmax's division moves to the smaller factor
-                grad[j:j + chunk_positions].baddbmm_((lam / exp_sum).transpose(1, 2), exp)
+                _add_softmax(lam, exp, exp_sum, grad[here])
+            del exp  # before the next chunk is made
     return total
+
+
+def _exp_of_mixed(lam, logits):
+    """exp(ΛS - peak) `[r', n', c]` of a chunk, its sum over the classes and the peak, `[r', n', 1]` each."""
+    mixed = lam @ logits
+    peak = mixed.amax(dim=-1, keepdim=True)
+    exp = mixed.sub_(peak).exp_()
+    return exp, exp.sum(dim=-1, keepdim=True), peak
+
+
+def _add_softmax(lam, exp, exp_sum, total):
+    """Adds Λᵀ softmax to `total`; the softmax's division moves to the smaller factor."""
+    total.baddbmm_((lam / exp_sum).transpose(1, 2), exp)
 
 
 def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):

@@ -2,7 +2,7 @@
 
 It is what the fast implementations are held against, and the only one that lets a gradient through the weights.
 """
-from typing import Iterable
+from typing import Iterable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +13,20 @@ def reference_cross_entropy(
         target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
         label_smoothing: float = 0.,
+        teacher_logits: Optional[torch.Tensor] = None,
+        gamma: float = 1.,
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
+
+    With a teacher γ·H(ΛY, p) + (1 - γ)·H(p', p), p' the softmax of its mixed logits, a constant (v1, section 3.3).
 
     Args:
         logits: `[r, b, c]`, float32 or float64.
         target: `[b]` class indices or `[b, c]` soft targets.
         weight_blocks: Tensors `[r, n', b]`, whose n' add up to n.
         label_smoothing: Share of every target that is spread over all classes.
+        teacher_logits: `[r, b, c]`, in the dtype of `logits`; None for no teacher.
+        gamma: Weight γ of the targets, where there is a teacher.
     """
     num_classes = logits.shape[-1]
     if target.ndim == 1:
@@ -34,4 +40,7 @@ def reference_cross_entropy(
     weights = torch.cat(blocks, dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
     mixed_target = weights @ target
+    if teacher_logits is not None:
+        teacher = (weights.detach() @ teacher_logits.detach()).softmax(dim=-1)
+        mixed_target = gamma * mixed_target + (1. - gamma) * teacher
     return -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()

@@ -24,6 +24,7 @@ def create_parser() -> argparse.ArgumentParser:
     flags.add_schedule_flags(parser)
     flags.add_augmentation_flags(parser)
     flags.add_multimix_flags(parser)
+    flags.add_mixupe_flags(parser)
     flags.add_batch_norm_flags(parser)
     flags.add_ema_flags(parser)
     flags.add_misc_flags(parser)
@@ -119,6 +120,10 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
         attention=args.multimix_attention,
         activation=args.multimix_activation,
         gather=args.multimix_gather,
+        teacher_decay=args.multimix_teacher_decay,
+        teacher_warmup=args.multimix_teacher_warmup,
+        gamma=args.multimix_gamma,
+        single_view=args.multimix_single_view,
     )
     given = {name: value for name, value in given.items() if value is not None}
     return {**PAPER, **given} if args.multimix_paper else given

@@ -8,6 +8,7 @@ from .._checks import check_alpha
 from ..head import MODES
 from ..loss import PAPER
 from .combinations import check_combinations, flag_name, mixes_input
+from .methods import check_mixupe, check_teacher
 
 _INTERPOLATIONS = ('', 'random', 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
 _ALLOWED = dict(
@@ -81,6 +82,7 @@ def check_mixing(args: argparse.Namespace) -> None:
     Raises:
         ValueError: Naming the flag, its value and what is allowed.
     """
+    check_mixupe(args)
     given = [name for name, value in vars(args).items() if name.startswith('multimix_') and value is not None]
     if args.mixup_mode not in MODES:
         if given:
@@ -95,6 +97,7 @@ def check_mixing(args: argparse.Namespace) -> None:
         for name in ('multimix_attention', 'multimix_activation'):
             if name in given:
                 raise ValueError(f'{flag_name(name)} needs --mixup-mode dense-multimix, got {args.mixup_mode!r}')
+    check_teacher(args)
     if args.multimix_paper:
         clash = [name for name in given if name.replace('multimix_', '') in PAPER]
         if clash:

@@ -5,6 +5,7 @@ import logging
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 
 from ..head import MODES
+from .methods import needs_two_views
 
 _logger = logging.getLogger('train')
 
@@ -27,13 +28,13 @@ _PARTNERS = {
         'train_size_random_mix', 'train_batches_per_epoch', 'variable_batch_loss_scale'),
 }
 
-# with the multimix modes: what needs other batches, other outputs or another task
+# with the multimix modes and mixupe: what needs other batches, other outputs or another task
 _NOT_WITH_MULTIMIX = {
     'naflex_loader': 'its batches are not images of one size',
     'aug_splits': 'its batches hold several views of each image',
     'jsd_loss': 'its batches hold several views of each image',
     'split_bn': 'its batches hold several views of each image',
-    'torchscript': 'a scripted model has no features to mix',
+    'torchscript': 'a scripted model has no features, and no second derivatives',
     'kd_model_name': 'it is a training task of its own',
 }
 
@@ -46,7 +47,7 @@ def flag_name(name: str) -> str:
 def mixes_input(args: argparse.Namespace) -> bool:
     """Whether the flags ask for timm's own Mixup."""
     asked = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
-    return args.mixup_mode not in MODES and asked
+    return args.mixup_mode not in (*MODES, 'mixupe') and asked
 
 
 def loss_type(args: argparse.Namespace) -> str:
@@ -64,7 +65,7 @@ def check_combinations(args: argparse.Namespace) -> None:
     Raises:
         ValueError: Naming both.
     """
-    if args.mixup_mode in MODES:
+    if args.mixup_mode in (*MODES, 'mixupe'):
         for name, reason in _NOT_WITH_MULTIMIX.items():
             if getattr(args, name):
                 raise ValueError(f'{flag_name(name)} does not go with --mixup-mode {args.mixup_mode}: {reason}')
@@ -79,8 +80,9 @@ def check_combinations(args: argparse.Namespace) -> None:
             raise ValueError(f'{flag_name(first)} does not go with {flag_name(second)}')
     if args.target_format == 'multihot' and args.task != 'multilabel':
         raise ValueError(f'--target-format multihot needs --task multilabel, got {args.task}')
-    if args.kd_model_name and args.task == 'multilabel':
-        raise ValueError('--kd-model-name needs --task classification, got multilabel')
+    for name in ('kd_model_name', 'multimix_teacher_decay'):
+        if getattr(args, name) is not None and args.task == 'multilabel':
+            raise ValueError(f'{flag_name(name)} needs --task classification, got multilabel')
     if args.tta < 0:
         raise ValueError(f'--tta must be >= 0, got {args.tta}')
 
@@ -119,6 +121,8 @@ def _check_loaders(args: argparse.Namespace) -> None:
         for name in ('naflex_loader', 'use_multi_epochs_loader', 'aug_splits', 'aug_repeats'):
             if getattr(args, name):
                 raise ValueError(f'--train-img-sizes does not go with {flag_name(name)}')
+        if needs_two_views(args):
+            raise ValueError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
         for name in ('train_batch_sizes', 'train_size_probs'):
             value = getattr(args, name)
             if value is not None and len(value) != len(args.train_img_sizes):

@@ -5,8 +5,10 @@ from typing import Any, Dict, Tuple
 from timm.data import create_loader
 
 from .datasets import create_datasets
+from .methods import needs_two_views
 from .naflex import create_naflex_loaders
 from .runtime import Runtime
+from .views import make_views, views_collate
 
 
 def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtime: Runtime) -> Tuple[Any, Any]:
@@ -56,10 +58,13 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         is_training=True,
         num_aug_repeats=args.aug_repeats,
         num_aug_splits=args.aug_splits,
+        collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
         **_size_schedule(args),
         **augmentation,
         **shared,
     )
+    if needs_two_views(args):
+        make_views(dataset_train)
     if len(loader_train) == 0:
         raise ValueError(
             f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')

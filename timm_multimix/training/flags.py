@@ -7,7 +7,7 @@ from timm.utils import ParseKwargs
 from ..functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS
 from ..head import MODES
 
-MIXUP_MODES = ('batch', 'pair', 'elem', *MODES)
+MIXUP_MODES = ('batch', 'pair', 'elem', *MODES, 'mixupe')
 TASKS = ('classification', 'multilabel')
 
 
@@ -158,7 +158,7 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
     add('--mixup-prob', type=float, default=1.0, help='probability that a batch is mixed')
     add('--mixup-switch-prob', type=float, default=0.5, help='probability of cutmix where both are active')
     add('--mixup-mode', type=str, default='batch', choices=MIXUP_MODES,
-        help='batch, pair, elem: timm\'s Mixup, active with --mixup or --cutmix; multimix, dense-multimix: always')
+        help='batch, pair, elem: timm\'s Mixup, active with --mixup or --cutmix; the others: always')
     add('--mixup-off-epoch', type=int, default=0, metavar='N', help='no mixing from this epoch on')
     add('--smoothing', type=float, default=0.1, help='label smoothing')
     add('--train-interpolation', type=str, default='random', help='resize interpolation in training')
@@ -182,8 +182,23 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
     add('--multimix-gather', action='store_true', default=None,
         help='mix over the batches of all processes (off)')
+    add('--multimix-teacher-decay', type=float, metavar='D',
+        help='self-distillation from a moving average of the model, of this decay')
+    add('--multimix-teacher-warmup', action='store_true', default=None, help='warm that decay up')
+    add('--multimix-gamma', type=float, metavar='G', help='weight of the labels beside the teacher (0.5)')
+    add('--multimix-single-view', action='store_true', default=None,
+        help='the teacher sees the same augmented images as the model, not a second view of them')
     add('--multimix-paper', action='store_true', default=None,
         help='the literal setting of the paper; learns in hundreds of epochs')
+
+
+def add_mixupe_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('MixupE parameters')
+    add = group.add_argument
+    add('--mixupe-eta', type=float, metavar='E', help='weight of its term; 0 is Mixup (0.001)')
+    add('--mixupe-threshold', type=float, metavar='T', help='only images whose term is below this have one (all)')
+    add('--mixupe-exact', action='store_true', default=None,
+        help='directional derivative by double backward; the mean image is taken from a first pass over the data')
 
 
 def add_batch_norm_flags(parser: argparse.ArgumentParser) -> None:

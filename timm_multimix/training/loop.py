@@ -13,7 +13,7 @@ from timm.task import TrainingTask
 from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
 
-from .naflex import num_images, to_device
+from .naflex import to_device
 from .progress import progress
 from .runtime import Runtime
 
@@ -97,7 +97,7 @@ def train_one_epoch(
             input = input.contiguous(memory_format=torch.channels_last)
         meters.data_time.update(time.time() - start)
 
-        batch_size = num_images(input)
+        batch_size = labels.shape[0]
         scale = _loss_scale(args, batch_size, runtime.device) / group
         with nullcontext() if is_update else task.no_sync():
             terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update)

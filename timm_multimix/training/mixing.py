@@ -9,10 +9,12 @@ from timm.data import Mixup
 from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelClassificationTask, TrainingTask
 
 from ..head import MODES
+from ..mixupe import MixupETask
 from ..task import MultiMixTask
 from .arguments import multimix_kwargs
 from .combinations import loss_type, mixes_input
 from .knowledge_distillation import create_distillation_task
+from .methods import mixupe_kwargs
 from .mistakes import named
 from .runtime import Runtime
 
@@ -58,6 +60,11 @@ def create_task(
         )
         return task, None
 
+    if args.mixup_mode == 'mixupe':
+        task = MixupETask(
+            model, criterion_kwargs=criterion_kwargs, prob=args.mixup_prob, **mixupe_kwargs(args), **shared)
+        return task, None
+
     mixup_fn = None
     if mixes_input(args) and not args.naflex_loader:
         # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
@@ -85,11 +92,18 @@ def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
 
 
+def prepare_mixing(task: TrainingTask, loader: Any) -> None:
+    """The first pass over the training images that the exact MixupE needs; a resumed run has its result."""
+    if isinstance(task, MixupETask) and task.exact and task.mean_image is None:
+        _logger.info('Estimating the mean image from one pass over the training images.')
+        task.estimate_mean_image(loader)
+
+
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
     """From now on batches are left as they are."""
     if mixup_fn is not None:
         mixup_fn.mixup_enabled = False
-    if isinstance(task, MultiMixTask):
+    if isinstance(task, (MultiMixTask, MixupETask)):
         task.mixup_enabled = False
 
 

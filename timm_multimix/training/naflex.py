@@ -95,8 +95,3 @@ def to_device(value: Any, device: torch.device, dtype: Any = None) -> Any:
     if not isinstance(value, torch.Tensor):  # a number that goes with the patches
         return value
     return value.to(device, dtype) if dtype is not None and value.is_floating_point() else value.to(device)
-
-
-def num_images(input: Any) -> int:
-    """The batch size of images `[b, ...]` or of a dictionary of patches."""
-    return (input['patches'] if isinstance(input, dict) else input).shape[0]

@@ -49,7 +49,7 @@ def resume(
             loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
             log_info=runtime.primary,
         )
-        if task.has_ema():
+        if args.model_ema:  # a teacher has its own place in the task's state
             load_task_ema_checkpoint(task, path)
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
@@ -82,7 +82,9 @@ class Output:
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
         self.train_columns = _train_columns(args)
-        self.eval_columns = task.create_evaluator().metric_names
+        self.eval_columns = tuple(task.create_evaluator().metric_names)
+        if args.multimix_teacher_decay is not None:
+            self.eval_columns += ('student_top1',)  # the others are those of an average of it
         self.milestones = set(args.save_epochs or ())
         self.tracker = Tracker(args, name, self.folder)
         self.decreasing = args.eval_metric == 'loss'

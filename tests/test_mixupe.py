@@ -1,0 +1,277 @@
+"""MixupE: the loss by its equations, image by image in float64, and the task."""
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.loss import SoftTargetCrossEntropy
+
+from tests import naive
+from tests.models import NUM_CLASSES, build, gradients, images, labels
+from timm_multimix import MixupETask
+from timm_multimix.mixupe import average_image, exact_terms, mixupe_loss
+
+CLOSE = dict(rtol=1e-9, atol=1e-12)
+SHAPE = (2, 3, 3)
+MU = torch.linspace(-1., 1., 18, dtype=torch.float64).view(SHAPE)
+
+
+class Smooth(nn.Module):
+    """A small network with second derivatives, of images `[b, 2, 3, 3]`."""
+    num_classes = 4
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name, shape in dict(w=(5, 18), b=(5,), v=(4, 5), c=(4,)).items():
+            values = torch.randn(shape, generator=generator, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(values))
+
+    def forward(self, x):
+        return F.linear((F.linear(x.flatten(1), self.w, self.b) / 3.).tanh(), self.v, self.c)
+
+
+def problem(batch_size=5):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch_size, *SHAPE, generator=generator, dtype=torch.float64)
+    return Smooth(), x, torch.randint(4, (batch_size,), generator=generator)
+
+
+def make(model, **kwargs):
+    return MixupETask(model, verbose=False, **kwargs)
+
+
+def seeded(function, *args, seed=3):
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    return function(*args)
+
+
+def drawn_lam(alpha):
+    """λ as timm's Mixup draws it, after the draw of whether to mix."""
+    return seeded(lambda: (np.random.rand(), float(np.random.beta(alpha, alpha)))[1])
+
+
+@pytest.mark.parametrize('exact', [False, True], ids=['fast', 'exact'])
+@pytest.mark.parametrize('threshold', [None, 0.])
+@pytest.mark.parametrize('alpha, eta, label_smoothing', [(1., 0.5, 0.), (0.3, 2., 0.1)])
+@pytest.mark.parametrize('batch_size', [1, 2, 5])
+def test_loss_and_gradients_are_those_of_the_written_equations(
+        batch_size, alpha, eta, label_smoothing, threshold, exact):
+    model, x, target = problem(batch_size)
+    mean = MU if exact else None
+    expected = naive.mixupe_loss(
+        model, x, target, drawn_lam(alpha), alpha, eta, threshold, label_smoothing, mean)
+    expected_grads = torch.autograd.grad(expected, tuple(model.parameters()))
+    kept = x.clone()
+    result = seeded(make(
+        model, alpha=alpha, eta=eta, threshold=threshold, exact=exact, mean_image=mean,
+        criterion_kwargs=dict(smoothing=label_smoothing)), x, target)
+    grads = torch.autograd.grad(result['loss'], tuple(model.parameters()))
+    torch.testing.assert_close(result['loss'], expected, **CLOSE)
+    torch.testing.assert_close(grads, expected_grads, **CLOSE)
+    torch.testing.assert_close(result['output'], model(x))
+    assert torch.equal(x, kept)
+
+
+def test_the_threshold_of_that_test_keeps_some_terms():
+    for mean in (None, MU):
+        terms = [q.item() for q in naive.mixupe_terms(*problem(), mean_image=mean)]
+        assert min(terms) < 0. < max(terms)
+
+
+def test_exact_terms_are_finite_differences():
+    """q_i = (y_i - p_i)ᵀ (f(x_i + h (μ - x_i)) - f(x_i)) / h."""
+    model, x, target = problem()
+    one_hot = F.one_hot(target, 4).double()
+    logits, terms = exact_terms(model, x, lambda _: one_hot, MU)
+    moved = (model(x + 1e-6 * (MU - x)) - logits) / 1e-6
+    torch.testing.assert_close(terms, ((one_hot - logits.softmax(-1)) * moved).sum(1), rtol=1e-4, atol=1e-6)
+
+
+def test_the_exact_term_is_mixups_own_first_order_term():
+    """Cross-entropy with every image a share a nearer to the mean image: its derivative at a = 0 is -mean_i q_i."""
+    model, x, target = problem()
+    terms = exact_terms(model, x, lambda _: F.one_hot(target, 4).double(), MU)[1]
+    step = 1e-6
+    losses = [F.cross_entropy(model(x + a * (MU - x)), target) for a in (step, -step)]
+    torch.testing.assert_close(-terms.mean(), (losses[0] - losses[1]) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+def test_the_share_of_the_partner_after_symmetrisation():
+    """E[a] = α / (2α + 1): λ and 1 - λ of a pair, each weighted by itself."""
+    lam = np.random.default_rng(0).beta(0.7, 0.7, 200_000)
+    mean_share = (lam * (1. - lam)).mean() / lam.mean()
+    assert mean_share == pytest.approx(0.7 / 2.4, rel=0.01)
+
+
+def test_the_loss_keeps_the_size_of_mixups():
+    for sign, eta in ((1., 0.1), (-1., 1e3)):
+        mixed, terms = torch.tensor(2., requires_grad=True), torch.tensor([1., 2., 3.], requires_grad=True)
+        loss = mixupe_loss(mixed, terms, alpha=1., eta=eta)
+        torch.testing.assert_close(loss, torch.tensor(2. * sign))
+        grad_mixed, grad_terms = torch.autograd.grad(loss, (mixed, terms))
+        torch.testing.assert_close(grad_terms, -eta / 9. * grad_mixed.expand(3), msg='the scale is a constant')
+    zero = mixupe_loss(torch.tensor(0.), torch.zeros(3), alpha=1., eta=0.1)
+    assert zero == 0.
+
+
+@pytest.mark.parametrize('smoothing', [0., 0.1])
+@pytest.mark.parametrize('alpha', [1., 0.3])
+@pytest.mark.parametrize('key', ['resnet', 'vit'])
+def test_eta_of_zero_is_timms_mixup_bit_for_bit(key, alpha, smoothing):
+    """Loss, gradients and running statistics: there is no second pass."""
+    model = build(key, drop_rate=0.2).train()
+    plain, other = copy.deepcopy(model), copy.deepcopy(model)
+    x, target = images(key, 4), labels(4)
+    result = seeded(make(model, alpha=alpha, eta=0., criterion_kwargs=dict(smoothing=smoothing)), x, target)
+    result['loss'].backward()
+
+    mixup_fn = Mixup(mixup_alpha=alpha, num_classes=NUM_CLASSES, label_smoothing=smoothing)
+    mixed, soft = seeded(mixup_fn, x.clone(), target)
+    expected = seeded(lambda: SoftTargetCrossEntropy()(plain(mixed), soft))
+    expected.backward()
+    assert torch.equal(result['loss'], expected) and result['input_mixed']
+    for name, grad in gradients(plain).items():
+        assert torch.equal(gradients(model)[name], grad), name
+    for (name, value), buffer in zip(plain.named_buffers(), model.buffers(), strict=True):
+        assert torch.equal(value, buffer), name
+    seeded(make(other, alpha=alpha, eta=0.5), x, target)['loss'].backward()
+    grads = [m.get_classifier().weight.grad for m in (other, plain)]
+    assert not torch.allclose(*grads), 'another eta is not'
+
+
+@pytest.mark.parametrize('batch_size', [1, 3])
+@pytest.mark.parametrize('exact', [False, True])
+@pytest.mark.parametrize('key', ['convnext', 'vit', 'resnet'])
+def test_timms_models_and_odd_batches(key, exact, batch_size):
+    """Also where attention is fused, which has no second derivative."""
+    model = build(key).train()
+    x, target = images(key, batch_size), labels(batch_size)
+    task = make(model, exact=exact, mean_image=x.mean(0) + 0.1 if exact else None, eta=0.5)
+    result = seeded(task, x, target)
+    result['loss'].backward()
+    assert result['output'].shape == (batch_size, NUM_CLASSES) and not result['input_mixed']
+    assert all(torch.isfinite(grad).all() for grad in gradients(model).values())
+
+
+def test_unmixed_batches_are_plain_cross_entropy():
+    model = build('vit').train()
+    x, target = images('vit', 3), labels(3)
+    disabled = make(model)
+    disabled.mixup_enabled = False
+    for task in (make(model, prob=0.), disabled):
+        result = task(x, target)
+        torch.testing.assert_close(result['loss'], F.cross_entropy(model(x), target))
+        assert not result['input_mixed']
+
+
+def test_mean_image():
+    batches = [torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(n)) + 5. for n in (4, 4, 1)]
+    loader = [(x, labels(len(x))) for x in batches]
+    expected = torch.cat(batches).double().mean(0).float()
+    torch.testing.assert_close(average_image(loader, torch.device('cpu')), expected)
+    task = make(build('vit'), exact=True)
+    torch.testing.assert_close(task.estimate_mean_image(iter(loader)), expected)
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(average_image(loader, torch.device('cpu')), expected)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_checkpoints_are_plain_and_hold_the_mean_image_beside():
+    model = build('vit')
+    task = make(model, exact=True, mean_image=images('vit')[0])
+    task.setup_ema()
+    state = task.get_checkpoint_state()
+    assert list(state['state_dict']) == list(build('vit').state_dict()) and list(state['task_state']) == ['mean_image']
+    assert list(task.get_checkpoint_state(ema=True)) == ['state_dict_ema']
+    assert list(task.get_checkpoint_state(ema=True)['state_dict_ema']) == list(state['state_dict'])
+    other = make(build('vit'), exact=True)
+    other.load_checkpoint_state(**state)
+    assert torch.equal(other.mean_image, task.mean_image)
+    make(build('vit')).load_checkpoint_state(**state)
+    assert task.get_eval_model() is model
+    assert 'task_state' not in make(build('vit')).get_checkpoint_state()
+
+
+@pytest.mark.parametrize('eta', [0., 0.5])
+def test_compile(eta):
+    x, target = images('resnet', 4), labels(4)
+    expected = seeded(make(build('resnet').train(), eta=eta), x, target)
+    task = make(build('resnet').train(), eta=eta)
+    task.compile(backend='eager', fullgraph=True)
+    result = seeded(task, x, target)
+    result['loss'].backward()
+    for name in ('loss', 'output'):
+        torch.testing.assert_close(result[name], expected[name])
+    assert list(task.get_checkpoint_state()['state_dict']) == list(build('resnet').state_dict())
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('exact', [False, True])
+def test_distributed(exact):
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        x, target = images('resnet', 4), labels(4)
+        kwargs = dict(exact=exact, mean_image=x[0] if exact else None, eta=0.5)
+        plain, model = build('resnet').train(), build('resnet').train()
+        seeded(make(plain, **kwargs), x, target)['loss'].backward()
+        task = make(model, **kwargs).prepare_distributed()
+        for _ in range(2):
+            model.zero_grad()
+            model.load_state_dict(build('resnet').state_dict())
+            seeded(task, x, target)['loss'].backward()
+        torch.testing.assert_close(gradients(model), gradients(plain))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize('exact', [False, True])
+def test_autocast(exact):
+    x, target = images('vit', 4), labels(4)
+    kwargs = dict(exact=exact, mean_image=x[0] if exact else None, eta=0.5)
+    full = seeded(make(build('vit').train(), **kwargs), x, target)['loss']
+    model = build('vit').train()
+    with torch.autocast('cpu', torch.bfloat16):
+        result = seeded(make(model, **kwargs), x, target)
+    result['loss'].backward()
+    assert result['loss'].dtype == torch.float32
+    torch.testing.assert_close(result['loss'], full, rtol=0.05, atol=0.)
+    assert all(torch.isfinite(grad).all() for grad in gradients(model).values())
+
+
+X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize('call, parts', [
+    (lambda: make(Smooth(), alpha=0.), ('alpha', '> 0', '0.0')),
+    (lambda: make(Smooth(), eta=-0.1), ('eta', '>= 0', '-0.1')),
+    (lambda: make(Smooth(), threshold=float('nan')), ('threshold', 'finite', 'nan')),
+    (lambda: make(Smooth(), prob=1.5), ('prob', '<= 1', '1.5')),
+    (lambda: make(Smooth(), criterion_kwargs=dict(smoothing=2.)), ('smoothing', '<= 1', '2.0')),
+    (lambda: make(Smooth(), criterion_kwargs=dict(loss_type='bce')), ('criterion', 'cross-entropy', 'BinaryCross')),
+    (lambda: make(Smooth(), criterion=nn.CrossEntropyLoss(torch.ones(4))), ('criterion', 'cross-entropy')),
+    (lambda: make(Smooth(), criterion=3), ('criterion', 'callable', '3')),
+    (lambda: make(Smooth(), mean_image=MU), ('mean_image', 'exact=True')),
+    (lambda: make(Smooth(), exact=True, mean_image=MU[0]), ('mean_image', r'\[ch, h, w\]', r'\[3, 3\]')),
+    (lambda: make(Smooth(), exact=True, mean_image=MU / 0.), ('mean_image', 'finite')),
+    (lambda: make(Smooth(), exact=True)(X, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
+    (lambda: make(Smooth(), exact=True, mean_image=MU[:1])(X, TARGET), ('mean_image', r'\[2, 3, 3\]', r'\[1, 3, 3\]')),
+    (lambda: make(Smooth(), exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
+    (lambda: make(Smooth(), exact=True, mean_image=MU).compile(), ('exact=True', 'torch.compile')),
+    (lambda: make(Smooth())(X, TARGET + 1), ('target', r'0\.\.3', 'got 4')),
+    (lambda: make(Smooth())(X, TARGET[:3]), ('target', r'\[4\]', r'\[3\]')),
+    (lambda: make(Smooth())(X, F.one_hot(TARGET).double()), ('target', 'class indices', r'\[4, 4\]')),
+    (lambda: make(build('resnet', num_classes=0)), ('num_classes=0',)),
+], ids=lambda x: re.sub(r'\W', '', str(x[0])) if isinstance(x, tuple) else '')
+def test_errors(call, parts):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert all(re.search(part, str(error.value)) for part in parts), error.value

@@ -1,0 +1,127 @@
+"""Whole runs with self-distillation."""
+import logging
+
+import pytest
+import timm
+import torch
+from timm.utils import ModelEmaV3
+
+import train_timm
+from tests.training.test_resume import assert_identical
+from tests.training.test_train import accuracy, rows_of
+from timm_multimix import MultiMixTask
+
+FLAGS = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9']
+
+
+def checkpoint_of(folder):
+    return torch.load(folder / 'last.pth.tar', weights_only=False)
+
+
+@pytest.fixture
+def inputs(monkeypatch):
+    """What the task is given, step by step."""
+    seen, forward = [], MultiMixTask.forward
+
+    def watched(task, input, target):
+        seen.append((task, input, target))
+        return forward(task, input, target)
+
+    monkeypatch.setattr(MultiMixTask, 'forward', watched)
+    return seen
+
+
+@pytest.mark.parametrize('more', [[], ['--no-prefetcher'], ['--channels-last'], ['--workers', '2', '-b', '7']])
+def test_the_task_is_given_two_views_that_differ(more, flags, inputs):
+    assert train_timm.main([*flags, *FLAGS, '--epochs', '1', *more]) == 0
+    assert len(inputs) == 3
+    for _, images, target in inputs:
+        first, second = images.split(target.shape[0])
+        assert first.shape == second.shape and not torch.equal(first, second)
+
+
+def test_with_a_single_view_it_is_given_one(flags, inputs):
+    assert train_timm.main([*flags, *FLAGS, '--multimix-single-view', '--epochs', '1']) == 0
+    assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
+    assert inputs[0][0].single_view
+
+
+def test_flags_become_arguments(flags, inputs):
+    more = ['--multimix-gamma', '0.3', '--multimix-teacher-warmup', '--epochs', '1']
+    assert train_timm.main([*flags, *FLAGS, *more]) == 0
+    task = inputs[0][0]
+    assert (task.loss.gamma, task.single_view) == (0.3, False)
+    assert (task.teacher.ema.decay, task.teacher.ema.use_warmup) == (0.9, True)
+
+
+@pytest.mark.parametrize('more, averages', [([], 1), (['--model-ema'], 2)])
+def test_the_teacher_is_updated_once_per_update(more, averages, flags, monkeypatch):
+    """3 batches, 2 of them per update, are two updates, counted over the epochs."""
+    steps, update = [], ModelEmaV3.update
+
+    def watched(ema, model, step=None):
+        steps.append(step)
+        update(ema, model, step)
+
+    monkeypatch.setattr(ModelEmaV3, 'update', watched)
+    assert train_timm.main([*flags, *FLAGS, '--grad-accum-steps', '2', *more]) == 0
+    assert steps == [step for step in (1, 2, 3, 4) for _ in range(averages)]
+
+
+@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+def test_the_teacher_is_validated_saved_and_read_by_plain_timm(mode, flags, image_folder, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        assert train_timm.main([*flags, *FLAGS, '--mixup-mode', mode, '--epochs', '3']) == 0
+    assert 'Test (EMA)' in caplog.text
+    checkpoint = checkpoint_of(tmp_path / 'run')
+    keys = timm.create_model('test_resnet', num_classes=3).state_dict().keys()
+    assert checkpoint['state_dict'].keys() == checkpoint['state_dict_ema'].keys() == keys
+    assert_identical(dict(checkpoint['state_dict_ema']), dict(checkpoint['task_state']['teacher']['state_dict']))
+    assert not torch.equal(checkpoint['state_dict']['fc.weight'], checkpoint['state_dict_ema']['fc.weight'])
+
+    row = rows_of(tmp_path / 'run')[-1]
+    model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(tmp_path / 'run' / 'last.pth.tar'))
+    assert torch.equal(model.fc.weight, checkpoint['state_dict_ema']['fc.weight'])
+    assert accuracy(model, image_folder) == pytest.approx(float(row['eval_top1']))
+    model.load_state_dict(checkpoint['state_dict'])
+    assert accuracy(model, image_folder) == pytest.approx(float(row['eval_student_top1']))
+
+
+def test_an_ordinary_average_is_another_one(flags, tmp_path):
+    assert train_timm.main([*flags, *FLAGS, '--model-ema', '--model-ema-decay', '0.2']) == 0
+    checkpoint = checkpoint_of(tmp_path / 'run')
+    teacher = checkpoint['task_state']['teacher']['state_dict']
+    assert teacher.keys() == checkpoint['state_dict_ema'].keys()
+    assert not torch.equal(checkpoint['state_dict_ema']['fc.weight'], teacher['fc.weight'])
+
+
+@pytest.mark.parametrize('more', [[], ['--model-ema', '--multimix-single-view'], ['--mixup-mode', 'dense-multimix']])
+def test_a_resumed_run_restores_the_teacher_bit_for_bit(more, flags, tmp_path, epochs_run):
+    flags = [*flags, *FLAGS, *more, '--multimix-teacher-warmup', '--epochs', '3', '--resume', 'auto']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    epochs_run.interrupt = 2
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert epochs_run == [0, 1, 2, 0, 1, 2]
+    parts, whole = (checkpoint_of(tmp_path / name) for name in ('parts', 'whole'))
+    for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer', 'task_state'):
+        assert_identical(parts[key], whole[key])
+
+
+def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs_run):
+    assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--model-ema', '--epochs', '1']) == 0
+    path = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train_timm.main([*flags, *FLAGS, '--epochs', '2', '--resume', path]) == 0
+    assert epochs_run == [0, 1]
+
+
+@pytest.mark.parametrize('more', [
+    ['--amp', '--amp-dtype', 'bfloat16'],
+    ['--torchcompile', 'eager'],
+    ['--mixup-off-epoch', '1'],
+    ['--cutmix', '1', '--mixup-prob', '0.7'],
+    ['--model-dtype', 'bfloat16', '--multimix-gamma', '0'],
+])
+def test_flags_of_timm_work_with_a_teacher(more, flags, tmp_path):
+    assert train_timm.main([*flags, *FLAGS, *more]) == 0
+    assert all(row['eval_student_top1'] for row in rows_of(tmp_path / 'run'))

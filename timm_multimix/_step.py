@@ -1,0 +1,65 @@
+"""What the training tasks share: a model whose training step is more than its forward, and the criterion."""
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+
+import torch
+import torch.nn as nn
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
+from timm.task import ClassificationTask
+from timm.utils import unwrap_model
+
+
+class StepModel(nn.Module):
+    """What DDP and torch.compile wrap: all passes of a step in one forward. Its only parameters are the model's."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+
+class StepTask(ClassificationTask):
+    """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it."""
+
+    def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
+        """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
+        model, is_step = self.get_eval_model(), isinstance(self.trainable_module, StepModel)
+        super().compile(backend=backend, mode=mode, **compile_kwargs)
+        if is_step:
+            self.eval_model = torch.compile(model, backend=backend, mode=mode, **compile_kwargs)
+        return self.eval_model
+
+    def get_eval_model(self, module: Optional[nn.Module] = None, ema: bool = False) -> Optional[nn.Module]:
+        resolved = super().get_eval_model(module=module, ema=ema)
+        inner = unwrap_model(resolved) if resolved is not None else None
+        return inner.model if isinstance(inner, StepModel) else resolved
+
+    def get_clip_parameters(self, exclude_head: bool = False):
+        parameters = list(unwrap_model(self.trainable_module).parameters())
+        return parameters[:-2] if exclude_head else parameters
+
+
+class Criterion(NamedTuple):
+    criterion: Union[nn.Module, Callable]
+    fast: bool  # it is cross-entropy
+    smoothing: float
+
+
+def resolve_criterion(
+        criterion: Optional[Union[nn.Module, Callable]],
+        criterion_kwargs: Optional[Dict[str, Any]],
+        multi_label: bool = False,
+) -> Criterion:
+    """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
+    if criterion is None:
+        kwargs = dict(criterion_kwargs or {})
+        smoothing = kwargs.pop('smoothing', None) or 0.
+        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
+        return Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), smoothing)
+    if criterion_kwargs:
+        raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
+    if isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
+        return Criterion(criterion, False, criterion.smoothing)  # which it applies to class indices alone
+    if isinstance(criterion, LabelSmoothingCrossEntropy):
+        return Criterion(criterion, True, criterion.smoothing)
+    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
+        return Criterion(criterion, True, criterion.label_smoothing)
+    return Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), 0.)

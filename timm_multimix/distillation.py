@@ -1,0 +1,104 @@
+"""Self-distillation: the teacher, a moving average of the student, and the two views of a batch.
+
+Source: v1 = arXiv 2206.14868 (Venkataramanan, Kijak, Amsaleg, Avrithis), section 3.3.
+"""
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn as nn
+from timm.utils import ModelEmaV3
+
+from ._checks import check_number
+from ._step import StepModel
+
+
+class Teacher(nn.Module):
+    """The teacher f': timm's ModelEmaV3 of the student, without gradient.
+
+    It is always in eval mode: no dropout, and batch norms take running statistics, which are averaged as the weights
+    are (those of a new network settle within dozens of updates). So its logits do not depend on the other images of the
+    batch. The first update makes it equal to the student (timm's rule where updates are counted).
+
+    Args:
+        student: What the average is of.
+        forward: `(module, images) -> logits` `[b, c]` or `[b, r, c]`, for the average `module` of the student.
+        decay: Decay of the average, in [0, 1].
+        warmup: Let the decay grow from 0, by timm's schedule.
+
+    Raises:
+        ValueError: If the decay is out of range.
+    """
+
+    def __init__(
+            self,
+            student: nn.Module,
+            forward: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+            decay: float,
+            warmup: bool = False,
+    ):
+        super().__init__()
+        self.ema = ModelEmaV3(student, decay=check_number('teacher_decay', decay, high=1.), use_warmup=warmup)
+        self.requires_grad_(False).eval()
+        self._forward = forward
+
+    def train(self, mode: bool = True) -> 'Teacher':
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of the images, without gradient."""
+        return self._forward(self.ema.module, images)
+
+    def update(self, student: nn.Module, step: Optional[int] = None) -> None:
+        """Move towards the student; `step` counts the optimizer's updates from 1 (None: decay without warm-up)."""
+        self.ema.update(student, step=step)
+
+    @property
+    def model(self) -> nn.Module:
+        """The plain timm model that is averaged."""
+        module = self.ema.module
+        return module.model if isinstance(module, StepModel) else module
+
+    def get_state(self) -> Dict[str, Any]:
+        """What resuming needs: the weights, with the keys of the plain model, and the state of bfloat16 rounding."""
+        return {'state_dict': self.model.state_dict(), 'rounding': self.ema._sr_generator.get_state()}
+
+    def load_state(self, state: Dict[str, Any]) -> None:
+        self.model.load_state_dict(state['state_dict'])
+        self.ema._sr_generator.set_state(state['rounding'])
+
+
+def split_views(
+        images: Union[torch.Tensor, Sequence[torch.Tensor]],
+        batch_size: int,
+        single_view: bool = False,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The student's and the teacher's view, `[b, ch, h, w]` each.
+
+    Args:
+        images: `[2b, ch, h, w]`, first all of the student's, then all of the teacher's, or a pair of `[b, ch, h, w]`;
+            with `single_view` `[b, ch, h, w]`, which both see.
+        batch_size: b, the number of targets.
+
+    Raises:
+        ValueError: If there are not as many images as views.
+    """
+    if single_view:
+        if not isinstance(images, torch.Tensor) or images.shape[0] != batch_size:
+            raise ValueError(f'input must hold {batch_size} images, one for each target, got {_describe(images)}')
+        return images, images
+    if isinstance(images, torch.Tensor):
+        views = tuple(images.split(batch_size)) if images.shape[0] == 2 * batch_size else ()
+    else:
+        views = tuple(images)
+    if len(views) != 2 or any(view.shape[0] != batch_size for view in views):
+        raise ValueError(
+            f'input must hold two views of {batch_size} images, [{2 * batch_size}, ...] or a pair, or give '
+            f'single_view=True; got {_describe(images)}')
+    return views
+
+
+def _describe(images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> str:
+    if isinstance(images, torch.Tensor):
+        return f'shape {list(images.shape)}'
+    return f'shapes {[list(view.shape) for view in images]}'
