@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 import train_timm
 
@@ -57,7 +57,10 @@ def run(
         with open(os.path.join(folder, f'{method}-{seed}', 'summary.csv'), newline='') as file:
             epochs = [_numbers(row) for row in csv.DictReader(file)]
         settings = dict(recipe=recipe, method=method, seed=seed, flags=flags)
-        result = dict(top1=epochs[-1]['eval_top1'], loss=epochs[-1]['eval_loss'], epochs=epochs)
+        last = epochs[-1]
+        result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs)
+        if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
+            result.update(top1=last['eval_student_top1'], teacher_top1=last['eval_top1'], loss=None)
         result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
         write_result(path, 'accuracy', settings, result)
     return path

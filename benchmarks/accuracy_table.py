@@ -37,7 +37,11 @@ def table(runs: Runs) -> str:
     for method, records in runs.items():
         cells = []
         for metric, digits in (('top1', 2), ('loss', 3)):
-            mean, spread = mean_and_spread([record['result'][metric] for record in records])
+            values = [record['result'][metric] for record in records]
+            if None in values:
+                cells.append('')
+                continue
+            mean, spread = mean_and_spread(values)
             cells.append(f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}'))
         seeds = ', '.join(str(record['settings']['seed']) for record in records)
         lines.append(f'| {method} | {cells[0]} | {cells[1]} | {seeds} |')

@@ -8,6 +8,9 @@ METHODS = {
     'mixup-cutmix': '--smoothing 0 --mixup 1 --cutmix 1',
     'multimix': '--smoothing 0 --mixup-mode multimix',
     'dense-multimix': '--smoothing 0 --mixup-mode dense-multimix',
+    'mixupe': '--smoothing 0 --mixup-mode mixupe --mixup 1',
+    'multimix-distilled': '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99',
+    'dense-multimix-distilled': '--smoothing 0 --mixup-mode dense-multimix --multimix-teacher-decay 0.99',
 }
 """The methods by name. Both MultiMix modes have their default flags."""
 

@@ -42,8 +42,8 @@ def test_every_method_is_a_command_line(method, recipe):
     flags = f'DIR {RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]}'
     args, _ = parse_args(flags.split())
     assert args.model.startswith('cifar_')
-    assert args.mixup_mode == ('batch' if 'multimix' not in method else
-                               'dense-multimix' if method.startswith('dense') else 'multimix')
+    mode = 'dense-multimix' if method.startswith('dense') else 'multimix' if 'multimix' in method else 'batch'
+    assert args.mixup_mode == ('mixupe' if method == 'mixupe' else mode)
 
 
 def test_the_two_modes_have_their_default_flags():
@@ -65,6 +65,17 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_timm, 'main', None)  # would raise
     assert suite('--methods', 'plain', 'multimix', '--seeds', '0', '3') == 0
+
+
+def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
+    assert suite('--methods', 'multimix-distilled', '--seeds', '0') == 0
+    path = tmp_path / 'results' / 'tiny' / 'multimix-distilled-0.json'
+    result = json.loads(path.read_text())['result']
+    last = result['epochs'][-1]
+    assert (result['top1'], result['teacher_top1']) == (last['eval_student_top1'], last['eval_top1'])
+    capsys.readouterr()
+    assert accuracy_table.main(['--recipe', 'tiny', '--results', str(tmp_path / 'results')]) == 0
+    assert f'| multimix-distilled | {result["top1"]:.2f} |  | 0 |' in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(suite, tmp_path, monkeypatch):
