@@ -29,7 +29,7 @@ parser.add_argument('--mixup-mode', default='batch')
 parser.add_argument('--mixup-off-epoch', type=int, default=0)
 parser.add_argument('--kd-model-name')
 parser.add_argument('--compile-task', action='store_true')
-parser.add_argument('--log', help='JSON file to write what happened to')
+parser.add_argument('--record', help='JSON file to write what happened to')
 
 
 def main():
@@ -69,7 +69,7 @@ def main():
             optimizer.zero_grad()
             steps.append(dict(epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item()))
         scheduler.step(epoch + 1, None)
-    with open(args.log, 'w') as file:
+    with open(args.record, 'w') as file:
         json.dump(dict(task=type(built).__name__, keys=sorted(model.state_dict()), steps=steps), file)
 
 

@@ -18,7 +18,7 @@ def run(image_folder, tmp_path):
         log = tmp_path / 'log.json'
         argv = [
             SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
-            '--input-size', '3', '32', '32', '--log', str(log), *flags]
+            '--input-size', '3', '32', '32', '--record', str(log), *flags]
         assert main(argv) == code
         return json.loads(log.read_text()) if log.exists() else None
     return run
@@ -101,6 +101,16 @@ def test_a_model_that_cannot_serve_the_mode(run, capsys):
     flags = ['--mixup-mode', 'dense-multimix', '--model', 'crossvit_9_240', '--input-size', '3', '240', '240']
     assert run(*flags, code=2) is None
     assert 'crossvit' in capsys.readouterr().err
+
+
+def test_a_script_finds_the_modules_beside_it(tmp_path, monkeypatch):
+    (tmp_path / 'beside_it.py').write_text('found = True')
+    script = tmp_path / 'train.py'
+    script.write_text(
+        '# ClassificationTask\nimport beside_it, os\nassert os.path.isabs(__file__)\nraise KeyError("here")')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError, match='here'):
+        main(['train.py', '--mixup-mode', 'multimix'])
 
 
 def test_no_script(tmp_path, capsys):

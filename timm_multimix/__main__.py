@@ -7,6 +7,7 @@ flags of mixing (--mixup..., --cutmix..., --multimix-...) are taken off its comm
 as they are; all others are the script's own.
 """
 import argparse
+import os
 import runpy
 import sys
 from contextlib import contextmanager
@@ -40,8 +41,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         _check_script(script)
         args, rest = _split_arguments(argv[1:])
-        with mock.patch.object(sys, 'argv', [script, *rest]), _plugged_in(args) as tasks:
-            runpy.run_path(script, run_name='__main__')
+        path = os.path.abspath(script)
+        with (
+            mock.patch.object(sys, 'argv', [script, *rest]),
+            mock.patch.object(sys, 'path', [os.path.dirname(path), *sys.path]),  # as python does for a script
+            _plugged_in(args) as tasks,
+        ):
+            runpy.run_path(path, run_name='__main__')
         if not tasks:
             raise PlugInError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
     except PlugInError as error:
