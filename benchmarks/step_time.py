@@ -1,0 +1,180 @@
+"""Time and memory of whole training steps, method by method in one process: `python -m benchmarks.step_time`.
+
+A step is the mixing, forward, loss, backward, optimizer and, with a teacher, its update, on images that are on the
+device already. In every round each method takes its steps in turn, in an order that rotates, and is compared with plain
+training in the same round; medians over the rounds, with quartiles. Memory is the peak that the CUDA allocator reports
+for one step of a method; on a CPU it is not measured.
+"""
+import argparse
+import os
+import statistics
+import sys
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import timm
+import torch
+import torch.nn as nn
+from timm.data import Mixup
+from timm.task import ClassificationTask, TrainingTask
+
+from timm_multimix import MixupETask, MultiMixTask
+
+from .results import write_result
+
+METHODS = (
+    'plain', 'mixup', 'mixup-elem', 'cutmix', 'multimix', 'dense-multimix', 'multimix-distilled',
+    'dense-multimix-distilled', 'mixupe')
+_DEFAULTS = dict(
+    cuda=dict(models=['resnet50', 'vit_small_patch16_224'], batch_size=[128, 256], rounds=15, steps=10),
+    cpu=dict(models=['resnet18', 'vit_tiny_patch16_224'], batch_size=[16], rounds=9, steps=1),
+)
+
+
+class Method(NamedTuple):
+    """A task, and what it does to a batch before."""
+    task: TrainingTask
+    mix: Optional[Callable]
+
+
+def create_method(name: str, model: nn.Module, num_classes: int, num_tuples: int) -> Method:
+    """One of `METHODS` on a model; all may be on the same one."""
+    shared = dict(device=next(model.parameters()).device, verbose=False)
+    if 'multimix' in name:
+        teacher = dict(teacher_decay=0.999, single_view=True) if name.endswith('distilled') else {}
+        mode = 'dense-multimix' if name.startswith('dense') else 'multimix'
+        return Method(MultiMixTask(model, mode=mode, num_tuples=num_tuples, **teacher, **shared), None)
+    if name == 'mixupe':
+        return Method(MixupETask(model, **shared), None)
+    if name == 'plain':
+        return Method(ClassificationTask(model, **shared), None)
+    alphas = dict(mixup_alpha=0., cutmix_alpha=1.) if name == 'cutmix' else dict(mixup_alpha=1., cutmix_alpha=0.)
+    mode = 'elem' if name.endswith('elem') else 'batch'
+    mix = Mixup(**alphas, mode=mode, label_smoothing=0., num_classes=num_classes)
+    return Method(ClassificationTask(model, criterion_kwargs=dict(soft_targets=True), **shared), mix)
+
+
+class Stepper:
+    """Training steps of any method, on one model, optimizer and batch."""
+
+    def __init__(self, name: str, batch_size: int, image_size: int, args: argparse.Namespace):
+        torch.manual_seed(args.seed)
+        self.device = torch.device(args.device)
+        model = timm.create_model(name, num_classes=args.num_classes).to(self.device).train()
+        images = torch.randn(batch_size, 3, image_size, image_size, device=self.device)
+        if args.channels_last:
+            model.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        self.images = images
+        self.target = torch.randint(args.num_classes, (batch_size,), device=self.device)
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+        self.amp = args.amp
+        self.methods = {method: create_method(method, model, args.num_classes, args.tuples) for method in args.methods}
+
+    def batches(self, method: str, count: int) -> List[torch.Tensor]:
+        """Images for that many steps; copies for timm's Mixup, which writes into what it is given."""
+        copied = self.methods[method].mix is not None
+        return [self.images.clone() if copied else self.images for _ in range(count)]
+
+    def step(self, method: str, images: torch.Tensor) -> None:
+        task, mix = self.methods[method]
+        target = self.target
+        if mix is not None:
+            images, target = mix(images, target)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            loss = task(images, target)['loss']
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        task.update_ema()
+
+    def seconds(self, method: str, steps: int) -> float:
+        """Mean of some steps in a row."""
+        batches = self.batches(method, steps)
+        self._wait()
+        start = time.perf_counter()
+        for images in batches:
+            self.step(method, images)
+        self._wait()
+        return (time.perf_counter() - start) / steps
+
+    def peak_memory(self, method: str) -> Optional[int]:
+        """Bytes at the peak of one step; None on a CPU."""
+        if self.device.type != 'cuda':
+            return None
+        images, = self.batches(method, 1)
+        torch.cuda.reset_peak_memory_stats()
+        self.step(method, images)
+        return torch.cuda.max_memory_allocated()
+
+    def _wait(self) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize()
+
+
+def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Dict[str, Dict[str, Any]]:
+    """Seconds per step and the ratio to plain training in the same round, by method."""
+    for method in methods:  # warm-up
+        stepper.seconds(method, steps)
+    seconds: Dict[str, List[float]] = {method: [] for method in methods}
+    for index in range(rounds):
+        shift = index % len(methods)
+        for method in methods[shift:] + methods[:shift]:
+            seconds[method].append(stepper.seconds(method, steps))
+    result = {}
+    for method, values in seconds.items():
+        ratios = [value / plain for value, plain in zip(values, seconds['plain'])]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        result[method] = dict(
+            seconds=statistics.median(values),
+            ratio=ratio,
+            ratio_quartiles=[low, high],
+            peak_memory=stepper.peak_memory(method),
+        )
+    return result
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--models', nargs='+', help='timm models (by device)')
+    parser.add_argument('--batch-size', type=int, nargs='+', help='(by device)')
+    parser.add_argument('--image-size', type=int, default=224)
+    parser.add_argument('--num-classes', type=int, default=1000)
+    parser.add_argument('--tuples', type=int, default=1000)
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--rounds', type=int, help='(by device)')
+    parser.add_argument('--steps', type=int, help='steps in a row (by device)')
+    parser.add_argument('--threads', type=int, help="of a CPU (torch's own)")
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--output', help='(benchmarks/results/step_time_DEVICE.json)')
+    args = parser.parse_args(argv)
+    kind = torch.device(args.device).type
+    for name, value in _DEFAULTS['cuda' if kind == 'cuda' else 'cpu'].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if 'plain' not in args.methods:
+        parser.error(f'--methods must have plain, which the others are compared with, got {args.methods}')
+    if args.rounds < 2:
+        parser.error(f'--rounds must be >= 2, got {args.rounds}')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.amp = args.channels_last = kind == 'cuda'
+    results = []
+    for name in args.models:
+        for batch_size in args.batch_size:
+            methods = measure(Stepper(name, batch_size, args.image_size, args), args.methods, args.rounds, args.steps)
+            results.append(dict(model=name, batch_size=batch_size, methods=methods))
+            for method, row in methods.items():
+                low, high = row['ratio_quartiles']
+                memory = '' if row['peak_memory'] is None else f', {row["peak_memory"] / 2 ** 20:.0f} MiB'
+                print(
+                    f'{name} {batch_size} {method}: {row["seconds"] * 1e3:.1f} ms, '
+                    f'{row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f}){memory}', flush=True)
+    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'step_time_{kind}.json')
+    write_result(path, 'step_time', {k: v for k, v in vars(args).items() if k != 'output'}, dict(runs=results))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
