@@ -125,7 +125,7 @@ def run(args, args_text: str) -> None:
             if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
                 distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')
             eval_metrics = None
-            if (epoch + 1) % args.val_interval == 0 or epoch + 1 == end_epoch:
+            if (epoch + 1) % args.val_interval == 0 or epoch + 1 in (end_epoch, *(args.save_epochs or ())):
                 eval_metrics = validate_all(task, loader_eval, args, runtime)
             metric = eval_metrics[args.eval_metric] if eval_metrics else None
             if output is not None:

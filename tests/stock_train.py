@@ -53,6 +53,7 @@ def main():
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(0.1)
     task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=False)
+    assert isinstance(task, ClassificationTask)
     if args.compile_task:
         task = torch.compile(task, backend='eager')
     scheduler, epochs = create_scheduler_v2(

@@ -63,3 +63,9 @@ def test_parameters_stay_identical(mode, both):
     for one, other in zip(first, second):
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(not torch.equal(first[0][name], first[1][name]) for name in first[0])
+
+
+@pytest.mark.slow
+def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
+    first, second = both(two_processes.switched_steps)
+    assert first == second and set(first) == {'mixed', 'cutmix', 'none'}

@@ -28,7 +28,7 @@ def run(image_folder, tmp_path):
 def test_the_script_trains_with_multimix(mode, run):
     before = sys.argv[:], timm.task.ClassificationTask
     record = run('--mixup-mode', mode, '--mixup', '1.5', '--multimix-tuples', '16')
-    assert record['task'] == 'MultiMixTask'
+    assert record['task'] == 'PluggedTask'
     assert all(step['keys'] == ['clean_loss', 'loss', 'mixed_loss', 'output'] for step in record['steps'])
     assert {step['target_dims'] for step in record['steps']} == {1}  # its loader did not mix
     assert record['keys'] == sorted(timm.create_model('test_resnet', num_classes=3).state_dict())
@@ -66,12 +66,12 @@ def test_a_config_that_the_script_reads_too(run, tmp_path):
     config = tmp_path / 'config.yaml'
     config.write_text('mixup_mode: dense-multimix\nmixup: 0.7\nmultimix_tuples: 8\n')
     record = run('--config', str(config))
-    assert record['task'] == 'MultiMixTask' and {step['target_dims'] for step in record['steps']} == {1}
+    assert record['task'] == 'PluggedTask' and {step['target_dims'] for step in record['steps']} == {1}
 
 
 def test_a_compiled_task(run):
     record = run('--mixup-mode', 'dense-multimix', '--compile-task', '--multimix-tuples', '16', '--cutmix', '1')
-    assert record['task'] == 'MultiMixTask' and all(step['loss'] > 0. for step in record['steps'])
+    assert record['task'] == 'PluggedTask' and all(step['loss'] > 0. for step in record['steps'])
 
 
 @pytest.mark.parametrize('flags, message', [

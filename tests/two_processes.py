@@ -2,6 +2,7 @@
 import copy
 import os
 
+import numpy as np
 import timm
 import torch
 import torch.distributed as dist
@@ -56,6 +57,21 @@ def one_step(rank, folder, mode, gather):
     result['loss'].backward()
     record = dict(loss=result['loss'].detach(), output=result['output'].detach(), gradients=gradients_of(task))
     torch.save(record, os.path.join(folder, f'{rank}.pt'))
+
+
+def switched_steps(rank, folder):
+    """Gathering while each batch's fate is drawn: a draw that differs would leave one waiting for the other."""
+    start(rank, folder)
+    np.random.seed(rank)
+    task = build('multimix', gather=True, prob=0.7, cutmix_alpha=1.)
+    task.prepare_distributed(device_ids=None)
+    kinds = []
+    for step in range(12):
+        images, labels = batches(step)
+        result = task(images[rank], labels[rank])
+        result['loss'].backward()
+        kinds.append('mixed' if 'mixed_loss' in result else 'cutmix' if result['input_mixed'] else 'none')
+    torch.save(kinds, os.path.join(folder, f'{rank}.pt'))
 
 
 def three_steps(rank, folder, mode):

@@ -24,6 +24,7 @@ from .training.checks import check_mixing
 from .training.combinations import check_combinations
 
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
+_TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
 _OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
 
 
@@ -69,7 +70,7 @@ def _check_script(path: str) -> None:
 
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """All arguments as train_timm.py would read them, and those that are left to the script."""
-    parser = create_parser()
+    parser = create_parser(prog='timm_multimix')
     read_defaults(parser, argv)
     args, _ = parser.parse_known_args(argv)
     if args.mixup_mode not in MODES:
@@ -95,26 +96,29 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     """timm with our task in place of its own; the tasks that were built."""
     tasks: List[MultiMixTask] = []
 
-    def create_task(model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
-        kwargs.pop('threshold', None)
-        try:
-            tasks.append(MultiMixTask(
-                model,
-                criterion,
-                {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
-                mode=args.mixup_mode,
-                multi_label=args.task == 'multilabel',
-                prob=args.mixup_prob,
-                switch_prob=args.mixup_switch_prob,
-                cutmix_alpha=args.cutmix,
-                cutmix_minmax=args.cutmix_minmax,
-                input_size=_input_size(args),
-                **multimix_kwargs(args),
-                **kwargs,
-            ))
-        except ValueError as error:
-            raise PlugInError(str(error)) from error
-        return tasks[-1]
+    class PluggedTask(MultiMixTask):
+        """A MultiMixTask with the arguments of timm's task; a class, as the script may ask what a task is."""
+
+        def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
+            kwargs.pop('threshold', None)
+            try:
+                super().__init__(
+                    model,
+                    criterion,
+                    {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
+                    mode=args.mixup_mode,
+                    multi_label=args.task == 'multilabel',
+                    prob=args.mixup_prob,
+                    switch_prob=args.mixup_switch_prob,
+                    cutmix_alpha=args.cutmix,
+                    cutmix_minmax=args.cutmix_minmax,
+                    input_size=_input_size(args),
+                    **multimix_kwargs(args),
+                    **kwargs,
+                )
+            except ValueError as error:
+                raise PlugInError(str(error)) from error
+            tasks.append(self)
 
     def refuse(*_: Any, **__: Any):
         raise PlugInError('the script asked for knowledge distillation, which does not go with MultiMix')
@@ -126,8 +130,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         _follow_epochs(scheduler, kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
         return scheduler, epochs
 
-    patches = [mock.patch.object(timm.task, 'ClassificationTask', create_task)]
-    patches += [mock.patch.object(timm.task, name, create_task) for name in ('MultiLabelClassificationTask',)]
+    patches = [mock.patch.object(timm.task, name, PluggedTask) for name in _TASKS]
     patches += [mock.patch.object(timm.task, name, refuse) for name in _OTHER_TASKS]
     if args.mixup_off_epoch:
         patches.append(mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2))

@@ -109,7 +109,7 @@ def check_criterion(criterion: object) -> object:
         raise ValueError(f'criterion must be None or callable, got {criterion!r}')
     # timm's sum over classes is still a mean over rows
     reduction = 'mean' if getattr(criterion, 'sum_classes', False) else getattr(criterion, 'reduction', 'mean')
-    if isinstance(reduction, str) and reduction != 'mean':
+    if isinstance(reduction, str) and reduction not in ('mean', 'batchmean'):
         raise ValueError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
     return criterion
 

@@ -14,6 +14,15 @@ def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(tensor)
 
 
+def agree(number: int, device: torch.device) -> int:
+    """The number that the first process has, in all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    agreed = torch.tensor(number, device=device)
+    dist.broadcast(agreed, src=0)
+    return int(agreed)
+
+
 class _Gather(torch.autograd.Function):
     """With any backend: gloo has no reduce-scatter for the way back."""
 

@@ -30,6 +30,8 @@ class BatchSwitch:
         ValueError: If an argument is out of range.
     """
 
+    CHOICES = ('multimix', 'cutmix', 'none')
+
     def __init__(
             self,
             prob: float = 1.,
@@ -48,6 +50,11 @@ class BatchSwitch:
             self.cutmix_alpha = 1.
         self.cutmix_minmax = cutmix_minmax
         self.correct_lam = correct_lam
+
+    @property
+    def is_random(self) -> bool:
+        """Whether batches differ in what happens to them."""
+        return self.prob < 1. or (self.cutmix_alpha > 0. and self.switch_prob > 0.)
 
     @torch.compiler.disable  # numpy's generator
     def draw(self) -> str:

@@ -12,7 +12,7 @@ from ._step import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, split_views
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
-from .gather import gather_batches
+from .gather import agree, gather_batches
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .mixup import BatchSwitch
@@ -155,7 +155,7 @@ class MultiMixTask(StepTask):
             target = target.lerp(torch.full_like(target, 0.5), self.multi_label_smoothing)
         if self.teacher is not None:
             input, teacher_input = split_views(input, target.shape[0], self.single_view)
-        what = self.switch.draw() if self.mixup_enabled else 'none'
+        what = self._draw()
         if what == 'multimix':
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))
@@ -175,6 +175,13 @@ class MultiMixTask(StepTask):
         target = target * lam + target.flip(0) * (1. - lam)
         criterion = self.loss.criterion or SoftTargetCrossEntropy()
         return {'loss': criterion(output.float(), target), 'output': output, 'input_mixed': what == 'cutmix'}
+
+    def _draw(self) -> str:
+        """What happens to the batch. With `gather` the same in all processes, which wait for each other."""
+        what = self.switch.draw() if self.mixup_enabled else 'none'
+        if self.gather and self.mixup_enabled and self.switch.is_random:
+            what = self.switch.CHOICES[agree(self.switch.CHOICES.index(what), self.device)]
+        return what
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

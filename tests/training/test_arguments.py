@@ -59,6 +59,19 @@ def parse(*flags):
     (['--dist-bn', 'x'], '--dist-bn must be one of'),
     (['--mean', '0.5', '0.5'], '--mean must be 1 or 3 numbers'),
     (['--std', '0', '0', '0'], 'std > 0'),
+    (['--lr-base-size', '0'], '--lr-base-size must be >= 1, got 0'),
+    (['--drop-path', '2'], '--drop-path must be in [0, 1), got 2.0'),
+    (['--model-ema-decay', '2'], '--model-ema-decay must be in [0, 1], got 2.0'),
+    (['--hflip', '2'], '--hflip must be in [0, 1], got 2.0'),
+    (['--lr', 'nan'], '--lr must be a finite number >= 0, got nan'),
+    (['--scale', '1', '0.5'], '--scale must be two numbers, 0 < low <= high, got [1.0, 0.5]'),
+    (['--ratio', '2'], '--ratio must be two numbers'),
+    (['--seed', '-1'], '--seed must be from 0'),
+    (['--crop-pct', '-1'], '--crop-pct must be > 0, got -1.0'),
+    (['--in-chans', '1', '--input-size', '3', '32', '32'], '--in-chans must be that of --input-size (3), got 1'),
+    (['--mixup', '1', '--cutmix-minmax', '0.5'], '--cutmix-minmax must be two numbers'),
+    (['--interpolation', 'random'], '--interpolation must be one of'),
+    (['--val-split', ''], '--val-split must name a split'),
     (['--unknown-flag'], 'unrecognized arguments: --unknown-flag'),
 ])
 def test_mistakes_end_with_code_2_and_a_message(flags, message, capsys):
@@ -160,3 +173,38 @@ def test_unknown_names_in_a_config_are_said_to_have_no_effect(tmp_path, caplog):
     path.write_text('modell: resnet18\nepochs: 7\nconfig: x\n1: 2\n')
     assert parse('--config', str(path)).epochs == 7
     assert 'unknown names, which have no effect: 1, config, modell' in caplog.text
+
+
+@pytest.mark.parametrize('text, message', [
+    ('input_size: [3, 32]\n', 'input_size must be 3 values, got [3, 32]'),
+    ('aa: [a, b]\n', 'aa must be one value'),
+    ('aa: true\n', 'aa must be text, got True'),
+    ('model_kwargs: [a]\n', 'model_kwargs must hold "name: value" lines'),
+    ('pretrained_cfg_overlay: 3\n', 'pretrained_cfg_overlay must hold "name: value" lines, got 3'),
+])
+def test_wrong_values_in_a_config(text, message, tmp_path, capsys):
+    path = tmp_path / 'config.yaml'
+    path.write_text(text)
+    with pytest.raises(SystemExit) as exit_info:
+        parse('--config', str(path))
+    assert exit_info.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_config_that_is_no_text(tmp_path, capsys):
+    path = tmp_path / 'config.yaml'
+    path.write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(SystemExit) as exit_info:
+        parse('--config', str(path))
+    assert exit_info.value.code == 2 and f'--config {path}: ' in capsys.readouterr().err
+
+
+def test_names_that_look_like_numbers(tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text('experiment: 2026\npretrained_cfg_overlay: {mean: [0.1, 0.1, 0.1]}\n')
+    args = parse('--config', str(path))
+    assert args.experiment == '2026' and args.pretrained_cfg_overlay == dict(mean=[0.1, 0.1, 0.1])
+    assert parse().pretrained_cfg_overlay is None
+
+
+def test_abbreviations_as_in_timm():
+    assert parse('--batch-siz', '4').batch_size == 4

@@ -34,15 +34,21 @@ MULTIMIX = ('--mixup-mode', 'multimix')
     (['--split-bn'], '--split-bn needs --aug-splits or --resplit'),
     (['--split-bn', '--resplit', '--sync-bn'], '--split-bn does not go with --sync-bn'),
     (['--torchscript', '--torchcompile'], '--torchscript does not go with --torchcompile'),
-    (['--tta', '-1'], '--tta must be >= 0, got -1'),
+    (['--tta', '-1'], '--tta must be from 0 to the validation batch size (128), got -1'),
     (['--stop-epoch', '0'], '--stop-epoch must be >= 1, got 0'),
-    (['--save-epochs', '5', '11', '--epochs', '10'], '--save-epochs must be from 1 to --epochs (10), got [5, 11]'),
+    (['--save-epochs', '5', '11', '--epochs', '10'], '--save-epochs must be from 1 to the 10 epochs'),
     (['--train-img-sizes', '32', '64', '--train-size-probs', '1'], '--train-size-probs must have one value for each'),
     (['--train-img-sizes', '32', '0'], '--train-img-sizes must be >= 1, got [32, 0]'),
     (['--train-img-sizes', '32', '--naflex-loader'], '--train-img-sizes does not go with --naflex-loader'),
     (['--train-img-sizes', '32', '--train-batch-sizes', '7', '--mixup', '1'], '--train-batch-sizes must be even'),
     ([*MULTIMIX, '--multimix-length', '8', '-b', '8', '--train-img-sizes', '32', '--train-batch-sizes', '4'],
         '--multimix-length must be at most the smallest batch (4), got 8'),
+    (['--stop-epoch', '9', '--epochs', '8'], '--stop-epoch must be at most the 8 epochs of the schedule, got 9'),
+    (['--tta', '9', '-b', '8'], '--tta must be from 0 to the validation batch size (8), got 9'),
+    (['--loss', 'db', '--task', 'multilabel'], '--loss db needs the counts of each class'),
+    (['--loss', 'zlpr', '--task', 'multilabel', '--mixup', '1'], '--loss zlpr takes labels of 0 and 1 alone'),
+    (['--train-img-sizes', '32', '64', '--train-size-probs', '-1', '2'], '--train-size-probs must be >= 0'),
+    (['--log-wandb', '--wandb-resume-id', 'x'], '--wandb-resume-id needs --resume'),
     (['--naflex-loader', '--channels-last'], '--naflex-loader does not go with --channels-last'),
 ])
 def test_what_excludes_each_other_is_refused(flags, message, capsys):
@@ -59,6 +65,9 @@ def test_what_excludes_each_other_is_refused(flags, message, capsys):
     (['--kd-temperature', '2'], '--kd-temperature has no effect without --kd-model-name.'),
     (['--train-batch-sizes', '4'], '--train-batch-sizes has no effect without --train-img-sizes.'),
     (['--naflex-max-seq-len', '64'], '--naflex-max-seq-len has no effect without --naflex-loader.'),
+    (['--clip-mode', 'agc'], '--clip-mode has no effect without --clip-grad.'),
+    (['--mixup-prob', '0.5'], '--mixup-prob has no effect without --mixup, --cutmix or --cutmix-minmax.'),
+    (['--mixup-mode', 'elem'], '--mixup-mode has no effect without --mixup, --cutmix or --cutmix-minmax.'),
     (['--wandb-project', 'birds'], '--wandb-project has no effect without --log-wandb.'),
 ])
 def test_a_flag_without_its_partner_is_said_to_have_no_effect(flags, message, caplog):
@@ -72,6 +81,7 @@ def test_flags_with_their_partners_are_taken_in_silence(caplog):
         parse('--amp', '--amp-dtype', 'bfloat16', '--model-ema', '--model-ema-decay', '0.9', '--train-img-sizes', '32')
         parse(*MULTIMIX, '--bce-loss', '--bce-target-thresh', '0.2')
         parse('--task', 'multilabel', '--bce-sum')
+        parse('--cutmix-minmax', '0.2', '0.5', '--mixup-switch-prob', '0.3', '--mixup', '1')
     assert not caplog.records
 
 

@@ -270,3 +270,72 @@ def test_args_yaml_of_a_run_is_a_config_of_the_next(flags, tmp_path):
     assert train_timm.main(['--config', str(config), '--experiment', 'again']) == 0
     first, again = (yaml.safe_load((tmp_path / name / 'args.yaml').read_text()) for name in ('run', 'again'))
     assert {name for name in first if first[name] != again[name]} <= {'config', 'experiment'}
+
+
+@pytest.mark.parametrize('model, mode', [('test_resnet', 'multimix'), ('test_vit', 'dense-multimix')])
+def test_img_size_is_for_any_model(model, mode, flags, steps):
+    del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
+    assert train_timm.main([*flags, '--img-size', '64', '--model', model, '--mixup-mode', mode, '--epochs', '1']) == 0
+    assert steps[0].input.shape[-2:] == (64, 64)
+
+
+@pytest.mark.parametrize('loss, mode', [('zlpr', 'batch'), ('twoway', 'batch'), ('asl', 'multimix'), ('asl', 'batch')])
+def test_multi_label_losses_with_the_default_smoothing(loss, mode, flags, steps, multi_label_folder):
+    multi_label_folder('index')
+    flags += ['--task', 'multilabel', '--loss', loss, '--mixup-mode', mode, '--multimix-clean-weight', '1']
+    if mode == 'batch':
+        del flags[-2:]
+    assert train_timm.main(flags) == 0
+    assert torch.isfinite(steps[-1].result['loss'])
+
+
+def test_a_pretrained_cfg_overlay(flags, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_timm, 'create_loaders', lambda args, data_config, runtime: seen.append(data_config))
+    config = tmp_path / 'config.yaml'
+    config.write_text('pretrained_cfg_overlay: {mean: [0.1, 0.2, 0.3]}\n')
+    assert train_timm.main([*flags, '--config', str(config)]) == 2  # there are no loaders to unpack
+    assert tuple(seen[0]['mean']) == (0.1, 0.2, 0.3)
+
+
+def test_the_initial_head_is_scaled_with_its_bias(flags, tmp_path):
+    flags += ['--head-init-scale', '0', '--lr', '0', '--weight-decay', '0', '--epochs', '1']
+    assert train_timm.main(flags) == 0
+    state = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['state_dict']
+    assert not state['fc.weight'].any() and not state['fc.bias'].any()
+
+
+def test_a_milestone_is_validated(flags, tmp_path):
+    assert train_timm.main([*flags, '--epochs', '3', '--val-interval', '3', '--save-epochs', '1']) == 0
+    assert [bool(row['eval_top1']) for row in rows_of(tmp_path / 'run')] == [True, False, True]
+
+
+def test_a_run_beside_another_of_its_name_says_where_it_is(flags, tmp_path, caplog):
+    for _ in range(2):
+        assert train_timm.main([*flags, '--epochs', '1']) == 0
+    assert f'{tmp_path / "run"} is of another run; this one is in {tmp_path / "run-1"}.' in caplog.text
+
+
+def test_late_epochs_are_seeded(flags):
+    assert train_timm.main([*flags, '--start-epoch', '4295', '--epochs', '4296']) == 0
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--pretrained-path', '/no/such/file'], '--pretrained-path /no/such/file: no such file'),
+    (['--initial-checkpoint', '/no/such/file'], '--initial-checkpoint /no/such/file: no such file'),
+    (['--class-map', '/no/such/file'], '/no/such/file'),
+    (['--device', 'mps'], '--device mps: '),
+    (['--log-wandb'], 'error: --log-wandb: '),
+])
+def test_mistakes_that_show_later(more, message, flags, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    assert train_timm.main([*flags, *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint(flags, tmp_path, capsys):
+    path = tmp_path / 'text.pth.tar'
+    path.write_text('nothing')
+    assert train_timm.main([*flags, '--resume', str(path)]) == 2
+    error = capsys.readouterr().err
+    assert f'--resume {path}: not a checkpoint of this run' in error and len(error.splitlines()) == 1

@@ -13,9 +13,9 @@ from .combinations import warn_of_ignored
 _logger = logging.getLogger('train')
 
 
-def create_parser() -> argparse.ArgumentParser:
+def create_parser(prog: str = 'train_timm.py') -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='train_timm.py', description="timm's training, plus MultiMix", allow_abbrev=False)
+        prog=prog, description="timm's training, plus MultiMix")
     parser.add_argument('-c', '--config', default='', type=str, metavar='FILE', help='YAML file of default arguments')
     flags.add_dataset_flags(parser)
     flags.add_model_flags(parser)
@@ -32,6 +32,7 @@ def create_parser() -> argparse.ArgumentParser:
     flags_more.add_naflex_flags(parser)
     flags_more.add_distillation_flags(parser)
     flags_more.add_tracking_flags(parser)
+    parser.set_defaults(pretrained_cfg_overlay=None)  # in a YAML file alone, as in timm
     return parser
 
 
@@ -65,10 +66,14 @@ def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
     try:
         with open(path, encoding='utf-8') as file:
             config = yaml.safe_load(file) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f'--config {path}: {error}')
     if not isinstance(config, dict):
         parser.error(f'--config {path}: must hold "name: value" lines, got a {type(config).__name__}')
+    overlay = config.pop('pretrained_cfg_overlay', None)
+    if not isinstance(overlay, (dict, type(None))):
+        parser.error(f'--config {path}: pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
+    parser.set_defaults(pretrained_cfg_overlay=overlay)
     known = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
     unknown = sorted(set(config) - set(known), key=str)
     if unknown:  # as timm does: the file may be of another version
@@ -81,6 +86,8 @@ def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
 
 def _config_value(action: argparse.Action, value: object) -> object:
     """A YAML value as the flag would have parsed it."""
+    if action.default == {} and not isinstance(value, (dict, type(None))):
+        raise ValueError(f'{action.dest} must hold "name: value" lines, got {value!r}')
     if value is None or isinstance(value, dict):
         if (value is None and action.default is not None) or (value is not None and action.default != {}):
             raise ValueError(f'{action.dest} must have a value, got {value!r}')
@@ -98,6 +105,12 @@ def _config_value(action: argparse.Action, value: object) -> object:
             values = [action.type(str(item)) for item in values]
         except ValueError as error:
             raise ValueError(f'{action.dest} must be {action.type.__name__}, got {value!r}') from error
+    else:  # names and paths, also where they look like a number
+        if any(not isinstance(item, (str, int, float)) or isinstance(item, bool) for item in values):
+            raise ValueError(f'{action.dest} must be text, got {value!r}')
+        values = [str(item) for item in values]
+    if isinstance(action.nargs, int) and len(values) != action.nargs:
+        raise ValueError(f'{action.dest} must be {action.nargs} values, got {value!r}')
     for item in values:
         if action.choices is not None and item not in action.choices:
             raise ValueError(f'{action.dest} must be one of {", ".join(action.choices)}, got {item!r}')

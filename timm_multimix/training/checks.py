@@ -16,7 +16,7 @@ _ALLOWED = dict(
     clip_mode=('norm', 'value', 'agc'),
     dist_bn=('', 'broadcast', 'reduce'),
     fuser=('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
-    interpolation=_INTERPOLATIONS,
+    interpolation=tuple(name for name in _INTERPOLATIONS if name != 'random'),
     lr_base_scale=('', 'linear', 'sqrt'),
     remode=('const', 'pixel', 'rand'),
     train_crop_mode=('rrc', 'rkrc', 'rkrr'),
@@ -25,20 +25,48 @@ _ALLOWED = dict(
 )
 
 
+_COUNTS = (
+    'batch_size', 'grad_accum_steps', 'log_interval', 'val_interval', 'checkpoint_hist', 'epochs', 'lr_base_size')
+_SHARES = ('mixup_prob', 'mixup_switch_prob', 'smoothing', 'model_ema_decay', 'reprob', 'hflip', 'vflip')
+
+
 def check_args(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built.
 
     Raises:
         ValueError: Naming the flag, its value and what is allowed.
     """
-    for name in ('batch_size', 'grad_accum_steps', 'log_interval', 'val_interval', 'checkpoint_hist', 'epochs'):
+    for name in _COUNTS:
         value = getattr(args, name)
         if value < 1:
             raise ValueError(f'{flag_name(name)} must be >= 1, got {value}')
-    for name in ('mixup_prob', 'mixup_switch_prob', 'smoothing'):
+    for name in _SHARES:
         value = getattr(args, name)
-        if not 0. <= value <= 1.:
+        if value is not None and not 0. <= value <= 1.:
             raise ValueError(f'{flag_name(name)} must be in [0, 1], got {value}')
+    for name in ('drop', 'drop_path', 'drop_connect', 'drop_block'):
+        value = getattr(args, name)
+        if value is not None and not 0. <= value < 1.:
+            raise ValueError(f'{flag_name(name)} must be in [0, 1), got {value}')
+    for name in ('lr', 'lr_base', 'weight_decay'):
+        value = getattr(args, name)
+        if value is not None and not 0. <= value < math.inf:
+            raise ValueError(f'{flag_name(name)} must be a finite number >= 0, got {value}')
+    for name in ('scale', 'ratio'):
+        value = getattr(args, name)
+        if len(value) != 2 or not 0. < value[0] <= value[1]:
+            raise ValueError(f'{flag_name(name)} must be two numbers, 0 < low <= high, got {value}')
+    if not args.val_split:
+        raise ValueError("--val-split must name a split to validate on, got ''")
+    if not 0 <= args.seed < 2 ** 32 - 1024:  # each process adds its rank
+        raise ValueError(f'--seed must be from 0 to 2 ** 32 - 1025, got {args.seed}')
+    if args.crop_pct is not None and not args.crop_pct > 0.:
+        raise ValueError(f'--crop-pct must be > 0, got {args.crop_pct}')
+    if args.in_chans is not None and args.input_size and args.in_chans != args.input_size[0]:
+        raise ValueError(f'--in-chans must be that of --input-size ({args.input_size[0]}), got {args.in_chans}')
+    minmax = args.cutmix_minmax
+    if minmax is not None and (len(minmax) != 2 or not 0. <= minmax[0] < minmax[1] <= 1.):
+        raise ValueError(f'--cutmix-minmax must be two numbers, 0 <= min < max <= 1, got {minmax}')
     for name, allowed in _ALLOWED.items():
         value = getattr(args, name)
         if value is not None and value not in allowed:
@@ -65,8 +93,12 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ValueError(f'{flag_name(name)} must be >= 1, got {value}')
-    if not all(1 <= epoch <= args.epochs + args.cooldown_epochs for epoch in args.save_epochs or ()):
-        raise ValueError(f'--save-epochs must be from 1 to --epochs ({args.epochs}), got {args.save_epochs}')
+    last_epoch = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
+    if args.stop_epoch is not None and args.stop_epoch > last_epoch:
+        raise ValueError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')
+    if not all(1 <= epoch <= last_epoch for epoch in args.save_epochs or ()):
+        raise ValueError(
+            f'--save-epochs must be from 1 to the {last_epoch} epochs of the schedule, got {args.save_epochs}')
     evaluator = MultiLabelClassificationEvaluator if args.task == 'multilabel' else ClassificationEvaluator
     if args.eval_metric not in evaluator.metric_names:
         raise ValueError(
@@ -88,7 +120,7 @@ def check_mixing(args: argparse.Namespace) -> None:
         if given:
             raise ValueError(
                 f'{flag_name(given[0])} needs --mixup-mode multimix or dense-multimix, got {args.mixup_mode!r}')
-        if mixes_input(args) and args.batch_size % 2:
+        if mixes_input(args) and args.batch_size % 2 and not args.naflex_loader:
             raise ValueError(
                 f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; '
                 f'the multimix modes take any')

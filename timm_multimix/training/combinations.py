@@ -1,6 +1,7 @@
 """Flags that exclude each other, and flags that have no effect alone."""
 import argparse
 import logging
+import math
 
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 
@@ -12,7 +13,7 @@ _logger = logging.getLogger('train')
 # upstream's flags that only one other flag gives a meaning; timm ignores them in silence
 _PARTNERS = {
     'amp': ('amp_dtype',),
-    'cutmix': ('mixup_switch_prob',),
+    'clip_grad': ('clip_mode',),
     'kd_model_name': (
         'kd_distill_type', 'kd_loss_type', 'distill_loss_weight', 'task_loss_weight', 'kd_temperature',
         'kd_student_feature_dim', 'kd_teacher_feature_dim', 'kd_token_distill_type'),
@@ -83,8 +84,11 @@ def check_combinations(args: argparse.Namespace) -> None:
     for name in ('kd_model_name', 'multimix_teacher_decay'):
         if getattr(args, name) is not None and args.task == 'multilabel':
             raise ValueError(f'{flag_name(name)} needs --task classification, got multilabel')
-    if args.tta < 0:
-        raise ValueError(f'--tta must be >= 0, got {args.tta}')
+    eval_batch_size = args.validation_batch_size or args.batch_size
+    if not 0 <= args.tta <= eval_batch_size:
+        raise ValueError(f'--tta must be from 0 to the validation batch size ({eval_batch_size}), got {args.tta}')
+    if args.wandb_resume_id and args.log_wandb and not args.resume:
+        raise ValueError('--wandb-resume-id needs --resume, whose run it is')
 
 
 def _check_loss(args: argparse.Namespace) -> None:
@@ -98,6 +102,10 @@ def _check_loss(args: argparse.Namespace) -> None:
                 raise ValueError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
         raise ValueError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
+    if loss == 'db':
+        raise ValueError('--loss db needs the counts of each class, for which there is no flag')
+    if loss in ('twoway', 'zlpr') and (mixes_input(args) or args.mixup_mode in MODES):
+        raise ValueError(f'--loss {loss} takes labels of 0 and 1 alone, so it does not go with mixing')
     if loss == 'jsd' and args.aug_splits < 2:
         raise ValueError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
     if loss == 'asl' and args.task != 'multilabel' and (mixes_input(args) or args.mixup_mode in MODES):
@@ -129,6 +137,9 @@ def _check_loaders(args: argparse.Namespace) -> None:
                 raise ValueError(
                     f'{flag_name(name)} must have one value for each of --train-img-sizes '
                     f'({len(args.train_img_sizes)}), got {len(value)}')
+        probs = args.train_size_probs
+        if probs and (min(probs) < 0. or not 0. < sum(probs) < math.inf):
+            raise ValueError(f'--train-size-probs must be >= 0 and not all 0, got {probs}')
         for name in ('train_img_sizes', 'train_batch_sizes'):
             if min(getattr(args, name) or [1]) < 1:
                 raise ValueError(f'{flag_name(name)} must be >= 1, got {getattr(args, name)}')
@@ -152,3 +163,7 @@ def warn_of_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         for name in names:
             if getattr(args, name) != parser.get_default(name):
                 _logger.warning(f'{flag_name(name)} has no effect without {flag_name(partner)}.')
+    if args.mixup_mode not in (*MODES, 'mixupe') and not mixes_input(args):
+        for name in ('mixup_mode', 'mixup_prob', 'mixup_switch_prob', 'mixup_off_epoch'):
+            if getattr(args, name) != parser.get_default(name):
+                _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')

@@ -38,7 +38,7 @@ def validate(
         with runtime.autocast():
             output = model(input)
         output = output[0] if isinstance(output, (tuple, list)) else output
-        if args.tta > 1:  # as if the loader gave every image that often
+        if 1 < args.tta <= len(output):  # as if the loader gave every image that often
             output = output.unfold(0, args.tta, args.tta).mean(dim=2)
             target = target[::args.tta][:len(output)]
         evaluator.update(output, target)

@@ -118,7 +118,8 @@ def train_one_epoch(
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
-        if saver is not None and args.recovery_interval and (batch_idx + 1) % args.recovery_interval == 0:
+        recover = is_update and args.recovery_interval and (update_idx + 1) % args.recovery_interval == 0
+        if saver is not None and recover:
             saver.save_recovery(epoch, batch_idx=update_idx)
         if lr_scheduler is not None and is_update:
             lr_scheduler.step_update(num_updates=num_updates, metric=meters.mean.get('loss'))

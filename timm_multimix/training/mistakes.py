@@ -8,6 +8,8 @@ def named(what: str):
     try:
         yield
     except ValueError as error:
+        if str(error).startswith('--'):  # it names a flag of its own
+            raise
         raise ValueError(f'{what}: {error}') from error
     except Exception as error:
         raise ValueError(f'{what}: {error or "cannot be used"} ({type(error).__name__})') from error

@@ -34,6 +34,9 @@ def create_task(
     """
     loss = loss_type(args)
     multi_label = args.task == 'multilabel'
+    if loss in ('twoway', 'zlpr') and args.smoothing:
+        _logger.info(f'--loss {loss} takes no label smoothing; --smoothing {args.smoothing} is not used.')
+        args.smoothing = 0.
     criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=args.smoothing)
     if loss == 'bce':
         criterion_kwargs.update(

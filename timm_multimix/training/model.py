@@ -1,6 +1,7 @@
 """The model that the flags ask for."""
 import argparse
 import logging
+import os
 from typing import Any, Dict, Tuple
 
 import torch
@@ -30,10 +31,16 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     if args.fuser:
         with named(f'--fuser {args.fuser}'):
             set_jit_fuser(args.fuser)
+    overlay = dict(args.pretrained_cfg_overlay or {})
     if args.pretrained_path:
-        factory_kwargs['pretrained_cfg_overlay'] = dict(file=args.pretrained_path, num_classes=-1)
+        if not os.path.isfile(args.pretrained_path):
+            raise ValueError(f'--pretrained-path {args.pretrained_path}: no such file')
+        overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
+    if overlay:
+        factory_kwargs['pretrained_cfg_overlay'] = overlay
     with named(f'--model {args.model}'):
-        model = create_model(
+        model = _create_sized(
+            args,
             args.model,
             pretrained=args.pretrained or bool(args.pretrained_path),
             in_chans=in_chans,
@@ -45,10 +52,11 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
             bn_momentum=args.bn_momentum,
             bn_eps=args.bn_eps,
             scriptable=args.torchscript,
-            **_image_size(args),
             **factory_kwargs,
             **args.model_kwargs,
         )
+    if args.initial_checkpoint and not os.path.exists(args.initial_checkpoint):
+        raise ValueError(f'--initial-checkpoint {args.initial_checkpoint}: no such file')
     if args.initial_checkpoint:
         with named(f'--initial-checkpoint {args.initial_checkpoint}'):
             load_checkpoint(model, args.initial_checkpoint)
@@ -72,21 +80,31 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         model.to(memory_format=torch.channels_last)
     if args.distributed and args.sync_bn:
         model = convert_sync_batchnorm(model)
+        args.dist_bn = ''  # its statistics are those of all processes already
     if args.torchscript:
         with named('--torchscript'):
             model = torch.jit.script(model)
     return model, data_config
 
 
-def _image_size(args: argparse.Namespace) -> Dict[str, int]:
-    """`img_size` goes to the model only when asked for: many models do not take it."""
-    return {} if args.img_size is None else dict(img_size=args.img_size)
+def _create_sized(args: argparse.Namespace, *positional: Any, **kwargs: Any) -> nn.Module:
+    """--img-size goes to the models that are built for a size; it is the size of the images for all."""
+    if args.img_size is None or 'img_size' in kwargs:
+        return create_model(*positional, **kwargs)
+    try:
+        return create_model(*positional, img_size=args.img_size, **kwargs)
+    except TypeError as error:
+        if 'img_size' not in str(error):
+            raise
+        return create_model(*positional, **kwargs)
 
 
 @torch.no_grad()
 def _init_head(model: nn.Module, args: argparse.Namespace) -> None:
     if args.head_init_scale is not None:
         model.get_classifier().weight.mul_(args.head_init_scale)
+        if model.get_classifier().bias is not None:
+            model.get_classifier().bias.mul_(args.head_init_scale)
     if args.head_init_bias is not None:
         nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
 

@@ -54,7 +54,8 @@ def resume(
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
     except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
-        raise ValueError(f'--resume {path}: not a checkpoint of this run ({error})') from error
+        reason = str(error).split('\n')[0][:200]
+        raise ValueError(f'--resume {path}: not a checkpoint of this run ({reason})') from error
     return epoch
 
 
@@ -79,6 +80,8 @@ class Output:
         continued = bool(args.resume) and checkpoint_here
         # a run never writes into the folder of another; with --resume auto it is always its own
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
+        if self.folder != here:
+            _logger.warning(f'{here} is of another run; this one is in {self.folder}.')
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
         self.train_columns = _train_columns(args)
@@ -118,10 +121,10 @@ class Output:
         train_row = {name: train_metrics.get(name, '') for name in self.train_columns}
         eval_row = {name: (eval_metrics or {}).get(name, '') for name in self.eval_columns}
         update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
-        self.tracker.add_epoch(epoch, train_metrics, eval_metrics or {}, lr)
         self.saver.save_checkpoint(epoch, metric=metric)
         if epoch + 1 in self.milestones:
             self.saver.save_milestone(epoch + 1)
+        self.tracker.add_epoch(epoch, train_metrics, eval_metrics or {}, lr)  # last: a resumed run does not repeat it
         result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
         if eval_metrics:
             result['validation'] = eval_metrics

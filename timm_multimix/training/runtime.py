@@ -30,7 +30,7 @@ def seed_epoch(args: argparse.Namespace, epoch: int) -> None:
     The first epoch keeps the seed of the process, which the model was built from, as in timm.
     """
     if epoch > 0:
-        random_seed(args.seed + 1_000_003 * epoch, args.rank)
+        random_seed((args.seed + 1_000_003 * epoch) % (2 ** 32 - args.world_size), args.rank)  # numpy takes 32 bits
 
 
 def create_runtime(args: argparse.Namespace) -> Runtime:
@@ -47,8 +47,11 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         args.device = 'cpu'
     try:
         device = init_distributed_device(args)
-    except RuntimeError as error:
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f'--device {args.device}: {error}') from error
+    if not is_primary(args):
+        _logger.setLevel(logging.WARNING)  # one process tells
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
