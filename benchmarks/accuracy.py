@@ -17,7 +17,7 @@ import train_timm
 
 from . import models  # noqa: F401  registers them
 from .methods import KNOBS, METHODS
-from .recipes import RECIPES, link_subset
+from .recipes import RECIPES, prepare_data
 from .results import write_result
 
 _logger = logging.getLogger('benchmarks')
@@ -82,7 +82,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     try:
-        data = link_subset(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
     except ValueError as error:
         parser.error(str(error))
     todo = [(method, seed) for seed in args.seeds for method in args.methods]

@@ -1,16 +1,20 @@
 """`benchmarks.accuracy`: methods, budgets, and runs that are never repeated; `benchmarks.accuracy_table`."""
+import dataclasses
 import fcntl
 import json
 import os
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
 from benchmarks import accuracy, accuracy_table, recipes
 from benchmarks.methods import KNOBS, METHODS
-from benchmarks.recipes import RECIPES, Recipe, link_subset
+from benchmarks.recipes import RECIPES, Recipe, prepare_data
 from timm_multimix import MultiMixTask
 from timm_multimix.training.arguments import parse_args
 
@@ -113,18 +117,49 @@ def test_a_run_that_fails_says_its_command(suite):
 
 
 def test_the_subset_is_the_first_images_of_each_class(image_folder, recipe, tmp_path):
-    folder = link_subset(RECIPES[recipe], str(image_folder), str(tmp_path / 'subset'))
+    folder = prepare_data(RECIPES[recipe], str(image_folder), str(tmp_path / 'subset'))
     for split, count in (('train', 6), ('validation', 3)):
         for name in ('cat', 'dog', 'owl'):
             images = sorted(os.listdir(os.path.join(folder, split, name)))
             assert images == [f'{index}.png' for index in range(count)]
             assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert link_subset(RECIPES[recipe], str(image_folder), folder) == folder  # again
+    assert prepare_data(RECIPES[recipe], str(image_folder), folder) == folder  # again
+
+
+def test_padded_images_get_a_black_border(image_folder, recipe, tmp_path):
+    padded = dataclasses.replace(RECIPES[recipe], pad=4)
+    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded'))
+    with Image.open(image_folder / 'train' / 'cat' / '0.png') as image:
+        original = np.asarray(image.convert('RGB'))
+    path = os.path.join(folder, 'train', 'cat', '0.png')
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    np.testing.assert_array_equal(pixels, np.pad(original, ((4, 4), (4, 4), (0, 0))))
+    assert sorted(os.listdir(os.path.dirname(path))) == [f'{index}.png' for index in range(6)]
+    assert os.path.islink(os.path.join(folder, 'validation', 'cat', '0.png'))  # never padded
+    written = os.stat(path).st_mtime_ns
+    prepare_data(padded, str(image_folder), folder)
+    assert os.stat(path).st_mtime_ns == written
+
+
+def test_the_crop_of_padded_images_resizes_nothing():
+    args, _ = parse_args(f'DIR {RECIPES["cifar5000-pad-sgd"].flags}'.split())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    crop = RandomResizedCropAndInterpolation(32, scale=args.scale, ratio=args.ratio, interpolation='random')
+    pixels, corners = np.asarray(image), set()
+    for _ in range(200):
+        patch = np.asarray(crop(image))
+        found = [
+            (top, left) for top in range(9) for left in range(9)
+            if np.array_equal(pixels[top:top + 32, left:left + 32], patch)]
+        corners.update(found)
+        assert len(found) == 1
+    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(9))
 
 
 def test_a_folder_with_too_few_images_is_refused(suite, image_folder, tmp_path, capsys):
     with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
-        link_subset(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
+        prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
     with pytest.raises(SystemExit) as exit_info:
         suite('--data-dir', str(tmp_path / 'nowhere'))
     assert exit_info.value.code == 2 and 'must have the folder' in capsys.readouterr().err
