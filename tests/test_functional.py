@@ -10,6 +10,8 @@ from timm_multimix import functional
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 
 
+ANYWHERE = ('chunked', 'reference')  # implementations for any device, dtype and machine
+
 def random_weights(shape, length=None):
     """Rows of the simplex over `length` random members, by no sampler of the package."""
     keys = torch.rand(shape, dtype=torch.float64)

@@ -174,15 +174,17 @@ def mixed_cross_entropy(
         label_smoothing: Share of every target that is spread over all classes.
         teacher_logits: The teacher's ordinary logits, in the shape of `logits`; they receive no gradient.
         gamma: Weight γ of the targets in [0, 1], where there is a teacher.
-        implementation: 'chunked': the fast one, with gradients to the logits only. 'reference': the literal one.
-            'auto': chunked, unless weights or soft targets require a gradient.
+        implementation: 'chunked': the fast one, with gradients to the logits only; 'compiled', the same fused by
+            torch.compile; 'triton', kernels for CUDA that never write a mixed logit, in TF32 where
+            `torch.set_float32_matmul_precision` allows it; 'reference': the literal one. 'auto': chunked, unless
+            weights or soft targets require a gradient.
 
     Returns:
         Scalar loss.
 
     Raises:
         ValueError: If shapes do not fit, class indices are out of range, or logits are not finite (values are looked
-            at on the CPU only).
+            at on the CPU only), or the implementation does not serve them.
         RuntimeError: If a second derivative is asked of the fast implementation.
     """
     check_choice('implementation', implementation, ('auto', *IMPLEMENTATIONS))

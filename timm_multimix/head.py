@@ -87,8 +87,10 @@ class MultiMixHead(nn.Module):
         self.activation = activation
         self.attention_grad = attention_grad
         self.loss = MultiMixLoss(**loss_kwargs)
-        if attention_grad and self.loss.implementation == 'chunked':
-            raise ValueError("implementation must be 'auto' or 'reference' with attention_grad=True, got 'chunked'")
+        implementation = self.loss.implementation
+        if attention_grad and implementation not in ('auto', 'reference'):
+            raise ValueError(
+                f"implementation must be 'auto' or 'reference' with attention_grad=True, got {implementation!r}")
         self.__dict__['model'] = model  # past nn.Module, which would register it
         self.dense = DenseEmbeddings(model, input_size) if mode == 'dense-multimix' else None
         if self.dense is not None and self.dense.classifier is None and (attention == 'cam' or attention_grad):

@@ -1,10 +1,19 @@
 """How the loss is computed: one file per implementation, all with the same signature and the same result."""
-from .chunked import chunked_cross_entropy
+from .chunked import chunked_cross_entropy, compiled_cross_entropy
 from .reference import reference_cross_entropy
+from .tiled import tiled_cross_entropy
 
 IMPLEMENTATIONS = {
     'chunked': chunked_cross_entropy,
+    'compiled': compiled_cross_entropy,
+    'triton': tiled_cross_entropy,
     'reference': reference_cross_entropy,
 }
 
-__all__ = ['IMPLEMENTATIONS', 'chunked_cross_entropy', 'reference_cross_entropy']
+__all__ = [
+    'IMPLEMENTATIONS',
+    'chunked_cross_entropy',
+    'compiled_cross_entropy',
+    'reference_cross_entropy',
+    'tiled_cross_entropy',
+]

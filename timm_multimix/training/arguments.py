@@ -132,6 +132,7 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
         clean_weight=args.multimix_clean_weight,
         attention=args.multimix_attention,
         activation=args.multimix_activation,
+        implementation=args.multimix_implementation,
         gather=args.multimix_gather,
         teacher_decay=args.multimix_teacher_decay,
         teacher_warmup=args.multimix_teacher_warmup,

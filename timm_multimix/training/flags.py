@@ -4,7 +4,7 @@ import argparse
 from timm.loss import LOSS_TYPES
 from timm.utils import ParseKwargs
 
-from ..functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS
+from ..functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
 from ..head import MODES
 
 MIXUP_MODES = ('batch', 'pair', 'elem', *MODES, 'mixupe')
@@ -180,6 +180,7 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (1.0)')
     add('--multimix-attention', choices=ATTENTION_KINDS, help='attention of dense-multimix (gap)')
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
+    add('--multimix-implementation', choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed (auto)')
     add('--multimix-gather', action='store_true', default=None,
         help='mix over the batches of all processes (off)')
     add('--multimix-teacher-decay', type=float, metavar='D',

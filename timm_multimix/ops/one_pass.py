@@ -1,0 +1,155 @@
+"""The exact loss in one pass over the tuples, its gradient with it; what the fast implementations share.
+
+With S the logits `[b, c]` of one position, Λ its weights `[n, b]` and Y the targets `[b, c]`, the loss is
+
+    sum_k logsumexp((ΛS)_k)  -  sum_k (ΛY)_k · (ΛS)_k
+
+and, the second term being bilinear in Λ, it needs the Gram matrix G = ΛᵀΛ `[b, b]` alone: sum_ij G_ij (Y_i · S_j).
+The first term and its gradient Λᵀ softmax(ΛS) are what an implementation brings. The gradient is ready when the loss
+is, and nothing of size n x c is kept for backward.
+
+A teacher with logits S' adds the targets P' = softmax(ΛS'). Their term sum_k P'_k · (ΛS)_k = sum(ΛᵀP' ⊙ S) needs only
+ΛᵀP' `[b, c]`, which is also its derivative and the same pass on other logits.
+"""
+from typing import Iterable, Optional, Protocol, Tuple
+
+import torch
+
+
+class AddLogsumexp(Protocol):
+    """The pass over the tuples."""
+
+    def __call__(
+            self,
+            logits: torch.Tensor,
+            weights: torch.Tensor,
+            mass: Optional[torch.Tensor],
+            grad: Optional[torch.Tensor],
+            need_sum: bool = True,
+    ) -> Optional[torch.Tensor]:
+        """Sum over all rows of mass_k logsumexp((ΛS)_k), and its derivative in S added to `grad`.
+
+        Args:
+            logits: S, `[r, b, c]`.
+            weights: Λ, `[r, n', b]`, in the dtype of the logits.
+            mass: `[b]`, mass_k being (Λ mass)_k; None for 1.
+            grad: `[r, b, c]`; None where it is not needed.
+            need_sum: False where only the derivative is; None is returned.
+        """
+
+
+def one_pass_cross_entropy(
+        add_logsumexp: AddLogsumexp,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weight_blocks: Iterable[torch.Tensor],
+        label_smoothing: float = 0.,
+        teacher_logits: Optional[torch.Tensor] = None,
+        gamma: float = 1.,
+) -> torch.Tensor:
+    """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
+
+    Arguments as in `reference_cross_entropy`; only `logits` receives a gradient, and only a first one.
+    """
+    need_grad = torch.is_grad_enabled() and logits.requires_grad
+    anchor = logits[:0].clone()  # empty, but in the graph of the logits: see _FirstOrderOnly
+    return _OnePassCrossEntropy.apply(
+        logits, anchor, target, weight_blocks, label_smoothing, teacher_logits, gamma, need_grad, add_logsumexp)
+
+
+class _OnePassCrossEntropy(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, logits, anchor, *arguments):
+        loss, grad = _loss_and_grad(logits, *arguments)
+        ctx.save_for_backward(grad, anchor)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), *(None,) * 8
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """`grad_output * grad`, which refuses to be differentiated: `grad` is a constant here, in truth it is not.
+
+    `anchor` makes the result depend on the logits in the eyes of autograd, so that a second derivative comes by here.
+    """
+
+    @staticmethod
+    def forward(ctx, grad_output, grad, anchor):
+        return grad_output * grad
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError(
+            "the fast MultiMix loss has no second derivatives; pass implementation='reference' to get them")
+
+
+def _loss_and_grad(
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        weight_blocks: Iterable[torch.Tensor],
+        label_smoothing: float,
+        teacher_logits: Optional[torch.Tensor],
+        gamma: float,
+        need_grad: bool,
+        add_logsumexp: AddLogsumexp,
+) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    num_positions, batch_size, num_classes = logits.shape
+    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
+    gram = logits.new_zeros(num_positions, batch_size, batch_size)
+    total_weight = logits.new_zeros(num_positions, batch_size)  # sum of λ_ki over the tuples k
+    logsumexp = logits.new_zeros(())
+    num_tuples = 0
+    target_mass = None
+    if target.ndim == 2:
+        target = target.to(logits.dtype) * (1. - label_smoothing) + label_smoothing / num_classes
+        target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for a multi-hot row
+        if teacher_logits is not None:
+            target_mass = gamma * target_mass + (1. - gamma)
+    teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
+
+    for weights in weight_blocks:
+        weights = weights.to(logits.dtype)
+        num_tuples += weights.shape[1]
+        gram.baddbmm_(weights.transpose(1, 2), weights)
+        total_weight += weights.sum(dim=1)
+        logsumexp += add_logsumexp(logits, weights, target_mass, grad)
+        if teacher_logits is not None:
+            add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
+
+    if num_tuples == 0:
+        raise ValueError('weights must hold at least one tuple (n >= 1), got none')
+    if teacher_logits is not None:
+        gram, total_weight = gamma * gram, gamma * total_weight
+    target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
+    if teacher_logits is not None:
+        teacher_pull *= 1. - gamma
+        target_term = target_term + (teacher_pull * logits).sum()
+        if grad is not None:
+            grad -= teacher_pull
+    count = num_positions * num_tuples
+    if grad is not None:
+        grad /= count
+    return (logsumexp - target_term) / count, grad
+
+
+def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
+    """Sum of (ΛY)_k · (ΛS)_k over all tuples, through the Gram matrix; subtracts its derivative from `grad`."""
+    if target.ndim == 2:
+        pull = gram @ target  # [r, b, c]
+        if grad is not None:
+            grad -= pull
+        return (pull * logits).sum()
+    target = target.long()
+    on_value, off_value = 1. - label_smoothing, label_smoothing / logits.shape[-1]
+    gram = gram * on_value
+    if grad is not None:
+        grad.index_add_(2, target, gram, alpha=-1.)
+        if label_smoothing:
+            grad -= off_value * total_weight.unsqueeze(-1)
+    term = (gram * logits.index_select(2, target)).sum()
+    if label_smoothing:
+        term = term + off_value * (total_weight * logits.sum(dim=-1)).sum()
+    return term

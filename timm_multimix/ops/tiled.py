@@ -1,0 +1,43 @@
+"""The pass over the tuples by Triton kernels that never write a mixed logit: see `tiles`."""
+from functools import partial
+from typing import Optional
+
+import torch
+
+from .one_pass import one_pass_cross_entropy
+
+
+def add_logsumexp_tiled(
+        logits: torch.Tensor,
+        weights: torch.Tensor,
+        mass: Optional[torch.Tensor],
+        grad: Optional[torch.Tensor],
+        need_sum: bool = True,
+) -> Optional[torch.Tensor]:
+    """See `one_pass.AddLogsumexp`. In TF32 where `torch.set_float32_matmul_precision` allows it.
+
+    Raises:
+        ValueError: If there is no Triton, or the logits are not float32 on its device.
+    """
+    tiles = _import_tiles()
+    if logits.dtype != torch.float32 or not (logits.is_cuda or tiles.INTERPRETED):
+        raise ValueError(
+            "implementation='triton' needs logits of float32 (or lower) on a CUDA device, "
+            f'got {logits.dtype} on {logits.device}')
+    precision = 'ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
+    logsumexp = tiles.mixed_logsumexp(logits, weights, precision)
+    scale = torch.ones_like(logsumexp) if mass is None else weights @ mass
+    if grad is not None:
+        tiles.add_softmax(logits, weights, logsumexp, scale, grad, precision)
+    return (logsumexp * scale).sum() if need_sum else None
+
+
+def _import_tiles():
+    try:
+        from . import tiles
+    except ImportError as error:
+        raise ValueError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
+    return tiles
+
+
+tiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_tiled)
