@@ -1,24 +1,62 @@
-"""Time and memory of the dense loss against the literal equations, in one process: `python -m benchmarks.loss_time`.
+"""Time of the loss against the literal equations, over every size in turn: `python -m benchmarks.loss_time`.
 
-Time: forward and backward from embeddings and classifier to the loss, both from the same Λ, in turn, medians over
-repeats; literal means the mixed embeddings through the classifier. Memory: the highest resident set of a fresh process
-during forward and backward of MultiMixLoss, sampling included, over what it was before.
+From embeddings `[b, r, d]` and a classifier to the loss and back, sampling included, all in one process and in turn;
+medians over repeats. Literal means the mixed embeddings of the same tuples through the classifier, left to autograd; it
+is left out where it would take too long. The floor is what the matrix products and the bytes of the loss alone, from
+given logits and weights, would take at the peak rates measured on the machine.
 """
 import argparse
+import math
 import os
 import statistics
-import subprocess
 import sys
 import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
 
-from timm_multimix import MultiMixLoss, functional
+from timm_multimix import MultiMixLoss
+from timm_multimix.functional import IMPLEMENTATIONS
 
+from .loss_memory import measure_memory
+from .rates import peak_bandwidth, peak_flops, synchronize
 from .results import write_result
 
-BATCH_SIZE, WIDTH, CLASSES, TUPLES, POSITIONS, ALPHA = 32, 2048, 1000, 1000, 9, 0.5
+
+class Size(NamedTuple):
+    """b examples, embeddings of width d, c classes, n tuples at each of r positions."""
+    batch_size: int = 32
+    width: int = 2048
+    classes: int = 1000
+    tuples: int = 1000
+    positions: int = 49
+
+    @property
+    def literal_flops(self) -> float:
+        """Of the literal equations: mixing the embeddings, then the classifier on each, forward and backward."""
+        rows = self.positions * self.tuples
+        return 6. * rows * self.width * self.classes + 4. * rows * self.batch_size * self.width
+
+    @property
+    def flops(self) -> float:
+        """Of the loss and its gradient from given logits: ΛS, Λᵀ softmax and ΛᵀΛ."""
+        return self.positions * self.tuples * self.batch_size * (4. * self.classes + 2. * self.batch_size)
+
+    @property
+    def bytes(self) -> float:
+        """Read and written at least, in float32: the weights, the logits and their gradient."""
+        return 4. * self.positions * self.batch_size * (self.tuples + 2. * self.classes)
+
+
+BASE = dict(cpu=Size(), cuda=Size(batch_size=128))
+SWEEPS = dict(
+    tuples=(100, 1000, 10_000, 100_000),
+    positions=(1, 7, 49, 196),
+    classes=(10, 100, 1000, 21_841),
+    batch_size=(32, 128, 1024),
+)
+IMAGENET_21K = Size(batch_size=128, classes=21_841)
 
 
 def literal_loss(embeddings, weight, bias, target, lam):
@@ -29,94 +67,130 @@ def literal_loss(embeddings, weight, bias, target, lam):
     return -(mixed_target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def fast_loss(embeddings, weight, bias, target, lam):
-    return functional.mixed_cross_entropy(F.linear(embeddings, weight, bias), target, lam)
+class Problem:
+    """One size with its inputs; `run(name)` is the loss and its gradients by an implementation, or 'literal'."""
+
+    def __init__(self, size: Size, device: torch.device, seed: int):
+        torch.manual_seed(seed)
+        self.size, self.device, self.seed = size, device, seed
+        self.inputs = [
+            torch.randn(size.batch_size, size.positions, size.width, device=device, requires_grad=True),
+            (torch.randn(size.classes, size.width, device=device) / size.width ** 0.5).requires_grad_(),
+            torch.zeros(size.classes, device=device, requires_grad=True),
+        ]
+        self.target = torch.randint(size.classes, (size.batch_size,), device=device)
+
+    def criterion(self, implementation: str = 'auto') -> MultiMixLoss:
+        return MultiMixLoss(self.size.tuples, clean_weight=0., implementation=implementation)
+
+    def sample(self) -> torch.Tensor:
+        torch.manual_seed(self.seed)
+        shape = (self.size.batch_size, self.size.positions, self.size.classes)
+        return self.criterion().sample_weights(self.inputs[0].new_empty(()).expand(shape))
+
+    def run(self, name: str):
+        if name == 'literal':
+            loss = literal_loss(*self.inputs, self.target, self.sample())
+        else:
+            torch.manual_seed(self.seed)
+            loss = self.criterion(name)(F.linear(*self.inputs), self.target)
+        return loss, torch.autograd.grad(loss, self.inputs)
 
 
-def measure_time(repeats: int, seed: int) -> dict:
-    torch.manual_seed(seed)
-    inputs = [
-        torch.randn(BATCH_SIZE, POSITIONS, WIDTH, requires_grad=True),
-        (torch.randn(CLASSES, WIDTH) / WIDTH ** 0.5).requires_grad_(),
-        torch.zeros(CLASSES, requires_grad=True),
-    ]
-    target = torch.randint(CLASSES, (BATCH_SIZE,))
-    lam = functional.sample_dirichlet(TUPLES, BATCH_SIZE, ALPHA, positions=POSITIONS)
-    losses, grads, times = {}, {}, {'literal': [], 'fast': []}
-    for repeat in range(repeats + 1):
-        for name, loss_fn in (('literal', literal_loss), ('fast', fast_loss)):
-            start = time.perf_counter()
-            loss = loss_fn(*inputs, target, lam)
-            grads[name] = torch.autograd.grad(loss, inputs)
+def measure(size: Size, names: List[str], device: torch.device, args: argparse.Namespace) -> Dict[str, Any]:
+    """Medians by name, the ratios of literal to each, the share of sampling, and how far the gradients differ."""
+    problem = Problem(size, device, args.seed)
+    functions: Dict[str, Callable] = {name: (lambda name=name: problem.run(name)) for name in names}
+    if size.positions * size.tuples * size.batch_size <= args.max_weights:  # else they never exist at once
+        functions['sampling'] = problem.sample
+    seconds: Dict[str, List[float]] = {name: [] for name in functions}
+    last, start = {}, time.perf_counter()
+    for repeat in range(args.repeats + 1):
+        for name, function in functions.items():
+            synchronize(device)
+            begin = time.perf_counter()
+            last[name] = function()
+            synchronize(device)
             if repeat:  # the first is a warm-up
-                times[name].append(time.perf_counter() - start)
-            losses[name] = loss.item()
-    difference = max(
-        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(grads['fast'], grads['literal']))
-    ratios = sorted(literal / fast for literal, fast in zip(times['literal'], times['fast']))
-    return dict(
-        literal_s=statistics.median(times['literal']),
-        fast_s=statistics.median(times['fast']),
-        ratio=statistics.median(ratios),
-        ratio_min=ratios[0],
-        ratio_max=ratios[-1],
-        loss=losses,
-        max_relative_gradient_difference=difference,
-    )
+                seconds[name].append(time.perf_counter() - begin)
+        if repeat and time.perf_counter() - start > args.seconds:
+            break
+    row: Dict[str, Any] = dict(size=size._asdict(), seconds={k: statistics.median(v) for k, v in seconds.items()})
+    row['repeats'] = repeat
+    if 'literal' in names:
+        row['ratio'], row['max_relative_gradient_difference'] = {}, {}
+        for name in names:
+            if name != 'literal':
+                ratios = sorted(a / b for a, b in zip(seconds['literal'], seconds[name]))
+                row['ratio'][name] = [ratios[0], statistics.median(ratios), ratios[-1]]
+                row['max_relative_gradient_difference'][name] = max(
+                    ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(last[name][1], last['literal'][1]))
+    return row
 
 
-def measure_memory(num_tuples: int, threads: int) -> float:
-    """Peak extra memory in MiB, in a process of its own."""
-    command = [sys.executable, '-m', 'benchmarks.loss_time', '--memory-of', str(num_tuples), '--threads', str(threads)]
-    # what is freed goes back to the system at once, so the resident set is what is in use
-    environ = dict(os.environ, MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environ).stdout)
+def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
+    """Of log time over log size, by least squares: 1 where cost is linear."""
+    return statistics.linear_regression(
+        [math.log(row['size'][axis]) for row in rows],
+        [math.log(row['seconds'][name]) for row in rows]).slope
 
 
-def print_memory(num_tuples: int) -> None:
-    logits = torch.randn(BATCH_SIZE, POSITIONS, CLASSES, requires_grad=True)
-    target = torch.randint(CLASSES, (BATCH_SIZE,))
-    MultiMixLoss(num_tuples=10)(logits, target).backward()  # what libraries take once
-    logits.grad = None
-    with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')  # resets the peak
-    before = _status('VmRSS')
-    MultiMixLoss(num_tuples=num_tuples)(logits, target).backward()
-    print((_status('VmHWM') - before) / 1024.)
-
-
-def _status(name: str) -> int:
-    with open('/proc/self/status') as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(name))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(by device)')
+    parser.add_argument('--sweeps', nargs='*', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
     parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--seconds', type=float, default=90., help='repeats of one size end after this, at the latest')
+    parser.add_argument('--max-literal-tflop', type=float, help='no literal equations beyond this (by device)')
+    parser.add_argument('--max-weights', type=float, default=1e9, help='sampling is timed alone up to so many weights')
+    parser.add_argument('--threads', type=int, default=1, help='of a CPU')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--output', default='', help='JSON file to write')
-    parser.add_argument('--memory-of', type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument('--no-memory', action='store_true', help='leave out memory, which starts a process per figure')
+    parser.add_argument('--output', help='(benchmarks/results/loss_time_DEVICE.json)')
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    if args.memory_of:
-        return print_memory(args.memory_of)
+    device = torch.device(args.device)
+    on_gpu = device.type == 'cuda'
+    names = args.implementations or (['chunked', 'compiled', 'triton'] if on_gpu else ['chunked'])
+    limit = 1e12 * (args.max_literal_tflop or (20. if on_gpu else 1.))
+    base = BASE['cuda' if on_gpu else 'cpu']
+    rates = dict(flops=peak_flops(device), bandwidth=peak_bandwidth(device))
+    print(f'peak {rates["flops"] / 1e9:.0f} GFLOP/s, {rates["bandwidth"] / 1e9:.1f} GB/s', flush=True)
 
-    times = measure_time(args.repeats, args.seed)
-    memory = {n: measure_memory(n, args.threads) for n in (1000, 10_000)}
-    print(f'b={BATCH_SIZE} d={WIDTH} c={CLASSES} n={TUPLES} r={POSITIONS}, {args.threads} threads, '
-          f'forward + backward, median of {args.repeats}')
-    print(f'literal {times["literal_s"]:.3f} s, fast {times["fast_s"]:.3f} s: {times["ratio"]:.1f} times faster '
-          f'({times["ratio_min"]:.1f} to {times["ratio_max"]:.1f})')
-    ratio = memory[10_000] / memory[1000]
-    print(f'peak extra memory: n=1,000 {memory[1000]:.1f} MiB, n=10,000 {memory[10_000]:.1f} MiB, ratio {ratio:.2f}')
-    if args.output:
-        settings = dict(
-            batch_size=BATCH_SIZE, width=WIDTH, classes=CLASSES, tuples=TUPLES, positions=POSITIONS, alpha=ALPHA,
-            repeats=args.repeats, threads=args.threads, seed=args.seed)
-        memory = dict(mib={str(n): m for n, m in memory.items()}, ratio=ratio)
-        write_result(args.output, 'loss_time', settings, dict(time=times, memory=memory))
+    measured: Dict[Size, Dict[str, Any]] = {}
+
+    def row_of(size: Size) -> Dict[str, Any]:
+        if size not in measured:
+            literal = ['literal'] if size.literal_flops <= limit else []
+            row = measured[size] = measure(size, literal + names, device, args)
+            row['floor'] = max(size.flops / rates['flops'], size.bytes / rates['bandwidth'])
+            print(describe(row), flush=True)
+        return measured[size]
+
+    row_of(base)
+    sweeps = {axis: [row_of(base._replace(**{axis: value})) for value in SWEEPS[axis]] for axis in args.sweeps}
+    slopes = {axis: {name: slope(rows, axis, name) for name in names} for axis, rows in sweeps.items()}
+    print('slopes', slopes)
+    memory = []
+    if not args.no_memory:
+        for size in (base, base._replace(tuples=10_000), base._replace(tuples=100_000), IMAGENET_21K):
+            memory.append(dict(size=size._asdict(), mib=measure_memory(size, device.type, args.threads)))
+            print(f'{tuple(size)}: {memory[-1]["mib"]:.1f} MiB', flush=True)
+    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'loss_time_{device.type}.json')
+    settings = {name: value for name, value in vars(args).items() if name != 'output'}
+    result = dict(rates=rates, base=base._asdict(), sizes=list(measured.values()), slopes=slopes, memory=memory)
+    write_result(path, 'loss_time', settings, result)
+    return 0
+
+
+def describe(row: Dict[str, Any]) -> str:
+    size, ratio = Size(**row['size']), row.get('ratio', {})
+    seconds = (
+        f'{name} {value * 1e3:.1f} ms' + (f' ({ratio[name][1]:.1f} times faster)' if name in ratio else '')
+        for name, value in row['seconds'].items())
+    return f'b, d, c, n, r = {tuple(size)}: {", ".join(seconds)}, floor {row["floor"] * 1e3:.1f} ms'
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

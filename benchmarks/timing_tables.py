@@ -1,0 +1,138 @@
+"""Tables and figures of measured times: `python -m benchmarks.timing_tables [--figures FOLDER]`.
+
+Reads what `loss_time` and `step_time` wrote and prints Markdown.
+"""
+import argparse
+import json
+import os
+import sys
+from typing import Any, Dict, List, Optional
+
+from .loss_time import Size
+
+RESULTS = os.path.join(os.path.dirname(__file__), 'results')
+_AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
+
+
+def loss_table(record: Dict[str, Any]) -> str:
+    """A row per size: the literal time, each implementation with its ratio, sampling, and the floor."""
+    result = record['result']
+    names = [name for name in result['sizes'][0]['seconds'] if name not in ('literal', 'sampling')]
+    lines = [
+        f'| b | c | n | r | literal | {" | ".join(f"{name} (times faster)" for name in names)} | sampling | floor |',
+        '|' + '---|' * (7 + len(names))]
+    for row in sorted(result['sizes'], key=lambda row: tuple(row['size'].values())):
+        size, seconds = Size(**row['size']), row['seconds']
+        cells = [f'{value:,}' for value in (size.batch_size, size.classes, size.tuples, size.positions)]
+        cells.append(_milliseconds(seconds.get('literal')))
+        for name in names:
+            ratio = row.get('ratio', {}).get(name)
+            faster = '' if ratio is None else f' ({ratio[1]:.1f}: {ratio[0]:.1f} to {ratio[2]:.1f})'
+            cells.append(_milliseconds(seconds[name]) + faster)
+        cells += [_milliseconds(seconds.get('sampling')), _milliseconds(row['floor'])]
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def step_table(record: Dict[str, Any]) -> str:
+    """A row per model, batch size and method: the step, its ratio to plain training and its peak memory."""
+    lines = ['| model | batch | method | step | over plain (quartiles) | peak memory |', '|---|---|---|---|---|---|']
+    for run in record['result']['runs']:
+        plain = run['methods']['plain']['peak_memory']
+        for method, row in run['methods'].items():
+            low, high = row['ratio_quartiles']
+            peak = row['peak_memory']
+            memory = '' if peak is None else f'{peak / 2 ** 20:,.0f} MiB ({100. * (peak / plain - 1.):+.1f} %)'
+            lines.append(
+                f'| {run["model"]} | {run["batch_size"]} | {method} | {_milliseconds(row["seconds"])} | '
+                f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f}) | {memory} |')
+    return '\n'.join(lines)
+
+
+def plot_loss(record: Dict[str, Any], path: str) -> None:
+    """Time over each size, the others at their base."""
+    from matplotlib import pyplot as plt
+
+    result = record['result']
+    base, axes = result['base'], [axis for axis in _AXES if axis in result['slopes']]
+    figure, panels = plt.subplots(1, len(axes), figsize=(4. * len(axes), 4.), sharey=True, constrained_layout=True)
+    for axis, panel in zip(axes, [panels] if len(axes) == 1 else panels):
+        rows = [row for row in result['sizes'] if all(row['size'][key] == base[key] for key in base if key != axis)]
+        rows.sort(key=lambda row: row['size'][axis])
+        for name in ('literal', 'chunked', 'compiled', 'triton', 'sampling', 'floor'):
+            times = [dict(row['seconds'], floor=row['floor']).get(name) for row in rows]
+            points = [(row['size'][axis], time) for row, time in zip(rows, times) if time is not None]
+            if points:
+                style = dict(linestyle='--', color='gray') if name == 'floor' else dict(marker='o')
+                panel.plot(*zip(*points), label=name, **style)
+        panel.set(xscale='log', yscale='log', xlabel=f'{_AXES[axis]} ({axis})')
+        panel.grid(alpha=0.3)
+    (panels if len(axes) == 1 else panels[0]).set_ylabel('seconds, forward and backward')
+    (panels if len(axes) == 1 else panels[0]).legend()
+    others = ', '.join(f'{key} {value}' for key, value in base.items())
+    figure.suptitle(f'{_hardware(record)}; otherwise {others}')
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_steps(record: Dict[str, Any], path: str) -> None:
+    """Ratio of every method's step to plain training, with quartiles."""
+    from matplotlib import pyplot as plt
+
+    runs = record['result']['runs']
+    figure, panels = plt.subplots(1, len(runs), figsize=(5. * len(runs), 4.), squeeze=False, constrained_layout=True)
+    for run, panel in zip(runs, panels[0]):
+        methods = [method for method in run['methods'] if method != 'plain']
+        for index, method in enumerate(methods):
+            row = run['methods'][method]
+            low, high = row['ratio_quartiles']
+            errors = [[max(row['ratio'] - low, 0.)], [max(high - row['ratio'], 0.)]]
+            panel.barh(index, row['ratio'] - 1., left=1., xerr=errors, color='C1' if 'multimix' in method else 'C0')
+        panel.set_yticks(range(len(methods)), methods)
+        panel.invert_yaxis()
+        panel.axvline(1., color='gray')
+        panel.set(title=f'{run["model"]}, batch {run["batch_size"]}', xlabel='step time over plain training')
+        panel.grid(axis='x', alpha=0.3)
+    figure.suptitle(_hardware(record))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _milliseconds(seconds: Optional[float]) -> str:
+    return '' if seconds is None else f'{seconds * 1e3:,.1f} ms'
+
+
+def _hardware(record: Dict[str, Any]) -> str:
+    environment = record['environment']
+    where = environment['gpu'] if record['settings']['device'].startswith('cuda') else (
+        f'{environment["processor"]}, {environment["threads"]} thread(s)')
+    return f'{where}, torch {environment["torch"]}, commit {environment["commit"]}'
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--figures', help='folder for PNG files')
+    args = parser.parse_args(argv)
+    found = False
+    for benchmark, table, plot in (('loss_time', loss_table, plot_loss), ('step_time', step_table, plot_steps)):
+        for device in ('cpu', 'cuda'):
+            path = os.path.join(args.results, f'{benchmark}_{device}.json')
+            if not os.path.exists(path):
+                continue
+            found = True
+            with open(path, encoding='utf-8') as file:
+                record = json.load(file)
+            print(f'{benchmark}, {_hardware(record)}\n\n{table(record)}\n')
+            if args.figures:
+                import matplotlib
+                matplotlib.use('Agg')
+                os.makedirs(args.figures, exist_ok=True)
+                plot(record, os.path.join(args.figures, f'{benchmark}_{device}.png'))
+    if not found:
+        parser.error(f'--results {args.results} has no loss_time_*.json or step_time_*.json yet')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
