@@ -15,6 +15,8 @@ from typing import Iterable, Optional, Tuple
 
 import torch
 
+from .saturate import SUM_SCALE, saturate
+
 # Mixed logits held at a time. The CPU is fastest when a chunk stays in its cache, a GPU when it fills every core.
 _CHUNK_ELEMENTS = {'cpu': 1 << 18}
 _CHUNK_ELEMENTS_ACCELERATOR = 1 << 25
@@ -106,17 +108,17 @@ def _loss_and_grad(
     target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma
-        target_term = target_term + (teacher_pull * logits).sum()
         if grad is not None:
             grad -= teacher_pull
+        target_term = target_term + (teacher_pull.mul_(SUM_SCALE) * logits).sum()
     count = num_positions * num_tuples
     if grad is not None:
         grad /= count
-    return (logsumexp - target_term) / count, grad
+    return saturate((logsumexp - target_term) / count / SUM_SCALE), grad
 
 
 def _add_logsumexp(logits, weights, target_mass, grad, teacher_logits, teacher_pull, chunk):
-    """Sum of mass_k * logsumexp((ΛS)_k) over all rows of `weights`; adds its derivative to `grad`.
+    """Sum of mass_k * logsumexp((ΛS)_k) over all rows of `weights`, scaled; adds its derivative to `grad`.
 
     Adds Λᵀ softmax(ΛS') to `teacher_pull` where there is a teacher.
     """
@@ -129,7 +131,7 @@ def _add_logsumexp(logits, weights, target_mass, grad, teacher_logits, teacher_p
             if teacher_logits is not None:
                 _add_softmax(lam, *_exp_of_mixed(lam, teacher_logits[here])[:2], teacher_pull[here])
             exp, exp_sum, peak = _exp_of_mixed(lam, logits[here])
-            row = exp_sum.log() + peak  # [r', n', 1]
+            row = exp_sum.log().add_(peak).mul_(SUM_SCALE)  # [r', n', 1]
             if target_mass is not None:
                 mass = (lam @ target_mass).unsqueeze(-1)
                 row, lam = row * mass, lam * mass
@@ -154,12 +156,12 @@ def _add_softmax(lam, exp, exp_sum, total):
 
 
 def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
-    """Sum of (ΛY)_k · (ΛS)_k over all tuples, through the Gram matrix; subtracts its derivative from `grad`."""
+    """Sum of (ΛY)_k · (ΛS)_k over all tuples, scaled, through the Gram matrix; subtracts its derivative from `grad`."""
     if target.ndim == 2:
         pull = gram @ target  # [r, b, c]
         if grad is not None:
             grad -= pull
-        return (pull * logits).sum()
+        return (pull.mul_(SUM_SCALE) * logits).sum()
     target = target.long()
     on_value, off_value = 1. - label_smoothing, label_smoothing / logits.shape[-1]
     gram = gram * on_value
@@ -167,9 +169,9 @@ def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
         grad.index_add_(2, target, gram, alpha=-1.)
         if label_smoothing:
             grad -= off_value * total_weight.unsqueeze(-1)
-    term = (gram * logits.index_select(2, target)).sum()
+    term = (gram.mul_(SUM_SCALE) * logits.index_select(2, target)).sum()
     if label_smoothing:
-        term = term + off_value * (total_weight * logits.sum(dim=-1)).sum()
+        term = term + off_value * (total_weight * (logits * SUM_SCALE).sum(dim=-1)).sum()
     return term
 
 
