@@ -8,6 +8,7 @@ from .datasets import create_datasets
 from .methods import needs_two_views
 from .naflex import create_naflex_loaders
 from .runtime import Runtime
+from .seeding import seed_samples
 from .views import make_views, views_collate
 
 
@@ -65,6 +66,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     )
     if needs_two_views(args):
         make_views(dataset_train)
+    seed_samples(loader_train, args)
     if len(loader_train) == 0:
         raise ValueError(
             f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')
