@@ -5,6 +5,7 @@ from typing import Any, Dict, Tuple
 from timm.data import create_loader
 
 from .datasets import create_datasets
+from .images import allow_posterize_to_black
 from .methods import needs_two_views
 from .naflex import create_naflex_loaders
 from .runtime import Runtime
@@ -18,6 +19,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     Raises:
         ValueError: If the data is missing, or the training split does not fill one batch.
     """
+    allow_posterize_to_black()
     dataset_train, dataset_eval = create_datasets(args, data_config)
     shared = dict(
         use_prefetcher=not args.no_prefetcher,

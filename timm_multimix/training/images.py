@@ -7,8 +7,8 @@ import logging
 import os
 from typing import Any, Callable, Optional
 
-from PIL import Image
-from timm.data import ImageDataset
+from PIL import Image, ImageOps
+from timm.data import ImageDataset, auto_augment
 
 _logger = logging.getLogger('train')
 
@@ -21,6 +21,19 @@ class BadSample(ValueError):
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """With `bits` of each pixel kept, 0 to 8."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits >= 1 else image.point([0] * 256 * len(image.getbands()))
+
+
+def allow_posterize_to_black() -> None:
+    """timm's RandAugment asks for 0 bits now and then, which Pillow 13 refuses and older ones take for black."""
+    for name in ('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'):
+        auto_augment.NAME_TO_OP[name] = posterize
 
 
 class CheckedImages(ImageDataset):
@@ -53,7 +66,10 @@ class CheckedImages(ImageDataset):
                     raise
                 _logger.warning(f'{error}. The next image takes its place.')
                 index = (index + 1) % len(self.reader)
-        return image if self.transform is None else self.transform(image), target
+        try:
+            return image if self.transform is None else self.transform(image), target
+        except Exception as error:
+            raise BadSample(f'{self._path(index)} does not go through the transforms: {error}') from error
 
     def _read(self, index: int) -> Any:
         try:

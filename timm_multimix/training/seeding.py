@@ -50,10 +50,9 @@ def seed_samples(loader: Any, args: argparse.Namespace) -> None:
 def _seeded(*numbers: int) -> Iterator[None]:
     in_worker = get_worker_info() is not None
     states = None if in_worker else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
-    first, *words = map(int, np.random.SeedSequence([int(number) for number in numbers]).generate_state(4))
-    random.seed(first)
-    np.random.seed(words[0])
-    torch.default_generator.manual_seed(words[1] << 32 | words[2])  # not torch.manual_seed, which means the GPU's too
+    random.seed(' '.join(map(str, numbers)))  # by a hash of the text, so that neighbours have nothing in common
+    np.random.seed(random.getrandbits(32))
+    torch.default_generator.manual_seed(random.getrandbits(63))  # not torch.manual_seed, which means the GPU's too
     try:
         yield
     finally:
