@@ -16,6 +16,7 @@ _ALLOWED = dict(
     clip_mode=('norm', 'value', 'agc'),
     dist_bn=('', 'broadcast', 'reduce'),
     fuser=('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
+    input_img_mode=('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'I', 'F'),
     interpolation=tuple(name for name in _INTERPOLATIONS if name != 'random'),
     lr_base_scale=('', 'linear', 'sqrt'),
     remode=('const', 'pixel', 'rand'),

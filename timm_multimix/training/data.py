@@ -19,6 +19,8 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     Raises:
         ValueError: If the data is missing, or the training split does not fill one batch.
     """
+    if args.aug_repeats and not args.distributed:
+        raise ValueError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
     allow_posterize_to_black()
     dataset_train, dataset_eval = create_datasets(args, data_config)
     shared = dict(

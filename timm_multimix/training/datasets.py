@@ -3,6 +3,7 @@ import argparse
 import os
 from typing import Any, Dict, Tuple
 
+from PIL import Image
 from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
@@ -56,13 +57,21 @@ def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval
 
 
 def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: str, is_training: bool) -> Dataset:
-    img_mode = args.input_img_mode or ('L' if data_config['input_size'][0] == 1 else 'RGB')
+    channels = data_config['input_size'][0]
+    img_mode = args.input_img_mode or ('L' if channels == 1 else 'RGB')
+    if len(Image.new(img_mode, (1, 1)).getbands()) != channels:
+        raise ValueError(
+            f'--input-img-mode {img_mode} does not give the {channels} channels of the input size; give another one, '
+            f'or another --in-chans or --input-size')
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
-    with named(f'{split} split of {args.dataset or args.data_dir or args.data}'):
+    root = args.data_dir or args.data
+    if not args.dataset and not os.path.exists(root):
+        raise ValueError(f'--data-dir {root}: no such folder')
+    with named(f'{split} split of {args.dataset or root}'):
         return create_dataset(
             args.dataset,
-            root=args.data_dir or args.data,
+            root=root,
             split=split,
             is_training=is_training,
             class_map=args.class_map,
