@@ -109,6 +109,8 @@ def test_copies_of_rows_come_closest_to_the_clean_weight(num_mixed, batch_size, 
 def test_a_clean_weight_that_would_need_too_many_copies_is_refused():
     with pytest.raises(ValueError, match='clean_weight must be 0 or at least 0.0005.*got 1e-06'):
         MultiMixLoss(clean_weight=1e-6).row_copies(1000, 32)
+    with pytest.raises(ValueError, match='clean_weight must be at most 64.*got 65'):
+        MultiMixLoss(clean_weight=65).row_copies(1000, 32)
 
 
 def test_mix_takes_weights():

@@ -3,14 +3,21 @@ import math
 import numbers
 from typing import Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 
 Alpha = Union[float, Tuple[float, float]]
 
 
-def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
+
+
+def check_flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f'{name} must be True or False, got {value!r}')
+    return bool(value)
 
 
 def check_integer(name: str, value: object, low: int = 1) -> int:
@@ -18,16 +25,64 @@ def check_integer(name: str, value: object, low: int = 1) -> int:
         raise ValueError(f'{name} must be an integer >= {low}, got {value!r}')
     if value < low:
         raise ValueError(f'{name} must be >= {low}, got {value}')
+    if value >= 2 ** 31:
+        raise ValueError(f'{name} must be < 2 ** 31, got {value}')
     return int(value)
 
 
 def check_number(name: str, value: object, low: float = 0., high: float = math.inf, *, open_low: bool = False) -> float:
     bounds = f'{"> " if open_low else ">= "}{low:g}' + ('' if high == math.inf else f' and <= {high:g}')
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
         raise ValueError(f'{name} must be a finite number {bounds}, got {value!r}')
     if value > high or value < low or (open_low and value == low):
         raise ValueError(f'{name} must be {bounds}, got {value!r}')
     return float(value)
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def check_device(device: object, name: str = 'device') -> torch.device:
+    """A device by name, or as it is; that it is there is for torch to say."""
+    try:
+        if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+            raise TypeError(f'it is a {type(device).__name__}')
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a torch.device or the name of one, such as 'cpu', got {device!r}") from error
+
+
+def check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f'generator must be a torch.Generator or None, got {generator!r}')
+
+
+def check_dtype(dtype: object, name: str = 'dtype') -> torch.dtype:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f'{name} must be a floating-point type of torch, got {dtype!r}')
+    return dtype
+
+
+def check_input_size(input_size: object) -> None:
+    """None, or `(channels, height, width)`."""
+    if input_size is None:
+        return
+    sizes = input_size if isinstance(input_size, (tuple, list)) else ()
+    if len(sizes) != 3 or not all(isinstance(n, numbers.Integral) and 0 < n < 2 ** 31 for n in sizes):
+        raise ValueError(f'input_size must be (channels, height, width), integers >= 1, got {input_size!r}')
+
+
+def check_pair_of_shares(name: str, pair: object) -> None:
+    """None, or `(min, max)` with 0 <= min < max <= 1."""
+    if pair is None:
+        return
+    numeric = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(x, numbers.Real) for x in pair)
+    if not numeric or not 0. <= pair[0] < pair[1] <= 1.:
+        raise ValueError(f'{name} must be (min, max) with 0 <= min < max <= 1, got {pair!r}')
 
 
 def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
@@ -40,6 +95,14 @@ def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
             raise ValueError(f'{name} must be a range (low, high) with low <= high, got {alpha!r}')
         return low if low == high else (low, high)
     return check_number(name, alpha, open_low=True)
+
+
+def check_alpha_tensor(alpha: torch.Tensor) -> None:
+    """A scalar > 0 (looked at on the CPU only)."""
+    if alpha.numel() != 1 or not alpha.is_floating_point():
+        raise ValueError(f'alpha must be one floating-point number > 0, got {alpha.dtype} of shape {list(alpha.shape)}')
+    if alpha.device.type == 'cpu':
+        check_number('alpha', float(alpha), open_low=True)
 
 
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
@@ -101,6 +164,12 @@ def check_teacher_logits(teacher_logits: object, logits: torch.Tensor) -> None:
         raise ValueError(
             f'teacher_logits must be {form}, as the logits are, got shape {list(teacher_logits.shape)}')
     check_finite('teacher_logits', teacher_logits)
+
+
+def check_kwargs(name: str, kwargs: object) -> None:
+    """None, or a dictionary of arguments by name."""
+    if kwargs is not None and not (isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)):
+        raise ValueError(f'{name} must be a dictionary of arguments by name, got {kwargs!r}')
 
 
 def check_criterion(criterion: object) -> object:

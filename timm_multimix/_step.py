@@ -7,6 +7,8 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
+from ._checks import check_device, check_dtype, check_flag, check_kwargs
+
 
 class StepModel(nn.Module):
     """What DDP and torch.compile wrap: all passes of a step in one forward. Its only parameters are the model's."""
@@ -18,6 +20,18 @@ class StepModel(nn.Module):
 
 class StepTask(ClassificationTask):
     """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it."""
+
+    def __init__(
+            self,
+            model: nn.Module,
+            criterion: Union[nn.Module, Callable],
+            device: Optional[torch.device],
+            dtype: Optional[torch.dtype],
+            verbose: bool,
+    ):
+        device = None if device is None else check_device(device)
+        dtype = None if dtype is None else check_dtype(dtype)
+        super().__init__(model, criterion, device=device, dtype=dtype, verbose=check_flag('verbose', verbose))
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -49,6 +63,7 @@ def resolve_criterion(
         multi_label: bool = False,
 ) -> Criterion:
     """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
+    check_kwargs('criterion_kwargs', criterion_kwargs)
     if criterion is None:
         kwargs = dict(criterion_kwargs or {})
         smoothing = kwargs.pop('smoothing', None) or 0.

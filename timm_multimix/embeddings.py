@@ -6,13 +6,14 @@ the head are then applied position by position, whatever they are. What a model 
 once on a small example, never from its name.
 """
 from dataclasses import dataclass
-from typing import Iterable, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Tuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import AttentionPool2d, RotAttentionPool2d
 
+from ._checks import check_input_size
 from .probing import Calls, FrozenStatistics, record_calls, seed, trial
 
 _POOLED_WORKS = "mode 'multimix' needs only the model's logits and works"
@@ -192,8 +193,10 @@ def check_classifier(model: nn.Module) -> None:
     """Refuse models that cannot classify, in any mode.
 
     Raises:
-        ValueError: If the model has no classes, or gives two sets of logits in training.
+        ValueError: If the model is none, has no classes, or gives two sets of logits in training.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f'model must be a torch.nn.Module, got {model!r}')
     if getattr(model, 'num_classes', None) == 0:
         raise ValueError(
             f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1, or choose a '
@@ -232,8 +235,7 @@ def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: obje
 
 def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
     parameter = next(model.parameters())
-    if input_size is not None and (not isinstance(input_size, Sequence) or len(input_size) != 3):
-        raise ValueError(f'input_size must be (channels, height, width), got {input_size!r}')
+    check_input_size(input_size)
     if input_size is None:
         config = getattr(model, 'pretrained_cfg', None) or {}
         channels, height, width = config.get('input_size', (3, 224, 224))

@@ -3,7 +3,8 @@
 Sources: v1 = arXiv 2206.14868, v2 = arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
 Shapes: b examples in the batch, m of them in a tuple, n tuples, r spatial positions, c classes, d embedding width.
 """
-from typing import Iterable, Optional, Union
+from collections.abc import Iterable
+from typing import Optional, Union
 
 import torch
 
@@ -180,7 +181,8 @@ def mixed_cross_entropy(
             weights or soft targets require a gradient.
 
     Returns:
-        Scalar loss.
+        Scalar loss. It and its gradient are finite for all logits that bfloat16 holds; a value beyond 1e30, which only
+        logits of that size can give, is cut off there, the gradient is not.
 
     Raises:
         ValueError: If shapes do not fit, class indices are out of range, or logits are not finite (values are looked
@@ -193,6 +195,8 @@ def mixed_cross_entropy(
     check_target(target, logits.shape[0], logits.shape[-1])
     gamma = check_number('gamma', gamma, high=1.)
     check_teacher_logits(teacher_logits, logits)
+    if not isinstance(weights, (torch.Tensor, Iterable)):
+        raise ValueError(f'weights must be a tensor or an iterable of them, got {weights!r}')
     if gamma == 1.:
         teacher_logits = None  # it has no say
     if implementation == 'auto':

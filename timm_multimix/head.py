@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from . import functional
-from ._checks import check_choice
+from ._checks import check_choice, check_flag, check_input_size
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
@@ -77,11 +77,13 @@ class MultiMixHead(nn.Module):
         check_choice('mode', mode, MODES)
         check_choice('attention', attention, functional.ATTENTION_KINDS)
         check_choice('activation', activation, functional.ACTIVATIONS)
+        attention_grad = check_flag('attention_grad', attention_grad)
+        check_input_size(input_size)
+        check_classifier(model)
         if mode == 'multimix' and not hasattr(model, 'forward_head'):
             raise ValueError(
                 f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
                 f"'multimix'")
-        check_classifier(model)
         self.mode = mode
         self.attention = attention
         self.activation = activation

@@ -19,6 +19,7 @@ from ._checks import (
     check_number,
     check_target,
 )
+from .ops.saturate import saturate
 
 # Weights sampled at a time, over all positions: what bounds memory when n is large. Not fewer rows than make the matrix
 # products of a position worth their while.
@@ -114,7 +115,8 @@ class MultiMixLoss(nn.Module):
                 are mixed by the same weights: in the dense form with the student's attention.
 
         Returns:
-            Scalar loss in at least float32.
+            Scalar loss in at least float32. It and its gradient are finite for all logits that bfloat16 holds; a value
+            beyond 1e30, which only logits of that size can give, is cut off there, the gradient is not.
 
         Raises:
             ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
@@ -150,7 +152,8 @@ class MultiMixLoss(nn.Module):
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
         clean = self._clean_loss(_clean_logits(logits, clean_logits), target)
-        loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
+        share = self.clean_weight / (1. + self.clean_weight)
+        loss = mixed * (1. - share) + clean * share
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
     @torch.compiler.disable
@@ -195,6 +198,9 @@ class MultiMixLoss(nn.Module):
             raise ValueError(
                 f'clean_weight must be 0 or at least {batch_size / (_MAX_COPIES * num_mixed):.2g} where it is made of '
                 f'rows (batch of {batch_size}, {num_mixed} mixed rows), got {self.clean_weight:g}')
+        if self.clean_weight > _MAX_COPIES:
+            raise ValueError(
+                f'clean_weight must be at most {_MAX_COPIES} where it is made of rows, got {self.clean_weight:g}')
         return (1, round(ratio)) if ratio >= 1. else (round(1. / ratio), 1)
 
     def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -217,9 +223,13 @@ class MultiMixLoss(nn.Module):
         if self.criterion is not None:
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        if target.ndim == 1:
-            return F.cross_entropy(logits, target.long(), label_smoothing=self.label_smoothing)
-        return -(self.smooth_target(target, logits.shape[-1]) * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+        log_probabilities = saturate(logits.log_softmax(dim=-1))
+        if target.ndim == 2:
+            return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
+        loss = F.nll_loss(log_probabilities, target.long())
+        if self.label_smoothing:
+            loss = loss * (1. - self.label_smoothing) - log_probabilities.mean() * self.label_smoothing
+        return loss
 
     def _weight_blocks(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> Iterator[torch.Tensor]:
         batch_size, device = logits.shape[0], logits.device
@@ -271,4 +281,7 @@ class MultiMixLoss(nn.Module):
 def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
     if logits.ndim == 2:
         return logits
-    return logits.mean(dim=1) if clean_logits is None else clean_logits
+    if clean_logits is not None:
+        return clean_logits
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (logits / logits.shape[1]).sum(dim=1)  # not mean(): the sum of the largest bfloat16 overflows

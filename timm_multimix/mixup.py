@@ -7,7 +7,16 @@ import torch
 import torch.nn as nn
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 
-from ._checks import Alpha, check_choice, check_integer, check_number, check_target
+from ._checks import (
+    Alpha,
+    check_choice,
+    check_flag,
+    check_input_size,
+    check_integer,
+    check_number,
+    check_pair_of_shares,
+    check_target,
+)
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, MultiMixHead
@@ -43,13 +52,11 @@ class BatchSwitch:
         self.prob = check_number('prob', prob, high=1.)
         self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
         self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
+        check_pair_of_shares('cutmix_minmax', cutmix_minmax)
         if cutmix_minmax is not None:
-            pair = isinstance(cutmix_minmax, Sequence) and len(cutmix_minmax) == 2
-            if not pair or not 0. <= cutmix_minmax[0] < cutmix_minmax[1] <= 1.:
-                raise ValueError(f'cutmix_minmax must be (min, max) with 0 <= min < max <= 1, got {cutmix_minmax!r}')
             self.cutmix_alpha = 1.
         self.cutmix_minmax = cutmix_minmax
-        self.correct_lam = correct_lam
+        self.correct_lam = check_flag('correct_lam', correct_lam)
 
     @property
     def is_random(self) -> bool:
@@ -131,7 +138,7 @@ class MultiMix:
         self.mode = mode
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.num_classes = check_integer('num_classes', num_classes)
-        self.multi_label = multi_label
+        self.multi_label = check_flag('multi_label', multi_label)
         self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
         # smoothing happens to the targets, before they are mixed
@@ -140,6 +147,8 @@ class MultiMix:
                 raise ValueError(f'{name} is not an argument of MultiMix; give {instead}, got {kwargs[name]!r}')
         check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
         check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
+        check_flag('attention_grad', kwargs.get('attention_grad', False))
+        check_input_size(kwargs.get('input_size'))
         head_names = ('attention', 'activation', 'attention_grad', 'input_size')
         self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
         self._loss_kwargs = dict(kwargs, alpha=mixup_alpha)

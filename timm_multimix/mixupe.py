@@ -21,7 +21,15 @@ import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ._checks import check_criterion, check_finite, check_float_tensor, check_logits, check_number, check_target
+from ._checks import (
+    check_criterion,
+    check_finite,
+    check_flag,
+    check_float_tensor,
+    check_logits,
+    check_number,
+    check_target,
+)
 from ._step import StepModel, StepTask, resolve_criterion
 from .embeddings import check_classifier
 from .functional import _accumulation
@@ -155,7 +163,7 @@ class MixupETask(StepTask):
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-float('inf'))
         self.label_smoothing = check_number('smoothing', resolved.smoothing, high=1.)
         self.prob = check_number('prob', prob, high=1.)
-        self.exact = exact
+        self.exact = check_flag('exact', exact)
         self.mixup_enabled = True
         self.register_buffer('mean_image', None)
         if mean_image is not None:

@@ -5,7 +5,16 @@ from typing import Optional, Tuple, Union
 import numpy as np
 import torch
 
-from ._checks import Alpha, check_alpha, check_choice, check_integer
+from ._checks import (
+    Alpha,
+    check_alpha,
+    check_alpha_tensor,
+    check_choice,
+    check_device,
+    check_dtype,
+    check_generator,
+    check_integer,
+)
 
 CONCENTRATIONS = ('example', 'total')
 
@@ -54,9 +63,8 @@ def sample_dirichlet(
     length = num_examples if length is None else check_integer('length', length)
     if length > num_examples:
         raise ValueError(f'length must be at most the number of examples ({num_examples}), got {length}')
-    if not dtype.is_floating_point:
-        raise ValueError(f'dtype must be a floating-point type, got {dtype}')
-    device = torch.device(device if device is not None else 'cpu')
+    check_dtype(dtype)
+    device = check_device('cpu' if device is None else device)
     shape = (num_tuples,) if positions is None else (check_integer('positions', positions), num_tuples)
     work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -90,7 +98,10 @@ def draw_alpha(
     A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
     A tensor given as `alpha` is passed on: draw once, sample several times.
     """
+    check_generator(generator)
+    device = None if device is None else check_device(device)
     if isinstance(alpha, torch.Tensor):
+        check_alpha_tensor(alpha)
         return alpha
     alpha = check_alpha(alpha)
     low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
@@ -99,8 +110,8 @@ def draw_alpha(
     return low + (high - low) * torch.rand((), device=device, generator=generator)
 
 
-def _is_cpu(device: Optional[Union[str, torch.device]]) -> bool:
-    return device is None or torch.device(device).type == 'cpu'
+def _is_cpu(device: Optional[torch.device]) -> bool:
+    return device is None or device.type == 'cpu'
 
 
 def _gamma_and_exponential(

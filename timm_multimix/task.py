@@ -7,7 +7,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from ._checks import check_choice, check_criterion, check_target
+from ._checks import check_choice, check_criterion, check_flag, check_target
 from ._step import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, split_views
 from .embeddings import check_classifier
@@ -100,12 +100,14 @@ class MultiMixTask(StepTask):
                 f'got {loss_kwargs["label_smoothing"]!r}')
         check_classifier(model)
         check_criterion(criterion)
+        self.multi_label = check_flag('multi_label', multi_label)
         resolved = resolve_criterion(criterion, criterion_kwargs, multi_label)
+        teacher_warmup = check_flag('teacher_warmup', teacher_warmup)
+        self.single_view = check_flag('single_view', single_view)
         _check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast)
-        self.multi_label = multi_label
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
-        self.gather = gather
+        self.gather = check_flag('gather', gather)
         self.multi_label_smoothing = resolved.smoothing if multi_label else 0.
         self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
@@ -129,7 +131,6 @@ class MultiMixTask(StepTask):
             )
             self.loss = head.loss
             self.trainable_module = _DenseModel(model, head)
-        self.single_view = single_view
         self.teacher = None
         if teacher_decay is not None:
             forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits

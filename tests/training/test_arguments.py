@@ -63,7 +63,7 @@ def parse(*flags):
     (['--drop-path', '2'], '--drop-path must be in [0, 1), got 2.0'),
     (['--model-ema-decay', '2'], '--model-ema-decay must be in [0, 1], got 2.0'),
     (['--hflip', '2'], '--hflip must be in [0, 1], got 2.0'),
-    (['--lr', 'nan'], '--lr must be a finite number >= 0, got nan'),
+    (['--lr', 'nan'], '--lr must be >= 0, got nan'),
     (['--scale', '1', '0.5'], '--scale must be two numbers, 0 < low <= high, got [1.0, 0.5]'),
     (['--ratio', '2'], '--ratio must be two numbers'),
     (['--seed', '-1'], '--seed must be from 0'),

@@ -8,6 +8,7 @@ from typing import Optional, Tuple
 import torch
 
 from .one_pass import one_pass_cross_entropy
+from .saturate import SUM_SCALE
 
 # Mixed logits held at a time. The CPU is fastest when a chunk stays in its cache, a GPU when it fills every core.
 _CHUNK_ELEMENTS = {'cpu': 1 << 18}
@@ -36,7 +37,7 @@ def _in_chunks(exp_of_mixed, logits, weights, mass, grad, need_sum):
             exp, exp_sum, peak = exp_of_mixed(lam, logits[here])
             factor = lam @ mass.unsqueeze(-1) if mass is not None else None  # [r', n', 1]
             if need_sum:
-                row = exp_sum.log() + peak
+                row = exp_sum.log().add_(peak).mul_(SUM_SCALE)
                 total += (row if factor is None else row * factor).sum()
             if grad is not None:
                 # the softmax's division, and its mass, on the smaller of the factors

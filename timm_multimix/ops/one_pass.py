@@ -15,6 +15,8 @@ from typing import Iterable, Optional, Protocol, Tuple
 
 import torch
 
+from .saturate import SUM_SCALE, saturate
+
 
 class AddLogsumexp(Protocol):
     """The pass over the tuples."""
@@ -27,7 +29,7 @@ class AddLogsumexp(Protocol):
             grad: Optional[torch.Tensor],
             need_sum: bool = True,
     ) -> Optional[torch.Tensor]:
-        """Sum over all rows of mass_k logsumexp((ΛS)_k), and its derivative in S added to `grad`.
+        """SUM_SCALE times the sum over all rows of mass_k logsumexp((ΛS)_k); the sum's derivative is added to `grad`.
 
         Args:
             logits: S, `[r, b, c]`.
@@ -126,22 +128,22 @@ def _loss_and_grad(
     target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma
-        target_term = target_term + (teacher_pull * logits).sum()
         if grad is not None:
             grad -= teacher_pull
+        target_term = target_term + (teacher_pull.mul_(SUM_SCALE) * logits).sum()
     count = num_positions * num_tuples
     if grad is not None:
         grad /= count
-    return (logsumexp - target_term) / count, grad
+    return saturate((logsumexp - target_term) / count / SUM_SCALE), grad
 
 
 def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
-    """Sum of (ΛY)_k · (ΛS)_k over all tuples, through the Gram matrix; subtracts its derivative from `grad`."""
+    """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k over all tuples, through the Gram matrix; `grad` loses its derivative."""
     if target.ndim == 2:
         pull = gram @ target  # [r, b, c]
         if grad is not None:
             grad -= pull
-        return (pull * logits).sum()
+        return (pull.mul_(SUM_SCALE) * logits).sum()
     target = target.long()
     on_value, off_value = 1. - label_smoothing, label_smoothing / logits.shape[-1]
     gram = gram * on_value
@@ -149,7 +151,7 @@ def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
         grad.index_add_(2, target, gram, alpha=-1.)
         if label_smoothing:
             grad -= off_value * total_weight.unsqueeze(-1)
-    term = (gram * logits.index_select(2, target)).sum()
+    term = (gram.mul_(SUM_SCALE) * logits.index_select(2, target)).sum()
     if label_smoothing:
-        term = term + off_value * (total_weight * logits.sum(dim=-1)).sum()
+        term = term + off_value * (total_weight * (logits @ logits.new_full((logits.shape[-1],), SUM_SCALE))).sum()
     return term

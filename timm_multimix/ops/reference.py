@@ -7,6 +7,8 @@ from typing import Iterable, Optional
 import torch
 import torch.nn.functional as F
 
+from .saturate import saturate
+
 
 def reference_cross_entropy(
         logits: torch.Tensor,
@@ -43,4 +45,4 @@ def reference_cross_entropy(
     if teacher_logits is not None:
         teacher = (weights.detach() @ teacher_logits.detach()).softmax(dim=-1)
         mixed_target = gamma * mixed_target + (1. - gamma) * teacher
-    return -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    return -(mixed_target * saturate(mixed_logits.log_softmax(dim=-1))).sum(dim=-1).mean()

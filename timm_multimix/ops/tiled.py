@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 
 from .one_pass import one_pass_cross_entropy
+from .saturate import SUM_SCALE
 
 
 def add_logsumexp_tiled(
@@ -29,7 +30,7 @@ def add_logsumexp_tiled(
     scale = torch.ones_like(logsumexp) if mass is None else weights @ mass
     if grad is not None:
         tiles.add_softmax(logits, weights, logsumexp, scale, grad, precision)
-    return (logsumexp * scale).sum() if need_sum else None
+    return (logsumexp.mul_(SUM_SCALE) * scale).sum() if need_sum else None
 
 
 def _import_tiles():

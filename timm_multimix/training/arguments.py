@@ -55,7 +55,7 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
 
 def read_defaults(parser: argparse.ArgumentParser, argv: Optional[List[str]] = None) -> None:
     """Make the values of the YAML file that --config names the defaults of `parser`."""
-    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
     config_parser.add_argument('-c', '--config', default='', type=str)
     path = config_parser.parse_known_args(argv)[0].config
     if path:

@@ -1,6 +1,5 @@
 """What is refused before anything is built."""
 import argparse
-import math
 
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
@@ -9,6 +8,7 @@ from ..head import MODES
 from ..loss import PAPER
 from .combinations import check_combinations, flag_name, mixes_input
 from .methods import check_mixupe, check_teacher
+from .ranges import check_ranges
 
 _INTERPOLATIONS = ('', 'random', 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
 _ALLOWED = dict(
@@ -16,6 +16,7 @@ _ALLOWED = dict(
     clip_mode=('norm', 'value', 'agc'),
     dist_bn=('', 'broadcast', 'reduce'),
     fuser=('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
+    input_img_mode=('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'I', 'F'),
     interpolation=tuple(name for name in _INTERPOLATIONS if name != 'random'),
     lr_base_scale=('', 'linear', 'sqrt'),
     remode=('const', 'pixel', 'rand'),
@@ -25,33 +26,13 @@ _ALLOWED = dict(
 )
 
 
-_COUNTS = (
-    'batch_size', 'grad_accum_steps', 'log_interval', 'val_interval', 'checkpoint_hist', 'epochs', 'lr_base_size')
-_SHARES = ('mixup_prob', 'mixup_switch_prob', 'smoothing', 'model_ema_decay', 'reprob', 'hflip', 'vflip')
-
-
 def check_args(args: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is built.
 
     Raises:
         ValueError: Naming the flag, its value and what is allowed.
     """
-    for name in _COUNTS:
-        value = getattr(args, name)
-        if value < 1:
-            raise ValueError(f'{flag_name(name)} must be >= 1, got {value}')
-    for name in _SHARES:
-        value = getattr(args, name)
-        if value is not None and not 0. <= value <= 1.:
-            raise ValueError(f'{flag_name(name)} must be in [0, 1], got {value}')
-    for name in ('drop', 'drop_path', 'drop_connect', 'drop_block'):
-        value = getattr(args, name)
-        if value is not None and not 0. <= value < 1.:
-            raise ValueError(f'{flag_name(name)} must be in [0, 1), got {value}')
-    for name in ('lr', 'lr_base', 'weight_decay'):
-        value = getattr(args, name)
-        if value is not None and not 0. <= value < math.inf:
-            raise ValueError(f'{flag_name(name)} must be a finite number >= 0, got {value}')
+    check_ranges(args)
     for name in ('scale', 'ratio'):
         value = getattr(args, name)
         if len(value) != 2 or not 0. < value[0] <= value[1]:
@@ -60,8 +41,6 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("--val-split must name a split to validate on, got ''")
     if not 0 <= args.seed < 2 ** 32 - 1024:  # each process adds its rank
         raise ValueError(f'--seed must be from 0 to 2 ** 32 - 1025, got {args.seed}')
-    if args.crop_pct is not None and not args.crop_pct > 0.:
-        raise ValueError(f'--crop-pct must be > 0, got {args.crop_pct}')
     if args.in_chans is not None and args.input_size and args.in_chans != args.input_size[0]:
         raise ValueError(f'--in-chans must be that of --input-size ({args.input_size[0]}), got {args.in_chans}')
     minmax = args.cutmix_minmax
@@ -71,17 +50,11 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value not in allowed:
             raise ValueError(f'{flag_name(name)} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
-    if args.num_classes is not None and args.num_classes < 1:
-        raise ValueError(f'--num-classes must be >= 1, got {args.num_classes}')
     in_chans = args.input_size[0] if args.input_size else args.in_chans or 3
     for name in ('mean', 'std'):
         value = getattr(args, name)
         if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
             raise ValueError(f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
-    for name in ('mixup', 'cutmix'):
-        value = getattr(args, name)
-        if not 0. <= value < math.inf:
-            raise ValueError(f'{flag_name(name)} must be >= 0, got {value}')
     if args.amp and args.model_dtype not in (None, 'float32'):
         raise ValueError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
     if args.resume == 'auto' and not args.experiment:
@@ -89,10 +62,6 @@ def check_args(args: argparse.Namespace) -> None:
     own_data = args.dataset == 'digits' or args.dataset.lower().startswith(('hfds/', 'hfids/', 'tfds/', 'wds/'))
     if not args.data and not args.data_dir and not own_data:
         raise ValueError("no data: give a folder, as DIR or --data-dir, or --dataset digits")
-    for name in ('stop_epoch', 'train_batches_per_epoch'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f'{flag_name(name)} must be >= 1, got {value}')
     last_epoch = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
     if args.stop_epoch is not None and args.stop_epoch > last_epoch:
         raise ValueError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')

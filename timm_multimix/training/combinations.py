@@ -140,9 +140,6 @@ def _check_loaders(args: argparse.Namespace) -> None:
         probs = args.train_size_probs
         if probs and (min(probs) < 0. or not 0. < sum(probs) < math.inf):
             raise ValueError(f'--train-size-probs must be >= 0 and not all 0, got {probs}')
-        for name in ('train_img_sizes', 'train_batch_sizes'):
-            if min(getattr(args, name) or [1]) < 1:
-                raise ValueError(f'{flag_name(name)} must be >= 1, got {getattr(args, name)}')
         if mixes_input(args) and any(size % 2 for size in args.train_batch_sizes or ()):
             raise ValueError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
         if args.multimix_length and args.multimix_length > min(args.train_batch_sizes or [args.multimix_length]):

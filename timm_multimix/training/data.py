@@ -5,9 +5,11 @@ from typing import Any, Dict, Tuple
 from timm.data import create_loader
 
 from .datasets import create_datasets
+from .images import allow_posterize_to_black
 from .methods import needs_two_views
 from .naflex import create_naflex_loaders
 from .runtime import Runtime
+from .seeding import seed_samples
 from .views import make_views, views_collate
 
 
@@ -17,6 +19,9 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     Raises:
         ValueError: If the data is missing, or the training split does not fill one batch.
     """
+    if args.aug_repeats and not args.distributed:
+        raise ValueError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
+    allow_posterize_to_black()
     dataset_train, dataset_eval = create_datasets(args, data_config)
     shared = dict(
         use_prefetcher=not args.no_prefetcher,
@@ -65,6 +70,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     )
     if needs_two_views(args):
         make_views(dataset_train)
+    seed_samples(loader_train, args)
     if len(loader_train) == 0:
         raise ValueError(
             f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')

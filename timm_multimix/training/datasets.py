@@ -3,10 +3,13 @@ import argparse
 import os
 from typing import Any, Dict, Tuple
 
-from timm.data import AugMixDataset, MultiLabelTarget, create_dataset
+from PIL import Image
+from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
 from .digits import Digits
+from .folders import check_classes, check_folders
+from .images import CheckedImages, ClassIndex
 from .mistakes import named
 
 
@@ -19,9 +22,14 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     dataset_train = _create_split(args, data_config, args.train_split, is_training=True)
     dataset_eval = _create_split(args, data_config, args.val_split, is_training=False)
     _check_splits(args, dataset_train, dataset_eval)
-    _check_classes(args, dataset_train, dataset_eval)
-    if args.task == 'multilabel':
-        for dataset in (dataset_train, dataset_eval):
+    for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
+        check_folders(split, dataset, args)
+    check_classes(args, dataset_train, dataset_eval)
+    dataset_train, dataset_eval = map(_read_or_refuse, (dataset_train, dataset_eval))
+    for dataset in (dataset_train, dataset_eval):
+        if args.task == 'classification' and hasattr(dataset, 'target_transform'):
+            dataset.target_transform = ClassIndex(args.num_classes, dataset.target_transform)
+        elif args.task == 'multilabel':
             dataset.target_transform = MultiLabelTarget(args.num_classes, dense=args.target_format == 'multihot')
             if not isinstance(dataset, IterableDataset):
                 with named('--task multilabel needs lists of class indices, or vectors with --target-format multihot'):
@@ -29,6 +37,10 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
+
+
+def _read_or_refuse(dataset: Dataset) -> Dataset:
+    return CheckedImages(dataset) if isinstance(dataset, ImageDataset) else dataset
 
 
 def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
@@ -44,27 +56,22 @@ def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval
             f'{evaluation}); folders in {folder}: {", ".join(sorted(os.listdir(folder))[:10])}')
 
 
-def _check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
-    """Refuse folders whose classes do not fit the model, or differ between the splits: labels would be wrong."""
-    train, evaluation = (
-        getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
-    if train and len(train) > args.num_classes:
-        raise ValueError(f'--num-classes must be at least the {len(train)} classes of the data, got {args.num_classes}')
-    if train and evaluation and train != evaluation:
-        names = sorted(set(train) ^ set(evaluation), key=str)
-        raise ValueError(
-            f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
-            f'{len(evaluation)}; only one of them has {", ".join(map(str, names[:5]))}')
-
-
 def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: str, is_training: bool) -> Dataset:
-    img_mode = args.input_img_mode or ('L' if data_config['input_size'][0] == 1 else 'RGB')
+    channels = data_config['input_size'][0]
+    img_mode = args.input_img_mode or ('L' if channels == 1 else 'RGB')
+    if len(Image.new(img_mode, (1, 1)).getbands()) != channels:
+        raise ValueError(
+            f'--input-img-mode {img_mode} does not give the {channels} channels of the input size; give another one, '
+            f'or another --in-chans or --input-size')
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
-    with named(f'{split} split of {args.dataset or args.data_dir or args.data}'):
+    root = args.data_dir or args.data
+    if not args.dataset and not os.path.exists(root):
+        raise ValueError(f'--data-dir {root}: no such folder')
+    with named(f'{split} split of {args.dataset or root}'):
         return create_dataset(
             args.dataset,
-            root=args.data_dir or args.data,
+            root=root,
             split=split,
             is_training=is_training,
             class_map=args.class_map,

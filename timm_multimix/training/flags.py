@@ -11,6 +11,16 @@ MIXUP_MODES = ('batch', 'pair', 'elem', *MODES, 'mixupe')
 TASKS = ('classification', 'multilabel')
 
 
+class NamedValues(ParseKwargs):
+    """key=value arguments; timm's ends in a traceback where there is no '='."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            if not value.split('=', 1)[0].isidentifier() or '=' not in value:
+                raise argparse.ArgumentError(self, f'must be key=value, got {value!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', nargs='?', metavar='DIR', help='dataset root (or --data-dir)')
     group = parser.add_argument_group('Dataset parameters')
@@ -57,7 +67,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add('--grad-accum-steps', type=int, default=1, metavar='N', help='batches whose gradients make one update')
     add('--grad-checkpointing', action='store_true', help='recompute activations in backward')
     add('--fast-norm', action='store_true', help='norms in low precision under AMP')
-    add('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='key=value arguments of the model')
+    add('--model-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the model')
     add('--head-init-scale', type=float, help='scale the initial weights of the classifier')
     add('--head-init-bias', type=float, help='initial bias of the classifier')
     add('--fuser', type=str, default='', metavar='NAME', help='TorchScript fuser: te, old or nvfuser')
@@ -92,7 +102,7 @@ def add_optimizer_flags(parser: argparse.ArgumentParser) -> None:
     add('--layer-decay', type=float, help='learning rate decay per layer')
     add('--layer-decay-min-scale', type=float, default=0, help='least scale of layer decay')
     add('--layer-decay-no-opt-scale', type=float, help='layers below this scale are not optimised')
-    add('--opt-kwargs', nargs='*', default={}, action=ParseKwargs, help='key=value arguments of the optimizer')
+    add('--opt-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the optimizer')
 
 
 def add_schedule_flags(parser: argparse.ArgumentParser) -> None:

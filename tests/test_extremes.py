@@ -1,0 +1,189 @@
+"""The ends of the number formats, and batches that leave nothing to mix: finite losses and gradients all the same."""
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.loss import SoftTargetCrossEntropy
+
+from tests.test_properties import alphas, batch_sizes, booleans, implementations, many, seeds
+from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
+from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights, sample_dirichlet, spatial_attention
+
+BATCHES = st.sampled_from(['random', 'one class', 'identical images', 'identical images of one class'])
+dtypes = st.sampled_from([torch.float16, torch.bfloat16])
+
+
+def make_batch(kind, logits, num_classes, soft):
+    """Logits and targets of a batch of one of the kinds."""
+    target = torch.randint(num_classes, logits.shape[:1])
+    if kind.endswith('one class'):
+        target = target[:1].expand_as(target)
+    if kind.startswith('identical'):
+        logits = logits[:1].expand_as(logits)
+    if soft:
+        target = torch.nn.functional.one_hot(target, num_classes).float()
+    return logits.clone(), target
+
+
+@many
+@given(
+    seeds, dtypes, batch_sizes, st.sampled_from([1, 2, 2, 3, 10]), alphas, implementations, BATCHES,
+    st.floats(0., 1.), booleans, booleans, st.data())
+def test_the_largest_logits(
+        seed, dtype, batch_size, num_classes, alpha, implementation, kind, label_smoothing, soft, teacher, data):
+    """Logits of the largest finite size, of either sign, among ordinary ones."""
+    positions = data.draw(st.none() | st.integers(1, 4))
+    torch.manual_seed(seed)
+    shape = (batch_size, num_classes) if positions is None else (batch_size, positions, num_classes)
+    size = torch.where(torch.rand(shape) < data.draw(st.floats(0., 1.)), torch.finfo(dtype).max, 3.)
+    logits, target = make_batch(kind, (size * torch.randn(shape).sign()).to(dtype), num_classes, soft)
+    logits.requires_grad_()
+    wide = logits.detach().float().requires_grad_()
+    attention = None if positions is None else torch.rand(batch_size, positions)
+    criterion = MultiMixLoss(
+        data.draw(st.integers(1, 8)), alpha, clean_weight=data.draw(st.sampled_from([0., 1., 1e300])),
+        label_smoothing=label_smoothing, implementation=implementation)
+    teacher_logits = logits.detach().flip(0) if teacher else None
+    for x in (logits, wide):
+        torch.manual_seed(seed)
+        loss = criterion(x, target, attention, teacher_logits=teacher_logits)
+        loss.backward()
+        assert loss.dtype == torch.float32 and torch.isfinite(loss)
+        assert torch.isfinite(x.grad).all()
+    # in float32, where rounding leaves the sums over the classes as they are
+    assert wide.grad.sum(dim=-1).abs().max() < 1e-5
+    assert wide.grad.abs().sum() <= 2.001
+    mixed_logits, mixed_target = MultiMixLoss(3, alpha, clean_weight=0.).mix(logits, target, attention)
+    assert torch.isfinite(mixed_logits).all()
+    assert (mixed_target.sum(dim=-1) - 1.).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('implementation', ['chunked', 'reference'])
+@pytest.mark.parametrize('clean_weight', [0., 1.])
+def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementation, clean_weight):
+    """Every image is as wrong as bfloat16 can tell: the loss would be 6.8e38, its gradient is 1 / b up and down."""
+    largest = torch.finfo(torch.bfloat16).max
+    logits = torch.tensor([[largest, -largest]] * 4).bfloat16().requires_grad_()
+    loss = MultiMixLoss(16, clean_weight=clean_weight, implementation=implementation)(logits, torch.ones(4).long())
+    loss.backward()
+    assert loss == torch.tensor(1e30)
+    torch.testing.assert_close(logits.grad.float().sum(dim=0), torch.tensor([1., -1.]), rtol=1e-2, atol=0.)
+
+
+@pytest.mark.parametrize('implementation', ['chunked', 'reference'])
+def test_ordinary_images_keep_their_gradient_beside_the_largest(implementation):
+    """Clean loss alone, in effect: the weights are one-hot."""
+    logits = torch.randn(4, 5)
+    logits[0] = torch.finfo(torch.bfloat16).max * torch.tensor([1., -1., 1., -1., 1.])
+    logits.requires_grad_()
+    target = torch.tensor([1, 2, 3, 4])
+    loss = MultiMixLoss(64, alpha=1e-6, clean_weight=1., implementation=implementation)(logits, target)
+    grad, = torch.autograd.grad(loss, logits)
+    pull = logits.detach().softmax(dim=-1) - torch.nn.functional.one_hot(target, 5)
+    ratio = grad[1:] / pull[1:]  # the share of the image in the tuples, the same for all classes
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0.)
+
+
+@many
+@given(seeds, st.integers(1, 300), st.integers(1, 9), st.integers(1, 4), alphas, st.sampled_from(CONCENTRATIONS))
+def test_attention_that_is_zero_everywhere(seed, batch_size, num_tuples, positions, alpha, concentration):
+    torch.manual_seed(seed)
+    lam = sample_dirichlet(num_tuples, batch_size, alpha, concentration=concentration, positions=positions)
+    attention = torch.rand(batch_size, positions) * (torch.rand(batch_size, 1) < 0.5)  # of some images, or of all
+    weights = dense_weights(lam, attention)
+    assert (weights >= 0.).all() and (weights.sum(dim=-1) - 1.).abs().max() < 1e-6
+    assert torch.equal(dense_weights(lam, attention * 0.), lam)
+    nothing = spatial_attention(torch.zeros(batch_size, positions, 3))
+    torch.testing.assert_close(nothing, torch.full_like(nothing, 1. / positions))
+    logits = torch.randn(batch_size, positions, 3, requires_grad=True)
+    loss = MultiMixLoss(num_tuples, alpha, concentration=concentration)(
+        logits, torch.randint(3, (batch_size,)), attention * data_scale(seed))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+    assert logits.grad.sum(dim=-1).abs().max() < 1e-6
+
+
+def data_scale(seed):
+    """Attention of all images zero, or so small that dividing by its sum would lose digits, or ordinary."""
+    return (0., 1e-38, 1.)[seed % 3]
+
+
+class Positions(torch.nn.Module):
+    """The smallest model with timm's interface: its features are the images, its head a pooled linear classifier."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+        self.fc = torch.nn.Linear(3, num_classes)
+
+    def forward_features(self, x):
+        return x
+
+    def forward_head(self, x, pre_logits=False):
+        x = x.mean(dim=(2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def make_images(kind, batch_size, size, scale, num_classes):
+    images, target = make_batch(kind, scale * torch.randn(batch_size, 3, size, size), num_classes, soft=False)
+    if kind == 'random':
+        images *= torch.rand(batch_size, 1, 1, 1) < 0.5  # an image of zeros has no attention
+    return images, target
+
+
+model_cases = given(
+    seeds, batch_sizes, st.sampled_from([1, 2, 7]), alphas, BATCHES, st.sampled_from(['multimix', 'dense-multimix']),
+    st.integers(1, 3), st.floats(-3., 4.).map(lambda exponent: 10. ** exponent), st.data())
+
+
+@many
+@model_cases
+def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
+    torch.manual_seed(seed)
+    model = Positions(num_classes)
+    head = MultiMixHead(
+        model, mode, num_tuples=data.draw(st.integers(1, 20)), alpha=alpha, input_size=(3, size, size),
+        activation=data.draw(st.sampled_from(ACTIVATIONS)), clean_weight=data.draw(st.floats(0., 2.)),
+        concentration=data.draw(st.sampled_from(CONCENTRATIONS)))
+    images, target = make_images(kind, batch_size, size, scale, num_classes)
+    assert torch.equal(head(model.forward_features(images)), model(images))
+    loss = head(model.forward_features(images), target)
+    loss.backward()
+    check(loss, model, scale)
+
+
+@many
+@model_cases
+def test_drop_in(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
+    torch.manual_seed(seed)
+    model = Positions(num_classes).train()
+    smoothing = data.draw(st.floats(0., 1.))
+    mixup_fn = MultiMix(
+        alpha, num_tuples=data.draw(st.integers(1, 20)), mode=mode, num_classes=num_classes, label_smoothing=smoothing,
+        clean_weight=data.draw(st.sampled_from([0., 1.])) if batch_size <= 64 else 0.,
+        **(dict(input_size=(3, size, size)) if mode == 'dense-multimix' else {}),
+    ).attach(model)
+    images, target = make_images(kind, batch_size, size, scale, num_classes)
+    before = images.clone()
+    x, y = mixup_fn(images, target)
+    logits = model(x)
+    loss = SoftTargetCrossEntropy()(logits, y)
+    loss.backward()
+    assert torch.equal(images, before)
+    assert logits.shape == y.shape and torch.isfinite(logits).all()
+    assert (y >= 0.).all() and (y.sum(dim=-1) - 1.).abs().max() < 1e-5
+    if kind.endswith('one class') and smoothing == 0.:
+        assert (y[:, target[0]] - 1.).abs().max() < 1e-5
+    check(loss, model, scale)
+
+
+def check(loss, model, scale):
+    assert torch.isfinite(loss) and loss >= -1e-5 * (1. + scale)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    # the bias gets the sum of the gradients of all logits, which sum to zero over the classes
+    assert model.fc.bias.grad.sum().abs() < 1e-5
+    if model.num_classes == 1:
+        assert loss.abs() <= 1e-5 * (1. + scale)

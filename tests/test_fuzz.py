@@ -1,0 +1,112 @@
+"""Every public constructor and function, given anything for any argument, works or names the argument that is wrong."""
+import fractions
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_extremes import Positions
+from tests.test_properties import many
+from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
+from timm_multimix.functional import (
+    dense_weights,
+    draw_alpha,
+    interpolate,
+    mixed_cross_entropy,
+    sample_dirichlet,
+    spatial_attention,
+)
+
+ANYTHING = [
+    None, True, False, 0, 1, 2, -1, 10 ** 400, 0., 0.5, 1., -0.5, 1e-300, 1e300, float('nan'), float('inf'), 1j,
+    '', 'gap', 'relu', 'multimix', 'batch', 'total', 'auto', '1', b'1', (), (0.5,), (0.5, 2.), (2., 0.5), ('a', 'b'),
+    (None, 1), [0.1, 0.2], (1, 2, 3), (3, 2, 2), (3, 'x', 2), (3, -2, 2), {}, {'smoothing': 0.1}, {'a': 1},
+    {'smoothing': 'x'}, {1: 2}, set(), object(), print, int, np.float32(0.5), np.int64(2), np.bool_(True),
+    np.zeros(3), np.zeros((2, 3)),
+    fractions.Fraction(1, 2), torch.tensor(0.5), torch.tensor(2), torch.tensor(True), torch.zeros(3),
+    torch.full((4, 3), float('nan')), torch.zeros(0, 3), torch.zeros(4, 2, 3).long(), torch.float16, torch.int64,
+    torch.device('cpu'), nn.Linear(3, 2), nn.CrossEntropyLoss(), nn.MSELoss(reduction='sum'), Positions(2), range(2),
+]
+LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
+LOSS = ('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'implementation', 'gamma')
+DENSE = ('mode', 'attention', 'activation', 'attention_grad', 'input_size')
+SWITCH = ('prob', 'switch_prob', 'cutmix_alpha', 'cutmix_minmax', 'correct_lam')
+TASK = ('model', 'criterion', 'criterion_kwargs', 'device', 'dtype', 'verbose')
+OURS = dict(num_tuples=3)
+TARGETS = {
+    MultiMixLoss: (OURS, (*LOSS, 'label_smoothing', 'criterion')),
+    MultiMixHead: (lambda: dict(OURS, model=Positions(3)), ('model', *DENSE, *LOSS, 'label_smoothing', 'criterion')),
+    MultiMix: (OURS, (
+        'mixup_alpha', *SWITCH, 'mode', 'label_smoothing', 'num_classes', 'multi_label', *LOSS, *DENSE)),
+    MultiMixTask: (lambda: dict(OURS, model=Positions(3), verbose=False), (
+        *TASK, *DENSE, *SWITCH, *LOSS, 'multi_label', 'gather', 'teacher_decay', 'teacher_warmup', 'single_view')),
+    MixupETask: (lambda: dict(model=Positions(3), verbose=False), (
+        *TASK, 'alpha', 'eta', 'threshold', 'exact', 'mean_image', 'prob')),
+    sample_dirichlet: (dict(num_tuples=2, num_examples=4, alpha=1.), (
+        'num_tuples', 'num_examples', 'alpha', 'concentration', 'length', 'positions', 'device', 'dtype', 'generator')),
+    draw_alpha: (dict(alpha=1.), ('alpha', 'device', 'generator')),
+    spatial_attention: (dict(embeddings=torch.zeros(4, 2, 3)), (
+        'embeddings', 'kind', 'classifier_weight', 'target', 'activation')),
+    dense_weights: (dict(lam=torch.full((2, 5, 4), 0.25), attention=torch.full((4, 2), 0.5)), ('lam', 'attention')),
+    interpolate: (dict(weights=WEIGHTS, values=LOGITS), ('weights', 'values')),
+    mixed_cross_entropy: (dict(logits=LOGITS, target=TARGET, weights=WEIGHTS), (
+        'logits', 'target', 'weights', 'label_smoothing', 'teacher_logits', 'gamma', 'implementation')),
+}
+
+
+def attempt(call, changes):
+    """Call it; a refusal must be a ValueError that names one of the arguments that were changed."""
+    defaults = TARGETS[call][0]
+    kwargs = {**(defaults() if callable(defaults) else defaults), **changes}
+    try:
+        return call(**kwargs)
+    except ValueError as error:
+        message = str(error)
+    except TypeError as error:  # Python's own, for a name in criterion_kwargs that is none
+        message = str(error)
+        assert 'unexpected keyword argument' in message, f'{message!r} for {changes}'
+    assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
+
+
+# what an argument is called where the message comes from
+OTHER_NAMES = dict(
+    mixup_alpha='alpha', model='model|has no|Linear|Positions', criterion_kwargs="criterion|smoothing|'a'")
+
+
+def values_for(name):
+    gpu = {'device': int}.get(name, ())  # the index of a GPU, if there is one
+    return [value for value in ANYTHING if not isinstance(value, gpu)]
+
+
+@pytest.mark.parametrize('call', TARGETS, ids=lambda call: call.__name__)
+def test_any_value_for_one_argument(call):
+    for name in TARGETS[call][1]:
+        for value in values_for(name):
+            attempt(call, {name: value})
+
+
+@many
+@given(st.sampled_from(list(TARGETS)), st.data())
+def test_any_values_for_several_arguments(call, data):
+    names = data.draw(st.lists(st.sampled_from(TARGETS[call][1]), min_size=2, max_size=4, unique=True))
+    attempt(call, {name: data.draw(st.sampled_from(values_for(name))) for name in names})
+
+
+@many
+@given(st.sampled_from(LOSS), st.sampled_from(LOSS), st.sampled_from(ANYTHING), st.sampled_from(ANYTHING))
+def test_what_is_accepted_can_be_used(first, second, value, other):
+    """A loss that was built gives a finite number, or says what does not fit the batch."""
+    changes = {first: value, second: other}
+    if isinstance(changes.get('num_tuples'), int) and changes['num_tuples'] > 1000:
+        return
+    criterion = attempt(MultiMixLoss, changes)
+    if criterion is None:
+        return
+    try:
+        assert torch.isfinite(criterion(LOGITS, TARGET))
+    except ValueError as error:
+        assert str(error).startswith('length must be at most the batch size (4)')

@@ -1,0 +1,103 @@
+"""The same seed gives the same weights, again and with any number of workers."""
+import argparse
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import train_timm
+from tests.training.test_resume import assert_identical, final_state
+from timm_multimix.training.seeding import SeededSamples, seed_samples
+
+TUPLES = ['--multimix-tuples', '16']
+EVERY_MODE = {
+    'plain': [],
+    'mixup': ['--mixup', '1'],
+    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
+    'multimix': ['--mixup-mode', 'multimix', *TUPLES],
+    'dense-multimix and cutmix': ['--mixup-mode', 'dense-multimix', *TUPLES, '--cutmix', '1'],
+    'mixupe': ['--mixup-mode', 'mixupe', '--mixup-prob', '0.5'],
+    'exact mixupe': ['--mixup-mode', 'mixupe', '--mixupe-exact'],
+    'teacher, two views': ['--mixup-mode', 'dense-multimix', *TUPLES, '--multimix-teacher-decay', '0.9'],
+    'teacher, one view': [
+        '--mixup-mode', 'multimix', *TUPLES, '--multimix-teacher-decay', '0.9', '--multimix-single-view'],
+}
+# every generator there is: crops and flips, jitter, AutoAugment's, random erasing, dropout
+AUGMENTED = ['--aa', 'rand-m9-mstd0.5-inc1', '--reprob', '0.5', '--drop', '0.2', '--model-ema']
+LOADERS = {
+    'no prefetcher': ['--no-prefetcher'],
+    'sizes': ['--train-img-sizes', '32', '48'],
+    'splits': ['--aug-splits', '2', '--jsd-loss'],
+    'gaussian blur': ['--gaussian-blur-prob', '0.5', '--grayscale-prob', '0.5', '--color-jitter-prob', '0.5'],
+}
+
+
+def weights(flags, folder, name, *more):
+    assert train_timm.main([*flags, *AUGMENTED, '--experiment', name, *more]) == 0
+    return final_state(folder / name)
+
+
+@pytest.mark.parametrize('mode', ['plain', 'mixup', 'dense-multimix and cutmix', 'teacher, two views'])
+def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
+    """With none and with two workers; another seed gives others."""
+    flags = [*flags, *EVERY_MODE[mode]]
+    first = weights(flags, tmp_path, 'first')
+    assert_identical(weights(flags, tmp_path, 'two workers', '--workers', '2'), first)
+    with pytest.raises(AssertionError):
+        assert_identical(weights(flags, tmp_path, 'other seed', '--seed', '43', '--epochs', '1'), first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', ['0', '1', '2', '3'])
+@pytest.mark.parametrize('mode', [*EVERY_MODE, *LOADERS])
+def test_any_number_of_workers_gives_the_same_weights(mode, workers, flags, tmp_path):
+    flags = [*flags, *{**EVERY_MODE, **LOADERS}[mode]]
+    first, again = (weights(flags, tmp_path, name, '--workers', n) for name, n in (('first', '0'), ('again', workers)))
+    assert_identical(again, first)
+
+
+class Draws(Dataset):
+    """What each generator gives."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+
+def test_samples_differ_and_epochs_differ():
+    dataset = SeededSamples(Draws(), 0)
+    first = [dataset[i] for i in range(5)]
+    assert [dataset[i] for i in reversed(range(5))] == first[::-1], 'the order does not matter'
+    dataset.set_epoch(1)
+    draws = first + [dataset[i] for i in range(5)] + [SeededSamples(Draws(), 1)[i] for i in range(5)]
+    for values in zip(*draws):
+        assert len(set(values)) == 15
+
+
+def test_the_generators_of_training_are_left_alone():
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = Draws()[0]
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    SeededSamples(Draws(), 0)[3]
+    assert Draws()[0] == expected
+
+
+def test_repeated_images_keep_their_own_augmentation():
+    """Where an image comes several times in an epoch, or workers do not learn of it, seeds would repeat."""
+    def wrapped(dataset, **flags):
+        loader = DataLoader(dataset)
+        defaults = dict(seed=0, aug_repeats=0, use_multi_epochs_loader=False)
+        seed_samples(loader, argparse.Namespace(**{**defaults, **flags}))
+        return isinstance(loader.dataset, SeededSamples)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    assert wrapped(Draws())
+    assert not wrapped(Draws(), aug_repeats=3) and not wrapped(Draws(), use_multi_epochs_loader=True)
+    assert not wrapped(Stream())

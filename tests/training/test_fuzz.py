@@ -1,0 +1,133 @@
+"""Any flag with any value: a run, or exit code 2 and a line that says what is wrong; never a traceback."""
+import argparse
+import random
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import train_timm
+from tests.test_properties import many
+from timm_multimix.training.arguments import create_parser, parse_args
+
+FLAGS = {action.dest: action for action in create_parser()._actions if action.option_strings and action.dest != 'help'}
+TEXTS = ['', 'x', 'None', 'a=b', '=', '/does/not/exist', '\0', 'é', '-', '0x10', '1e', 'nan', 'inf', '-inf']
+NUMBERS = ['0', '1', '2', '3', '-1', '0.5', '1.5', '-0.5', '1e300', '1e-300', '99999999999999999999']
+PARSED = [None, True, False, 0, 1, -1, 2.5, float('nan'), float('inf'), 10 ** 30, '', 'x', [], [1], [1, 'x'], [None],
+          [[1]], {}, {'a': 1}, {1: {2: 3}}]
+# what would reach for the network or import anything, or takes minutes
+NOT_RUN = {'config', 'pretrained', 'log_wandb', 'dataset', 'dataset_download', 'kd_model_name', 'device_modules',
+           'torchcompile', 'local_rank', 'wandb_resume_id'}
+MODES = [[], ['--mixup', '1'], ['--mixup-mode', 'multimix', '--multimix-tuples', '8'],
+         ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '8'], ['--mixup-mode', 'mixupe']]
+
+
+def assert_parses_or_refuses(argv, capsys):
+    try:
+        parse_args(argv)
+    except SystemExit as end:
+        error = capsys.readouterr().err
+        assert end.code == 2 and 'train_timm.py: error: ' in error, error[-500:]
+        return error.split('train_timm.py: error: ')[-1]
+
+
+@st.composite
+def flag_and_values(draw):
+    action = FLAGS[draw(st.sampled_from(sorted(FLAGS)))]
+    name = draw(st.sampled_from(action.option_strings))
+    pool = [*TEXTS, *NUMBERS, *map(str, action.choices or ())]
+    return [name, *draw(st.lists(st.sampled_from(pool), max_size=3))]
+
+
+fuzzed = settings(many, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@fuzzed
+@given(st.lists(flag_and_values(), min_size=1, max_size=3))
+def test_any_flags(capsys, given_flags):
+    argv = ['--dataset', 'digits', *(text for flag in given_flags for text in flag)]
+    assert_parses_or_refuses(argv, capsys)
+
+
+@fuzzed
+@given(st.dictionaries(st.sampled_from(sorted(FLAGS)), st.sampled_from(PARSED), min_size=1, max_size=2))
+def test_any_yaml_values(capsys, tmp_path, values):
+    path = tmp_path / 'config.yaml'
+    path.write_text(yaml.safe_dump({'dataset': 'digits', **values}))
+    assert_parses_or_refuses(['--config', str(path)], capsys)
+
+
+@fuzzed
+@given(st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode(errors='replace')))
+def test_any_yaml_file(capsys, tmp_path, content):
+    path = tmp_path / 'config.yaml'
+    path.write_bytes(content)
+    assert_parses_or_refuses(['--config', str(path), '--dataset', 'digits'], capsys)
+
+
+@pytest.mark.parametrize('dest', sorted(FLAGS))
+def test_numbers_that_are_none_are_refused_by_name(dest, capsys):
+    action = FLAGS[dest]
+    if action.type in (int, float) and dest != 'local_rank':
+        count = action.nargs if isinstance(action.nargs, int) else 1
+        for value in ('nan', 'inf', '99999999999999999999' if action.type is int else 'x'):
+            argv = ['--dataset', 'digits', action.option_strings[-1], *[value] * count]
+            error = assert_parses_or_refuses(argv, capsys)
+            assert error and any(name in error for name in (*action.option_strings, 'alpha'))
+
+
+def random_flags(rng):
+    """One or two flags with values of their type, some of them out of range."""
+    flags = []
+    for dest in rng.sample(sorted(set(FLAGS) - NOT_RUN), rng.choice([1, 2])):
+        action = FLAGS[dest]
+        flags.append(rng.choice(action.option_strings))
+        if not isinstance(action, argparse._StoreTrueAction):
+            count = action.nargs if isinstance(action.nargs, int) else rng.choice([1, 2]) if action.nargs == '+' else 1
+            numbers = ['0', '1', '2', '4', '7', '32', '0.5', '-1', '1e-300', '1e30']
+            pool = list(action.choices or (numbers if action.type in (int, float) else TEXTS))
+            flags += ['a=1'] if 'kwargs' in dest else [rng.choice(pool) for _ in range(count)]
+    return flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(80))
+def test_runs_with_any_flags(seed, flags, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(seed)
+    more = [*rng.choice(MODES), *random_flags(rng)]
+    try:
+        code = train_timm.main([*flags, '--epochs', '1', *more])
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err
+    assert code in (0, 2) and 'Traceback' not in error, more
+    if code == 2:
+        assert error.splitlines()[-1].startswith('train_timm.py: error: '), more
+    elif (tmp_path / 'run' / 'last.pth.tar').exists():
+        state = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['state_dict']
+        assert state
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--data-dir', 'nowhere'], '--data-dir nowhere: no such folder'),
+    (['--input-img-mode', 'L'], '--input-img-mode L does not give the 3 channels of the input size'),
+    (['--input-size', '4', '32', '32'], '--input-img-mode RGB does not give the 4 channels of the input size'),
+    (['--aug-repeats', '3'], '--aug-repeats needs several processes (torchrun), got 3.0 in one'),
+])
+def test_what_the_fuzzer_found(more, message, flags, capsys):
+    assert train_timm.main([*flags, *more]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--model-kwargs', 'a'], "must be key=value, got 'a'"),
+    (['--opt-kwargs', '=1'], "must be key=value, got '=1'"),
+    (['--input-img-mode', 'x'], '--input-img-mode must be one of'),
+    (['--workers', '-1'], '--workers must be >= 0, got -1'),
+    (['--kd-temperature', '0'], '--kd-temperature must be > 0, got 0.0'),
+])
+def test_what_the_parser_let_through(more, message, capsys):
+    assert message in assert_parses_or_refuses(['--dataset', 'digits', *more], capsys)

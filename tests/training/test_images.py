@@ -1,0 +1,218 @@
+"""Images that cannot be read and labels that fit no class end a run, by their path; folders are looked at before."""
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import auto_augment, create_dataset
+
+import train_timm
+from timm_multimix.training.images import BadSample, CheckedImages, ClassIndex, allow_posterize_to_black, posterize
+
+
+@pytest.fixture
+def data(image_folder, tmp_path):
+    """A copy of the images, to spoil."""
+    return shutil.copytree(image_folder, tmp_path / 'data')
+
+
+@pytest.fixture
+def train(flags, data, capsys):
+    """Train on `data`; the exit code and the last line of the error."""
+    def run(*more):
+        code = train_timm.main([*flags, '--data-dir', str(data), '--epochs', '1', *more])
+        error = capsys.readouterr().err.splitlines()
+        return code, error[-1] if error else ''
+
+    return run
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def save_as(path, mode, **kwargs):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).convert(mode).save(
+        path, **kwargs)
+
+
+def truncated_jpeg(path):
+    save_as(path, 'RGB', format='JPEG')
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def huge(path):
+    """A header that promises more pixels than Pillow takes for an image."""
+    save_as(path, 'RGB', format='PNG')
+    content = bytearray(path.read_bytes())
+    content[16:24] = (60000).to_bytes(4, 'big') * 2
+    path.write_bytes(bytes(content))
+
+
+CORRUPT = {
+    'truncated png': truncate,
+    'truncated jpeg': truncated_jpeg,
+    'empty': lambda path: path.write_bytes(b''),
+    'text': lambda path: path.write_text('no image at all'),
+    'huge': huge,
+    'gone': lambda path: (path.unlink(), path.symlink_to('/does/not/exist')),
+}
+
+
+@pytest.mark.parametrize('kind', CORRUPT)
+def test_an_image_that_cannot_be_read_is_named(kind, data):
+    path = data / 'train' / 'dog' / '3.png'
+    CORRUPT[kind](path)
+    dataset = CheckedImages(create_dataset('', root=str(data), split='train'))
+    index = dataset.filenames(absolute=True).index(str(path))
+    with pytest.raises(BadSample) as error:
+        dataset[index]
+    assert str(error.value).startswith(f'{path} cannot be read: ') and '0x' not in str(error.value)
+    assert [dataset[i][1] for i in range(len(dataset)) if i != index] == [0] * 8 + [1] * 7 + [2] * 8
+
+
+@pytest.mark.parametrize('workers', ['0', '2'])
+def test_it_ends_the_run(workers, train, data):
+    path = data / 'train' / 'dog' / '3.png'
+    truncated_jpeg(path)
+    code, error = train('--workers', workers)
+    assert code == 2
+    assert error.startswith(f'train_timm.py: error: {path} cannot be read: ') and 'Traceback' not in error
+
+
+@pytest.mark.parametrize('more', [['--no-prefetcher'], ['--train-img-sizes', '32'], ['--aug-splits', '2'],
+                                  ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9']])
+def test_in_every_kind_of_loader(more, train, data):
+    CORRUPT['text'](data / 'train' / 'dog' / '3.png')
+    code, error = train(*more)
+    assert code == 2 and '3.png cannot be read' in error
+
+
+def test_in_validation(train, data):
+    path = data / 'validation' / 'owl' / '0.png'
+    truncate(path)
+    code, error = train('--workers', '1')
+    assert code == 2 and f'{path} cannot be read' in error
+
+
+def test_timms_variable_lets_them_be_passed_over(train, data, monkeypatch, caplog):
+    monkeypatch.setenv('TIMM_DATASET_MAX_RETRIES', '2')
+    path = data / 'train' / 'dog' / '3.png'
+    truncate(path)
+    with caplog.at_level(logging.WARNING, 'train'):
+        assert train()[0] == 0
+    assert any(f'{path} cannot be read' in record.getMessage() for record in caplog.records)
+    truncate(data / 'train' / 'dog' / '4.png')
+    code, error = train()
+    assert code == 2 and '4.png cannot be read' in error
+
+
+def test_images_of_every_mode_can_be_read(train, data):
+    for i, (mode, form) in enumerate((('L', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG'), ('CMYK', 'JPEG'), ('1', 'PNG'))):
+        save_as(data / 'train' / 'dog' / f'{i}.png', mode, format=form)
+    assert train()[0] == 0
+
+
+@pytest.mark.parametrize('target', [-1, 3, 2.5, None, 'a', [1, 2]])
+def test_labels_that_fit_no_class(target):
+    with pytest.raises(BadSample, match='--num-classes is 3, so labels must be from 0 to 2, got '):
+        ClassIndex(3)(target)
+    assert [ClassIndex(3)(label) for label in (0, np.int64(2), 1.)] == [0, 2, 1]
+    assert ClassIndex(3, lambda label: label - 1)(3) == 2
+
+
+def test_a_bad_sample_of_a_worker_keeps_its_message():
+    assert str(BadSample('Caught BadSample in worker 0.\nTraceback\n  x.BadSample: a.png cannot be read\n')) == \
+        'a.png cannot be read'
+
+
+def test_classes_that_differ_are_named(train, data):
+    (data / 'validation' / 'owl').rename(data / 'validation' / 'ant')
+    code, error = train()
+    assert code == 2 and 'only train has owl; only validation has ant' in error
+    shutil.rmtree(data / 'validation' / 'ant')
+    code, error = train()
+    assert code == 2 and 'got 3 and 2; only train has owl' in error
+
+
+def test_a_folder_that_is_empty_in_one_split(train, data):
+    shutil.rmtree(data / 'train' / 'owl')
+    (data / 'train' / 'owl').mkdir()
+    code, error = train()
+    assert code == 2 and 'only validation has owl' in error
+
+
+@pytest.mark.parametrize('more, message', [
+    ([], 'train: no images in ant; no classes are made of them.'),
+    (['--num-classes', '7'], 'The model has 7 classes, the data 3; --num-classes 3 fits them.'),
+])
+def test_what_is_said_about_the_classes(more, message, train, data, caplog):
+    (data / 'train' / 'ant').mkdir()
+    with caplog.at_level(logging.WARNING, 'train'):
+        assert train(*more)[0] == 0
+    assert message in [record.getMessage() for record in caplog.records]
+
+
+def test_folders_of_one_name_are_one_class(train, data, caplog):
+    for split in ('train', 'validation'):
+        shutil.copytree(data / split / 'dog', data / split / 'more' / 'dog')
+    with caplog.at_level(logging.WARNING, 'train'):
+        assert train()[0] == 0
+    assert f'train: dog, {os.path.join("more", "dog")} are one class, dog' in caplog.text
+
+
+def test_images_outside_of_the_folders_of_classes(train, data):
+    shutil.copy(data / 'train' / 'dog' / '3.png', data / 'train' / 'loose.png')
+    code, error = train()
+    assert code == 2 and f'train: every image must be in the folder of its class, got loose.png in {data}' in error
+
+
+@pytest.mark.parametrize('first, second', [('Cat', 'cat'), ('01', '1')])
+def test_names_whose_order_is_left_to_chance(first, second, train, data):
+    for split in ('train', 'validation'):
+        (data / split / 'dog').rename(data / split / first)
+        if not (data / split / second).exists():
+            (data / split / 'cat').rename(data / split / second)
+    code, error = train()
+    assert code == 2 and f'got {first}, {second}' in error
+
+
+def test_classes_that_a_class_map_leaves_out(train, data, caplog):
+    (data / 'map.txt').write_text('cat\nowl\n')
+    with caplog.at_level(logging.WARNING, 'train'):
+        assert train('--class-map', str(data / 'map.txt'), '--num-classes', '2')[0] == 0
+    assert 'left out: dog' in caplog.text
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--class-map', '/does/not/exist.txt'], 'Cannot locate specified class map file'),
+    (['--train-split', 'train/dog', '--val-split', 'validation/dog'], 'every image must be in the folder'),
+    (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
+])
+def test_other_mistakes(more, message, train):
+    code, error = train(*more)
+    assert code == 2 and message in error
+
+
+@pytest.mark.parametrize('content', [[], ['train'], ['train', 'validation'], ['train/cat', 'validation/cat']])
+def test_folders_without_images(content, flags, tmp_path, capsys):
+    root = tmp_path / 'empty'
+    root.mkdir()
+    for name in content:
+        (root / name).mkdir(parents=True)
+    assert train_timm.main([*flags, '--data-dir', str(root)]) == 2
+    assert 'Found 0 images in subfolders of' in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
+def test_posterize_to_black(mode):
+    """Where timm's own, on Pillow 13, ends the run."""
+    image = Image.new(mode, (4, 4), 'white')
+    assert np.asarray(posterize(image, 0)).max() == 0
+    assert np.asarray(posterize(image, 1)).max() == 128
+    assert posterize(image, 8) is image
+    allow_posterize_to_black()
+    operation = auto_augment.AugmentOp('PosterizeIncreasing', prob=1., magnitude=10)
+    assert np.asarray(operation(image)).max() == 0
