@@ -14,6 +14,7 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import distribute_bn, setup_default_logging
 
 from timm_multimix.training.arguments import parse_args, scaled_learning_rate
+from timm_multimix.training.bad_steps import BadSteps, Diverged
 from timm_multimix.training.data import create_loaders, set_epoch
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
@@ -43,6 +44,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         _logger.debug('Where it was found:', exc_info=True)
         print(f'train_timm.py: error: {error}', file=sys.stderr)
         return 2
+    except Diverged as error:
+        print(f'train_timm.py: error: {error}', file=sys.stderr)
+        return 1
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -101,6 +105,7 @@ def run(args, args_text: str) -> None:
     end_epoch = num_epochs if args.stop_epoch is None else min(num_epochs, args.stop_epoch)
     if start_epoch >= end_epoch:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
+    bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     try:
         for epoch in range(start_epoch, end_epoch):
             seed_epoch(args, epoch)
@@ -118,6 +123,7 @@ def run(args, args_text: str) -> None:
                 saver=output and output.saver,
                 mixup_fn=mixup_fn,
                 output_dir=output and output.folder,
+                bad_steps=bad_steps,
             )
             if runtime.primary:
                 warn_if_at_chance(args, epoch, train_metrics, len(loader_train) * args.batch_size * args.world_size)

@@ -40,6 +40,8 @@ def check_args(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value < 1:
             raise ValueError(f'{flag_name(name)} must be >= 1, got {value}')
+    if args.max_bad_steps < 0:
+        raise ValueError(f'--max-bad-steps must be >= 0, got {args.max_bad_steps}')
     for name in _SHARES:
         value = getattr(args, name)
         if value is not None and not 0. <= value <= 1.:

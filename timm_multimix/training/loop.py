@@ -1,6 +1,7 @@
 """One epoch of training."""
 import argparse
 import logging
+import math
 import os
 import time
 from collections import OrderedDict
@@ -13,6 +14,8 @@ from timm.task import TrainingTask
 from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
 
+from .._checks import any_values
+from .bad_steps import BadSteps
 from .naflex import to_device
 from .progress import progress
 from .runtime import Runtime
@@ -43,8 +46,10 @@ class TrainMeters:
     def update(self, values: Dict[str, torch.Tensor], num_samples: int) -> None:
         for name, value in values.items():
             index = METRICS.index(name)
-            self._sums[0, index] += value.to(self._sums.dtype) * num_samples
-            self._sums[1, index] += num_samples
+            value = value.to(self._sums.dtype)
+            finite = value.isfinite()  # one batch of NaN shall not hide all others
+            self._sums[0, index] += torch.where(finite, value, 0.) * num_samples
+            self._sums[1, index] += finite * num_samples
         self._last_loss = values['loss'].to(self._sums.dtype)
 
     def read(self, args: argparse.Namespace) -> None:
@@ -69,6 +74,7 @@ def train_one_epoch(
         saver: Optional[CheckpointSaver] = None,
         mixup_fn: Optional[Callable] = None,
         output_dir: Optional[str] = None,
+        bad_steps: Optional[BadSteps] = None,
 ) -> Dict[str, float]:
     """Train on every batch once.
 
@@ -80,6 +86,7 @@ def train_one_epoch(
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
     num_updates = epoch * updates_per_epoch
     meters = TrainMeters(runtime.device)
+    bad_steps = bad_steps or BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     task.train()
     optimizer.zero_grad()
     start = time.time()
@@ -99,13 +106,16 @@ def train_one_epoch(
 
         batch_size = labels.shape[0]
         scale = _loss_scale(args, batch_size, runtime.device) / group
+        if batch_idx % accum_steps == 0:
+            bad_steps.begin()
         with nullcontext() if is_update else task.no_sync():
-            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update)
+            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update, bad_steps)
         meters.update(_train_metrics(terms, labels, mixup_fn), batch_size)
         if is_update:
             num_updates += 1
             optimizer.zero_grad()
-            task.update_ema(step=num_updates)
+            if bad_steps.end():
+                task.update_ema(step=num_updates)
         if args.synchronize_step and runtime.device.type == 'cuda':
             torch.cuda.synchronize()
         meters.time.update(time.time() - start)
@@ -113,6 +123,7 @@ def train_one_epoch(
 
         if is_update and (last_batch or update_idx % args.log_interval == 0):
             meters.read(args)
+            bad_steps.report()
             if runtime.primary:
                 _log(epoch, update_idx, updates_per_epoch, meters, optimizer, batch_size * args.world_size)
                 if args.save_images:
@@ -129,8 +140,8 @@ def train_one_epoch(
     return OrderedDict(meters.mean)
 
 
-def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update):
-    with runtime.autocast():
+def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update, bad_steps):
+    with runtime.autocast(), any_values():  # what is not finite is met in the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
     exclude_head = 'agc' in args.clip_mode
@@ -143,9 +154,11 @@ def _forward_backward(task, input, target, optimizer, args, runtime, scale, need
             parameters=task.get_clip_parameters(exclude_head=exclude_head),
             need_update=need_update,
         )
+        if need_update:
+            bad_steps.judge()  # to count: the scaler has seen them, and has not called the optimizer
         return result
     loss.backward()
-    if need_update:
+    if need_update and bad_steps.judge():
         if args.clip_grad is not None:
             dispatch_clip_grad(
                 task.get_clip_parameters(exclude_head=exclude_head), value=args.clip_grad, mode=args.clip_mode)
@@ -187,7 +200,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
     done = 100. * (update_idx + 1) / updates_per_epoch
     line = [
         f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
-        f'Loss: {meters.last_loss:#.3g} ({meters.mean["loss"]:#.3g})',
+        f'Loss: {meters.last_loss:#.3g} ({meters.mean.get("loss", math.nan):#.3g})',
     ]
     for name, label in LABELS.items():
         if name in meters.mean:
