@@ -7,30 +7,10 @@ import sys
 import time
 
 import pytest
-import torch
 
 import train_timm
+from tests.training.checkpoints import assert_identical, final_state, read
 from tests.training.test_train import MODES
-
-
-def final_state(folder):
-    checkpoint = torch.load(folder / 'last.pth.tar', weights_only=False)
-    return {key: checkpoint[key] for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer')}
-
-
-def assert_identical(a, b):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_identical(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_identical(x, y)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize('workers', ['0', '2'])
@@ -61,9 +41,9 @@ def test_killed_at_random_moments_every_resume_works(flags, tmp_path):
         assert 'Traceback' not in error and ': error:' not in error, error
         for name in os.listdir(folder) if folder.exists() else ():
             if name.endswith('.pth.tar') and not name.startswith('tmp'):
-                assert 'state_dict' in torch.load(folder / name, weights_only=False), name
+                assert 'state_dict' in read(folder / name), name
     assert train_timm.main(flags) == 0
-    assert torch.load(folder / 'last.pth.tar', weights_only=False)['epoch'] == 11
+    assert read(folder / 'last.pth.tar')['epoch'] == 11
     assert not (tmp_path / 'run-1').exists()
     rows = (folder / 'summary.csv').read_text().splitlines()
     assert [row.split(',')[0] for row in rows] == ['epoch', *map(str, range(12))]

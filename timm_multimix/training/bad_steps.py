@@ -6,11 +6,13 @@ from typing import List
 import torch
 import torch.nn as nn
 
+from .mistakes import RunFailed
+
 _logger = logging.getLogger('train')
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Diverged(RuntimeError):
+class Diverged(RunFailed):
     """Too many updates in a row had gradients that are not finite."""
 
 

@@ -11,13 +11,13 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
-from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
+from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
 
 from .._checks import any_values
 from .bad_steps import BadSteps
 from .naflex import to_device
-from .progress import progress
+from .recovery import Recovery
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -52,6 +52,14 @@ class TrainMeters:
             self._sums[1, index] += finite * num_samples
         self._last_loss = values['loss'].to(self._sums.dtype)
 
+    def state(self) -> torch.Tensor:
+        """This process's sums, float64 on the CPU, for `load`."""
+        return torch.cat([self._sums.flatten(), self._last_loss.reshape(1)]).cpu().double()
+
+    def load(self, state: torch.Tensor) -> None:
+        self._sums.copy_(state[:-1].view_as(self._sums))
+        self._last_loss = state[-1].to(self._sums)
+
     def read(self, args: argparse.Namespace) -> None:
         """Bring the numbers to the host, over all processes."""
         numbers = torch.cat([self._sums.flatten(), self._last_loss.reshape(1)])
@@ -71,26 +79,31 @@ def train_one_epoch(
         args: argparse.Namespace,
         runtime: Runtime,
         lr_scheduler: Optional[Scheduler] = None,
-        saver: Optional[CheckpointSaver] = None,
         mixup_fn: Optional[Callable] = None,
         output_dir: Optional[str] = None,
         bad_steps: Optional[BadSteps] = None,
+        recovery: Optional[Recovery] = None,
 ) -> Dict[str, float]:
-    """Train on every batch once.
+    """Train on every batch once, or on those that an interrupted run had left.
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
+
+    Raises:
+        Stopped: If the run is told to end.
+        Diverged: If too many updates in a row had gradients that are not finite.
     """
     accum_steps = args.grad_accum_steps
     updates_per_epoch = -(-len(loader) // accum_steps)
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
-    num_updates = epoch * updates_per_epoch
     meters = TrainMeters(runtime.device)
+    recovery = recovery or Recovery(args, runtime)
+    num_updates = epoch * updates_per_epoch + recovery.updates_done(epoch, len(loader))
     bad_steps = bad_steps or BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     task.train()
     optimizer.zero_grad()
     start = time.time()
-    for batch_idx, (input, target) in enumerate(progress(loader, f'Epoch {epoch}', runtime.primary)):
+    for batch_idx, (input, target) in recovery.batches(loader, epoch, meters):
         last_batch = batch_idx == len(loader) - 1
         update_idx = batch_idx // accum_steps
         is_update = last_batch or (batch_idx + 1) % accum_steps == 0
@@ -129,12 +142,13 @@ def train_one_epoch(
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
-        recover = is_update and args.recovery_interval and (update_idx + 1) % args.recovery_interval == 0
-        if saver is not None and recover:
-            saver.save_recovery(epoch, batch_idx=update_idx)
         if lr_scheduler is not None and is_update:
             lr_scheduler.step_update(num_updates=num_updates, metric=meters.mean.get('loss'))
+        if is_update:
+            recovery.after_update(batch_idx, update_idx)
 
+    if not meters.mean:  # all batches were done before
+        meters.read(args)
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
     return OrderedDict(meters.mean)
