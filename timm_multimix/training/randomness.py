@@ -29,7 +29,7 @@ def set_state(state: torch.Tensor, device: torch.device) -> None:
     num_integers = 2 * _NUMPY_WORDS + 4
     sizes = [8 * num_integers, 16, torch.get_rng_state().numel()]
     parts = state.split([*sizes, state.numel() - sum(sizes)])
-    integers, floats, cpu, accelerator = (part.clone() for part in parts)  # torch reads a state from its storage's start
+    integers, floats, cpu, accelerator = (part.clone() for part in parts)  # torch reads from a storage's start
     integers, (gauss, python_gauss) = integers.view(torch.int64).tolist(), floats.view(torch.float64).tolist()
     words, rest = integers[:_NUMPY_WORDS], integers[_NUMPY_WORDS:]
     position, has_gauss, *python_words, has_python_gauss = rest
