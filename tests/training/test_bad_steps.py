@@ -7,6 +7,7 @@ import timm
 import torch
 from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask
+from timm.utils import NativeScaler
 
 import train_timm
 from tests.training.test_train import MODES, rows_of
@@ -30,9 +31,11 @@ def batches(count, bad=()):
     return result
 
 
-def train(data, *more, host_sees=True, teacher=False, opt='adamw', **opt_kwargs):
+def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw', **opt_kwargs):
     args, _ = parse_args([*FLAGS, *more])
     runtime = create_runtime(args)
+    if scaler:  # of float16, though here it scales float32
+        runtime = runtime._replace(loss_scaler=NativeScaler(device='cpu'))
     torch.manual_seed(0)
     model = timm.create_model('test_resnet', num_classes=3)
     optimizer = create_optimizer_v2(model, opt, lr=0.01, **opt_kwargs)
@@ -72,6 +75,19 @@ def test_it_is_as_if_they_had_not_been_there(bad, caplog):
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == len(bad) and f'{len(bad)} in all' in warnings[-1]
+
+
+@pytest.mark.parametrize('clip', [[], ['--clip-grad', '1']], ids=str)
+@pytest.mark.parametrize('host_sees', [True, False])
+def test_the_loss_scaler_skips_them_and_they_are_counted(host_sees, clip, caplog):
+    data = batches(4, (1, 2))
+    state, metrics = train(data, *clip, scaler=True, host_sees=host_sees)
+    expected, expected_metrics = train([data[0], data[3]], *clip, scaler=True)
+    assert_same(state['model'], expected['model'])
+    assert_same(state['optimizer'], expected['optimizer'])
+    assert all(torch.isfinite(value).all() for value in state['ema'].values())
+    assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
+    assert any('2 in all' in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize('host_sees', [True, False])
