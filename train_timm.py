@@ -14,10 +14,11 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import distribute_bn, setup_default_logging
 
 from timm_multimix.training.arguments import parse_args, scaled_learning_rate
+from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.data import create_loaders, set_epoch
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
-from timm_multimix.training.mistakes import named
+from timm_multimix.training.mistakes import RunFailed, named, unexpected
 from timm_multimix.training.mixing import (
     create_task,
     end_mixing,
@@ -26,14 +27,21 @@ from timm_multimix.training.mixing import (
     warn_if_at_chance,
 )
 from timm_multimix.training.model import create_train_model
-from timm_multimix.training.output import Output, resume
+from timm_multimix.training.output import Output, find_resumed, resume
+from timm_multimix.training.recovery import Recovery
 from timm_multimix.training.runtime import create_runtime, seed_epoch
+from timm_multimix.training.stopping import Stopped, StopRequest
+from timm_multimix.training.together import primary_says, together
 
 _logger = logging.getLogger('train')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Train; the exit code. A user's mistake ends with code 2 and one line that says what is wrong."""
+    """Train; the exit code.
+
+    A user's mistake ends with code 2 and one line that says what is wrong, a run that cannot go on with code 1 and one
+    line. Any other error keeps its traceback.
+    """
     args, args_text = parse_args(argv)
     if not logging.root.handlers:
         setup_default_logging()
@@ -43,6 +51,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         _logger.debug('Where it was found:', exc_info=True)
         print(f'train_timm.py: error: {error}', file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f'train_timm.py: error: {error}', file=sys.stderr)
+        return 1
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -52,22 +63,26 @@ def main(argv: Optional[List[str]] = None) -> int:
 def run(args, args_text: str) -> None:
     # what computes
     runtime = create_runtime(args)
-    model, data_config = create_train_model(args, runtime)
-    task, mixup_fn = create_task(args, model, data_config, runtime)
-    with named('data'):
-        loader_train, loader_eval = create_loaders(args, data_config, runtime)
+    auto = args.resume == 'auto'
+    args.resume = primary_says(args, runtime, lambda: find_resumed(args))
+    with together(args, runtime):
+        model, data_config = create_train_model(args, runtime)
+        task, mixup_fn = create_task(args, model, data_config, runtime)
+        with named('data'):
+            loader_train, loader_eval = create_loaders(args, data_config, runtime)
 
-    # what learns
-    args.lr = scaled_learning_rate(args)
-    with named(f'--opt {args.opt}'):
-        optimizer = create_optimizer_v2(optimized_module(task, model), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
-    if args.model_ema:
-        task.setup_ema(
-            decay=args.model_ema_decay,
-            use_warmup=args.model_ema_warmup,
-            device='cpu' if args.model_ema_force_cpu else None,
-        )
-    resume_epoch = resume(args, task, optimizer, runtime)
+        # what learns
+        args.lr = scaled_learning_rate(args)
+        with named(f'--opt {args.opt}'):
+            optimizer = create_optimizer_v2(
+                optimized_module(task, model), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+        if args.model_ema:
+            task.setup_ema(
+                decay=args.model_ema_decay,
+                use_warmup=args.model_ema_warmup,
+                device='cpu' if args.model_ema_force_cpu else None,
+            )
+        resume_epoch, position = resume(args, task, optimizer, runtime)
     prepare_mixing(task, loader_train)
     if args.torchcompile:
         with named(f'--torchcompile {args.torchcompile}'):
@@ -85,67 +100,77 @@ def run(args, args_text: str) -> None:
             updates_per_epoch=updates_per_epoch,
         )
     start_epoch = args.start_epoch if args.start_epoch is not None else resume_epoch or 0
-    if lr_scheduler is not None and start_epoch > 0:
-        if args.sched_on_updates:
-            lr_scheduler.step_update(start_epoch * updates_per_epoch)
-        else:
-            lr_scheduler.step(start_epoch)
+    recovery = Recovery(args, runtime, StopRequest(args.distributed, runtime.device), position)
+    start_update = start_epoch * updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train))
+    if lr_scheduler is not None and start_update > 0 and args.sched_on_updates:
+        lr_scheduler.step_update(start_update)
+    elif lr_scheduler is not None and start_epoch > 0:
+        lr_scheduler.step(start_epoch)
 
     # what is written
     output = None
-    if runtime.primary:
-        with named(f'--output {args.output}'):
-            output = Output(args, args_text, task, optimizer, runtime, data_config['input_size'][-1], start_epoch)
-        _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')
+    with together(args, runtime), named(f'--output {args.output}'):
+        if runtime.primary:
+            image_size = data_config['input_size'][-1]
+            output = Output(args, args_text, task, optimizer, runtime, image_size, start_epoch, auto)
+            recovery.saver = output.saver
+            _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')
 
     end_epoch = num_epochs if args.stop_epoch is None else min(num_epochs, args.stop_epoch)
     if start_epoch >= end_epoch:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
+    bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     try:
-        for epoch in range(start_epoch, end_epoch):
-            seed_epoch(args, epoch)
-            set_epoch(loader_train, epoch)
-            if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-                end_mixing(task, mixup_fn)
-            train_metrics = train_one_epoch(
-                epoch,
-                task,
-                loader_train,
-                optimizer,
-                args,
-                runtime,
-                lr_scheduler,
-                saver=output and output.saver,
-                mixup_fn=mixup_fn,
-                output_dir=output and output.folder,
-            )
-            if runtime.primary:
-                warn_if_at_chance(args, epoch, train_metrics, len(loader_train) * args.batch_size * args.world_size)
+        with recovery.stop, unexpected('training'):
+            for epoch in range(start_epoch, end_epoch):
+                seed_epoch(args, epoch)
+                set_epoch(loader_train, epoch)
+                if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+                    end_mixing(task, mixup_fn)
+                train_metrics = train_one_epoch(
+                    epoch,
+                    task,
+                    loader_train,
+                    optimizer,
+                    args,
+                    runtime,
+                    lr_scheduler,
+                    mixup_fn=mixup_fn,
+                    output_dir=output and output.folder,
+                    bad_steps=bad_steps,
+                    recovery=recovery,
+                )
+                if runtime.primary:
+                    warn_if_at_chance(args, epoch, train_metrics, len(loader_train) * args.batch_size * args.world_size)
 
-            if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
-                distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')
-            eval_metrics = None
-            if (epoch + 1) % args.val_interval == 0 or epoch + 1 in (end_epoch, *(args.save_epochs or ())):
-                eval_metrics = validate_all(task, loader_eval, args, runtime)
-            metric = eval_metrics[args.eval_metric] if eval_metrics else None
-            if output is not None:
-                output.add_epoch(epoch, train_metrics, eval_metrics, mean_lr(optimizer), metric)
-            if lr_scheduler is not None:
-                lr_scheduler.step(epoch + 1, metric)
+                if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
+                    distribute_bn(task.get_eval_model(), args.world_size, args.dist_bn == 'reduce')
+                eval_metrics = None
+                if (epoch + 1) % args.val_interval == 0 or epoch + 1 in (end_epoch, *(args.save_epochs or ())):
+                    eval_metrics = validate_all(task, loader_eval, args, runtime, recovery)
+                metric = eval_metrics[args.eval_metric] if eval_metrics else None
+                if output is not None:
+                    output.add_epoch(epoch, train_metrics, eval_metrics, mean_lr(optimizer), metric)
+                if lr_scheduler is not None:
+                    lr_scheduler.step(epoch + 1, metric)
+                recovery.after_epoch()
     except KeyboardInterrupt:
         _logger.info('Interrupted; --resume goes on after the last whole epoch.')
+    except Stopped:
+        _logger.info('Told to end (SIGTERM); --resume auto goes on from here.')
     if output is not None:
         output.close(args.eval_metric)
 
 
-def validate_all(task, loader, args, runtime):
+def validate_all(task, loader, args, runtime, recovery):
     """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate."""
-    metrics = validate(task, task.get_eval_model(), loader, args, runtime)
+    metrics = validate(task, task.get_eval_model(), loader, args, runtime, recovery=recovery)
     student_metrics = metrics
     if task.has_ema() and not args.model_ema_force_cpu:
         if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
             distribute_bn(task.get_eval_model(ema=True), args.world_size, args.dist_bn == 'reduce')
-        metrics = validate(task, task.get_eval_model(ema=True), loader, args, runtime, log_suffix=' (EMA)')
+        ema_model = task.get_eval_model(ema=True)
+        metrics = validate(task, ema_model, loader, args, runtime, log_suffix=' (EMA)', recovery=recovery)
     if args.multimix_teacher_decay is not None:
         metrics['student_top1'] = student_metrics['top1']
     return metrics

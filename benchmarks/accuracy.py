@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
+import yaml
+
 import train_timm
 
 from . import models  # noqa: F401  registers them
@@ -56,6 +58,12 @@ def run(
             raise RuntimeError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
         with open(os.path.join(folder, f'{method}-{seed}', 'summary.csv'), newline='') as file:
             epochs = [_numbers(row) for row in csv.DictReader(file)]
+        with open(os.path.join(folder, f'{method}-{seed}', 'args.yaml'), encoding='utf-8') as file:
+            wanted = yaml.safe_load(file)['epochs']
+        if len(epochs) < wanted:  # told to end by Ctrl-C or SIGTERM, which train_timm.py does in order
+            raise RuntimeError(
+                f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
+                f'same command goes on with it')
         settings = dict(recipe=recipe, method=method, seed=seed, flags=flags)
         last = epochs[-1]
         result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs)

@@ -82,18 +82,20 @@ def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
     assert f'| multimix-distilled | {result["top1"]:.2f} |  | 0 |' in capsys.readouterr().out
 
 
-def test_an_interrupted_run_goes_on(suite, tmp_path, monkeypatch):
+@pytest.mark.parametrize('error, message', [(RuntimeError('killed'), 'killed'), (KeyboardInterrupt(), 'after 1 of 2')])
+def test_an_interrupted_run_goes_on(error, message, suite, tmp_path, monkeypatch):
+    """One that ends in order, on Ctrl-C, is not taken for a whole one either."""
     epochs, train_one_epoch = [], train_timm.train_one_epoch
 
     def interrupted(epoch, *args, **kwargs):
         if epoch == 1 and 1 not in epochs:
             epochs.append(1)
-            raise RuntimeError('killed')
+            raise error
         epochs.append(epoch)
         return train_one_epoch(epoch, *args, **kwargs)
 
     monkeypatch.setattr(train_timm, 'train_one_epoch', interrupted)
-    with pytest.raises(RuntimeError, match='killed'):
+    with pytest.raises(RuntimeError, match=message):
         suite('--methods', 'plain', '--seeds', '0')
     assert not (tmp_path / 'results').exists()
     assert suite('--methods', 'plain', '--seeds', '0') == 0

@@ -7,6 +7,7 @@ import torch
 from timm.utils import ModelEmaV3
 
 import train_timm
+from tests.training.checkpoints import read
 from tests.training.test_resume import assert_identical
 from tests.training.test_train import accuracy, rows_of
 from timm_multimix import MultiMixTask
@@ -15,7 +16,7 @@ FLAGS = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teac
 
 
 def checkpoint_of(folder):
-    return torch.load(folder / 'last.pth.tar', weights_only=False)
+    return read(folder / 'last.pth.tar')
 
 
 @pytest.fixture

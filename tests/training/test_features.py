@@ -12,6 +12,7 @@ from timm.data import ImageDataset
 from timm.layers.split_batchnorm import SplitBatchNorm2d
 
 import train_timm
+from tests.training.checkpoints import read
 from timm_multimix.training import datasets, loop
 
 from .test_train import rows_of
@@ -132,7 +133,7 @@ def test_knowledge_distillation(kind, flags, steps, monkeypatch, tmp_path):
     assert parts[0] == pytest.approx(parts[1] + 2. * parts[2], rel=1e-4) and parts[2] > 0.
     if kind == 'feature':  # the projection learns too
         trained = {id(p) for p in steps[0].task.get_trainable_module().parameters()}
-        state = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)
+        state = read(tmp_path / 'run' / 'last.pth.tar')
         assert len(trained) == sum(len(group['params']) for group in state['optimizer']['param_groups'])
 
 
@@ -181,7 +182,7 @@ def test_stop_and_milestones_and_a_complete_run(flags, tmp_path, caplog):
     assert float(rows_of(folder)[-1]['lr']) > 0.05  # the schedule is that of six epochs
     names = {name for name in os.listdir(folder) if name.startswith('milestone')}
     assert names == {'milestone-1.pth.tar', 'milestone-3.pth.tar'}
-    assert torch.load(folder / 'milestone-1.pth.tar', weights_only=False)['epoch'] == 0
+    assert read(folder / 'milestone-1.pth.tar')['epoch'] == 0
     before = (folder / 'last.pth.tar').read_bytes(), (folder / 'summary.csv').read_text()
     with caplog.at_level(logging.INFO, 'train'):
         assert train_timm.main(flags) == 0
@@ -301,7 +302,7 @@ def test_a_pretrained_cfg_overlay(flags, tmp_path, monkeypatch):
 def test_the_initial_head_is_scaled_with_its_bias(flags, tmp_path):
     flags += ['--head-init-scale', '0', '--lr', '0', '--weight-decay', '0', '--epochs', '1']
     assert train_timm.main(flags) == 0
-    state = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=False)['state_dict']
+    state = read(tmp_path / 'run' / 'last.pth.tar')['state_dict']
     assert not state['fc.weight'].any() and not state['fc.bias'].any()
 
 

@@ -28,7 +28,7 @@ def test_every_other_flag_is_ours_or_newer():
     upstream = {name for flag in UPSTREAM for name in flag['flags']}
     ours = {name for action in create_parser()._actions for name in action.option_strings} - upstream
     others = {name for name in ours if not name.startswith(('--multimix-', '--mixupe-'))}
-    assert others == {'-h', '--help', '--log-tensorboard', *NEWER}
+    assert others == {'-h', '--help', '--log-tensorboard', '--max-bad-steps', *NEWER}
 
 
 def test_the_dataset_can_be_given_without_a_flag():

@@ -1,8 +1,8 @@
 """Whole runs with MixupE."""
 import pytest
-import torch
 
 import train_timm
+from tests.training.checkpoints import read
 from tests.training.test_resume import assert_identical, final_state
 from tests.training.test_train import rows_of
 from timm_multimix import MixupETask
@@ -41,7 +41,7 @@ def test_a_run(more, flags, tmp_path):
 def test_eta_of_zero_trains_as_timms_mixup(flags, tmp_path):
     assert train_timm.main([*flags, '--mixup-mode', 'mixupe', '--mixupe-eta', '0', '--experiment', 'a']) == 0
     assert train_timm.main([*flags, '--mixup', '1', '--experiment', 'b']) == 0
-    a, b = (torch.load(tmp_path / name / 'last.pth.tar', weights_only=False) for name in 'ab')
+    a, b = (read(tmp_path / name / 'last.pth.tar') for name in 'ab')
     assert_identical(dict(a['state_dict']), dict(b['state_dict']))
     assert not any(row['train_top1'] for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'
 

@@ -7,30 +7,10 @@ import sys
 import time
 
 import pytest
-import torch
 
 import train_timm
-from tests.training.test_train import MODES
-
-
-def final_state(folder):
-    checkpoint = torch.load(folder / 'last.pth.tar', weights_only=False)
-    return {key: checkpoint[key] for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer')}
-
-
-def assert_identical(a, b):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_identical(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_identical(x, y)
-    else:
-        assert a == b
+from tests.training.checkpoints import assert_identical, final_state, read
+from tests.training.test_train import MODES, rows_of
 
 
 @pytest.mark.parametrize('workers', ['0', '2'])
@@ -49,24 +29,35 @@ def test_a_resumed_run_is_bit_identical(mode, workers, flags, tmp_path, epochs_r
 
 @pytest.mark.slow
 def test_killed_at_random_moments_every_resume_works(flags, tmp_path):
-    """kill -9, ten times; each run goes on from a whole checkpoint, and in the end all epochs are there."""
-    flags = [*flags, *MODES['multimix'], '--epochs', '12', '--resume', 'auto', '--checkpoint-hist', '3']
+    """kill -9, thirty times; each run goes on from a whole checkpoint, and in the end it is as if nothing had been."""
+    flags = [*flags, *MODES['multimix'], '--epochs', '40', '--resume', 'auto', '--checkpoint-hist', '3',
+             '--recovery-interval', '2', '--model-ema']
     folder = tmp_path / 'run'
     rng = random.Random(0)
-    for _ in range(10):
-        run = subprocess.Popen([sys.executable, '-m', 'train_timm', *flags], stderr=subprocess.PIPE, text=True)
-        time.sleep(rng.uniform(4., 9.))
-        run.send_signal(signal.SIGKILL)
-        error = run.communicate()[1]
-        assert 'Traceback' not in error and ': error:' not in error, error
-        for name in os.listdir(folder) if folder.exists() else ():
-            if name.endswith('.pth.tar') and not name.startswith('tmp'):
-                assert 'state_dict' in torch.load(folder / name, weights_only=False), name
+    progress = []
+    for _ in range(30):
+        # the moments are counted from when it has begun to train, in whose course every epoch takes some tenths
+        with open(tmp_path / 'log', 'w+') as log:
+            run = subprocess.Popen([sys.executable, '-m', 'train_timm', *flags], stdout=log, stderr=log)
+            while 'Train: ' not in (tmp_path / 'log').read_text() and run.poll() is None:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0., 1.))
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+        text = (tmp_path / 'log').read_text()
+        assert 'Traceback' not in text and ': error:' not in text and 'damaged' not in text, text
+        for name in os.listdir(folder):
+            if name.endswith('.pth.tar') and 'tmp' not in name:
+                assert 'state_dict' in read(folder / name), name
+        progress.append(read(folder / 'last.pth.tar')['epoch'] if (folder / 'last.pth.tar').exists() else -1)
+    print(f'Last whole epoch after each of {len(progress)} kills: {progress}')
+    assert progress == sorted(progress) and progress[0] < progress[-1]
     assert train_timm.main(flags) == 0
-    assert torch.load(folder / 'last.pth.tar', weights_only=False)['epoch'] == 11
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    assert_identical(final_state(folder), final_state(tmp_path / 'whole'))
     assert not (tmp_path / 'run-1').exists()
-    rows = (folder / 'summary.csv').read_text().splitlines()
-    assert [row.split(',')[0] for row in rows] == ['epoch', *map(str, range(12))]
+    assert rows_of(folder) == rows_of(tmp_path / 'whole')
+    assert [row['epoch'] for row in rows_of(folder)] == [*map(str, range(40))]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import yaml
 from timm.data import create_dataset, create_loader
 
 import train_timm
+from tests.training.checkpoints import read
 from timm_multimix.training import loop
 
 MODES = {
@@ -66,7 +67,7 @@ def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
     assert train_timm.main([*flags, *MODES[mode]]) == 0
     folder = tmp_path / 'run'
     best = max(float(row['eval_top1']) for row in rows_of(folder))
-    state = torch.load(folder / 'model_best.pth.tar', weights_only=False)['state_dict']
+    state = read(folder / 'model_best.pth.tar')['state_dict']
     safetensors.torch.save_file(state, folder / 'model_best.safetensors')
     # in a process that cannot import the package
     program = (
@@ -110,7 +111,7 @@ def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, epochs_run):
     assert epochs_run == [0, 1, 2]
     assert rows_of(folder)[0] == first[0]
     assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
-    last = torch.load(folder / 'last.pth.tar', weights_only=False)
+    last = read(folder / 'last.pth.tar')
     assert last['epoch'] == 2 and 'state_dict_ema' in last
     assert set(last['state_dict']) == set(timm.create_model('test_resnet', num_classes=3).state_dict())
     assert set(last['state_dict_ema']) == set(last['state_dict'])

@@ -10,6 +10,7 @@ from .methods import needs_two_views
 from .naflex import create_naflex_loaders
 from .runtime import Runtime
 from .seeding import seed_samples
+from .stopping import shield_workers
 from .views import make_views, views_collate
 
 
@@ -55,7 +56,10 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
     )
     if args.naflex_loader:
-        return create_naflex_loaders(args, data_config, dataset_train, dataset_eval, shared, augmentation)
+        loaders = create_naflex_loaders(args, data_config, dataset_train, dataset_eval, shared, augmentation)
+        for loader in loaders:
+            shield_workers(loader)
+        return loaders
     shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
     loader_train = create_loader(
         dataset_train,
@@ -82,6 +86,8 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         crop_pct=data_config['crop_pct'],
         **shared,
     )
+    for loader in (loader_train, loader_eval):
+        shield_workers(loader)
     return loader_train, loader_eval
 
 

@@ -2,7 +2,7 @@
 import argparse
 import logging
 import time
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn as nn
@@ -11,6 +11,7 @@ from timm.utils import AverageMeter
 
 from .naflex import to_device
 from .progress import progress
+from .recovery import Recovery
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -24,8 +25,13 @@ def validate(
         args: argparse.Namespace,
         runtime: Runtime,
         log_suffix: str = '',
+        recovery: Optional[Recovery] = None,
 ) -> Dict[str, float]:
-    """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent."""
+    """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent.
+
+    Raises:
+        Stopped: If the run is told to end, which it does here without waiting for the validation.
+    """
     model.eval()
     evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(loader))
     batch_time = AverageMeter()
@@ -54,4 +60,8 @@ def validate(
             ]
             line += [f'Acc@{name[3:]}: {value:>7.3f}' for name, value in metrics.items() if name.startswith('top')]
             _logger.info('  '.join(line))
+        if recovery is not None and recovery.stop.requested:
+            break
+    if recovery is not None:
+        recovery.in_validation()
     return evaluator.compute(distributed=args.distributed)

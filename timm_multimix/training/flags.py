@@ -239,6 +239,8 @@ def add_misc_flags(parser: argparse.ArgumentParser) -> None:
     add('--log-interval', type=int, default=50, metavar='N', help='batches between log lines')
     add('--val-interval', type=int, default=1, metavar='N', help='epochs between validations')
     add('--recovery-interval', type=int, default=0, metavar='N', help='batches between recovery checkpoints')
+    add('--max-bad-steps', type=int, default=20, metavar='N',
+        help='end after N updates in a row with gradients of NaN or infinity, which are skipped (0: never)')
     add('--checkpoint-hist', type=int, default=10, metavar='N', help='checkpoints to keep')
     add('--save-epochs', type=int, nargs='+', metavar='N', help='epochs to keep for good, as milestone-N.pth.tar')
     add('-j', '--workers', type=int, default=4, metavar='N', help='loader processes')

@@ -1,6 +1,7 @@
 """One epoch of training."""
 import argparse
 import logging
+import math
 import os
 import time
 from collections import OrderedDict
@@ -10,11 +11,13 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
-from timm.utils import AverageMeter, CheckpointSaver, accuracy, dispatch_clip_grad
+from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
 
+from .._checks import any_values
+from .bad_steps import BadSteps
 from .naflex import to_device
-from .progress import progress
+from .recovery import Recovery
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -43,9 +46,19 @@ class TrainMeters:
     def update(self, values: Dict[str, torch.Tensor], num_samples: int) -> None:
         for name, value in values.items():
             index = METRICS.index(name)
-            self._sums[0, index] += value.to(self._sums.dtype) * num_samples
-            self._sums[1, index] += num_samples
+            value = value.to(self._sums.dtype)
+            finite = value.isfinite()  # one batch of NaN shall not hide all others
+            self._sums[0, index] += torch.where(finite, value, 0.) * num_samples
+            self._sums[1, index] += finite * num_samples
         self._last_loss = values['loss'].to(self._sums.dtype)
+
+    def state(self) -> torch.Tensor:
+        """This process's sums, float64 on the CPU, for `load`."""
+        return torch.cat([self._sums.flatten(), self._last_loss.reshape(1)]).cpu().double()
+
+    def load(self, state: torch.Tensor) -> None:
+        self._sums.copy_(state[:-1].view_as(self._sums))
+        self._last_loss = state[-1].to(self._sums)
 
     def read(self, args: argparse.Namespace) -> None:
         """Bring the numbers to the host, over all processes."""
@@ -66,24 +79,31 @@ def train_one_epoch(
         args: argparse.Namespace,
         runtime: Runtime,
         lr_scheduler: Optional[Scheduler] = None,
-        saver: Optional[CheckpointSaver] = None,
         mixup_fn: Optional[Callable] = None,
         output_dir: Optional[str] = None,
+        bad_steps: Optional[BadSteps] = None,
+        recovery: Optional[Recovery] = None,
 ) -> Dict[str, float]:
-    """Train on every batch once.
+    """Train on every batch once, or on those that an interrupted run had left.
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
+
+    Raises:
+        Stopped: If the run is told to end.
+        Diverged: If too many updates in a row had gradients that are not finite.
     """
     accum_steps = args.grad_accum_steps
     updates_per_epoch = -(-len(loader) // accum_steps)
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
-    num_updates = epoch * updates_per_epoch
     meters = TrainMeters(runtime.device)
+    recovery = recovery or Recovery(args, runtime)
+    num_updates = epoch * updates_per_epoch + recovery.updates_done(epoch, len(loader))
+    bad_steps = bad_steps or BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     task.train()
     optimizer.zero_grad()
     start = time.time()
-    for batch_idx, (input, target) in enumerate(progress(loader, f'Epoch {epoch}', runtime.primary)):
+    for batch_idx, (input, target) in recovery.batches(loader, epoch, meters):
         last_batch = batch_idx == len(loader) - 1
         update_idx = batch_idx // accum_steps
         is_update = last_batch or (batch_idx + 1) % accum_steps == 0
@@ -99,13 +119,16 @@ def train_one_epoch(
 
         batch_size = labels.shape[0]
         scale = _loss_scale(args, batch_size, runtime.device) / group
+        if batch_idx % accum_steps == 0:
+            bad_steps.begin()
         with nullcontext() if is_update else task.no_sync():
-            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update)
+            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update, bad_steps)
         meters.update(_train_metrics(terms, labels, mixup_fn), batch_size)
         if is_update:
             num_updates += 1
             optimizer.zero_grad()
-            task.update_ema(step=num_updates)
+            if bad_steps.end():
+                task.update_ema(step=num_updates)
         if args.synchronize_step and runtime.device.type == 'cuda':
             torch.cuda.synchronize()
         meters.time.update(time.time() - start)
@@ -113,24 +136,26 @@ def train_one_epoch(
 
         if is_update and (last_batch or update_idx % args.log_interval == 0):
             meters.read(args)
+            bad_steps.report()
             if runtime.primary:
                 _log(epoch, update_idx, updates_per_epoch, meters, optimizer, batch_size * args.world_size)
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
-        recover = is_update and args.recovery_interval and (update_idx + 1) % args.recovery_interval == 0
-        if saver is not None and recover:
-            saver.save_recovery(epoch, batch_idx=update_idx)
         if lr_scheduler is not None and is_update:
             lr_scheduler.step_update(num_updates=num_updates, metric=meters.mean.get('loss'))
+        if is_update:
+            recovery.after_update(batch_idx, update_idx)
 
+    if not meters.mean:  # all batches were done before
+        meters.read(args)
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
     return OrderedDict(meters.mean)
 
 
-def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update):
-    with runtime.autocast():
+def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update, bad_steps):
+    with runtime.autocast(), any_values():  # what is not finite is met in the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
     exclude_head = 'agc' in args.clip_mode
@@ -143,9 +168,11 @@ def _forward_backward(task, input, target, optimizer, args, runtime, scale, need
             parameters=task.get_clip_parameters(exclude_head=exclude_head),
             need_update=need_update,
         )
+        if need_update:
+            bad_steps.judge()  # to count: the scaler has seen them, and has not called the optimizer
         return result
     loss.backward()
-    if need_update:
+    if need_update and bad_steps.judge():
         if args.clip_grad is not None:
             dispatch_clip_grad(
                 task.get_clip_parameters(exclude_head=exclude_head), value=args.clip_grad, mode=args.clip_mode)
@@ -187,7 +214,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
     done = 100. * (update_idx + 1) / updates_per_epoch
     line = [
         f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
-        f'Loss: {meters.last_loss:#.3g} ({meters.mean["loss"]:#.3g})',
+        f'Loss: {meters.last_loss:#.3g} ({meters.mean.get("loss", math.nan):#.3g})',
     ]
     for name, label in LABELS.items():
         if name in meters.mean:

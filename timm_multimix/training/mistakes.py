@@ -1,5 +1,36 @@
 """A user's mistake, whatever the library below made of it."""
+import os
+import re
+import traceback
 from contextlib import contextmanager
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '')
+
+
+class RunFailed(RuntimeError):
+    """A run ended without what it was to make, by no mistake of the user's and no error of the program."""
+
+
+@contextmanager
+def unexpected(what: str):
+    """While a run goes on, a ValueError is a mistake of the user's only where this package raised it.
+
+    One that a library raised becomes a RuntimeError, which keeps its traceback.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _is_ours(error):
+            raise
+        raise RuntimeError(f'{type(error).__name__} in {what}: {error}') from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the last line of the traceback is of this package; a loader's worker sends its own as text."""
+    files = re.findall(r'File "([^"]+)", line', str(error))
+    if not files:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return bool(files) and os.path.abspath(files[-1]).startswith(_PACKAGE)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     if overlay:
         factory_kwargs['pretrained_cfg_overlay'] = overlay
-    with named(f'--model {args.model}'):
+    what = f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
+    with named(what):
         model = _create_sized(
             args,
             args.model,

@@ -2,6 +2,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 from datetime import datetime
 from typing import Any, Dict, List, Optional, Tuple
@@ -10,9 +11,12 @@ import torch
 from timm.models import safe_model_name
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import get_outdir, trim_summary, update_summary
+from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from ..head import MODES
 from .combinations import mixes_input
+from .mistakes import RunFailed
+from .newest import newest_checkpoint
 from .runtime import Runtime
 from .saver import AtomicCheckpointSaver
 from .tracking import Tracker
@@ -26,21 +30,18 @@ def resume(
         task: TrainingTask,
         optimizer: torch.optim.Optimizer,
         runtime: Runtime,
-) -> Optional[int]:
-    """Load the checkpoint that --resume names; the epoch to go on with, or None for a fresh start.
+) -> Tuple[Optional[int], Optional[Dict[str, Any]]]:
+    """Load the checkpoint that --resume names.
+
+    Returns:
+        The epoch to go on with, None for a fresh start; and where in it, None for its beginning (see `Recovery`).
 
     Raises:
         ValueError: If there is no such checkpoint, or it is of another model.
     """
     path = args.resume
-    if path == 'auto':
-        path = os.path.join(args.output or _DEFAULT_OUTPUT, args.experiment, 'last.pth.tar')
-        if not os.path.exists(path):
-            _logger.info(f'--resume auto: nothing at {path} yet, starting afresh.')
-            return None
-        args.resume = path
     if not path:
-        return None
+        return None, None
     try:
         epoch = resume_task_checkpoint(
             task,
@@ -51,12 +52,26 @@ def resume(
         )
         if args.model_ema:  # a teacher has its own place in the task's state
             load_task_ema_checkpoint(task, path)
+        position = (load_checkpoint_metadata(path).get('saver') or {}).get('position')
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
     except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
         reason = str(error).split('\n')[0][:200]
         raise ValueError(f'--resume {path}: not a checkpoint of this run ({reason})') from error
-    return epoch
+    if position is None:
+        return epoch, None
+    return position['epoch'], position
+
+
+def find_resumed(args: argparse.Namespace) -> str:
+    """The path that --resume means: with `auto` the newest whole checkpoint of --experiment, '' for none."""
+    if args.resume != 'auto':
+        return args.resume
+    folder = os.path.join(args.output or _DEFAULT_OUTPUT, args.experiment)
+    path = newest_checkpoint(folder)
+    if path is None:
+        _logger.info(f'--resume auto: nothing in {folder} yet, starting afresh.')
+    return path or ''
 
 
 class Output:
@@ -71,6 +86,7 @@ class Output:
             runtime: Runtime,
             image_size: int,
             start_epoch: int,
+            auto: bool = False,
     ):
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
@@ -79,11 +95,12 @@ class Output:
         checkpoint_here = os.path.realpath(os.path.dirname(args.resume)) == os.path.realpath(here)
         continued = bool(args.resume) and checkpoint_here
         # a run never writes into the folder of another; with --resume auto it is always its own
-        self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
+        self.folder = get_outdir(root, name, inc=not (continued or auto))
         if self.folder != here:
             _logger.warning(f'{here} is of another run; this one is in {self.folder}.')
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
+        self._rows: List[tuple] = []  # of the summary, to be written
         self.train_columns = _train_columns(args)
         self.eval_columns = tuple(task.create_evaluator().metric_names)
         if args.multimix_teacher_decay is not None:
@@ -120,18 +137,43 @@ class Output:
         # every row has the same cells, also where an epoch was not mixed or not validated
         train_row = {name: train_metrics.get(name, '') for name in self.train_columns}
         eval_row = {name: (eval_metrics or {}).get(name, '') for name in self.eval_columns}
-        update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
+        self._rows.append((epoch, train_row, eval_row, lr))
+        self._write_rows()
+        if metric is not None and not math.isfinite(metric):
+            _logger.warning(f'The metric of epoch {epoch} is {metric}: its checkpoint is not ranked.')
+            metric = None
         self.saver.save_checkpoint(epoch, metric=metric)
         if epoch + 1 in self.milestones:
             self.saver.save_milestone(epoch + 1)
+        if not self.saver.failure:
+            self.saver.remove_recoveries()
         self.tracker.add_epoch(epoch, train_metrics, eval_metrics or {}, lr)  # last: a resumed run does not repeat it
         result: Dict[str, Any] = dict(epoch=epoch, train=train_metrics)
         if eval_metrics:
             result['validation'] = eval_metrics
         self.results.append(result)
 
+    def _write_rows(self) -> None:
+        """Add to summary.csv what it lacks, whole rows only; what does not fit on the disk waits for the next epoch."""
+        size = os.path.getsize(self.summary) if os.path.exists(self.summary) else 0
+        try:
+            while self._rows:
+                epoch, train_row, eval_row, lr = self._rows[0]
+                update_summary(epoch, train_row, eval_row, self.summary, lr=lr)
+                size = os.path.getsize(self.summary)
+                del self._rows[0]
+        except OSError as error:
+            _logger.error(f'{self.summary} could not be written: {error.strerror}; its rows wait for the next epoch.')
+            if os.path.exists(self.summary):
+                os.truncate(self.summary, size)
+
     def close(self, eval_metric: str) -> None:
-        """The closing lines: the best metric, and the best ten epochs as JSON after '--result'."""
+        """The closing lines: the best metric, and the best ten epochs as JSON after '--result'.
+
+        Raises:
+            RunFailed: If the last checkpoint, or a row of the summary, could not be written.
+        """
+        self._write_rows()
         self.tracker.close()
         if self.saver.best_metric is not None:
             _logger.info(f'*** Best metric: {self.saver.best_metric} (epoch {self.saver.best_epoch})')
@@ -142,6 +184,12 @@ class Output:
             reverse=self.decreasing,
         )
         print(f'--result\n{json.dumps(ranked[-10:], indent=4)}', flush=True)
+        if self.saver.failure:
+            raise RunFailed(
+                f'the last checkpoint was not written: {self.saver.failure}. The one before it is whole; --resume goes '
+                f'on from there.')
+        if self._rows:
+            raise RunFailed(f'{self.summary} lacks {len(self._rows)} rows, which could not be written')
 
 
 def _train_columns(args: argparse.Namespace) -> Tuple[str, ...]:

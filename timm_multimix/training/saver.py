@@ -1,31 +1,109 @@
-"""Checkpoints that are whole or not there, whenever the process is killed."""
+"""Checkpoints that are whole or not there, whenever the process is killed or the disk is full."""
+import errno
+import logging
 import os
 import shutil
+from typing import Any, Dict, Optional
 
 from timm.utils import CheckpointSaver
 
+_logger = logging.getLogger('train')
+
 
 class AtomicCheckpointSaver(CheckpointSaver):
-    """timm's CheckpointSaver, but a name never stops pointing to a whole file.
+    """timm's CheckpointSaver, but a name never stops pointing to a whole file, and a full disk does not end a run.
 
     timm removes the old file before it puts the new one in its place, so a kill between the two leaves neither. Here
-    the new file takes the name in one step, and is on the disk before it does.
+    the new file takes the name in one step, and is on the disk before it does. Where it cannot be written, the reason
+    is logged and kept in `failure` until a later checkpoint is; the earlier ones stay.
     """
 
+    failure: Optional[str] = None
+    position: Optional[Dict[str, Any]] = None  # within the epoch, for a recovery checkpoint
+
+    def save_checkpoint(self, epoch, metric=None):
+        before = list(self.checkpoint_files), self.best_epoch, self.best_metric
+        try:
+            super().save_checkpoint(epoch, metric)
+            self.failure = None
+        except OSError as error:
+            self._fail(f'the checkpoint of epoch {epoch}', error)
+            files, self.best_epoch, self.best_metric = before
+            self.checkpoint_files = [(path, metric) for path, metric in files if os.path.exists(path)]
+        return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
+
+    def save_milestone(self, completed_epochs):
+        if self.failure:  # last.pth.tar is of an earlier epoch
+            _logger.error(f'milestone-{completed_epochs} was not written: {self.failure}')
+            return None
+        try:
+            return super().save_milestone(completed_epochs)
+        except OSError as error:
+            self._fail(f'milestone-{completed_epochs}', error)
+
+    def save_recovery(self, epoch, batch_idx=0):
+        try:
+            super().save_recovery(epoch, batch_idx)
+            self.failure = None
+        except OSError as error:
+            self._fail(f'the recovery checkpoint of epoch {epoch}', error)
+
+    def remove_recoveries(self) -> None:
+        """Remove all recovery checkpoints, of earlier runs in this folder too: a newer checkpoint is written."""
+        for name in os.listdir(self.recovery_dir):
+            if name.startswith(f'{self.recovery_prefix}-') and name.endswith(self.extension):
+                os.remove(os.path.join(self.recovery_dir, name))
+        self.curr_recovery_file = self.prev_recovery_file = ''
+
+    def state_dict(self, epoch=None, metric=None):
+        state = super().state_dict(epoch, metric)
+        return state if self.position is None else dict(state, position=self.position)
+
+    def _fail(self, what: str, error: OSError) -> None:
+        self.failure = f'{error.filename or self.checkpoint_dir}: {error.strerror or error}'
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self.failure += f' ({shutil.disk_usage(self.checkpoint_dir).free / 2 ** 20:.0f} MiB free)'
+        _logger.error(
+            f'{what[0].upper()}{what[1:]} was not written: {self.failure}. The earlier ones are whole; the run goes '
+            f'on and tries again with the next.')
+
     def _save(self, save_path, epoch, metric=None):
-        super()._save(save_path, epoch, metric)
-        with open(save_path, 'rb+') as file:
-            os.fsync(file.fileno())
+        try:
+            with open(save_path, 'wb') as file:  # Python's own file tells why a write failed, torch's does not
+                super()._save(file, epoch, metric)
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception as error:
+            _remove(save_path)
+            cause = _os_error(error)
+            if cause is None:
+                raise
+            raise OSError(cause.errno, cause.strerror, save_path) from error
 
     def _replace(self, src, dst):
         os.replace(src, dst)
 
     def _duplicate(self, src, dst):
         copy = f'{dst}.tmp'
-        if os.path.exists(copy):  # of a run that was killed right here
-            os.remove(copy)
+        _remove(copy)  # of a run that was killed right here
         try:
-            os.link(src, copy)
-        except OSError:  # a file system without hard links
-            shutil.copy2(src, copy)
-        os.replace(copy, dst)
+            try:
+                os.link(src, copy)
+            except OSError:  # a file system without hard links
+                shutil.copy2(src, copy)
+            os.replace(copy, dst)
+        except OSError:
+            _remove(copy)
+            raise
+
+
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.remove(path)
+
+
+def _os_error(error: Optional[BaseException]) -> Optional[OSError]:
+    """The error of the operating system that others were made of; torch raises its own while it handles it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,30 @@
+"""Reading checkpoints in tests, as timm does: without unpickling anything but tensors, plain values and the flags."""
+import argparse
+
+import torch
+
+
+def read(path):
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+def final_state(folder):
+    """What must be equal where two runs are said to end alike."""
+    checkpoint = read(folder / 'last.pth.tar')
+    return {key: checkpoint[key] for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer') if key in checkpoint}
+
+
+def assert_identical(a, b):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_identical(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b):
+            assert_identical(x, y)
+    else:
+        assert a == b

@@ -1,0 +1,186 @@
+"""Batches of NaN leave no trace in what is trained."""
+import copy
+import logging
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask
+from timm.utils import NativeScaler
+
+import train_timm
+from tests.training.test_train import MODES, rows_of
+from timm_multimix import MultiMixTask
+from timm_multimix.training import loop
+from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.bad_steps import BadSteps, Diverged
+from timm_multimix.training.runtime import create_runtime
+
+FLAGS = ['folder', '--device', 'cpu', '--batch-size', '4', '--log-interval', '1']
+
+
+def batches(count, bad=()):
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for index in range(count):
+        images = torch.randn(4, 3, 32, 32, generator=generator)
+        if index in bad:
+            images[1, 0, 3, 3] = float('nan')
+        result.append((images, torch.randint(3, (4,), generator=generator)))
+    return result
+
+
+def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw', **opt_kwargs):
+    args, _ = parse_args([*FLAGS, *more])
+    runtime = create_runtime(args)
+    if scaler:  # of float16, though here it scales float32
+        runtime = runtime._replace(loss_scaler=NativeScaler(device='cpu'))
+    torch.manual_seed(0)
+    model = timm.create_model('test_resnet', num_classes=3)
+    optimizer = create_optimizer_v2(model, opt, lr=0.01, **opt_kwargs)
+    if teacher:
+        task = MultiMixTask(model, teacher_decay=0.9, single_view=True, num_tuples=8, verbose=False)
+    else:
+        task = ClassificationTask(model, verbose=False)
+        task.setup_ema(decay=0.9)
+    bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
+    bad_steps.host_sees = host_sees
+    metrics = loop.train_one_epoch(0, task, data, optimizer, args, runtime, bad_steps=bad_steps)
+    return copy.deepcopy(
+        dict(model=model.state_dict(), ema=task.get_trainable_module(ema=True).state_dict(),
+             optimizer=optimizer.state_dict()['state'])), metrics
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        if isinstance(a[key], dict):
+            assert_same(a[key], b[key])
+        else:
+            assert torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])), key
+
+
+@pytest.mark.parametrize('bad', [(0,), (2,), (1, 2), (3,)], ids=str)
+def test_it_is_as_if_they_had_not_been_there(bad, caplog):
+    """Weights, running statistics, the optimizer's state and its average, to the bit; and the epoch's loss."""
+    data = batches(4, bad)
+    (state, metrics) = train(data)
+    # the average counts updates from 1 and begins as a copy: so it sees as many
+    (expected, expected_metrics) = train([batch for index, batch in enumerate(data) if index not in bad])
+    assert_same(state['model'], expected['model'])
+    assert_same(state['optimizer'], expected['optimizer'])
+    if bad != (0,):
+        assert_same(state['ema'], expected['ema'])
+    assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == len(bad) and f'{len(bad)} in all' in warnings[-1]
+
+
+@pytest.mark.parametrize('clip', [[], ['--clip-grad', '1']], ids=str)
+@pytest.mark.parametrize('host_sees', [True, False])
+def test_the_loss_scaler_skips_them_and_they_are_counted(host_sees, clip, caplog):
+    data = batches(4, (1, 2))
+    state, metrics = train(data, *clip, scaler=True, host_sees=host_sees)
+    expected, expected_metrics = train([data[0], data[3]], *clip, scaler=True)
+    assert_same(state['model'], expected['model'])
+    assert_same(state['optimizer'], expected['optimizer'])
+    assert all(torch.isfinite(value).all() for value in state['ema'].values())
+    assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
+    assert any('2 in all' in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize('host_sees', [True, False])
+def test_a_teacher_does_not_see_them_either(host_sees):
+    state, _ = train(batches(4, (2,)), teacher=True, host_sees=host_sees)
+    assert all(torch.isfinite(value).all() for value in [*state['model'].values(), *state['ema'].values()])
+
+
+def test_one_bad_batch_spoils_the_update_that_it_is_part_of():
+    data = batches(6, (3,))
+    state, _ = train(data, '--grad-accum-steps', '2')
+    expected, _ = train(data[:2] + data[4:], '--grad-accum-steps', '2')
+    assert_same(state, expected)
+
+
+@pytest.mark.parametrize('clip', [[], ['--clip-grad', '1'], ['--clip-grad', '1', '--clip-mode', 'value']], ids=str)
+def test_where_the_host_does_not_look_it_is_a_step_of_gradient_zero(clip):
+    """As on a GPU. Plain SGD does not move on it, so there it is the same as no step."""
+    data = batches(4, (1, 2))
+    state, metrics = train(data, *clip, host_sees=False, opt='momentum', momentum=0., weight_decay=0.)
+    expected, expected_metrics = train(
+        [data[0], data[3]], *clip, host_sees=True, opt='momentum', momentum=0., weight_decay=0.)
+    assert_same(state['model'], expected['model'])
+    assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
+    assert all(torch.isfinite(value).all() for value in state['ema'].values())
+
+
+def test_without_bad_ones_looking_changes_nothing():
+    data = batches(3)
+    assert_same(train(data, host_sees=False)[0], train(data, host_sees=True)[0])
+
+
+def test_an_infinite_gradient_of_a_finite_loss_counts_too():
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.)
+    bad_steps = BadSteps(model, optimizer, 0)
+    before = copy.deepcopy(model.state_dict())
+    for value in (float('inf'), -float('inf'), float('nan')):
+        model.weight.grad, model.bias.grad = torch.ones(2, 2), torch.tensor([0., value])
+        bad_steps.begin()
+        assert not bad_steps.judge() and not bad_steps.end()
+        bad_steps.host_sees = False
+        assert bad_steps.judge() and bad_steps.end()
+        assert not model.weight.grad.any() and not model.bias.grad.any()
+        optimizer.step()
+        bad_steps.host_sees = True
+    assert_same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize('host_sees, after', [(True, 3), (False, 4)])
+def test_after_too_many_in_a_row_it_ends(host_sees, after):
+    """On the CPU at once; where the host does not look, when it logs the next line."""
+    seen = []
+
+    def watched():
+        for index, batch in enumerate(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11))):
+            seen.append(index)
+            yield batch
+
+    class Loader:
+        def __len__(self):
+            return 12
+
+        def __iter__(self):
+            return watched()
+
+    with pytest.raises(Diverged, match='3 updates in a row' if host_sees else '4 updates in a row'):
+        train(Loader(), '--max-bad-steps', '3', '--log-interval', '1' if host_sees else '7', host_sees=host_sees)
+    assert seen[-1] == 4 + after - 1
+    train(Loader(), '--max-bad-steps', '0')
+
+
+def test_two_in_a_row_of_three_go_on():
+    train(batches(9, (0, 1, 3, 4, 6, 7)), '--max-bad-steps', '3')
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(flags, tmp_path, capsys, monkeypatch):
+    def poisoned(task, input, *rest):
+        if rest[2].poison:
+            input = input * float('nan')
+        return forward_backward(task, input, *rest)
+
+    def watched(epoch, *args, **kwargs):
+        args[3].poison = epoch == 2
+        return train_one_epoch(epoch, *args, **kwargs)
+
+    forward_backward, train_one_epoch = loop._forward_backward, train_timm.train_one_epoch
+    monkeypatch.setattr(loop, '_forward_backward', poisoned)
+    monkeypatch.setattr(train_timm, 'train_one_epoch', watched)
+    assert train_timm.main([*flags, *MODES['multimix'], '--epochs', '4', '--max-bad-steps', '2']) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('train_timm.py: error: 2 updates in a row had gradients that are not finite')
+    assert len(rows_of(tmp_path / 'run')) == 2
+    model = timm.create_model(
+        'test_resnet', num_classes=3, checkpoint_path=str(tmp_path / 'run' / 'last.pth.tar'))
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())

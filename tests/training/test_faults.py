@@ -1,0 +1,261 @@
+"""A disk that is full, files that are damaged, folders that cannot be written, errors of all kinds."""
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train_timm
+from tests.training.checkpoints import read
+from tests.training.test_train import MODES, rows_of
+from timm_multimix.training import newest, output, saver
+
+
+def fail_saves(monkeypatch, numbers, error=errno.ENOSPC):
+    """Let those saves of a checkpoint (from 0) run out of disk in the middle of the file."""
+    count = iter(range(1000))
+    save = torch.save
+
+    def failing(state, file, *args, **kwargs):
+        if next(count) in numbers:
+            file.write(b'half')
+            try:
+                raise OSError(error, os.strerror(error))
+            except OSError as raised:
+                raise RuntimeError('unexpected pos 64 vs 0') from raised  # what torch makes of it
+        save(state, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'save', failing)
+
+
+def whole(folder):
+    """Epoch of each checkpoint; none may be half."""
+    return {name: read(folder / name)['epoch'] for name in sorted(os.listdir(folder)) if '.pth.tar' in name}
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(flags, tmp_path, monkeypatch, caplog):
+    fail_saves(monkeypatch, {1})
+    assert train_timm.main([*flags, '--epochs', '3', '--save-epochs', '1', '2']) == 0
+    errors = [record.message for record in caplog.records if record.levelname == 'ERROR']
+    assert len(errors) == 2
+    assert errors[0].startswith('The checkpoint of epoch 1 was not written: ')
+    assert 'tmp.pth.tar: No space left on device (' in errors[0] and 'MiB free)' in errors[0]
+    assert errors[1].startswith('milestone-2 was not written: ')  # not the weights of another epoch by that name
+    epochs = whole(tmp_path / 'run')
+    assert epochs['last.pth.tar'] == 2 and epochs['milestone-1.pth.tar'] == 0
+    assert 'checkpoint-1.pth.tar' not in epochs and 'checkpoint-2.pth.tar' in epochs
+    assert len(rows_of(tmp_path / 'run')) == 3
+
+
+@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_full_to_the_end_is_exit_code_1_and_the_last_one_stays(error, flags, tmp_path, monkeypatch, capsys):
+    fail_saves(monkeypatch, {1, 2}, error)
+    assert train_timm.main([*flags, '--epochs', '3']) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('train_timm.py: error: the last checkpoint was not written: ')
+    assert os.strerror(error) in line and str(tmp_path / 'run') in line
+    epochs = whole(tmp_path / 'run')
+    assert set(epochs.values()) == {0}
+    monkeypatch.undo()
+    assert train_timm.main([*flags, '--epochs', '3', '--resume', 'auto']) == 0
+    assert whole(tmp_path / 'run')['last.pth.tar'] == 2
+    assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1', '2']
+
+
+def test_an_error_of_another_kind_is_no_full_disk(flags, monkeypatch):
+    def broken(*args, **kwargs):
+        raise TypeError('cannot be saved')
+
+    monkeypatch.setattr(torch, 'save', broken)
+    with pytest.raises(TypeError, match='cannot be saved'):
+        train_timm.main(flags)
+
+
+def test_rows_of_the_summary_wait_for_the_disk(flags, tmp_path, monkeypatch, caplog):
+    update_summary, count = output.update_summary, iter(range(100))
+
+    def failing(epoch, train, evaluation, path, **kwargs):
+        if next(count) == 1:
+            with open(path, 'a') as file:
+                file.write('1,0.')
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        update_summary(epoch, train, evaluation, path, **kwargs)
+
+    monkeypatch.setattr(output, 'update_summary', failing)
+    assert train_timm.main([*flags, '--epochs', '3']) == 0
+    assert any('summary.csv could not be written: No space left' in record.message for record in caplog.records)
+    rows = rows_of(tmp_path / 'run')
+    assert [row['epoch'] for row in rows] == ['0', '1', '2'] and all(float(row['eval_loss']) for row in rows)
+
+
+def test_no_hard_links_and_no_room_for_a_copy(tmp_path, monkeypatch):
+    """The old file keeps its name and its content."""
+    def refused(*args, **kwargs):
+        raise OSError(errno.EPERM, 'no links here')
+
+    def full(src, dst):
+        with open(dst, 'w') as file:
+            file.write('ha')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'link', refused)
+    monkeypatch.setattr(shutil, 'copy2', full)
+    (tmp_path / 'last').write_text('new')
+    (tmp_path / 'best').write_text('old')
+    model = torch.nn.Linear(1, 1)
+    made = saver.AtomicCheckpointSaver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path))
+    with pytest.raises(OSError, match='No space left'):
+        made._duplicate(tmp_path / 'last', tmp_path / 'best')
+    assert (tmp_path / 'best').read_text() == 'old'
+    assert sorted(os.listdir(tmp_path)) == ['best', 'last']
+
+
+def test_a_file_size_limit(flags, tmp_path):
+    """A limit of the operating system: the write really fails, in a process without privileges too."""
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    folder = tmp_path / 'run'
+    size = os.path.getsize(folder / 'last.pth.tar')
+    done = subprocess.run(
+        [sys.executable, '-m', 'train_timm', *flags, '--epochs', '2', '--resume', 'auto'],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
+        capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith('train_timm.py: error: the last checkpoint was not written: ')
+    assert 'File too large' in done.stderr and 'Traceback' not in done.stderr
+    assert set(whole(folder).values()) == {0} and 'tmp.pth.tar' not in os.listdir(folder)
+    assert len(rows_of(folder)) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip('only root can mount a tmpfs')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', str(folder)]).returncode != 0:
+        pytest.skip('no tmpfs can be mounted here')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)
+
+
+def test_a_real_disk_that_fills_up(flags, small_disk):
+    flags = [*flags, '--output', str(small_disk), '--resume', 'auto']
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    folder = small_disk / 'run'
+    filler = small_disk / 'filler'
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(b'x' * (free - os.path.getsize(folder / 'last.pth.tar') // 2))
+    assert train_timm.main([*flags, '--epochs', '3']) == 1
+    assert set(whole(folder).values()) == {0}
+    filler.unlink()
+    assert train_timm.main([*flags, '--epochs', '3']) == 0
+    assert whole(folder)['last.pth.tar'] == 2
+    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    path.unlink()  # it is one file with checkpoint-N
+    if how == 'cut off':
+        path.write_bytes(content[:len(content) // 2])
+    elif how == 'empty':
+        path.write_bytes(b'')
+    elif how == 'garbage':
+        path.write_bytes(b'\x80garbage' * 1000)
+    else:
+        middle = content.index(b'/data/0') + 200
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1:])
+
+
+@pytest.mark.parametrize('how', ['cut off', 'empty', 'garbage', 'one bit'])
+def test_a_damaged_last_checkpoint_is_passed_over(how, flags, tmp_path, epochs_run, caplog):
+    flags = [*flags, '--resume', 'auto']
+    assert train_timm.main([*flags, '--epochs', '2']) == 0
+    folder = tmp_path / 'run'
+    shutil.copy(folder / 'checkpoint-0.pth.tar', tmp_path / 'kept')
+    os.remove(folder / 'checkpoint-0.pth.tar')
+    shutil.move(tmp_path / 'kept', folder / 'checkpoint-0.pth.tar')
+    (folder / 'checkpoint-1.pth.tar').unlink()
+    damage(folder / 'last.pth.tar', how)
+    assert train_timm.main([*flags, '--epochs', '3']) == 0
+    assert epochs_run == [0, 1, 1, 2]
+    assert any('last.pth.tar is damaged' in record.message for record in caplog.records)
+    assert whole(folder)['last.pth.tar'] == 2
+    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
+
+
+def test_nothing_whole_is_no_reason_to_start_afresh(flags, tmp_path, capsys):
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    folder = tmp_path / 'run'
+    for path in folder.glob('*.pth.tar'):
+        damage(path, 'cut off')
+    assert train_timm.main([*flags, '--resume', 'auto']) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f'--resume auto: no checkpoint in {folder} can be read: ' in line and 'last.pth.tar' in line
+    assert newest.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
+
+
+def test_a_damaged_checkpoint_by_its_path_is_an_error(flags, tmp_path, capsys):
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    path = tmp_path / 'run' / 'last.pth.tar'
+    damage(path, 'cut off')
+    assert train_timm.main([*flags, '--resume', str(path)]) == 2
+    assert f'--resume {path}: not a checkpoint of this run' in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made(flags, tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    assert train_timm.main([*flags, '--output', str(tmp_path / 'file' / 'runs')]) == 2
+    assert f'error: --output {tmp_path}/file/runs: ' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_an_output_folder_that_is_read_only(flags, tmp_path, capsys):
+    (tmp_path / 'runs').mkdir(mode=0o500)
+    assert train_timm.main([*flags, '--output', str(tmp_path / 'runs')]) == 2
+    assert f'error: --output {tmp_path}/runs: ' in capsys.readouterr().err
+
+
+def test_a_read_only_file_system(flags, small_disk, capsys):
+    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+    assert train_timm.main([*flags, '--output', str(small_disk)]) == 2
+    assert 'Read-only file system' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
+    validate, losses = train_timm.validate, iter([float('nan'), 2., 1.])
+    monkeypatch.setattr(
+        train_timm, 'validate', lambda *args, **kwargs: {**validate(*args, **kwargs), 'loss': next(losses)})
+    assert train_timm.main([*flags, '--epochs', '3', '--eval-metric', 'loss']) == 0
+    best = read(tmp_path / 'run' / 'model_best.pth.tar')
+    assert best['epoch'] == 2 and best['metric'] == 1.
+
+
+def test_a_mistake_met_in_training_is_one_line(flags, capsys, monkeypatch):
+    """Labels beyond the classes, which the library refuses."""
+    forward = train_timm.train_one_epoch
+
+    def wrong_labels(epoch, task, loader, *args, **kwargs):
+        batches = [(images, target + 10) for images, target in loader]
+        return forward(epoch, task, batches, *args, **kwargs)
+
+    monkeypatch.setattr(train_timm, 'train_one_epoch', wrong_labels)
+    assert train_timm.main([*flags, *MODES['multimix']]) == 2
+    assert 'target must hold class indices in 0..2' in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('workers', ['0', '1'])
+def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch):
+    import timm.data.dataset
+
+    def broken(self, index):
+        raise ValueError('something inside a library')
+
+    monkeypatch.setattr(timm.data.dataset.ImageDataset, '__getitem__', broken)
+    with pytest.raises(RuntimeError, match='ValueError in training: .*') as error:
+        train_timm.main([*flags, '--workers', workers])
+    assert 'something inside a library' in str(error.value.__cause__)

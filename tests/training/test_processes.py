@@ -1,0 +1,188 @@
+"""Signals, and the end of one of two processes; each prints the seconds that it took (pytest -s shows them)."""
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import train_timm
+from tests.training.checkpoints import assert_identical, final_state, read
+from tests.training.test_train import MODES
+
+pytestmark = pytest.mark.slow
+
+# enough batches that a signal meets the run at work
+FLAGS = (
+    '--dataset digits --model test_resnet --num-classes 10 --input-size 3 32 32 --batch-size 16 --workers 1 '
+    '--lr 0.01 --device cpu --log-interval 1 --resume auto --experiment run').split() + MODES['multimix']
+
+
+class Run:
+    """train_timm.py in processes of its own; `environment` for each, or torchrun with two."""
+
+    def __init__(self, tmp_path, *more, environments=(None,), torchrun=False):
+        command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
+        command = command if torchrun else [sys.executable]
+        command += [train_timm.__file__, *FLAGS, '--output', str(tmp_path), *more]
+        self.files = [open(tmp_path / f'log-{index}', 'w+') for index in range(len(environments))]
+        self.processes = [
+            subprocess.Popen(
+                command, stdout=file, stderr=file, env={**os.environ, 'PYTHONPATH': '.', **(environment or {})})
+            for file, environment in zip(self.files, environments)]
+
+    def text(self, index=0):
+        self.files[index].seek(0)
+        return self.files[index].read()
+
+    def wait_for(self, pattern, index=0, seconds=180):
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.text(index)):
+            assert time.monotonic() < end and self.processes[index].poll() is None, self.text(index)
+            time.sleep(0.05)
+
+    def end(self, index=0, seconds=120):
+        """Exit code and seconds until it was there."""
+        start = time.monotonic()
+        code = self.processes[index].wait(timeout=seconds)
+        return code, time.monotonic() - start
+
+    def close(self):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for file in self.files:
+            file.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    runs = []
+
+    def start(*args, **kwargs):
+        runs.append(Run(tmp_path, *args, **kwargs))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def two_by_hand(port):
+    """What srun gives the processes, without anyone who watches over them."""
+    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
+    return [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+
+
+def workers_of(run):
+    """The pids of the two processes that torchrun has started, by their rank."""
+    ranks = {}
+    for pid in subprocess.run(
+            ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split():
+        with open(f'/proc/{pid}/environ') as file:
+            match = re.search(r'\0RANK=(\d)', '\0' + file.read())
+        if match:
+            ranks[int(match.group(1))] = int(pid)
+    assert set(ranks) == {0, 1}
+    return ranks
+
+
+def check_whole(folder):
+    for name in os.listdir(folder):
+        if name.endswith('.pth.tar') and 'tmp' not in name:
+            assert 'state_dict' in read(folder / name), name
+
+
+def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
+    """To the whole process group, workers of the loader included, and twice."""
+    run = start('--epochs', '2', '--workers', '2')
+    run.wait_for(r'Train: 1 \[ +5/')
+    for pid in [run.processes[0].pid, *map(int, subprocess.run(
+            ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split())]:
+        os.kill(pid, signal.SIGTERM)
+    run.processes[0].send_signal(signal.SIGTERM)
+    code, seconds = run.end()
+    print(f'SIGTERM to exit: {seconds:.1f} s')
+    assert code == 0 and seconds < 30., run.text()
+    assert 'Traceback' not in run.text()
+    assert list((tmp_path / 'run').glob('recovery-1-*'))
+    assert start('--epochs', '2', '--workers', '2').end()[0] == 0
+    assert start('--epochs', '2', '--workers', '2', '--experiment', 'whole').end()[0] == 0
+    assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
+def test_sigterm_to_two_processes(launcher, start, tmp_path):
+    """Both end at the same update, and together go on from there."""
+    def launch(*more):
+        if launcher == 'torchrun':
+            return start('--epochs', '2', *more, torchrun=True)
+        return start('--epochs', '2', *more, environments=two_by_hand(free_port()))
+
+    run = launch()
+    run.wait_for(r'Train: 0 \[ +9/')
+    for process in run.processes:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # the second comes some updates later
+    ended = [run.end(index) for index in range(len(run.processes))]
+    print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
+    assert all(seconds < 30. for _, seconds in ended)
+    if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
+        assert [code for code, _ in ended] == [0, 0], run.text() + run.text(1)
+    assert 'Told to end (SIGTERM)' in run.text()
+    assert list((tmp_path / 'run').glob('recovery-0-*')), run.text()
+    for more in ([], ['--experiment', 'whole']):
+        run = launch(*more)
+        assert [run.end(index)[0] for index in range(len(run.processes))] == [0] * len(run.processes), run.text()
+    assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
+@pytest.mark.parametrize('rank', [0, 1])
+def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_path):
+    if launcher == 'torchrun':
+        run = start('--epochs', '50', torchrun=True)
+        run.wait_for(r'Train: 1 \[ +5/')
+        os.kill(workers_of(run)[rank], signal.SIGKILL)
+        code, seconds = run.end()
+    else:
+        run = start('--epochs', '50', environments=two_by_hand(free_port()))
+        run.wait_for(r'Train: 1 \[ +5/')
+        run.processes[rank].kill()
+        code, seconds = run.end(1 - rank)
+        assert 'Traceback' in run.text(1 - rank)
+    print(f'kill -9 of process {rank} of two, {launcher}: all ended after {seconds:.1f} s')
+    assert code not in (0, None) and seconds < 60.
+    check_whole(tmp_path / 'run')
+    assert read(tmp_path / 'run' / 'last.pth.tar')['epoch'] == 0
+
+
+@pytest.mark.parametrize('failing', [0, 1])
+def test_what_fails_at_the_start_in_one_ends_both(failing, start, tmp_path):
+    """By hand, so that nobody but the processes themselves sees to it."""
+    if failing == 0:
+        (tmp_path / 'file').write_text('')
+        more = ['--output', str(tmp_path / 'file')]
+    else:
+        more = []
+    environments = two_by_hand(free_port())
+    if failing == 1:  # scikit-learn cannot be imported there
+        (tmp_path / 'broken' / 'sklearn').mkdir(parents=True)
+        (tmp_path / 'broken' / 'sklearn' / '__init__.py').write_text('raise ImportError("not here")')
+        environments[1]['PYTHONPATH'] = f'{tmp_path}/broken:.'
+    run = start('--epochs', '1', *more, environments=environments)
+    ended = [run.end(index) for index in range(2)]
+    print(f'One of two fails at the start: both ended after {max(seconds for _, seconds in ended):.1f} s')
+    assert [code for code, _ in ended] == [2, 2], run.text() + run.text(1)
+    assert 'another process could not start' in run.text(1 - failing)
+    assert ('--output' if failing == 0 else 'dataset digits needs scikit-learn') in run.text(failing)

@@ -1,0 +1,162 @@
+"""A run that is told to end within an epoch goes on there, to the bit."""
+import os
+import random
+import signal
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import train_timm
+from tests.training.checkpoints import assert_identical, final_state, read
+from tests.training.test_train import MODES, rows_of
+from timm_multimix.training import loop, randomness
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def terminate(monkeypatch):
+    """Send SIGTERM in the n-th batch from now on (from 0); `at` is n, `seen` what was trained."""
+    class Terminate:
+        at = None
+        seen = 0
+
+    def watched(*args):
+        if terminate.at == terminate.seen:
+            terminate.at = None
+            os.kill(os.getpid(), signal.SIGTERM)
+        terminate.seen += 1
+        return forward_backward(*args)
+
+    terminate, forward_backward = Terminate(), loop._forward_backward
+    monkeypatch.setattr(loop, '_forward_backward', watched)
+    return terminate
+
+
+@pytest.fixture
+def six_batches(flags):
+    return [*flags, '--batch-size', '4', '--epochs', '2', '--drop', '0.2', '--log-interval', '2']
+
+
+def recoveries(folder):
+    return sorted(name for name in os.listdir(folder) if name.startswith('recovery'))
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize('more', [
+    'dense and cutmix', '--workers 2 --reprob 0.5 --remode pixel', '--no-prefetcher --grad-accum-steps 2',
+    pytest.param('--mixup 1 --sched-on-updates --warmup-epochs 1', marks=SLOW),
+    pytest.param('--reprob 0.5 --model-ema --opt adamw', marks=SLOW), pytest.param('distilled', marks=SLOW),
+])
+@pytest.mark.parametrize('at', [pytest.param(1, marks=SLOW), 8])
+def test_told_to_end_it_goes_on_exactly(more, at, six_batches, tmp_path, terminate):
+    """In the first and in the second epoch: what is drawn, loaded, averaged and scheduled is as if nothing had been."""
+    flags = [*six_batches, *MODES.get(more, more.split()), '--resume', 'auto']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    assert terminate.seen == 12
+    terminate.at = 12 + at
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    accum = 2 if '--grad-accum-steps' in more else 1
+    done = (at // accum + 2) * accum  # the rest of that update, and one more
+    assert terminate.seen == 12 + done
+    epoch, batch = divmod(done - 1, 6)
+    assert recoveries(tmp_path / 'parts') == [f'recovery-{epoch}-{batch // accum}.pth.tar']
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert terminate.seen == 24
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+    assert not recoveries(tmp_path / 'parts')
+
+
+@pytest.mark.parametrize('at, left, where', [
+    (4, 6, 'recovery-0-5'), pytest.param(5, 6, 'recovery-0-5', marks=SLOW), (11, 0, 'recovery-1-5')])
+def test_at_the_end_of_an_epoch(at, left, where, six_batches, tmp_path, terminate):
+    """Its training is kept, its validation is made when it goes on."""
+    flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    terminate.at = 12 + at
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert recoveries(tmp_path / 'parts') == [where + '.pth.tar']
+    assert terminate.seen == 24 - left
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert terminate.seen == 24
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+def test_again_and_again(six_batches, tmp_path, terminate):
+    """Every run does two batches."""
+    flags = [*six_batches, *MODES['dense'], '--resume', 'auto']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    for part in range(6):
+        terminate.at = 12 + 2 * part
+        assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+        assert len(recoveries(tmp_path / 'parts')) <= 3
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert terminate.seen == 24
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+
+
+def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, terminate, monkeypatch):
+    flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--recovery-interval', '2']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*args):
+        if terminate.seen == 23:
+            terminate.seen += 1
+            raise Crash
+        return forward_backward(*args)
+
+    forward_backward = loop._forward_backward
+    monkeypatch.setattr(loop, '_forward_backward', crash)
+    with pytest.raises(Crash):
+        train_timm.main([*flags, '--experiment', 'parts'])
+    assert recoveries(tmp_path / 'parts') == ['recovery-1-1.pth.tar', 'recovery-1-3.pth.tar']
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert terminate.seen == 24 + 2
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+
+
+def test_with_other_batches_the_epoch_begins_anew(six_batches, tmp_path, terminate, caplog):
+    flags = [*six_batches, '--resume', 'auto']
+    terminate.at = 8
+    assert train_timm.main(flags) == 0 and terminate.seen == 10
+    assert train_timm.main([*flags, '--batch-size', '8']) == 0
+    assert terminate.seen == 13
+    assert any('epoch 1 begins anew' in record.message for record in caplog.records)
+    assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
+
+
+def test_the_handler_is_put_back(six_batches):
+    before = signal.getsignal(signal.SIGTERM)
+    assert train_timm.main([*six_batches, '--epochs', '1']) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
+    terminate.at = 1
+    assert train_timm.main(six_batches) == 0
+    path, = (tmp_path / 'run').glob('recovery-*')
+    model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
+    assert_identical(dict(model.state_dict()), dict(read(path)['state_dict']))
+
+
+def test_every_generator_goes_back():
+    def draw():
+        return [torch.rand(3).tolist(), np.random.randn(3).tolist(), [random.gauss(0., 1.) for _ in range(3)],
+                torch.randn(5).tolist(), np.random.rand(2).tolist(), random.random()]
+
+    draw()  # an odd number of Gaussians: each generator keeps the second of a pair
+    state = randomness.get_state(CPU)
+    assert state.dtype == torch.uint8
+    first = draw()
+    randomness.set_state(state, CPU)
+    assert draw() == first

@@ -1,0 +1,140 @@
+"""Nothing is executed that a file says, and nobody is called."""
+import argparse
+import ast
+import os
+import pathlib
+import socket
+import time
+
+import pytest
+import timm
+import torch
+
+import train_timm
+from tests.training.checkpoints import assert_identical, read
+from tests.training.test_train import MODES
+from timm_multimix.export import export
+from timm_multimix.training import datasets
+from timm_multimix.training.arguments import create_parser
+
+ROOT = pathlib.Path(train_timm.__file__).parent
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What asked for the network, which there is none of."""
+    calls = []
+
+    class Socket(socket.socket):
+        def __init__(self, family=socket.AF_INET, *args, **kwargs):
+            if family != socket.AF_UNIX:  # those between processes of this machine
+                calls.append(family)
+                raise OSError('no network')
+            super().__init__(family, *args, **kwargs)
+
+    def getaddrinfo(*args, **kwargs):
+        calls.append(args)
+        raise OSError('no network')
+
+    monkeypatch.setattr(socket, 'socket', Socket)
+    monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    return calls
+
+
+@pytest.mark.parametrize('mode', ['plain', 'distilled'])
+def test_a_whole_run_needs_no_network(mode, flags, calls):
+    flags = [*flags, *MODES[mode], '--workers', '1', '--model-ema', '--resume', 'auto']
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    assert train_timm.main([*flags, '--epochs', '2']) == 0
+    assert not calls
+
+
+def test_only_a_flag_that_asks_for_it_does(flags, calls, tmp_path, monkeypatch):
+    """The same block meets --pretrained, so it does block."""
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)  # between attempts
+    assert train_timm.main([*flags, '--pretrained']) == 2
+    assert calls
+
+
+def test_no_code_from_the_hub_unless_a_flag_asks(flags, monkeypatch):
+    seen = []
+
+    def create_dataset(*args, **kwargs):
+        seen.append((kwargs['trust_remote_code'], kwargs['download']))
+        return original(*args, **kwargs)
+
+    original = datasets.create_dataset
+    monkeypatch.setattr(datasets, 'create_dataset', create_dataset)
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    assert seen == [(False, False)] * 2
+    assert create_parser().get_default('dataset_trust_remote_code') is False
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--initial-checkpoint', '--pretrained-path'])
+def test_a_checkpoint_cannot_run_code(flag, flags, tmp_path, capsys):
+    model = timm.create_model('test_resnet', num_classes=3)
+    path, trace = tmp_path / 'evil.pth.tar', tmp_path / 'trace'
+    torch.save(dict(state_dict=model.state_dict(), epoch=0, args=Evil(str(trace))), path)
+    assert train_timm.main([*flags, flag, str(path)]) == 2
+    assert str(path) in capsys.readouterr().err and not trace.exists()
+
+
+def test_resume_auto_cannot_either(flags, tmp_path, capsys):
+    trace = tmp_path / 'trace'
+    (tmp_path / 'run').mkdir()
+    torch.save(dict(epoch=0, saver=Evil(str(trace))), tmp_path / 'run' / 'last.pth.tar')
+    assert train_timm.main([*flags, '--resume', 'auto']) == 2
+    assert 'last.pth.tar' in capsys.readouterr().err and not trace.exists()
+
+
+def test_a_checkpoint_holds_tensors_plain_values_and_the_flags(flags, tmp_path):
+    assert train_timm.main([*flags, *MODES['distilled'], '--epochs', '1', '--model-ema']) == 0
+    path = tmp_path / 'run' / 'last.pth.tar'
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == ['argparse.Namespace']
+    assert isinstance(read(path)['args'], argparse.Namespace)
+
+
+def test_nothing_here_unpickles():
+    """torch.load without weights_only, pickle and yaml.load appear nowhere in the package."""
+    for path in [ROOT / 'train_timm.py', *(ROOT / 'timm_multimix').rglob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            assert not {'pickle', 'dill', 'joblib', 'shelve', 'marshal'} & set(names), path
+            if isinstance(node, ast.Call):
+                text = ast.unparse(node)
+                assert not text.startswith(('yaml.load(', 'yaml.unsafe_load(', 'eval(', 'exec(')), (path, text)
+                assert not text.startswith('torch.load(') or 'weights_only=True' in text, (path, text)
+
+
+def test_safetensors_are_where_a_run_starts_from(flags, tmp_path, monkeypatch):
+    assert train_timm.main([*flags, *MODES['multimix']]) == 0
+    best, out = tmp_path / 'run' / 'model_best.pth.tar', tmp_path / 'best.safetensors'
+    export(str(best), str(out))
+    started = []
+
+    def create_train_model(*args):
+        model, config = original(*args)
+        started.append({name: value.clone() for name, value in model.state_dict().items()})
+        return model, config
+
+    original = train_timm.create_train_model
+    monkeypatch.setattr(train_timm, 'create_train_model', create_train_model)
+    for flag in ('--initial-checkpoint', '--pretrained-path'):
+        assert train_timm.main([*flags, '--epochs', '1', flag, str(out), '--experiment', 'next']) == 0
+    expected = read(best)['state_dict']
+    assert_identical(started[0], dict(expected))
+    for state in started:  # --pretrained-path is for other classes: timm starts with a new classifier
+        for name in ('fc.weight', 'fc.bias'):
+            state.pop(name)
+            expected.pop(name, None)
+    assert_identical(started[1], dict(expected))

@@ -1,0 +1,122 @@
+"""Updates whose gradients are not finite: left out, counted, and the end of a run that has no others."""
+import logging
+import math
+from typing import List
+
+import torch
+import torch.nn as nn
+
+from .mistakes import RunFailed
+
+_logger = logging.getLogger('train')
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Diverged(RunFailed):
+    """Too many updates in a row had gradients that are not finite."""
+
+
+class BadSteps:
+    """Keeps gradients of NaN or infinity out of the weights, the optimizer, the averages and the running statistics.
+
+    The gradients alone decide: under DDP they are the same in all processes, so all decide alike. Nothing waits for an
+    accelerator: there a bad update is one with gradients of zero, and the host learns of it when a line is logged. On
+    the CPU, where looking costs nothing, the optimizer and the moving averages are not called at all; nor does
+    float16's loss scaler call the optimizer.
+
+    Args:
+        module: What is trained; running statistics of its normalisation layers go back to what they were.
+        optimizer: Whose gradients are looked at.
+        limit: Bad updates in a row that end the run; 0 for no limit.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, limit: int):
+        self.optimizer = optimizer
+        self.limit = limit
+        device = optimizer.param_groups[0]['params'][0].device
+        self.host_sees = device.type == 'cpu'
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row up to now, longest row
+        self._reported = 0
+        statistics = [buffer for name, buffer in module.named_buffers() if _is_statistic(name) and buffer.numel()]
+        # as integers of the same bits, which unlike NaN become 0 when multiplied by it
+        self._statistics = [[_bits(buffer) for buffer in group] for group in _by_dtype(statistics)]
+        self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._statistics]
+
+    def begin(self) -> None:
+        """Before the first batch of an update: remember the running statistics."""
+        for kept, group in zip(self._kept, self._statistics):
+            torch._foreach_copy_(kept, group)
+
+    @torch.no_grad()
+    def judge(self) -> bool:
+        """After the backward pass: look at the gradients, and clear bad ones. False if the optimizer must not step."""
+        gradients = [
+            parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
+            if parameter.grad is not None and parameter.grad.numel()]
+        self.bad.zero_()
+        for group in _by_dtype(gradients):
+            largest = torch.stack(torch._foreach_norm(group, math.inf))
+            self.bad.logical_or_(largest.isfinite().all().logical_not())
+        if self.host_sees:
+            return not self.bad
+        for group in _by_dtype(gradients):
+            bits = [_bits(gradient) for gradient in group]
+            torch._foreach_mul_(bits, self.bad.logical_not().to(bits[0].dtype))
+        return True
+
+    @torch.no_grad()
+    def end(self) -> bool:
+        """After an update: put back the statistics of a bad one, and count it. False if no average must move."""
+        for kept, group in zip(self._kept, self._statistics):
+            bad = self.bad.to(kept[0].dtype)
+            torch._foreach_mul_(group, 1 - bad)
+            torch._foreach_mul_(kept, bad)
+            torch._foreach_add_(group, kept)
+        total, row, longest = self._counts.unbind()
+        total += self.bad
+        row += 1
+        row *= self.bad
+        torch.maximum(longest, row, out=longest)
+        if not self.host_sees:
+            return True
+        if self.bad:
+            self._stop_at_limit(int(longest))
+        return not self.bad
+
+    def report(self) -> None:
+        """When a line is logged: warn of what was left out since the last one.
+
+        Raises:
+            Diverged: If there were `limit` bad updates in a row.
+        """
+        total, _, longest = self._counts.tolist()
+        if total > self._reported:
+            _logger.warning(
+                f'Gradients that are not finite: {total - self._reported} updates since the last line were skipped, '
+                f'{total} in all.')
+            self._reported = total
+        self._stop_at_limit(longest)
+
+    def _stop_at_limit(self, longest: int) -> None:
+        if self.limit and longest >= self.limit:
+            raise Diverged(
+                f'{longest} updates in a row had gradients that are not finite (--max-bad-steps {self.limit}). The '
+                f'checkpoints written before are untouched. A lower --lr, --clip-grad, a longer warm-up or another '
+                f'--amp-dtype may help.')
+
+
+def _is_statistic(name: str) -> bool:
+    name = name.rpartition('.')[2]
+    return name.startswith('running_') or name == 'num_batches_tracked'
+
+
+def _by_dtype(tensors: List[torch.Tensor]) -> List[List[torch.Tensor]]:
+    groups = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().view(_BITS[tensor.element_size()])

@@ -1,0 +1,161 @@
+"""Checkpoints within an epoch, from which a run goes on exactly."""
+import argparse
+import logging
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import torch
+from timm.utils import CheckpointSaver
+
+from . import randomness
+from .progress import progress
+from .runtime import Runtime
+from .stopping import Stopped, StopRequest
+
+_logger = logging.getLogger('train')
+
+
+class Recovery:
+    """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and goes on from them.
+
+    Beside the weights such a file holds how many batches of the epoch are done, the sums of its metrics, and three
+    states of the random generators of each process. Going on, the loader gives the batches that are done once more,
+    unused: its order and its workers are then where they were. The states are those at the beginning of the epoch,
+    before the last batch was asked for (a loader without workers draws then; timm's is one batch ahead), and after it.
+
+    Args:
+        args: The flags.
+        runtime: Where the run computes.
+        stop: Whether the run shall end.
+        position: What the checkpoint that is resumed says, or None.
+    """
+
+    def __init__(
+            self,
+            args: argparse.Namespace,
+            runtime: Runtime,
+            stop: Optional[StopRequest] = None,
+            position: Optional[Dict[str, Any]] = None,
+    ):
+        self.args = args
+        self.device = runtime.device
+        self.primary = runtime.primary
+        self.stop = stop or StopRequest(args.distributed, runtime.device)
+        self.position = position
+        self.saver: Optional[CheckpointSaver] = None
+        self._stopping = False
+
+    def batches_done(self, epoch: int, num_batches: int) -> int:
+        """How many batches of the epoch an interrupted run had done; 0 where it cannot be gone on with exactly."""
+        position = self.position
+        if not position or position['epoch'] != epoch:
+            return 0
+        made_with, here = position['made_with'], self._made_with(num_batches)
+        if made_with == here:
+            return position['batches']
+        _logger.warning(
+            f'The checkpoint was written within epoch {epoch}, with {made_with}; now it is {here}. The images that are '
+            f'left cannot be told, so epoch {epoch} begins anew, with the weights of the checkpoint.')
+        self.position = None
+        return 0
+
+    def updates_done(self, epoch: int, num_batches: int) -> int:
+        return -(-self.batches_done(epoch, num_batches) // self.args.grad_accum_steps)
+
+    def _made_with(self, num_batches: int) -> Dict[str, Any]:
+        """What must be the same to go on within an epoch."""
+        return dict(
+            batches=num_batches,
+            batch_size=self.args.batch_size,
+            grad_accum_steps=self.args.grad_accum_steps,
+            processes=self.args.world_size,
+            device=self.device.type,
+        )
+
+    def batches(self, loader: Any, epoch: int, meters: Any) -> Iterator[Tuple[int, Any]]:
+        """Index and batch of those batches of the epoch that are not done."""
+        self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
+        done = self.batches_done(epoch, len(loader))
+        self._begin = randomness.get_state(self.device)
+        self._before = self._begin
+        if done:
+            own = self.position['states'][self.args.rank]
+            length = self._begin.numel()
+            self._begin, self._before, now, numbers = own.split([length] * 3 + [len(own) - 3 * length])
+            meters.load(numbers.clone().view(torch.float64))
+            if done == len(loader):
+                randomness.set_state(now, self.device)
+                return
+            _logger.info(f'Going on in epoch {epoch} after {done} of {len(loader)} batches, which are read once more.')
+            randomness.set_state(self._begin, self.device)
+        iterator = iter(progress(loader, f'Epoch {epoch}', self.primary))
+        for index in range(done):
+            if index == done - 1:
+                randomness.set_state(self._before, self.device)
+            next(iterator, None)
+        if done:
+            randomness.set_state(now, self.device)
+        index = done
+        while True:
+            if self._stopping or self.args.recovery_interval:
+                self._before = randomness.get_state(self.device)
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            yield index, batch
+            index += 1
+
+    def after_update(self, batch_idx: int, update_idx: int) -> None:
+        """Write a checkpoint where one is due; `batch_idx` is the last batch of the update.
+
+        Raises:
+            Stopped: If the run shall end, after the checkpoint.
+        """
+        interval = self.args.recovery_interval
+        if self._stopping or (interval and (update_idx + 1) % interval == 0):
+            self._save(batch_idx + 1, update_idx)
+        if self._stopping:
+            raise Stopped
+        # the state before a batch is kept from now on; so it is the next update that ends the run
+        self._stopping = self.stop.agreed()
+
+    def in_validation(self) -> None:
+        """After a validation, which ends at once where the run shall end.
+
+        Raises:
+            Stopped: If it shall, after a checkpoint of the epoch's training.
+        """
+        if self.stop.agreed_now():
+            self._save(self._num_batches, -(-self._num_batches // self.args.grad_accum_steps) - 1)
+            raise Stopped
+
+    def after_epoch(self) -> None:
+        """After the epoch's own checkpoint.
+
+        Raises:
+            Stopped: If the run shall end.
+        """
+        self.position = None
+        if self.stop.agreed_now():
+            raise Stopped
+
+    def _save(self, batches: int, update_idx: int) -> None:
+        numbers = self._meters.state()
+        own = torch.cat([
+            self._begin, self._before, randomness.get_state(self.device), numbers.view(torch.uint8)])
+        states = own.unsqueeze(0)
+        if self.args.distributed:
+            own = own.to(self.device)
+            gathered = [torch.empty_like(own) for _ in range(self.args.world_size)]
+            torch.distributed.all_gather(gathered, own)
+            states = torch.stack(gathered).cpu()
+        if self.saver is not None:
+            self.saver.position = dict(
+                epoch=self._epoch,
+                batches=batches,
+                made_with=self._made_with(self._num_batches),
+                states=states,
+            )
+            try:
+                self.saver.save_recovery(self._epoch, batch_idx=update_idx)
+            finally:
+                self.saver.position = None
