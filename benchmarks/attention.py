@@ -1,7 +1,7 @@
 """What Dense MultiMix sees and mixes, on real images: `python -m benchmarks.attention --recipe NAME --data-dir FOLDER`.
 
 Of each run the attention over some test images, and tuples that Dense MultiMix would mix of them: the weight of every
-example at every position, and the target. Default: the plain model and Dense MultiMix, of the first seed.
+example at every position. Default: the plain model and Dense MultiMix, of the first seed.
 """
 import base64
 import io
@@ -10,11 +10,9 @@ import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from timm_multimix import MultiMixHead
-from timm_multimix.functional import interpolate
 
 from .recipes import RECIPES
 from .suite import Run, create_parser, evaluate_runs
@@ -28,8 +26,7 @@ def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[
     """Attention and tuples of one batch.
 
     Returns:
-        'attention' `[b][h][w]`, each sums to 1; 'weights' `[n][b][h][w]`, each sums to 1 over b; 'target' `[n][c]`, the
-        mean over the positions.
+        'attention' `[b][h][w]`, each sums to 1; 'weights' `[n][b][h][w]`, each sums to 1 over b.
     """
     head = MultiMixHead(
         model.model, mode='dense-multimix', num_tuples=TUPLES, input_size=tuple(pixels.shape[1:]))
@@ -37,13 +34,10 @@ def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[
     outputs = head.outputs(features, labels)
     torch.manual_seed(0)
     weights = head.loss.sample_weights(outputs.dense_logits, outputs.attention)  # [r, n, b]
-    one_hot = F.one_hot(labels, outputs.clean_logits.shape[-1]).float()
-    target = interpolate(weights, one_hot).mean(dim=0)
     grid = grid_size(features, head.dense.layout.format, outputs.attention.shape[1])
     return dict(
         attention=_rounded(outputs.attention.unflatten(1, grid)),
         weights=_rounded(weights.permute(1, 2, 0).unflatten(2, grid)),
-        target=_rounded(target),
     )
 
 

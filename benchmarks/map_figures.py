@@ -1,7 +1,7 @@
 """Figures of attention and of mixed tuples over images, from the records of `benchmarks.attention`."""
 import base64
 import io
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import matplotlib
 
@@ -9,6 +9,7 @@ matplotlib.use('Agg')
 import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from .accuracy_table import Runs  # noqa: E402
@@ -36,26 +37,38 @@ def attention_maps(runs: Runs) -> Figure:
 
 
 def mixed_tuples(record: Dict[str, Any]) -> Figure:
-    """Each tuple a row: the examples that weigh most with their weight at every position, and the mixed target."""
+    """Each tuple a row: the examples that weigh most with their weight at every position, and the mixed target.
+
+    Of the target at a position the class with the largest share is drawn, the more solid the larger that share.
+    """
     result = record['result']
     images, weights = [_decode(image) for image in result['images']], np.array(result['weights'])
     columns = min(_EXAMPLES, len(images))
     figure, axes = plt.subplots(
-        len(weights), columns + 1, figsize=(1.9 * columns + 3.2, 1.95 * len(weights)), constrained_layout=True,
-        squeeze=False, width_ratios=[1.] * columns + [1.5])
-    for row, tuple_weights, target in zip(axes, weights, result['target']):
+        len(weights), columns + 1, figsize=(1.9 * columns + 3.2, 2.05 * len(weights)), constrained_layout=True,
+        squeeze=False)
+    for row, tuple_weights in zip(axes, weights):
         means = tuple_weights.mean(axis=(1, 2))
         for axis, index in zip(row, np.argsort(-means, kind='stable')[:columns]):
             _overlay(axis, images[index], tuple_weights[index], largest=1.)
             axis.set_title(f'{result["classes"][result["labels"][index]]}, {means[index]:.2f} on average', fontsize=8)
-        row[-1].barh(range(len(target)), target, color='#ff7f0e')
-        row[-1].set_yticks(range(len(target)), result['classes'], fontsize=7)
-        row[-1].set_xlim(0, 1)
-        row[-1].tick_params(axis='x', labelsize=7)
-        row[-1].invert_yaxis()
-        row[-1].set_title('target, mean over positions', fontsize=8)
-    _bare(axes[:, :-1])
+        shares = mixed_target(tuple_weights, result['labels'], len(result['classes']))
+        row[-1].imshow(
+            shares.argmax(axis=0) % 10, cmap='tab10', vmin=0, vmax=9, alpha=shares.max(axis=0), extent=(0, 1, 0, 1))
+        row[-1].set_title('target: largest class', fontsize=8)
+    _bare(axes)
+    colors = matplotlib.colormaps['tab10']
+    shown = sorted(set(result['labels']))
+    patches = [Patch(color=colors(label % 10), label=result['classes'][label]) for label in shown]
+    figure.legend(handles=patches, loc='outside right center', fontsize=8)
     return figure
+
+
+def mixed_target(weights: np.ndarray, labels: List[int], num_classes: int) -> np.ndarray:
+    """Shares of the classes `[c, h, w]` in a tuple whose weights are `[b, h, w]`."""
+    shares = np.zeros((num_classes, *weights.shape[1:]))
+    np.add.at(shares, labels, weights)
+    return shares
 
 
 def _overlay(axis, image: np.ndarray, weights: np.ndarray, largest: float = 0.) -> None:

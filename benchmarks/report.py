@@ -39,7 +39,8 @@ _ATTENTION = (
     'bright is the largest of an image.')
 _TUPLES = (
     'Rows are tuples that Dense MultiMix drew from these images: the examples that weigh most, with the weight of each '
-    'at every position (bright is 1), and the mixed target.')
+    'at every position (bright is 1), and of the mixed target there the class with the largest share, solid where that '
+    'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
 
 
 def build(recipe: str, results: str) -> List[Section]:

@@ -16,7 +16,7 @@ from timm_multimix.training.runtime import Runtime
 from . import models  # noqa: F401  registers them
 from .suite import Run
 
-BATCH_SIZE = 250
+BATCH_SIZE = 125
 
 
 class PixelModel(nn.Module):
@@ -35,7 +35,7 @@ class PixelModel(nn.Module):
         self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels - self.mean) / self.std
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # faster, also on a CPU
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits `[b, c]` of `pixels` `[b, 3, h, w]`."""
@@ -62,6 +62,7 @@ def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
     model, data_config = create_train_model(args, runtime)
     load_checkpoint(model, run.checkpoint, use_ema=False)
     pixel_model = PixelModel(model, data_config['mean'], data_config['std']).to(device)
+    pixel_model.to(memory_format=torch.channels_last)
     return pixel_model.eval().requires_grad_(False), data_config
 
 
