@@ -16,9 +16,10 @@ METHODS = {
 }
 """The methods by name. Both MultiMix modes have their default flags.
 
-Manifold mixup (Verma et al. 2019) is that of the last layer: pairs by Beta(1, 1), as many as a batch of the recipes has
-images. It is MultiMix of length 2, which differs in two ways: every pair has a λ of its own, where the authors draw one
-per batch, and pairs are drawn anew, so an image may be in none or in several, where they take a permutation.
+Manifold mixup (Verma et al. 2019) is that of the last layer: 128 pairs by Beta(1, 1), as many as a batch of the CIFAR
+recipes has images. It is MultiMix of length 2, which differs in two ways: every pair has a λ of its own, where the
+authors draw one per batch, and pairs are drawn anew, so an image may be in none or in several, where they take a
+permutation.
 """
 
 _PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
