@@ -43,6 +43,10 @@ _TUPLES = (
     'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
 
 
+def title(recipe: str) -> str:
+    return f'MultiMix: the evidence ({recipe})'
+
+
 def build(recipe: str, results: str) -> List[Section]:
     """All sections, of what there is in the folder `results`.
 
@@ -54,12 +58,12 @@ def build(recipe: str, results: str) -> List[Section]:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
     sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
 
-    def figure(title: str, kind: str, draw: Callable[[Runs], Any], *text: str) -> None:
+    def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str) -> None:
         runs = parts[kind]
         if runs:
-            sections.append(Section(title, list(text), png=figures.to_png(draw(runs)), caption=caption(runs, recipe)))
+            sections.append(Section(heading, list(text), png=figures.to_png(draw(runs)), caption=caption(runs, recipe)))
         else:
-            sections.append(Section(title, [f'Not measured yet: no results of {kind}.']))
+            sections.append(Section(heading, [f'Not measured yet: no results of {kind}.']))
 
     figure('Accuracy', 'accuracy', figures.accuracy, _ACCURACY)
     sections.append(_step_time_section(parts['accuracy'], recipe, results))
@@ -90,25 +94,25 @@ def _verdict_section(parts: Dict[str, Runs]) -> Section:
 
 def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:
     sections = []
-    for title, metrics in TABLES.items():
+    for heading, metrics in TABLES.items():
         rows = [[method, *(metric.cell(parts, method) for metric in metrics)] for method in parts['accuracy']]
         if any(any(row[1:]) for row in rows):
             header = ['method', *(metric.title for metric in metrics)]
             runs = next(parts[metric.kind] for metric in metrics if parts[metric.kind])
-            sections.append(Section(title, table=[header, *rows], caption=caption(runs, recipe)))
+            sections.append(Section(heading, table=[header, *rows], caption=caption(runs, recipe)))
     return sections
 
 
 def _step_time_section(runs: Runs, recipe: str, results: str) -> Section:
-    title, path = 'Step time against accuracy', os.path.join(results, 'step_time', f'{recipe}.json')
+    heading, path = 'Step time against accuracy', os.path.join(results, 'step_time', f'{recipe}.json')
     if not os.path.exists(path):
-        return Section(title, ['Not measured yet: no results of step_time.'])
+        return Section(heading, ['Not measured yet: no results of step_time.'])
     with open(path, encoding='utf-8') as file:
         record = json.load(file)
     run = record['result']['runs'][0]
     text = f'{run["model"]}, batches of {run["batch_size"]}; all methods in turn in one process.'
     return Section(
-        title, [text], png=figures.to_png(figures.step_times(runs, run['methods'])),
+        heading, [text], png=figures.to_png(figures.step_times(runs, run['methods'])),
         caption=f'{caption(runs, recipe)} Step time: {machine([record])}.')
 
 
@@ -152,8 +156,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(str(error))
     folder = args.report or os.path.join(args.results, 'report')
     os.makedirs(folder, exist_ok=True)
-    title = f'MultiMix: the evidence ({args.recipe})'
-    for suffix, text in (('html', to_html(title, sections)), ('md', to_markdown(title, sections))):
+    heading = title(args.recipe)
+    for suffix, text in (('html', to_html(heading, sections)), ('md', to_markdown(heading, sections))):
         path = os.path.join(folder, f'{args.recipe}.{suffix}')
         with open(path, 'w', encoding='utf-8') as file:
             file.write(text)

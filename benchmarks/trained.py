@@ -83,8 +83,8 @@ def load_pixels(
     """
     try:
         dataset = create_dataset('', root=folder)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f'{folder} must have images: {error}') from error
+    except (RuntimeError, AssertionError) as error:  # no images, no folder
+        raise ValueError(f'{folder} must be a folder with images') from error
     dataset.transform = pixel_transform(data_config)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     images, labels = zip(*(dataset[index * len(dataset) // count] for index in range(count)))
