@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Tuple
 import matplotlib
 
 matplotlib.use('Agg')
+import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
@@ -36,6 +37,8 @@ def style(method: str) -> Dict[str, Any]:
 def attacks(runs: Runs) -> Figure:
     """Top-1 against the radius of FGSM and PGD; 0 is no attack."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    rows = [row for records in runs.values() for record in records for row in record['result']['attacks']]
+    radii = [0, *sorted({row['eps_255'] for row in rows})]
     for axis, attack in zip(axes, ('fgsm', 'pgd')):
         for method, records in runs.items():
             points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
@@ -45,6 +48,8 @@ def attacks(runs: Runs) -> Figure:
                         points.setdefault(row['eps_255'], []).append(row['top1'])
             _line(axis, method, points)
         axis.set_title(attack.upper())
+        axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most happens at the small radii
+        axis.set_xticks(radii, [f'{radius:g}' for radius in radii])
         axis.set_xlabel('radius (of 255, l-inf)')
     return _with_legend(figure, axes, 'top-1 (%)')
 
