@@ -3,8 +3,9 @@ VENV ?= .venv
 LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 DEMO_OUTPUT ?= output/demo
+EVIDENCE_OUTPUT ?= output/evidence-small
 
-.PHONY: demo test test-all test-lowest lint clean
+.PHONY: demo evidence-small test test-all test-lowest lint clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +15,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/installed
 	$(BIN)/python -m benchmarks.demo --output $(DEMO_OUTPUT)
+
+evidence-small: $(VENV)/installed
+	$(BIN)/python -m benchmarks.digits_folder $(EVIDENCE_OUTPUT)/digits
+	$(BIN)/python -m benchmarks.evidence --recipe digits --data-dir $(EVIDENCE_OUTPUT)/digits --seeds 0 --images 400 \
+		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -6,12 +6,11 @@ side.
 """
 import argparse
 import csv
-import fcntl
 import logging
 import os
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import yaml
 
@@ -21,9 +20,10 @@ from . import models  # noqa: F401  registers them
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES, prepare_data
 from .results import write_result
+from .suite import RESULTS as ALL_RESULTS
+from .suite import exclusive, work_through
 
-_logger = logging.getLogger('benchmarks')
-RESULTS = os.path.join(os.path.dirname(__file__), 'results', 'accuracy')
+RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
 
 
 def run(
@@ -42,11 +42,8 @@ def run(
     """
     path = os.path.join(results, recipe, f'{method}-{seed}.json')
     folder = os.path.join(output, recipe)
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, f'{method}-{seed}.lock'), 'w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except BlockingIOError:
+    with exclusive(os.path.join(folder, f'{method}-{seed}.lock')) as mine:
+        if not mine:
             return None
         if os.path.exists(path):
             return path
@@ -94,15 +91,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
-    durations: List[float] = []
-    for index, (method, seed) in enumerate(todo):
-        start = time.time()
-        path = run(args.recipe, method, seed, data, args.output, args.results, args.flags)
-        if path is not None and time.time() - start > 1.:
-            durations.append(time.time() - start)
-        left = (len(todo) - index - 1) * sum(durations) / max(len(durations), 1)
-        done = f'[{index + 1}/{len(todo)}] {method} {seed}: {path or "at work elsewhere"}'
-        _logger.info(f'{done}; about {left / 60:.0f} min left')
+
+    def work(item: Tuple[str, int]) -> Optional[str]:
+        return run(args.recipe, *item, data, args.output, args.results, args.flags)
+
+    work_through(todo, work, lambda item: f'{item[0]} {item[1]}')
     return 0
 
 

@@ -6,13 +6,21 @@ METHODS = {
     'mixup': '--smoothing 0 --mixup 1',
     'cutmix': '--smoothing 0 --cutmix 1',
     'mixup-cutmix': '--smoothing 0 --mixup 1 --cutmix 1',
+    'manifold-mixup': '--smoothing 0 --mixup-mode multimix --multimix-length 2 --multimix-concentration example '
+                      '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128',
     'multimix': '--smoothing 0 --mixup-mode multimix',
     'dense-multimix': '--smoothing 0 --mixup-mode dense-multimix',
     'mixupe': '--smoothing 0 --mixup-mode mixupe --mixup 1',
     'multimix-distilled': '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99',
     'dense-multimix-distilled': '--smoothing 0 --mixup-mode dense-multimix --multimix-teacher-decay 0.99',
 }
-"""The methods by name. Both MultiMix modes have their default flags."""
+"""The methods by name. Both MultiMix modes have their default flags.
+
+Manifold mixup (Verma et al. 2019) is that of the last layer: 128 pairs by Beta(1, 1), as many as a batch of the CIFAR
+recipes has images. It is MultiMix of length 2, which differs in two ways: every pair has a λ of its own, where the
+authors draw one per batch, and pairs are drawn anew, so an image may be in none or in several, where they take a
+permutation.
+"""
 
 _PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
 _LITERAL = '--multimix-concentration example --multimix-alpha 0.5 2'

@@ -32,7 +32,7 @@ def environment() -> Dict[str, Any]:
 
 
 def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
-    """Write one run as JSON; the schema is checked by the tests."""
+    """Write one run as JSON, whole or not at all; the schema is checked by the tests."""
     record = dict(
         schema=SCHEMA_VERSION,
         benchmark=benchmark,
@@ -41,9 +41,11 @@ def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Di
         result=result,
     )
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    with open(path, 'w', encoding='utf-8') as file:
+    partial = f'{path}.{os.getpid()}'
+    with open(partial, 'w', encoding='utf-8') as file:
         json.dump(record, file, indent=2)
         file.write('\n')
+    os.replace(partial, path)
 
 
 def _commit() -> str:

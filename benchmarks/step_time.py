@@ -23,8 +23,8 @@ from timm_multimix import MixupETask, MultiMixTask
 from .results import write_result
 
 METHODS = (
-    'plain', 'mixup', 'mixup-elem', 'cutmix', 'multimix', 'dense-multimix', 'multimix-distilled',
-    'dense-multimix-distilled', 'mixupe')
+    'plain', 'label-smoothing', 'mixup', 'mixup-elem', 'cutmix', 'mixup-cutmix', 'manifold-mixup', 'multimix',
+    'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled', 'mixupe')
 _DEFAULTS = dict(
     cuda=dict(models=['resnet50', 'vit_small_patch16_224'], batch_size=[128, 256], rounds=15, steps=10),
     cpu=dict(models=['resnet18', 'vit_tiny_patch16_224'], batch_size=[16], rounds=9, steps=1),
@@ -46,9 +46,13 @@ def create_method(name: str, model: nn.Module, num_classes: int, num_tuples: int
         return Method(MultiMixTask(model, mode=mode, num_tuples=num_tuples, **teacher, **shared), None)
     if name == 'mixupe':
         return Method(MixupETask(model, **shared), None)
-    if name == 'plain':
-        return Method(ClassificationTask(model, **shared), None)
-    alphas = dict(mixup_alpha=0., cutmix_alpha=1.) if name == 'cutmix' else dict(mixup_alpha=1., cutmix_alpha=0.)
+    if name == 'manifold-mixup':
+        pairs = dict(num_tuples=128, length=2, concentration='example', alpha=1., clean_weight=0.)
+        return Method(MultiMixTask(model, mode='multimix', **pairs, **shared), None)
+    if name in ('plain', 'label-smoothing'):
+        smoothing = 0. if name == 'plain' else 0.1
+        return Method(ClassificationTask(model, criterion_kwargs=dict(smoothing=smoothing), **shared), None)
+    alphas = dict(mixup_alpha=float('mixup' in name), cutmix_alpha=float('cutmix' in name))
     mode = 'elem' if name.endswith('elem') else 'batch'
     mix = Mixup(**alphas, mode=mode, label_smoothing=0., num_classes=num_classes)
     return Method(ClassificationTask(model, criterion_kwargs=dict(soft_targets=True), **shared), mix)

@@ -46,7 +46,8 @@ def test_every_method_is_a_command_line(method, recipe):
     flags = f'DIR {RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]}'
     args, _ = parse_args(flags.split())
     assert args.model.startswith('cifar_')
-    mode = 'dense-multimix' if method.startswith('dense') else 'multimix' if 'multimix' in method else 'batch'
+    pooled = 'multimix' in method or method == 'manifold-mixup'
+    mode = 'dense-multimix' if method.startswith('dense') else 'multimix' if pooled else 'batch'
     assert args.mixup_mode == ('mixupe' if method == 'mixupe' else mode)
 
 

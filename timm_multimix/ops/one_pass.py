@@ -138,7 +138,7 @@ def _loss_and_grad(
 
 
 def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
-    """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k, through the Gram matrix; subtracts the sum's derivative from `grad`."""
+    """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k, through the Gram matrix; takes its derivative from `grad`."""
     if target.ndim == 2:
         pull = gram @ target  # [r, b, c]
         if grad is not None:

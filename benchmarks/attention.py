@@ -1,0 +1,86 @@
+"""What Dense MultiMix sees and mixes, on real images: `python -m benchmarks.attention --recipe NAME --data-dir FOLDER`.
+
+Of each run the attention over some test images, and tuples that Dense MultiMix would mix of them: the weight of every
+example at every position. Default: the plain model and Dense MultiMix, of the first seed.
+"""
+import base64
+import io
+import os
+import sys
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from timm_multimix import MultiMixHead
+
+from .recipes import RECIPES
+from .suite import Run, create_parser, evaluate_runs
+from .trained import PixelModel, load_pixels, load_run
+
+TUPLES = 3
+LARGEST = 112  # pixels of the images that are kept
+
+
+def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
+    """Attention and tuples of one batch.
+
+    Returns:
+        'attention' `[b][h][w]`, each sums to 1; 'weights' `[n][b][h][w]`, each sums to 1 over b.
+    """
+    head = MultiMixHead(
+        model.model, mode='dense-multimix', num_tuples=TUPLES, input_size=tuple(pixels.shape[1:]))
+    features = model.model.forward_features(model.normalise(pixels))
+    outputs = head.outputs(features, labels)
+    torch.manual_seed(0)
+    weights = head.loss.sample_weights(outputs.dense_logits, outputs.attention)  # [r, n, b]
+    grid = grid_size(features, head.dense.layout.format, outputs.attention.shape[1])
+    return dict(
+        attention=_rounded(outputs.attention.unflatten(1, grid)),
+        weights=_rounded(weights.permute(1, 2, 0).unflatten(2, grid)),
+    )
+
+
+def grid_size(features: torch.Tensor, layout: str, num_positions: int) -> Tuple[int, int]:
+    """Height and width of the positions; one row of tokens where they make no square."""
+    if layout != 'NLC':
+        return tuple(features.shape[2:] if layout == 'NCHW' else features.shape[1:3])
+    side = round(num_positions ** 0.5)
+    return (side, side) if side * side == num_positions else (1, num_positions)
+
+
+def encode(image: torch.Tensor) -> str:
+    """`[3, h, w]` in [0, 1] as a PNG file in base64, at most 112 pixels wide and high."""
+    picture = to_pil_image(image)
+    picture.thumbnail((LARGEST, LARGEST))
+    buffer = io.BytesIO()
+    picture.save(buffer, format='png')
+    return base64.b64encode(buffer.getvalue()).decode('ascii')
+
+
+def _rounded(values: torch.Tensor) -> list:
+    return [
+        _rounded(value) if value.ndim else round(value.item(), 4) for value in values.detach().cpu()]
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = create_parser(__doc__)
+    parser.set_defaults(images=8, methods=['plain', 'dense-multimix'], seeds=[0])
+    args = parser.parse_args(argv)
+
+    def evaluate(run: Run, data: str) -> Dict[str, Any]:
+        model, data_config = load_run(run, args.device)
+        folder = os.path.join(data, RECIPES[run.recipe].eval_split)
+        pixels, labels = load_pixels(folder, data_config, args.images)
+        return dict(
+            classes=sorted(os.listdir(folder)),
+            labels=labels.tolist(),
+            images=[encode(image) for image in pixels],
+            **maps(model, pixels.to(args.device), labels.to(args.device)),
+        )
+
+    return evaluate_runs('attention', parser, args, dict(images=args.images), evaluate)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

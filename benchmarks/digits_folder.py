@@ -1,0 +1,31 @@
+"""scikit-learn's digits as folders of images, for the benchmarks: `python -m benchmarks.digits_folder FOLDER`."""
+import argparse
+import os
+import sys
+from typing import List, Optional
+
+from timm_multimix.training.digits import Digits
+
+
+def write_digits(folder: str) -> str:
+    """`train/` and `test/` with a folder of PNG files, 8 x 8 pixels each, per digit; returns `folder`."""
+    for split, name in (('train', 'train'), ('validation', 'test')):
+        for index, (image, target) in enumerate(Digits(split)):
+            path = os.path.join(folder, name, str(target), f'{index:04d}.png')
+            if not os.path.exists(path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                partial = f'{path}.{os.getpid()}'
+                image.save(partial, format='png')
+                os.replace(partial, path)
+    return folder
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', help='where to write them')
+    write_digits(parser.parse_args(argv).folder)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

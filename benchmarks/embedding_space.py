@@ -1,0 +1,93 @@
+"""The space of embeddings: `python -m benchmarks.embedding_space --recipe NAME --data-dir FOLDER`.
+
+Embeddings of test images just before the classifier, scaled to length 1. Alignment and uniformity are those of Wang and
+Isola (2020), with two images of a class as the positive pair: lower is better in both. Spread is the mean distance of a
+class's embeddings to their centre, separation that between the centres of two classes. A picture in two dimensions is
+kept, by t-SNE or PCA.
+"""
+import os
+import sys
+from typing import Any, Dict, List, Optional
+
+import torch
+import torch.nn.functional as F
+
+from .recipes import RECIPES
+from .suite import Run, create_parser, evaluate_runs
+from .trained import apply, load_pixels, load_run
+
+PROJECTIONS = ('tsne', 'pca')
+POINTS = 400  # of the picture
+
+
+def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean squared distance of two images of one class, over all such pairs.
+
+    Args:
+        embeddings: `[n, d]` of length 1.
+        labels: `[n]`.
+    """
+    same = [torch.pdist(embeddings[labels == label]).square() for label in labels.unique()]
+    return float(torch.cat(same).mean())
+
+
+def uniformity(embeddings: torch.Tensor, t: float = 2.) -> float:
+    """log of the mean of exp(-t |x - y|²) over all pairs; `embeddings` is `[n, d]` of length 1."""
+    return float(torch.pdist(embeddings).square().mul(-t).exp().mean().log())
+
+
+def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
+    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres."""
+    spreads, centres = [], []
+    for label in labels.unique():
+        members = embeddings[labels == label]
+        centres.append(members.mean(dim=0))
+        spreads.append(float((members - centres[-1]).norm(dim=-1).mean()))
+    separation = float(torch.pdist(torch.stack(centres)).mean())
+    spread = sum(spreads) / len(spreads)
+    return dict(spread=spread, separation=separation, ratio=spread / separation, spread_per_class=spreads)
+
+
+def project(embeddings: torch.Tensor, kind: str) -> torch.Tensor:
+    """`[n, 2]` of `[n, d]`, by t-SNE from a PCA or by PCA alone; the same every time."""
+    if kind == 'pca':
+        from sklearn.decomposition import PCA
+        points = PCA(2, random_state=0).fit_transform(embeddings.numpy())
+    else:
+        from sklearn.manifold import TSNE
+        perplexity = min(30., (len(embeddings) - 1) / 3.)
+        points = TSNE(perplexity=perplexity, init='pca', random_state=0).fit_transform(embeddings.numpy())
+    return torch.from_numpy(points).float()
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = create_parser(__doc__)
+    parser.add_argument('--projection', choices=PROJECTIONS, default='tsne')
+    args = parser.parse_args(argv)
+
+    def evaluate(run: Run, data: str) -> Dict[str, Any]:
+        model, data_config = load_run(run, args.device)
+        pixels, labels = load_pixels(os.path.join(data, RECIPES[run.recipe].eval_split), data_config, args.images)
+        embeddings = F.normalize(apply(model.embed, pixels, args.device), dim=-1)
+        chosen = torch.arange(min(POINTS, len(labels))) * len(labels) // min(POINTS, len(labels))
+        points = project(embeddings[chosen], args.projection)
+        return dict(
+            images=len(pixels),
+            width=embeddings.shape[1],
+            alignment=alignment(embeddings, labels),
+            uniformity=uniformity(embeddings),
+            **class_spread(embeddings, labels),
+            picture=dict(
+                projection=args.projection,
+                x=[round(value, 2) for value in points[:, 0].tolist()],
+                y=[round(value, 2) for value in points[:, 1].tolist()],
+                label=labels[chosen].tolist(),
+            ),
+        )
+
+    settings = dict(images=args.images, projection=args.projection)
+    return evaluate_runs('embedding_space', parser, args, settings, evaluate)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The whole suite, part after part: `python -m benchmarks.evidence --recipe NAME --data-dir FOLDER`.
+
+Accuracy, step time, robustness, outliers and calibration, embedding space, attention, report. What is there already is
+not made again, so the command goes on where it was interrupted, and takes in new seeds or methods.
+"""
+import logging
+import os
+import sys
+import time
+from typing import List, Optional
+
+import timm
+from timm.data import resolve_data_config
+
+from timm_multimix.training.arguments import parse_args
+
+from . import accuracy, attention, embedding_space, ood, report, robustness, step_time
+from .recipes import RECIPES
+from .suite import create_parser
+
+_logger = logging.getLogger('benchmarks')
+
+
+def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -> int:
+    """Step times of the recipe's model on its batches, unless the file is there."""
+    if os.path.exists(path):
+        return 0
+    train_args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
+    model = timm.create_model(train_args.model, num_classes=train_args.num_classes)
+    data_config = resolve_data_config(vars(train_args), model=model)
+    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
+    return step_time.main([
+        '--models', train_args.model, '--batch-size', str(train_args.batch_size),
+        '--image-size', str(data_config['input_size'][-1]), '--num-classes', str(train_args.num_classes),
+        '--device', device, '--methods', *chosen, '--output', path])
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = create_parser(__doc__)
+    parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
+    parser.add_argument('--outlier-folders', nargs='*', default=[], metavar='DIR', help='for benchmarks.ood')
+    parser.add_argument('--report', help='folder of the report (RESULTS/report)')
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    data = ['--recipe', args.recipe, '--data-dir', args.data_dir, '--output', args.output]
+    runs = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
+    judged = [*data, *runs, '--results', args.results, '--device', args.device, '--images', str(args.images)]
+    shown = [method for method in ('plain', 'dense-multimix') if method in args.methods]
+    # images of its own number, and of one seed
+    attention_flags = [*data, '--results', args.results, '--device', args.device, '--seeds', str(args.seeds[0])]
+    parts = {
+        'accuracy': lambda: accuracy.main(
+            [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), '--flags', args.flags]),
+        'step time': lambda: measure_step_time(
+            args.recipe, args.methods, args.device, os.path.join(args.results, 'step_time', f'{args.recipe}.json')),
+        'robustness': lambda: robustness.main(judged),
+        'outliers': lambda: ood.main([*judged, '--outlier-folders', *args.outlier_folders]),
+        'embedding space': lambda: embedding_space.main(judged),
+        'attention': lambda: attention.main([*attention_flags, '--methods', *shown]) if shown else 0,
+        'report': lambda: report.main(
+            ['--recipe', args.recipe, '--results', args.results, *(['--report', args.report] if args.report else [])]),
+    }
+    for name, part in parts.items():
+        start = time.time()
+        if part():
+            return 1
+        _logger.info(f'== {name}: {time.time() - start:.0f} s')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""Figures of the report, each from the records of one part."""
+import io
+import statistics
+from typing import Any, Dict, List, Tuple
+
+import matplotlib
+
+matplotlib.use('Agg')
+import numpy as np  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from .accuracy_table import Runs, mean_and_spread  # noqa: E402
+
+_STYLES = {
+    'plain': ('#222222', '-', 'o'),
+    'label-smoothing': ('#8c8c8c', '-', 's'),
+    'mixup': ('#1f77b4', '-', 'o'),
+    'cutmix': ('#17becf', '-', 's'),
+    'mixup-cutmix': ('#2ca02c', '-', '^'),
+    'manifold-mixup': ('#9467bd', '-', 'D'),
+    'mixupe': ('#8c564b', '-', 'v'),
+    'multimix': ('#d62728', '-', 'o'),
+    'dense-multimix': ('#ff7f0e', '-', 's'),
+    'multimix-distilled': ('#d62728', '--', 'o'),
+    'dense-multimix-distilled': ('#ff7f0e', '--', 's'),
+}
+
+
+def style(method: str) -> Dict[str, Any]:
+    """Colour, line and marker of a method, the same in all figures; variants have those of their mode."""
+    mode = 'dense-multimix' if method.startswith('dense') else 'multimix'
+    color, line, marker = _STYLES.get(method) or (_STYLES[mode][0], ':', 'x')
+    return dict(color=color, linestyle=line, marker=marker, markerfacecolor='white' if line == '--' else color)
+
+
+def attacks(runs: Runs) -> Figure:
+    """Top-1 against the radius of FGSM and PGD; 0 is no attack."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    rows = [row for records in runs.values() for record in records for row in record['result']['attacks']]
+    radii = [0, *sorted({row['eps_255'] for row in rows})]
+    for axis, attack in zip(axes, ('fgsm', 'pgd')):
+        for method, records in runs.items():
+            points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
+            for record in records:
+                for row in record['result']['attacks']:
+                    if row['attack'] == attack:
+                        points.setdefault(row['eps_255'], []).append(row['top1'])
+            _line(axis, method, points)
+        axis.set_title(attack.upper())
+        axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most happens at the small radii
+        axis.set_xticks(radii, [f'{radius:g}' for radius in radii])
+        axis.set_xlabel('radius (of 255, l-inf)')
+    return _with_legend(figure, axes, 'top-1 (%)')
+
+
+def corruptions(runs: Runs) -> Figure:
+    """Top-1 against the strength of each corruption; 0 is none."""
+    results = [record['result'] for records in runs.values() for record in records]
+    names = list(dict.fromkeys(row['corruption'] for result in results for row in result['corruptions']))
+    figure, axes = plt.subplots(1, len(names), figsize=(13, 4.2), sharey=True, constrained_layout=True, squeeze=False)
+    for axis, name in zip(axes[0], names):
+        strengths: Dict[int, float] = {}
+        for method, records in runs.items():
+            points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
+            for record in records:
+                for row in record['result']['corruptions']:
+                    if row['corruption'] == name:
+                        points.setdefault(row['level'], []).append(row['top1'])
+                        strengths[row['level']] = row['strength']
+            _line(axis, method, points)
+        axis.set_title(name)
+        axis.set_xticks([0, *strengths], ['none', *(f'{strength:g}' for strength in strengths.values())])
+    return _with_legend(figure, axes[0], 'top-1 (%)')
+
+
+def outliers(runs: Runs) -> Figure:
+    """AUROC of both scores on each set, and the calibration error."""
+    names = list(dict.fromkeys(name for records in runs.values() for r in records for name in r['result']['sets']))
+    columns = len(names) + 1
+    figure, axes = plt.subplots(
+        1, columns, figsize=(2.4 + 2.2 * columns, 1.4 + 0.33 * len(runs)), sharey=True, constrained_layout=True,
+        squeeze=False)
+    for row, (method, records) in enumerate(runs.items()):
+        for axis, name in zip(axes[0], names):
+            for score, filled, shift in (('msp', True, -0.13), ('energy', False, 0.13)):
+                sets = [record['result']['sets'] for record in records]
+                values = [100. * each[name][score]['auroc'] for each in sets if name in each]
+                _dots(axis, method, values, row + shift, filled)
+        _dots(axes[0, -1], method, [100. * record['result']['ece'] for record in records], row, True)
+    for axis, name in zip(axes[0], names):
+        axis.set_title(name)
+        axis.set_xlabel('AUROC (%)')
+    axes[0, -1].set_title('calibration')
+    axes[0, -1].set_xlabel('ECE (%)')
+    _rows(axes[0], list(runs))
+    return figure
+
+
+def embedding_numbers(runs: Runs) -> Figure:
+    """Alignment against uniformity, and the spread of the classes against their separation."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True)
+    for axis, (x, y) in zip(axes, (('uniformity', 'alignment'), ('separation', 'spread'))):
+        for method, records in runs.items():
+            xs, ys = ([record['result'][name] for record in records] for name in (x, y))
+            _point(axis, method, xs, ys)
+        axis.set_xlabel(f'{x} ({"lower" if x == "uniformity" else "higher"} is better)')
+        axis.set_ylabel(f'{y} (lower is better)')
+        axis.grid(alpha=0.3)
+    return _with_legend(figure, axes)
+
+
+def embedding_pictures(runs: Runs) -> Figure:
+    """The projected embeddings of each method's first seed, side by side."""
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.1 * columns, 3.2 * rows), constrained_layout=True, squeeze=False)
+    for axis in axes.flat:
+        axis.axis('off')
+    for axis, (method, records) in zip(axes.flat, runs.items()):
+        picture = records[0]['result']['picture']
+        axis.scatter(picture['x'], picture['y'], c=picture['label'], cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
+        axis.set_title(method, fontsize=11)
+        axis.axis('on')
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure
+
+
+def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
+    """Accuracy against the time of a training step, as a ratio to plain training.
+
+    Args:
+        runs: Of the accuracy.
+        times: By method, what `benchmarks.step_time` measured: ratio and ratio_quartiles.
+    """
+    figure, axis = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
+    for method, records in runs.items():
+        if method in times:
+            ratio, (low, high) = times[method]['ratio'], times[method]['ratio_quartiles']
+            mean, spread = mean_and_spread([record['result']['top1'] for record in records])
+            axis.errorbar(
+                ratio, mean, yerr=spread, xerr=[[max(ratio - low, 0.)], [max(high - ratio, 0.)]], label=method,
+                markersize=8, capsize=3, **dict(style(method), linestyle='none'))
+    axis.set_xlabel('time of a training step, ratio to plain training (median and quartiles)')
+    axis.set_ylabel('top-1 (%)')
+    axis.grid(alpha=0.3)
+    return _with_legend(figure, [axis])
+
+
+def accuracy(runs: Runs) -> Figure:
+    """Every seed as a point and the mean as a bar."""
+    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.36 * len(runs)), constrained_layout=True)
+    for row, (method, records) in enumerate(runs.items()):
+        _dots(axis, method, [record['result']['top1'] for record in records], row, True)
+    axis.set_xlabel('top-1 (%)')
+    _rows([axis], list(runs))
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file, and closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _line(axis, method: str, points: Dict[float, List[float]]) -> None:
+    x, mean, spread = zip(*[(x, *mean_and_spread(values)) for x, values in sorted(points.items())])
+    axis.errorbar(
+        x, mean, yerr=[value or 0. for value in spread], label=method, markersize=5, capsize=2, **style(method))
+    axis.grid(alpha=0.3)
+
+
+def _dots(axis, method: str, values: List[float], row: float, filled: bool) -> None:
+    color = style(method)['color']
+    axis.plot(values, [row] * len(values), 'o', color=color, markerfacecolor=color if filled else 'white', markersize=6)
+    if values:
+        axis.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
+
+
+def _point(axis, method: str, xs: List[float], ys: List[float]) -> None:
+    (x, x_spread), (y, y_spread) = mean_and_spread(xs), mean_and_spread(ys)
+    axis.errorbar(
+        x, y, xerr=x_spread, yerr=y_spread, label=method, markersize=8, capsize=2,
+        **dict(style(method), linestyle='none'))
+
+
+def _rows(axes, methods: List[str]) -> None:
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].invert_yaxis()
+
+
+def _with_legend(figure: Figure, axes, label: str = '') -> Figure:
+    if label:
+        axes[0].set_ylabel(label)
+    handles: Tuple = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc='outside right center', fontsize=9)
+    return figure

@@ -1,0 +1,134 @@
+"""The numbers that methods are compared by, and where MultiMix wins and loses."""
+import statistics
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional
+
+from scipy.stats import ttest_ind
+
+from .accuracy_table import Runs, mean_and_spread
+
+OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a result: its name, the kind of result it is in, whether more is better, and its digits."""
+    name: str
+    kind: str
+    value: Callable[[Dict[str, Any]], Optional[float]]
+    higher: bool = True
+    digits: int = 2
+
+    @property
+    def title(self) -> str:
+        """With an arrow to where it is better."""
+        return f'{self.name} {"↑" if self.higher else "↓"}'
+
+    def values(self, parts: Dict[str, Runs], method: str) -> List[float]:
+        """Of each seed that has it."""
+        records = parts.get(self.kind, {}).get(method, [])
+        values = [self.value(record['result']) for record in records]
+        return [value for value in values if value is not None]
+
+    def cell(self, parts: Dict[str, Runs], method: str) -> str:
+        """Mean, with the standard deviation over the seeds where there are several."""
+        values = self.values(parts, method)
+        if not values:
+            return ''
+        mean, spread = mean_and_spread(values)
+        return f'{mean:.{self.digits}f}' + ('' if spread is None else f' ± {spread:.{self.digits}f}')
+
+
+def _attacked(attack: str, radius: int) -> Callable:
+    def value(result: Dict[str, Any]) -> Optional[float]:
+        rows = result['attacks']
+        return next((row['top1'] for row in rows if (row['attack'], row['eps_255']) == (attack, radius)), None)
+    return value
+
+
+def _corrupted(name: str) -> Callable:
+    return lambda result: _mean(row['top1'] for row in result['corruptions'] if row['corruption'] == name)
+
+
+def _detected(score: str, metric: str) -> Callable:
+    return lambda result: 100. * _mean(outliers[score][metric] for outliers in result['sets'].values())
+
+
+def _mean(values) -> float:
+    return statistics.fmean(values)
+
+
+TABLES: Dict[str, List[Metric]] = {
+    'Accuracy and calibration': [
+        Metric('top-1 (%)', 'accuracy', lambda result: result['top1']),
+        Metric('loss', 'accuracy', lambda result: result['loss'], higher=False, digits=3),
+        Metric('ECE (%)', 'ood', lambda result: 100. * result['ece'], higher=False),
+    ],
+    'Attacks: top-1 (%)': [
+        Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius))
+        for attack in ('fgsm', 'pgd') for radius in (2, 4, 8)
+    ],
+    'Corruptions: top-1 (%), mean of three strengths': [
+        Metric(name, 'robustness', _corrupted(name)) for name in ('noise', 'blur', 'contrast', 'jpeg')
+    ],
+    'Outliers: mean over the sets (%)': [
+        Metric('AUROC, softmax', 'ood', _detected('msp', 'auroc')),
+        Metric('AUROC, energy', 'ood', _detected('energy', 'auroc')),
+        Metric('AUPR, softmax', 'ood', _detected('msp', 'aupr')),
+        Metric('AUPR, energy', 'ood', _detected('energy', 'aupr')),
+        Metric('FPR95, softmax', 'ood', _detected('msp', 'fpr95'), higher=False),
+        Metric('FPR95, energy', 'ood', _detected('energy', 'fpr95'), higher=False),
+    ],
+    'Embedding space': [
+        Metric('alignment', 'embedding_space', lambda result: result['alignment'], higher=False, digits=3),
+        Metric('uniformity', 'embedding_space', lambda result: result['uniformity'], higher=False, digits=3),
+        Metric('class spread / separation', 'embedding_space', lambda result: result['ratio'], higher=False, digits=3),
+    ],
+}
+"""By heading of their table."""
+
+
+def verdict(metric: Metric, ours: List[float], theirs: List[float]) -> str:
+    """Which mean is better, ours or theirs, if Welch's t-test tells them apart at the level of 5 %.
+
+    With a single seed on a side there is nothing to test with, and no verdict.
+    """
+    if not ours or not theirs:
+        return 'not measured'
+    difference = statistics.fmean(ours) - statistics.fmean(theirs)
+    signed = f'{difference:+.{metric.digits}f}'
+    if min(len(ours), len(theirs)) < 2:
+        return f'{signed}, one seed: no verdict'
+    if not _differ(ours, theirs):
+        return f'{signed}, no difference'
+    return f'{signed}, {"wins" if (difference > 0.) == metric.higher else "loses"}'
+
+
+def _differ(ours: List[float], theirs: List[float]) -> bool:
+    if statistics.pvariance(ours) + statistics.pvariance(theirs) == 0.:  # the test divides by it
+        return ours[0] != theirs[0]
+    return ttest_ind(ours, theirs, equal_var=False).pvalue < 0.05
+
+
+def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
+    """The method with the best mean among those that are not ours."""
+    means = {
+        method: statistics.fmean(values)
+        for method in parts.get('accuracy', {}) if method not in OURS and (values := metric.values(parts, method))}
+    if not means:
+        return None
+    return max(means, key=lambda method: means[method] if metric.higher else -means[method])
+
+
+def verdicts(parts: Dict[str, Runs]) -> List[List[str]]:
+    """Rows of a table: metric, method of ours, against plain, the best other method, against that."""
+    rows = []
+    for metrics in TABLES.values():
+        for metric in metrics:
+            other = best_other(metric, parts)
+            for method in OURS:
+                ours = metric.values(parts, method)
+                if ours and other is not None:
+                    plain, best = (verdict(metric, ours, metric.values(parts, name)) for name in ('plain', other))
+                    rows.append([metric.title, method, plain, other, best])
+    return rows

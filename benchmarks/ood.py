@@ -1,0 +1,94 @@
+"""Out-of-distribution detection and calibration: `python -m benchmarks.ood --recipe NAME --data-dir FOLDER`.
+
+The test images against each set of outliers: unseen classes where the recipe has some, what `benchmarks.outliers`
+makes, and any folders of images. Scores are the maximum softmax probability (Hendrycks and Gimpel 2017) and the
+negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the positive class. FPR95 is the share of
+outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics).
+"""
+import os
+import sys
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from .outliers import make_outliers
+from .recipes import RECIPES
+from .suite import Run, create_parser, evaluate_runs
+from .trained import PixelModel, apply, load_pixels, load_run, top1
+
+SCORES = {
+    'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,
+    'energy': lambda logits: logits.logsumexp(dim=-1),
+}
+"""How much an image looks like those of the training, from its logits."""
+
+
+def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, float]:
+    """AUROC, AUPR and FPR95 of scores that should be larger inside than outside.
+
+    Args:
+        inside: Scores of test images, `[n]`.
+        outside: Scores of outliers, `[m]`.
+    """
+    scores = np.concatenate([inside, outside]).astype(np.float64)
+    positive = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
+    false_positive, true_positive, _ = roc_curve(positive, scores, drop_intermediate=False)
+    return dict(
+        auroc=float(roc_auc_score(positive, scores)),
+        aupr=float(average_precision_score(positive, scores)),
+        fpr95=float(false_positive[np.argmax(true_positive >= 0.95)]),
+    )
+
+
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Expected calibration error over 15 bins (Guo et al. 2017), between 0 and 1."""
+    probabilities = logits.softmax(dim=-1)
+    return float(multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[-1], n_bins=15))
+
+
+def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device: str) -> Dict[str, Any]:
+    """The metrics of each score, of test images by their `logits` against the outliers `pixels`."""
+    outside = apply(model, pixels, device)
+    metrics = {
+        name: detection_metrics(score(logits).numpy(), score(outside).numpy()) for name, score in SCORES.items()}
+    return dict(images=len(pixels), **metrics)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = create_parser(__doc__)
+    parser.add_argument(
+        '--outlier-folders', nargs='*', default=[], metavar='DIR', help='more sets, each named as its folder')
+    args = parser.parse_args(argv)
+    recipe = RECIPES[args.recipe]
+    folders = {os.path.basename(os.path.normpath(folder)): folder for folder in args.outlier_folders}
+    for name, folder in folders.items():
+        if not os.path.isdir(folder):
+            parser.error(f'--outlier-folders must be folders of images, got {folder}')
+        if name in ('unseen classes', *recipe.outliers):
+            parser.error(f'--outlier-folders must have names of their own, got {name}, a set that there is already')
+    if len(folders) < len(args.outlier_folders):
+        parser.error(f'--outlier-folders must have names of their own, got {args.outlier_folders}')
+
+    def evaluate(run: Run, data: str) -> Dict[str, Any]:
+        model, data_config = load_run(run, args.device)
+        pixels, labels = load_pixels(os.path.join(data, recipe.eval_split), data_config, args.images)
+        logits = apply(model, pixels, args.device)
+        outliers = {name: make_outliers(name, len(pixels), data_config) for name in recipe.outliers}
+        sources = dict({'unseen classes': os.path.join(data, 'unseen')} if recipe.unseen_classes else {}, **folders)
+        outliers.update(
+            {name: load_pixels(folder, data_config, args.images)[0] for name, folder in sources.items()})
+        return dict(
+            images=len(pixels),
+            top1=top1(logits, labels),
+            ece=calibration_error(logits, labels),
+            sets={name: detect(model, logits, images, args.device) for name, images in outliers.items()},
+        )
+
+    return evaluate_runs('ood', parser, args, dict(images=args.images, folders=sorted(folders)), evaluate)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

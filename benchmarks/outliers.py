@@ -1,0 +1,66 @@
+"""Images of nothing that the model knows, which need no download: noise, textures, photos, digits."""
+from typing import Callable, Dict, List
+
+import numpy as np
+import torch
+from PIL import Image
+
+from timm_multimix.training.digits import Digits
+
+from .trained import pixel_transform
+
+
+def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: int = 0) -> torch.Tensor:
+    """`[count, 3, h, w]` in [0, 1], sized as the model's images are.
+
+    Args:
+        name: 'noise': every value uniform, of its own. 'textures': square crops, at random places and from the model's
+            image size to the whole, of the bricks, grass and gravel that scikit-image ships. 'photos': the same of the
+            two that scikit-learn ships. 'digits': scikit-learn's, at most 1,797.
+        count: Number of images.
+        data_config: input_size, interpolation and crop_pct of the model.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If there is no such set.
+    """
+    if name not in OUTLIERS:
+        raise ValueError(f'name must be one of {", ".join(OUTLIERS)}, got {name!r}')
+    _, height, width = data_config['input_size']
+    rng = np.random.default_rng(seed)
+    transform = pixel_transform(data_config)
+    images = OUTLIERS[name](count, height, width, rng)
+    return torch.stack([transform(image) for image in images]).float() / 255.
+
+
+def _noise(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
+    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def _textures(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
+    from skimage import data
+    return _crops([data.brick(), data.grass(), data.gravel()], count, height, width, rng)
+
+
+def _photos(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
+    from sklearn.datasets import load_sample_images
+    return _crops(load_sample_images().images, count, height, width, rng)
+
+
+def _digits(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
+    images = [image.resize((width, height), Image.BICUBIC) for split in ('train', 'test') for image, _ in Digits(split)]
+    return [images[index] for index in rng.permutation(len(images))[:count]]
+
+
+def _crops(sources: List[np.ndarray], count: int, height: int, width: int, rng: np.random.Generator):
+    images = [Image.fromarray(source).convert('RGB') for source in sources]
+    crops = []
+    for index in range(count):
+        image = images[index % len(images)]
+        side = min(int(rng.integers(max(height, width), min(image.size) + 1)), *image.size)
+        left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
+        crops.append(image.crop((left, top, left + side, top + side)).resize((width, height), Image.BICUBIC))
+    return crops
+
+
+OUTLIERS: Dict[str, Callable] = dict(noise=_noise, textures=_textures, photos=_photos, digits=_digits)

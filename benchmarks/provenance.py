@@ -1,0 +1,70 @@
+"""What a figure was made from, in a sentence: seeds, budget, hardware, versions, commit; and what is missing."""
+from typing import Any, Dict, Iterable, List, Set
+
+from .accuracy_table import Runs
+from .recipes import RECIPES
+
+_PARTS = dict(robustness='robustness', ood='outliers and calibration', embedding_space='embedding space')
+_VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
+
+
+def caption(runs: Runs, recipe: str) -> str:
+    """Of a figure over these runs."""
+    records = [record for of_method in runs.values() for record in of_method]
+    return f'{seeds(runs)}. {budget(recipe)}. {machine(records)}.'
+
+
+def seeds(runs: Runs) -> str:
+    """How many seeds each method has."""
+    counts = {method: len(records) for method, records in runs.items()}
+    if len(set(counts.values())) == 1:
+        count = next(iter(counts.values()))
+        return f'n = {count} {"seed" if count == 1 else "seeds"} each' + (', so no spread' if count == 1 else '')
+    return 'n seeds: ' + ', '.join(f'{method} {count}' for method, count in counts.items())
+
+
+def budget(recipe: str) -> str:
+    """The model and how long it was trained on what."""
+    flags = RECIPES[recipe].flags.split()
+
+    def value(flag: str) -> str:
+        return flags[flags.index(flag) + 1]
+
+    images = RECIPES[recipe].train_per_class
+    return (
+        f'Budget ({recipe}): {value("--model")}, {value("--epochs")} epochs, batches of {value("--batch-size")}, '
+        f'{images or "all"} training images per class, {value("--opt")}')
+
+
+def machine(records: Iterable[Dict[str, Any]]) -> str:
+    """Hardware, versions and commits, each value that occurs."""
+    environments = [record['environment'] for record in records]
+
+    def values(name: str) -> str:
+        return ' and '.join(dict.fromkeys(str(environment[name]) for environment in environments))
+
+    gpus = {environment['gpu'] for environment in environments}
+    hardware = f'{values("processor")}, CPU threads: {values("threads")}' if gpus == {None} else values('gpu')
+    versions = ', '.join(f'{name} {values(name)}' for name in _VERSIONS)
+    return f'{hardware}; {versions}; commit {values("commit")}'
+
+
+def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:
+    """What the report lacks, as sentences."""
+    trained = parts.get('accuracy', {})
+    found = []
+    untrained = [method for method in methods if method not in trained]
+    if untrained:
+        found.append(f'Not trained: {", ".join(untrained)}.')
+    single = [method for method, records in trained.items() if len(records) == 1]
+    if single:
+        found.append(f'One seed, so neither spread nor verdict: {", ".join(single)}.')
+    for kind, name in _PARTS.items():
+        lacking = _names(trained) - _names(parts.get(kind, {}))
+        if lacking:
+            found.append(f'No {name} of: {", ".join(sorted(lacking))}.')
+    return found
+
+
+def _names(runs: Runs) -> Set[str]:
+    return {f'{method}-{record["settings"]["seed"]}' for method, records in runs.items() for record in records}

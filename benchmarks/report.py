@@ -1,0 +1,169 @@
+"""The evidence of a recipe as one HTML page and one Markdown file: `python -m benchmarks.report --recipe NAME`.
+
+Everything comes from the JSON files that the other parts wrote; parts that are not there yet are named, not drawn.
+"""
+import argparse
+import glob
+import json
+import os
+import sys
+from typing import Any, Callable, Dict, List, Optional
+
+from . import figures, map_figures
+from .accuracy_table import Runs, read_runs
+from .methods import METHODS
+from .metrics import TABLES, verdicts
+from .page import Section, to_html, to_markdown
+from .provenance import caption, machine, missing
+from .recipes import RECIPES
+from .suite import RESULTS
+
+KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
+_VERDICT = (
+    "Differences of means, and a win or a loss where Welch's t-test over the seeds gives p < 0.05, not corrected for "
+    'the number of metrics. The best of the others is chosen for each metric after the fact, which favours it. Arrows '
+    'show which way is better.')
+_ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
+_ATTACKS = (
+    'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
+    'PGD takes {steps} steps of a quarter of the radius from a random start, without restarts. {images} test images.')
+_CORRUPTIONS = (
+    'noise: standard deviation, of pixels in [0, 1]; blur: standard deviation, in pixels; contrast: factor; '
+    'jpeg: quality.')
+_OUTLIERS = 'Filled: maximum softmax probability; open: energy. Bars are means over the seeds; 50 % is chance.'
+_EMBEDDINGS = (
+    'Test embeddings of length 1. Alignment: mean squared distance within a class; uniformity: log mean exp(-2 d²) of '
+    'all pairs; spread: mean distance to the centre of the class; separation: between centres.')
+_ATTENTION = (
+    'Attention of Dense MultiMix (its default, with the mean embedding) over test images, on the model of each method; '
+    'bright is the largest of an image.')
+_TUPLES = (
+    'Rows are tuples that Dense MultiMix drew from these images: the examples that weigh most, with the weight of each '
+    'at every position (bright is 1), and of the mixed target there the class with the largest share, solid where that '
+    'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
+
+
+def title(recipe: str) -> str:
+    return f'MultiMix: the evidence ({recipe})'
+
+
+def build(recipe: str, results: str) -> List[Section]:
+    """All sections, of what there is in the folder `results`.
+
+    Raises:
+        ValueError: If there is no accuracy of the recipe.
+    """
+    parts = {kind: read_runs(recipe, os.path.join(results, kind)) for kind in KINDS}
+    if not parts['accuracy']:
+        raise ValueError(f'--results {results} has no runs of {recipe} yet')
+    sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
+
+    def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str) -> None:
+        runs = parts[kind]
+        if runs:
+            sections.append(Section(heading, list(text), png=figures.to_png(draw(runs)), caption=caption(runs, recipe)))
+        else:
+            sections.append(Section(heading, [f'Not measured yet: no results of {kind}.']))
+
+    figure('Accuracy', 'accuracy', figures.accuracy, _ACCURACY)
+    sections.append(_step_time_section(parts['accuracy'], recipe, results))
+    figure('Attacks', 'robustness', figures.attacks, *_attack_text(parts['robustness']))
+    figure('Corruptions', 'robustness', figures.corruptions, _CORRUPTIONS)
+    figure('Outliers and calibration', 'ood', figures.outliers, _OUTLIERS)
+    figure('Embedding space in numbers', 'embedding_space', figures.embedding_numbers, _EMBEDDINGS)
+    figure('Embedding space in pictures', 'embedding_space', figures.embedding_pictures, _picture_text(parts))
+    figure('Attention', 'attention', map_figures.attention_maps, _ATTENTION)
+    dense = parts['attention'].get('dense-multimix')
+    if dense:
+        sections.append(Section(
+            'Tuples of Dense MultiMix', [_TUPLES], png=figures.to_png(map_figures.mixed_tuples(dense[0])),
+            caption=caption({'dense-multimix': dense[:1]}, recipe)))
+    sections.append(_detection_section(results))
+    lacking = missing(parts, METHODS)
+    sections.append(Section('What is missing', lacking or ['Nothing: all methods, parts and seeds.']))
+    return sections
+
+
+def _verdict_section(parts: Dict[str, Runs]) -> Section:
+    rows = verdicts(parts)
+    header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
+    if not rows:
+        return Section('Where MultiMix wins and loses', ['No MultiMix run to compare yet.'])
+    return Section('Where MultiMix wins and loses', [_VERDICT], [header, *rows])
+
+
+def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:
+    sections = []
+    for heading, metrics in TABLES.items():
+        rows = [[method, *(metric.cell(parts, method) for metric in metrics)] for method in parts['accuracy']]
+        if any(any(row[1:]) for row in rows):
+            header = ['method', *(metric.title for metric in metrics)]
+            runs = next(parts[metric.kind] for metric in metrics if parts[metric.kind])
+            sections.append(Section(heading, table=[header, *rows], caption=caption(runs, recipe)))
+    return sections
+
+
+def _step_time_section(runs: Runs, recipe: str, results: str) -> Section:
+    heading, path = 'Step time against accuracy', os.path.join(results, 'step_time', f'{recipe}.json')
+    if not os.path.exists(path):
+        return Section(heading, ['Not measured yet: no results of step_time.'])
+    with open(path, encoding='utf-8') as file:
+        record = json.load(file)
+    run = record['result']['runs'][0]
+    text = f'{run["model"]}, batches of {run["batch_size"]}; all methods in turn in one process.'
+    return Section(
+        heading, [text], png=figures.to_png(figures.step_times(runs, run['methods'])),
+        caption=f'{caption(runs, recipe)} Step time: {machine([record])}.')
+
+
+def _attack_text(runs: Runs) -> List[str]:
+    rows = [record['result'] for records in runs.values() for record in records]
+    return [_ATTACKS.format(
+        steps=max(row['steps'] for row in rows[0]['attacks']), images=rows[0]['images'])] if rows else []
+
+
+def _picture_text(parts: Dict[str, Runs]) -> str:
+    names = dict(tsne='t-SNE', pca='PCA')
+    kinds = dict.fromkeys(
+        names[record['result']['picture']['projection']] for records in parts['embedding_space'].values()
+        for record in records)
+    return f'{" and ".join(kinds)} of test embeddings of the first seed; colours are classes.'
+
+
+def _detection_section(results: str) -> Section:
+    rows = []
+    for path in sorted(glob.glob(os.path.join(results, 'detection', '*', '*.json'))):
+        with open(path, encoding='utf-8') as file:
+            record = json.load(file)
+        settings, result = record['settings'], record['result']
+        rows.append([
+            os.path.basename(os.path.dirname(path)), str(settings.get('method')), str(settings.get('seed')),
+            f'{result["ap"]:.4g}'])
+    if not rows:
+        return Section('Object detection', ['Not measured yet: no results of detection.'])
+    return Section('Object detection', table=[['setting', 'method', 'seed', 'AP'], *rows])
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', required=True, choices=RECIPES)
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
+    parser.add_argument('--report', help='folder to write RECIPE.html and RECIPE.md into (RESULTS/report)')
+    args = parser.parse_args(argv)
+    try:
+        sections = build(args.recipe, args.results)
+    except ValueError as error:
+        parser.error(str(error))
+    folder = args.report or os.path.join(args.results, 'report')
+    os.makedirs(folder, exist_ok=True)
+    heading = title(args.recipe)
+    for suffix, text in (('html', to_html(heading, sections)), ('md', to_markdown(heading, sections))):
+        path = os.path.join(folder, f'{args.recipe}.{suffix}')
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(text)
+        print(path)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

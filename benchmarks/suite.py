@@ -1,0 +1,158 @@
+"""What the parts of the suite share: their flags, which runs are there, one JSON file per run, never made again."""
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import torch
+
+from .methods import KNOBS, METHODS
+from .recipes import RECIPES, prepare_data
+from .results import write_result
+
+_logger = logging.getLogger('benchmarks')
+RESULTS = os.path.join(os.path.dirname(__file__), 'results')
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model of `benchmarks.accuracy` and the folder that train_timm.py left."""
+    recipe: str
+    method: str
+    seed: int
+    folder: str
+
+    @property
+    def checkpoint(self) -> str:
+        return os.path.join(self.folder, 'last.pth.tar')
+
+    def checksum(self) -> str:
+        """Of the checkpoint, so that a result tells which weights it is of."""
+        with open(self.checkpoint, 'rb') as file:
+            return hashlib.sha256(file.read()).hexdigest()[:12]
+
+
+def create_parser(description: Optional[str]) -> argparse.ArgumentParser:
+    """The flags of every part that looks at trained models."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', required=True, choices=RECIPES, help='the budget that the runs had')
+    parser.add_argument('--data-dir', required=True, help='folder with train/ and test/, as for benchmarks.accuracy')
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
+    parser.add_argument('--output', default='output/accuracy', help='folder of the runs of benchmarks.accuracy')
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--images', type=int, default=1000, help='test images, evenly spread over the classes')
+    return parser
+
+
+def evaluate_runs(
+        kind: str,
+        parser: argparse.ArgumentParser,
+        args: argparse.Namespace,
+        settings: Dict[str, Any],
+        evaluate: Callable[[Run, str], Dict[str, Any]],
+) -> int:
+    """Write what `evaluate(run, data)` returns into RESULTS/kind/RECIPE/METHOD-SEED.json, for every trained run.
+
+    Runs that have their file are left as they are, those at work in another process too. Ends with code 2 where there
+    is nothing to look at, or where a file was made with other settings.
+    """
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    if args.images < 1:
+        parser.error(f'--images must be >= 1, got {args.images}')
+    try:
+        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+        runs = find_runs(args)
+        for run in runs:
+            _check_settings(_path(args, kind, run), run, settings)
+    except ValueError as error:
+        parser.error(str(error))
+
+    def work(run: Run) -> Optional[str]:
+        path = _path(args, kind, run)
+        with exclusive(os.path.join(args.output, run.recipe, f'{run.method}-{run.seed}.{kind}.lock')) as mine:
+            if not mine:
+                return None
+            if not os.path.exists(path):
+                start = time.time()
+                result = dict(evaluate(run, data), seconds=time.time() - start)
+                write_result(path, kind, _settings(run, settings), result)
+        return path
+
+    work_through(runs, work, lambda run: f'{kind}: {run.method} {run.seed}')
+    return 0
+
+
+def find_runs(args: argparse.Namespace) -> List[Run]:
+    """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    runs, missing = [], []
+    for method in args.methods:
+        for seed in args.seeds:
+            run = Run(args.recipe, method, seed, os.path.join(args.output, args.recipe, f'{method}-{seed}'))
+            whole = os.path.exists(_path(args, 'accuracy', run)) and os.path.exists(run.checkpoint)
+            (runs if whole else missing).append(run)
+    if missing:
+        _logger.info('Left out, not trained: ' + ', '.join(f'{run.method}-{run.seed}' for run in missing))
+    if not runs:
+        raise ValueError(
+            f'--recipe {args.recipe} must have runs of benchmarks.accuracy in --output {args.output}, with their '
+            f'results in --results {args.results}; got none of the methods and seeds asked for')
+    return runs
+
+
+def work_through(todo: List[Any], work: Callable[[Any], Optional[str]], name: Callable[[Any], str]) -> None:
+    """Do all, and tell after each how far it is; `work` gives the path it wrote, or None where another is at it."""
+    durations: List[float] = []
+    for index, item in enumerate(todo):
+        start = time.time()
+        path = work(item)
+        if path is not None and time.time() - start > 1.:
+            durations.append(time.time() - start)
+        left = (len(todo) - index - 1) * sum(durations) / max(len(durations), 1)
+        done = f'[{index + 1}/{len(todo)}] {name(item)}: {path or "at work elsewhere"}'
+        _logger.info(f'{done}; about {left / 60:.0f} min left')
+
+
+@contextlib.contextmanager
+def exclusive(path: str) -> Iterator[bool]:
+    """Whether this process is the only one inside; a lock ends with its process, however that ends."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _path(args: argparse.Namespace, kind: str, run: Run) -> str:
+    return os.path.join(args.results, kind, run.recipe, f'{run.method}-{run.seed}.json')
+
+
+def _settings(run: Run, settings: Dict[str, Any]) -> Dict[str, Any]:
+    return dict(recipe=run.recipe, method=run.method, seed=run.seed, checkpoint=run.checksum(), **settings)
+
+
+def _check_settings(path: str, run: Run, settings: Dict[str, Any]) -> None:
+    """Results with other settings are not comparable, and those of weights trained anew are out of date."""
+    if not os.path.exists(path):
+        return
+    with open(path, encoding='utf-8') as file:
+        existing = json.load(file)['settings']
+    for name, value in _settings(run, settings).items():
+        if existing.get(name) != value:
+            raise ValueError(
+                f'{name} must be {existing.get(name)!r}, as in {path}, got {value!r}; delete that file to make it anew')

@@ -1,0 +1,118 @@
+"""Trained models and the images they are judged on, both in pixels of [0, 1]."""
+import os
+from contextlib import nullcontext
+from typing import Callable, Dict, Iterator, Optional, Tuple
+
+import torch
+import torch.nn as nn
+import yaml
+from timm.data import create_dataset, create_transform
+from timm.models import load_checkpoint
+
+from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.model import create_train_model
+from timm_multimix.training.runtime import Runtime
+
+from . import models  # noqa: F401  registers them
+from .suite import Run
+
+BATCH_SIZE = 125
+
+
+class PixelModel(nn.Module):
+    """A model that takes pixels in [0, 1], its normalisation inside, so that what is judged is the whole function.
+
+    Args:
+        model: A timm model.
+        mean: Of the pixels, per channel.
+        std: Of the pixels, per channel.
+    """
+
+    def __init__(self, model: nn.Module, mean: Tuple[float, ...], std: Tuple[float, ...]):
+        super().__init__()
+        self.model = model
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # faster, also on a CPU
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Logits `[b, c]` of `pixels` `[b, 3, h, w]`."""
+        return self.model(self.normalise(pixels))
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings `[b, d]`, what the classifier takes."""
+        features = self.model.forward_features(self.normalise(pixels))
+        return self.model.forward_head(features, pre_logits=True).flatten(1)
+
+
+def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
+    """The model of a run after its last epoch, in eval mode and without gradients to its weights, and its data config.
+
+    With a teacher it is the model, not the teacher.
+    """
+    with open(os.path.join(run.folder, 'args.yaml'), encoding='utf-8') as file:
+        written = yaml.safe_load(file)
+    args, _ = parse_args([run.folder])  # of flags newer than the run, the defaults
+    vars(args).update(written)
+    # the weights are those of the checkpoint, on one device
+    vars(args).update(pretrained=False, pretrained_path=None, initial_checkpoint='', distributed=False, device=device)
+    runtime = Runtime(torch.device(device), False, nullcontext, None, None)
+    model, data_config = create_train_model(args, runtime)
+    load_checkpoint(model, run.checkpoint, use_ema=False)
+    pixel_model = PixelModel(model, data_config['mean'], data_config['std']).to(device)
+    pixel_model.to(memory_format=torch.channels_last)
+    return pixel_model.eval().requires_grad_(False), data_config
+
+
+def load_pixels(
+        folder: str,
+        data_config: Dict[str, object],
+        limit: Optional[int] = None,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Images `[n, 3, h, w]` in [0, 1] as validation sees them, and their labels `[n]`.
+
+    Args:
+        folder: With a folder per class, or any images at all.
+        data_config: input_size, interpolation and crop_pct of the model.
+        limit: So many, evenly spread over the images in order of class.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    try:
+        dataset = create_dataset('', root=folder)
+    except (RuntimeError, AssertionError) as error:  # no images, no folder
+        raise ValueError(f'{folder} must be a folder with images') from error
+    dataset.transform = pixel_transform(data_config)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    images, labels = zip(*(dataset[index * len(dataset) // count] for index in range(count)))
+    return torch.stack(images).float() / 255., torch.tensor(labels)
+
+
+def pixel_transform(data_config: Dict[str, object]) -> Callable:
+    """timm's validation transform, from a PIL image to bytes `[3, h, w]`."""
+    return create_transform(
+        data_config['input_size'],
+        interpolation=data_config['interpolation'],
+        crop_pct=data_config['crop_pct'],
+        normalize=False,
+    )
+
+
+def batches(*tensors: torch.Tensor, device: Optional[torch.device] = None) -> Iterator[Tuple[torch.Tensor, ...]]:
+    """The tensors, cut into batches, on the device."""
+    for start in range(0, len(tensors[0]), BATCH_SIZE):
+        yield tuple(tensor[start:start + BATCH_SIZE].to(device) for tensor in tensors)
+
+
+@torch.no_grad()
+def apply(function: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, device: str) -> torch.Tensor:
+    """`function` of all images, batch by batch; the result is on the CPU."""
+    return torch.cat([function(batch).float().cpu() for batch, in batches(pixels, device=device)])
+
+
+def top1(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Percent of the images whose largest logit is that of their label."""
+    return 100. * int((logits.argmax(dim=-1) == labels).sum()) / len(labels)

@@ -1,0 +1,80 @@
+"""`benchmarks.attacks` against the Adversarial Robustness Toolbox."""
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from benchmarks.attacks import fgsm, pgd
+from benchmarks.trained import PixelModel
+
+EPS = 8. / 255.
+
+
+@pytest.fixture(scope='module')
+def attacked():
+    """A model with its normalisation, images and labels."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 3, stride=2), nn.GELU(), nn.Flatten(),
+        nn.Linear(392, 5))
+    model = PixelModel(layers, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)).eval().requires_grad_(False)
+    return model, torch.rand(12, 3, 16, 16), torch.randint(5, (12,))
+
+
+@pytest.fixture
+def classifier(attacked):
+    pytest.importorskip('art', reason='needs adversarial-robustness-toolbox')
+    from art.estimators.classification import PyTorchClassifier
+    model, images, _ = attacked
+    return PyTorchClassifier(
+        model, loss=nn.CrossEntropyLoss(), input_shape=images.shape[1:], nb_classes=5, clip_values=(0., 1.),
+        device_type='cpu')
+
+
+def same(ours, theirs):
+    # where a gradient is all but 0 its sign is rounding
+    close = np.abs(ours.numpy() - theirs) < 1e-5
+    assert close.mean() > 0.999
+
+
+def test_fgsm_is_that_of_a_maintained_library(attacked, classifier):
+    from art.attacks.evasion import FastGradientMethod
+    model, images, target = attacked
+    theirs = FastGradientMethod(classifier, norm=np.inf, eps=EPS).generate(images.numpy(), target.numpy())
+    ours = fgsm(model, images, target, EPS)
+    assert (ours - images).abs().max() > 0.99 * EPS
+    same(ours, theirs)
+
+
+def test_pgd_is_that_of_a_maintained_library(attacked, classifier):
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    model, images, target = attacked
+    attack = ProjectedGradientDescentPyTorch(
+        classifier, norm=np.inf, eps=EPS, eps_step=EPS / 4., max_iter=10, num_random_init=0, verbose=False)
+    theirs = attack.generate(images.numpy(), target.numpy())
+    same(pgd(model, images, target, EPS, 10, EPS / 4., random_start=False), theirs)
+
+
+@pytest.mark.parametrize('random_start', [False, True])
+def test_it_stays_in_the_ball_and_raises_the_loss(attacked, random_start):
+    model, images, target = attacked
+    extreme = torch.cat([images, torch.zeros_like(images[:1]), torch.ones_like(images[:1])])
+    target = torch.cat([target, target[:2]])
+    before = extreme.clone()
+    result = pgd(model, extreme, target, EPS, 5, EPS / 4., random_start)
+    assert torch.equal(extreme, before) and not result.requires_grad
+    assert (result - extreme).abs().max() <= EPS + 1e-6 and result.min() >= 0. and result.max() <= 1.
+    losses = [F.cross_entropy(model(pixels), target, reduction='none') for pixels in (extreme, result)]
+    assert (losses[1] > losses[0]).all()
+
+
+def test_the_random_start_is_uniform_in_the_ball_and_seeded(attacked):
+    model, images, target = attacked
+    starts = [
+        pgd(model, images * 0.5 + 0.25, target, EPS, 0, EPS, generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)]
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+    shift = (starts[0] - images * 0.5 - 0.25) / EPS
+    assert shift.abs().max() <= 1. + 1e-4
+    assert abs(shift.mean()) < 0.03 and abs(shift.std() - 3 ** -0.5) < 0.01  # of a uniform distribution on [-1, 1]

@@ -1,0 +1,45 @@
+"""`benchmarks.corruptions`: what each does to the pixels."""
+import pytest
+import torch
+
+from benchmarks.corruptions import STRENGTHS, corrupt
+
+IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
+
+
+@pytest.mark.parametrize('name', STRENGTHS)
+def test_stronger_is_further_away(name):
+    distances = []
+    for strength in STRENGTHS[name]:
+        result = corrupt(IMAGES, name, strength)
+        assert result.shape == IMAGES.shape and 0. <= result.min() and result.max() <= 1.
+        assert (result * 255. - (result * 255.).round()).abs().max() < 1e-4  # of 8 bits
+        assert torch.equal(result, corrupt(IMAGES, name, strength))
+        distances.append(float((result - IMAGES).abs().mean()))
+    assert 0. < distances[0] < distances[1] < distances[2]
+
+
+def test_noise_has_the_strength_asked_for_and_leaves_the_seed_alone():
+    grey = torch.full((2, 3, 64, 64), 0.5)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    noise = corrupt(grey, 'noise', 0.08) - grey
+    assert torch.equal(torch.rand(3), expected)
+    assert abs(noise.std() - 0.08) < 0.002
+    assert not torch.equal(noise, corrupt(grey, 'noise', 0.08, seed=1) - grey)
+
+
+def test_contrast_moves_to_the_mean_of_the_image():
+    torch.testing.assert_close(
+        corrupt(IMAGES, 'contrast', 0.2).std(), IMAGES.std() * 0.2, rtol=0.05, atol=0.)
+
+
+def test_blur_keeps_a_constant_image():
+    grey = torch.full((1, 3, 32, 32), 102. / 255.)
+    torch.testing.assert_close(corrupt(grey, 'blur', 1.5), grey)
+
+
+def test_unknown():
+    with pytest.raises(ValueError, match="name must be one of noise, blur, contrast, jpeg, got 'fog'"):
+        corrupt(IMAGES, 'fog', 1.)

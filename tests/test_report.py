@@ -1,0 +1,148 @@
+"""`benchmarks.report` and what it is made of, on records made here."""
+import base64
+import glob
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import report
+from benchmarks.map_figures import mixed_target
+from benchmarks.metrics import TABLES, best_other, verdict
+from benchmarks.results import write_result
+
+TOP1 = TABLES['Accuracy and calibration'][0]
+LOSS = TABLES['Accuracy and calibration'][1]
+_PNG = io.BytesIO()
+Image.new('RGB', (8, 8), 'green').save(_PNG, format='png')
+
+
+def write(folder, kind, method, seed, **result):
+    settings = dict(recipe='cifar10', method=method, seed=seed)
+    write_result(str(folder / kind / 'cifar10' / f'{method}-{seed}.json'), kind, settings, result)
+
+
+@pytest.fixture
+def accuracies(tmp_path):
+    for seed, (plain, ours) in enumerate([(70., 75.), (70.5, 75.5), (69.5, 74.5)]):
+        write(tmp_path, 'accuracy', 'plain', seed, top1=plain, loss=1.)
+        write(tmp_path, 'accuracy', 'multimix', seed, top1=ours, loss=1.)
+    write(tmp_path, 'accuracy', 'multimix-distilled', 0, top1=76., loss=None, teacher_top1=77.)
+    return tmp_path
+
+
+def sections(folder):
+    return {section.title: section for section in report.build('cifar10', str(folder))}
+
+
+def test_accuracy_alone_is_reported_and_the_rest_is_named(accuracies):
+    found = sections(accuracies)
+    rows = found['Where MultiMix wins and loses'].table
+    assert ['top-1 (%) ↑', 'multimix', '+5.00, wins', 'plain', '+5.00, wins'] in rows
+    alone = '+6.00, one seed: no verdict'
+    assert ['top-1 (%) ↑', 'multimix-distilled', alone, 'plain', alone] in rows
+    assert ['loss ↓', 'multimix', '+0.000, no difference', 'plain', '+0.000, no difference'] in rows
+    assert not any(row[0].startswith('loss') and row[1] == 'multimix-distilled' for row in rows)
+    table = found['Accuracy and calibration'].table
+    assert table[1] == ['plain', '70.00 ± 0.50', '1.000 ± 0.000', '']
+    assert table[3] == ['multimix-distilled', '76.00', '', '']
+    assert found['Accuracy'].png.startswith(b'\x89PNG')
+    unmeasured = (
+        'Attacks', 'Corruptions', 'Outliers and calibration', 'Step time against accuracy', 'Object detection')
+    for title in unmeasured:
+        assert found[title].png is None and found[title].text[0].startswith('Not measured yet')
+    missing = ' '.join(found['What is missing'].text)
+    assert 'Not trained: label-smoothing, mixup,' in missing
+    assert 'One seed, so neither spread nor verdict: multimix-distilled.' in missing
+    assert 'No robustness of: multimix-0, multimix-1, multimix-2, multimix-distilled-0, plain-0' in missing
+
+
+def test_a_figure_says_what_it_was_made_from(accuracies):
+    caption = sections(accuracies)['Accuracy'].caption
+    seeds = 'n seeds: plain 3, multimix 3, multimix-distilled 1'
+    for part in (seeds, 'cifar_resnet18, 40 epochs', 'torch ', 'commit '):
+        assert part in caption
+
+
+def test_every_part(accuracies):
+    for method, seed in (('plain', 0), ('plain', 1), ('multimix', 0)):
+        attacks = [
+            dict(attack=attack, eps_255=radius, steps=10, top1=50. - 5 * radius)
+            for attack in ('fgsm', 'pgd') for radius in (1, 2, 4, 8)]
+        corruptions = [
+            dict(corruption=name, level=level, strength=level / 10, top1=60. - level)
+            for name in ('noise', 'blur', 'contrast', 'jpeg') for level in (1, 2, 3)]
+        write(accuracies, 'robustness', method, seed, images=9, top1=70., attacks=attacks, corruptions=corruptions)
+        scores = dict(auroc=0.8, aupr=0.7, fpr95=0.5)
+        write(accuracies, 'ood', method, seed, ece=0.05, sets={'noise': dict(msp=scores, energy=scores)})
+        write(accuracies, 'embedding_space', method, seed, alignment=0.4, uniformity=-1.5, spread=0.4, separation=0.8,
+              ratio=0.5, picture=dict(projection='pca', x=[0., 1.], y=[1., 0.], label=[0, 1]))
+    image = base64.b64encode(_PNG.getvalue()).decode()
+    for method in ('plain', 'dense-multimix'):
+        write(accuracies, 'attention', method, 0, classes=['<a>', 'b'], labels=[0, 1], images=[image] * 2,
+              attention=[[[0.25] * 2] * 2] * 2, weights=[[[[0.5] * 2] * 2] * 2] * 3)
+    step_times = dict(runs=[dict(model='m', batch_size=4, methods={
+        'plain': dict(ratio=1., ratio_quartiles=[1., 1.]), 'multimix': dict(ratio=1.1, ratio_quartiles=[1.0, 1.2])})])
+    write_result(str(accuracies / 'step_time' / 'cifar10.json'), 'step_time', {}, step_times)
+    write_result(str(accuracies / 'detection' / 'shapes' / 'plain-0.json'), 'detection',
+                 dict(method='plain', seed=0), dict(ap=0.4321))
+    found = sections(accuracies)
+    pictures = [title for title, section in found.items() if section.png is not None]
+    assert pictures == [
+        'Accuracy', 'Step time against accuracy', 'Attacks', 'Corruptions', 'Outliers and calibration',
+        'Embedding space in numbers', 'Embedding space in pictures', 'Attention', 'Tuples of Dense MultiMix']
+    assert all('commit' in found[title].caption and 'n ' in found[title].caption for title in pictures)
+    assert found['Object detection'].table[1] == ['shapes', 'plain', '0', '0.4321']
+    assert ['multimix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
+    assert 'PGD takes 10 steps' in found['Attacks'].text[0]
+
+
+def test_the_files(accuracies, capsys):
+    folder = accuracies / 'pages'
+    assert report.main(['--recipe', 'cifar10', '--results', str(accuracies), '--report', str(folder)]) == 0
+    page, text = (folder / 'cifar10.html').read_text(), (folder / 'cifar10.md').read_text()
+    assert page.count('<img alt=') == 1 and 'src="data:image/png;base64,' in page
+    assert 'http' not in page.replace('http-equiv', '')  # nothing is loaded
+    assert '| plain | 70.00 ± 0.50 | 1.000 ± 0.000 |  |' in text.splitlines() and 'p &lt; 0.05' in page
+
+
+def test_nothing_yet(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        report.main(['--recipe', 'cifar10', '--results', str(tmp_path)])
+    assert exit_info.value.code == 2 and 'has no runs of cifar10 yet' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('metric, ours, theirs, expected', [
+    (TOP1, [75., 75.5, 74.5], [70., 70.5, 69.5], '+5.00, wins'),
+    (TOP1, [70., 70.5, 69.5], [75., 75.5, 74.5], '-5.00, loses'),
+    (LOSS, [0.8, 0.81, 0.79], [1., 1.01, 0.99], '-0.200, wins'),
+    (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, no difference'),
+    (TOP1, [70., 70.], [69., 69.], '+1.00, wins'),
+    (TOP1, [70.], [60., 61.], '+9.50, one seed: no verdict'),
+    (TOP1, [], [60.], 'not measured'),
+])
+def test_verdicts(metric, ours, theirs, expected):
+    assert verdict(metric, ours, theirs) == expected
+
+
+def test_the_best_other_is_not_ours():
+    runs = {method: [dict(result=dict(top1=top1, loss=loss))] for method, top1, loss in (
+        ('plain', 70., 1.), ('cutmix', 72., 1.2), ('multimix', 80., 0.1))}
+    assert best_other(TOP1, dict(accuracy=runs)) == 'cutmix' and best_other(LOSS, dict(accuracy=runs)) == 'plain'
+    assert best_other(TOP1, dict(accuracy={'multimix': runs['multimix']})) is None
+
+
+def test_shares_of_a_mixed_target():
+    weights = np.array([[[0.2, 1.0]], [[0.3, 0.0]], [[0.5, 0.0]]])
+    np.testing.assert_allclose(mixed_target(weights, [1, 1, 2], 3), [[[0., 0.]], [[0.5, 1.]], [[0.5, 0.]]])
+
+
+def test_committed_reports_are_of_committed_results():
+    folder = os.path.join(os.path.dirname(report.__file__), 'results')
+    for path in glob.glob(os.path.join(folder, 'report', '*.md')):
+        recipe = os.path.splitext(os.path.basename(path))[0]
+        with open(path, encoding='utf-8') as file:
+            text = file.read()
+        assert text == report.to_markdown(report.title(recipe), report.build(recipe, folder)), path

@@ -1,0 +1,188 @@
+"""The parts of the suite on trained runs: files that are whole, not made again, and of the weights they name."""
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import accuracy, attention, embedding_space, evidence, ood, recipes, report, robustness, suite
+from benchmarks.recipes import Recipe, prepare_data
+from benchmarks.suite import Run
+from benchmarks.trained import apply, load_pixels, load_run, top1
+
+from .test_results import check_schema
+
+METHODS = ('plain', 'dense-multimix', 'multimix-distilled')
+FLAGS = (
+    '--model test_resnet --num-classes 2 --input-size 3 32 32 --epochs 1 --warmup-epochs 0 --batch-size 6 --lr 0.01 '
+    '--workers 0 --device cpu --opt sgd')
+
+
+@pytest.fixture(scope='module')
+def trained(image_folder, tmp_path_factory):
+    """The flags of a suite with three methods trained for a second, two seeds of one; and its folder of results."""
+    root = tmp_path_factory.mktemp('suite')
+    patch = pytest.MonkeyPatch()
+    recipe = Recipe(FLAGS, 6, 3, eval_split='validation', unseen_classes=('owl',), outliers=('noise', 'digits'))
+    patch.setitem(recipes.RECIPES, 'tiny', recipe)
+    shared = ['--recipe', 'tiny', '--data-dir', str(image_folder), '--output', str(root / 'output')]
+    accuracy_results = ['--results', str(root / 'results' / 'accuracy')]
+    accuracy.main([*shared, *accuracy_results, '--methods', *METHODS, '--seeds', '0'])
+    accuracy.main([*shared, *accuracy_results, '--methods', 'plain', '--seeds', '1'])
+    yield [*shared, '--results', str(root / 'results'), '--device', 'cpu'], root
+    patch.undo()
+
+
+def read(root, kind, name):
+    with open(root / 'results' / kind / 'tiny' / f'{name}.json', encoding='utf-8') as file:
+        record = json.load(file)
+    check_schema(record)
+    assert record['benchmark'] == kind
+    return record
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_run_is_read_back_as_it_was_validated(trained, method):
+    _, root = trained
+    run = Run('tiny', method, 0, str(root / 'output' / 'tiny' / f'{method}-0'))
+    model, config = load_run(run, 'cpu')
+    pixels, labels = load_pixels(str(root / 'output' / 'data' / 'tiny' / 'validation'), config)
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert pixels.shape == (6, 3, 32, 32) and 0. <= pixels.min() and pixels.max() <= 1.
+    logits = apply(model, pixels, 'cpu')
+    result = read(root, 'accuracy', f'{method}-0')['result']
+    assert top1(logits, labels) == pytest.approx(result['top1'])
+    if result['loss'] is not None:  # with a teacher the loss is not the model's
+        assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(result['loss'], rel=1e-4)
+    classifier = model.model.get_classifier()
+    torch.testing.assert_close(classifier(apply(model.embed, pixels, 'cpu')), logits)
+
+
+def test_images_are_spread_over_the_classes(trained):
+    _, root = trained
+    config = dict(input_size=(3, 32, 32), interpolation='bicubic', crop_pct=1.)
+    _, labels = load_pixels(str(root / 'output' / 'data' / 'tiny' / 'validation'), config, 4)
+    assert labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match='nowhere must be a folder with images'):
+        load_pixels(str(root / 'nowhere'), config)
+
+
+def test_unseen_classes_are_neither_trained_on_nor_tested(trained, image_folder, tmp_path):
+    recipe = recipes.RECIPES['tiny']
+    folder = prepare_data(recipe, str(image_folder), str(tmp_path / 'data'))
+    splits = {split: sorted(os.listdir(os.path.join(folder, split))) for split in os.listdir(folder)}
+    assert splits == dict(train=['cat', 'dog'], validation=['cat', 'dog'], unseen=['owl'])
+
+
+def test_robustness(trained):
+    flags, root = trained
+    assert robustness.main([*flags, '--methods', 'plain', '--seeds', '0', '--steps', '2']) == 0
+    record = read(root, 'robustness', 'plain-0')
+    run = Run('tiny', 'plain', 0, str(root / 'output' / 'tiny' / 'plain-0'))
+    assert record['settings'] == dict(
+        recipe='tiny', method='plain', seed=0, images=1000, steps=2, checkpoint=run.checksum())
+    result = record['result']
+    assert result['images'] == 6 and result['top1'] == read(root, 'accuracy', 'plain-0')['result']['top1']
+    attacks = {(row['attack'], row['eps_255']): row for row in result['attacks']}
+    assert set(attacks) == {(attack, radius) for attack in ('fgsm', 'pgd') for radius in (1, 2, 4, 8)}
+    assert attacks['pgd', 8] == dict(
+        attack='pgd', eps_255=8, steps=2, step_size_255=2., random_start=True, top1=attacks['pgd', 8]['top1'])
+    assert len(result['corruptions']) == 12
+
+
+def test_ood(trained, image_folder, tmp_path):
+    flags, root = trained
+    Image.new('RGB', (40, 30), 'red').save(tmp_path / 'red.png')
+    flags = [*flags, '--methods', 'plain', 'multimix-distilled', '--seeds', '0', '--outlier-folders', str(tmp_path)]
+    assert ood.main(flags) == 0
+    result = read(root, 'ood', 'multimix-distilled-0')['result']
+    images = {name: outliers['images'] for name, outliers in result['sets'].items()}
+    assert images == {'noise': 6, 'digits': 6, 'unseen classes': 4 - 1, tmp_path.name: 1}
+    for outliers in result['sets'].values():
+        for score in ('msp', 'energy'):
+            assert all(0. <= value <= 1. for value in outliers[score].values())
+    assert 0. <= result['ece'] <= 1.
+
+
+def test_embedding_space(trained):
+    flags, root = trained
+    assert embedding_space.main([*flags, '--methods', 'plain', '--seeds', '0', '1', '--projection', 'pca']) == 0
+    result = read(root, 'embedding_space', 'plain-1')['result']
+    assert 0. <= result['alignment'] <= 4. and result['uniformity'] <= 0. and len(result['spread_per_class']) == 2
+    assert len(result['picture']['x']) == len(result['picture']['label']) == 6
+
+
+def test_attention(trained):
+    flags, root = trained
+    assert attention.main([*flags, '--images', '4']) == 0
+    for method in ('plain', 'dense-multimix'):
+        result = read(root, 'attention', f'{method}-0')['result']
+        maps, weights = torch.tensor(result['attention']), torch.tensor(result['weights'])
+        torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(4), atol=1e-2, rtol=0.)
+        assert weights.shape == (3, *maps.shape)
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, *maps.shape[1:]), atol=1e-3, rtol=0.)
+        assert result['labels'] == [0, 0, 1, 1] and result['classes'] == ['cat', 'dog']
+
+
+def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
+    flags, root = trained
+    command = [*flags, '--methods', 'plain', '--seeds', '0', '--projection', 'pca']
+    assert embedding_space.main(command) == 0
+    path = root / 'results' / 'embedding_space' / 'tiny' / 'plain-0.json'
+    written = path.read_bytes()
+    monkeypatch.setattr(embedding_space, 'load_run', None)  # would raise
+    assert embedding_space.main(command) == 0
+    assert path.read_bytes() == written
+    with pytest.raises(SystemExit) as exit_info:
+        embedding_space.main([*command, '--images', '5'])
+    assert exit_info.value.code == 2
+    assert f'images must be 1000, as in {path}, got 5; delete that file' in capsys.readouterr().err
+    checkpoint = root / 'output' / 'tiny' / 'plain-0' / 'last.pth.tar'
+    shutil.copy(checkpoint, root / 'kept')
+    checkpoint.write_bytes(b'other weights')
+    try:
+        with pytest.raises(SystemExit):
+            embedding_space.main(command)
+        assert 'checkpoint must be' in capsys.readouterr().err
+    finally:
+        os.replace(root / 'kept', checkpoint)
+
+
+def test_a_run_of_another_process_is_left_alone(trained):
+    flags, root = trained
+    with suite.exclusive(str(root / 'output' / 'tiny' / 'dense-multimix-0.embedding_space.lock')) as mine:
+        assert mine
+        assert embedding_space.main([*flags, '--methods', 'dense-multimix', '--seeds', '0']) == 0
+    assert not (root / 'results' / 'embedding_space' / 'tiny' / 'dense-multimix-0.json').exists()
+
+
+@pytest.mark.parametrize('part, more, message', [
+    (robustness, ['--steps', '0'], '--steps must be >= 1, got 0'),
+    (robustness, ['--images', '0'], '--images must be >= 1, got 0'),
+    (robustness, ['--methods', 'cutmix'], 'must have runs of benchmarks.accuracy'),
+    (ood, ['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
+    (ood, ['--data-dir', 'nowhere'], 'data_dir must have the folder'),
+])
+def test_mistakes(trained, part, more, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        part.main([*trained[0], *more])
+    assert exit_info.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
+    flags, root = trained
+    command = [*flags, '--methods', 'plain', 'dense-multimix', '--seeds', '1', '--images', '6']
+    command += ['--results', str(tmp_path / 'results'), '--output', str(tmp_path / 'output')]
+    monkeypatch.setitem(evidence.step_time._DEFAULTS['cpu'], 'rounds', 2)
+    assert evidence.main(command) == 0
+    for kind in ('accuracy', 'robustness', 'ood', 'embedding_space'):
+        names = sorted(os.listdir(tmp_path / 'results' / kind / 'tiny'))
+        assert names == ['dense-multimix-1.json', 'plain-1.json']
+    assert sorted(os.listdir(tmp_path / 'results' / 'report')) == ['tiny.html', 'tiny.md']
+    files = sorted((tmp_path / 'results').rglob('*.json'))
+    written = [path.stat().st_mtime_ns for path in files]
+    monkeypatch.setattr(report, 'build', lambda *args: [])
+    assert evidence.main(command) == 0
+    assert [path.stat().st_mtime_ns for path in files] == written
