@@ -1,0 +1,116 @@
+"""Budgets of seconds, checkpoints as train_timm.py writes them, and miniatures of VOC and COCO in their true format."""
+import argparse
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from benchmarks.detection import recipes
+from benchmarks.detection.generate import Scenes
+from benchmarks.detection.recipes import Recipe
+
+TINY = dict(
+    epochs=1, batch_size=2, opt='adamw', lr=1e-3, warmup_steps=1, freeze_bn=False, flip=0.5, min_size=(64,),
+    max_size=64, min_stride=4, pyramid_channels=8, hidden=8, regions=8, proposals=(20, 10))
+
+
+@pytest.fixture
+def tiny():
+    """A budget of two steps on generated scenes."""
+    scenes = Scenes(num_train=4, num_eval=3, size=64, num_objects=(1, 2), object_size=(16, 24))
+    return Recipe('digits', 'test_resnet', scenes=scenes, **TINY)
+
+
+@pytest.fixture
+def recipe(tiny, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, 'tiny', tiny)
+    return 'tiny'
+
+
+@pytest.fixture
+def save_checkpoint(tmp_path):
+    """Write a checkpoint of a timm model with random weights; its path."""
+    def save(model='test_resnet', name='last.pth.tar', seed=0, num_classes=5, **args):
+        torch.manual_seed(seed)
+        kwargs = args.get('model_kwargs') or {}
+        weights = timm.create_model(model, num_classes=num_classes, **kwargs).state_dict()
+        args = argparse.Namespace(**{'model': model, 'num_classes': num_classes, 'seed': seed, **args})
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(epoch=3, arch=model, state_dict=weights, args=args, version=2), path)
+        return str(path)
+    return save
+
+
+def voc_object(name, box, difficult=0, more=''):
+    sides = ''.join(f'<{side}>{value}</{side}>' for side, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box))
+    return (f'<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>'
+            f'<difficult>{difficult}</difficult><bndbox>{sides}</bndbox>{more}</object>')
+
+
+@pytest.fixture
+def voc_folder(tmp_path):
+    """VOCdevkit/VOC2007 with trainval and test, VOC2012 with trainval; images of 60 x 40 pixels."""
+    part = '<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>'
+    objects = {
+        ('2007', 'trainval'): {
+            '000005': [voc_object('dog', (1, 1, 60, 40)), voc_object('cat', (11, 6, 30, 25), difficult=1)],
+            '000007': [voc_object('cat', (20, 10, 19, 30))],  # no width
+        },
+        ('2007', 'test'): {
+            '000001': [voc_object('person', (8.5, 12, 35.5, 39), more=part), voc_object('dog', (50, 30, 80, 55))],
+            '000002': [],
+        },
+        ('2012', 'trainval'): {'2008_000008': [voc_object('person', (5, 5, 20, 36))]},
+    }
+    rng = np.random.default_rng(0)
+    for (year, split), images in objects.items():
+        root = tmp_path / 'voc' / 'VOCdevkit' / f'VOC{year}'
+        for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / 'ImageSets' / 'Main' / f'{split}.txt').write_text(''.join(f'{name}\n' for name in images))
+        for name, entries in images.items():
+            pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / 'JPEGImages' / f'{name}.jpg')
+            (root / 'Annotations' / f'{name}.xml').write_text(
+                f'<annotation><folder>VOC{year}</folder><filename>{name}.jpg</filename><size><width>60</width>'
+                f'<height>40</height><depth>3</depth></size><segmented>0</segmented>{"".join(entries)}</annotation>')
+    return str(tmp_path / 'voc')
+
+
+@pytest.fixture
+def coco_folder(tmp_path):
+    """train2017, val2017 and annotations; categories 1, 17 and 90, a crowd, a degenerate box, an image without any."""
+    root = tmp_path / 'coco'
+    (root / 'annotations').mkdir(parents=True)
+    categories = [
+        dict(id=90, name='toothbrush', supercategory='indoor'),
+        dict(id=1, name='person', supercategory='person'),
+        dict(id=17, name='cat', supercategory='animal'),
+    ]
+    boxes = [  # image, category, x, y, width, height, crowd
+        (139, 17, 10., 5., 20.5, 30., 0),
+        (139, 1, 0., 0., 60., 40., 1),
+        (139, 90, 50., 30., 40., 20., 0),  # ends outside
+        (285, 1, 3., 3., 0., 12., 0),  # no width
+        (632, 1, 2., 2., 30., 30., 1),  # nothing but a crowd
+        (785, 1, 12., 8., 24., 24., 0),
+    ]
+    rng = np.random.default_rng(0)
+    for split in ('train2017', 'val2017'):
+        (root / split).mkdir()
+        images = [
+            dict(id=id, file_name=f'{id:012d}.jpg', width=60, height=40) for id in (785, 139, 285, 632, 724)]
+        for image in images:
+            pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / image['file_name'])
+        annotations = [
+            dict(id=index, image_id=image, category_id=category, bbox=[x, y, width, height],
+                 area=0.5 * width * height, iscrowd=crowd, segmentation=[])
+            for index, (image, category, x, y, width, height, crowd) in enumerate(boxes)]
+        with open(root / 'annotations' / f'instances_{split}.json', 'w') as file:
+            json.dump(dict(info={}, licenses=[], images=images, annotations=annotations, categories=categories), file)
+    return str(root)
