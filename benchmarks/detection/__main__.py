@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import torch
@@ -69,9 +69,12 @@ def _jobs(args: argparse.Namespace) -> List[Job]:
         flags = ', '.join(f'--{name.replace("_", "-")}' for name in changes)
         raise ValueError(f'--setting must name the folder of results that are not of the recipe alone ({flags})')
     recipe: Recipe = replace(RECIPES[args.recipe], **changes)
-    for field in fields(recipe):
-        if field.name in ('epochs', 'batch_size', 'lr') and not getattr(recipe, field.name) > 0:
-            raise ValueError(f'--{field.name.replace("_", "-")} must be positive, got {getattr(recipe, field.name)}')
+    for name in ('epochs', 'batch_size', 'lr'):
+        if not getattr(recipe, name) > 0:
+            raise ValueError(f'--{name.replace("_", "-")} must be positive, got {getattr(recipe, name)}')
+    for name, values in (('workers', [args.workers]), ('seeds', args.seeds)):
+        if min(values) < 0:
+            raise ValueError(f'--{name} must be 0 or more, got {min(values)}')
     trained = [method for method in args.methods if method != SCRATCH]
     if trained and not args.checkpoint:
         raise ValueError(f'--checkpoint must say where the checkpoints are of {", ".join(trained)}')

@@ -121,11 +121,21 @@ def create_features(
     data_config = resolve_data_config(args, model=whole)
     weights = {}
     if checkpoint:
-        with named(f'--checkpoint {checkpoint.path}: its weights are not those of {model}'):
-            whole.load_state_dict(checkpoint.state_dict)
+        _check_weights(checkpoint, whole.state_dict(), model)
+        whole.load_state_dict(checkpoint.state_dict)
         weights = dict(
             pretrained=True, pretrained_cfg_overlay=dict(state_dict=dict(checkpoint.state_dict), source='', url=''))
     with named(f'--model {model}'):
         features = timm.create_model(model, features_only=True, **weights, **kwargs)
     features.pretrained_cfg = features.default_cfg = {}  # the weights would be kept a second time
     return freeze_batch_norm_2d(features) if freeze_bn else features, data_config
+
+
+def _check_weights(checkpoint: Checkpoint, expected: Dict[str, torch.Tensor], model: str) -> None:
+    shapes, own = ({name: tuple(value.shape) for name, value in state.items()}
+                   for state in (expected, checkpoint.state_dict))
+    wrong = [name for name in {**shapes, **own} if shapes.get(name) != own.get(name)]
+    if wrong:
+        raise ValueError(
+            f'--checkpoint {checkpoint.path}: its weights are not those of {model}; missing, unknown or of another '
+            f'shape are {len(wrong)} of {len(shapes)}: {", ".join(wrong[:5])}{", ..." if len(wrong) > 5 else ""}')

@@ -30,7 +30,7 @@ class Scenes:
     `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
     """
     num_train: int = 400
-    num_eval: int = 200
+    num_eval: int = 400
     size: int = 128
     num_objects: Tuple[int, int] = (1, 4)
     object_size: Tuple[int, int] = (20, 44)

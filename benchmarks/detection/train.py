@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 
 import torch
 import torch.nn as nn
-from timm.utils import random_seed
+from timm.utils import distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -73,6 +73,8 @@ def fine_tune(
         if sampler:
             sampler.set_epoch(epoch)
         losses = _train_epoch(model, loader, optimizer, schedule, recipe, place, epoch)
+        if parallel:
+            distribute_bn(detector, place.world_size, reduce=True)  # each has seen statistics of its own
         epochs.append(dict(epoch=epoch, **losses, seconds=time.time() - start))
         if place.rank == 0:
             _save(state_path, detector, optimizer, schedule, epochs, settings)

@@ -1,4 +1,4 @@
-"""Budgets of seconds, checkpoints as train_timm.py writes them, and miniatures of VOC and COCO in their true format."""
+"""Checkpoints as train_timm.py writes them, and miniatures of VOC and COCO in their true format."""
 import argparse
 import json
 
@@ -8,20 +8,15 @@ import timm
 import torch
 from PIL import Image
 
-from benchmarks.detection import recipes
-from benchmarks.detection.generate import Scenes
-from benchmarks.detection.recipes import Recipe
+from benchmarks.detection import generate, recipes
 
-TINY = dict(
-    epochs=1, batch_size=2, opt='adamw', lr=1e-3, warmup_steps=1, freeze_bn=False, flip=0.5, min_size=(64,),
-    max_size=64, min_stride=4, pyramid_channels=8, hidden=8, regions=8, proposals=(20, 10))
+from .tiny import RECIPE, two_digits
 
 
 @pytest.fixture
-def tiny():
-    """A budget of two steps on generated scenes."""
-    scenes = Scenes(num_train=4, num_eval=3, size=64, num_objects=(1, 2), object_size=(16, 24))
-    return Recipe('digits', 'test_resnet', scenes=scenes, **TINY)
+def tiny(monkeypatch):
+    monkeypatch.setattr(generate, '_digits', two_digits)
+    return RECIPE
 
 
 @pytest.fixture
