@@ -111,9 +111,8 @@ def create_features(
         raise ValueError(f'--checkpoint {checkpoint.path}: detectors take images of 3 channels, it was trained on '
                          f'{in_chans}')
     with named(f'--model {model}'):
-        whole = timm.create_model(model)
-        if args.get('img_size') and hasattr(getattr(whole, 'patch_embed', None), 'img_size'):
-            kwargs.setdefault('img_size', args['img_size'])
+        if args.get('img_size') and hasattr(getattr(timm.create_model(model), 'patch_embed', None), 'img_size'):
+            kwargs.setdefault('img_size', args['img_size'])  # others were not built for a size
         whole = timm.create_model(model, num_classes=args.get('num_classes'), global_pool=args.get('gp'), **kwargs)
         for name, value in (('strict_img_size', False), ('dynamic_img_size', True)):
             if name in inspect.signature(type(whole).__init__).parameters:

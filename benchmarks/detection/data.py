@@ -61,16 +61,16 @@ def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None
         unknown = ', '.join(sorted(set(found) - set(classes)))
         raise ValueError(f'--data-dir {root}: {" ".join(sets)} has classes that training has not: {unknown}')
     labels = {name: index + 1 for index, name in enumerate(classes)}
-    annotations = []
-    for tree in trees:
-        size = tuple(int(tree['size'][side]) for side in ('width', 'height'))
-        rows = []
-        for entry in tree['object']:
-            xmin, ymin, xmax, ymax = (float(entry['bndbox'][side]) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
-            # VOC counts pixels from 1 and the last belongs to the box
-            rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', None))
-        annotations.append(_annotation(rows, size))
-    return Source(ConcatDataset(parts), annotations, classes)
+    return Source(ConcatDataset(parts), [_voc_annotation(tree, labels) for tree in trees], classes)
+
+
+def _voc_annotation(tree: Dict[str, Any], labels: Dict[str, int]) -> Annotation:
+    rows = []
+    for entry in tree['object']:
+        xmin, ymin, xmax, ymax = (float(entry['bndbox'][side]) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
+        # VOC counts pixels from 1 and the last belongs to the box
+        rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', None))
+    return _annotation(rows, tuple(int(tree['size'][side]) for side in ('width', 'height')))
 
 
 def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Source:

@@ -6,6 +6,8 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.utils.data import DataLoader, Subset
 
+from timm_multimix.training.progress import progress
+
 from .data import DetectionDataset, collate
 
 METRICS = dict(ap='map', ap50='map_50', ap75='map_75')
@@ -21,14 +23,14 @@ def evaluate(
 ) -> Optional[Dict[str, float]]:
     """AP, AP50 and AP75 in percent, as COCO defines them (pycocotools); None on all processes but the first.
 
-    Each process takes every so-manieth image, none twice. The result does not depend on how many there are.
+    The processes share the images, and none is taken twice: the result does not depend on how many there are.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     indices = list(range(rank, len(dataset), world_size))
     loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=workers, collate_fn=collate)
     detector.eval()
     found: List = []
-    for images, targets in loader:
+    for images, targets in progress(loader, 'Evaluation', rank == 0):
         for prediction, target in zip(detector([image.to(device) for image in images]), targets):
             prediction = {name: value.cpu() for name, value in prediction.items()}
             found.append((indices[len(found)], prediction, target))

@@ -1,5 +1,5 @@
 """Budgets that backbones are compared on: data, detector and schedule."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from .generate import Scenes
@@ -11,6 +11,8 @@ class Recipe:
 
     `batch_size` is that of all processes together; sizes are in pixels. `data` is 'digits' or 'images' (both are
     generated as `scenes`), 'voc' or 'coco'; `train_sets` and `eval_sets` are those of VOC, or one split of COCO each.
+    `proposals` are kept per level, in training and in evaluation, and `regions` of them trained on per image.
+    RetinaNet has no use for `hidden` and `regions`.
     """
     data: str
     model: str
@@ -33,7 +35,7 @@ class Recipe:
     pyramid_channels: int = 256
     hidden: int = 1024
     regions: int = 512
-    proposals: Tuple[int, int] = field(default=(2000, 1000))
+    proposals: Tuple[int, int] = (2000, 1000)
 
 
 _SMALL = dict(

@@ -124,8 +124,11 @@ def _lock(file) -> bool:
 def _is_done(path: str, settings: Dict[str, Any]) -> bool:
     if not os.path.exists(path):
         return False
-    with open(path, encoding='utf-8') as file:
-        found = json.load(file)['settings']
+    try:
+        with open(path, encoding='utf-8') as file:
+            found = json.load(file)['settings']
+    except (ValueError, KeyError) as error:  # of a run that was killed while it wrote
+        raise ValueError(f'--results: {path} is no result ({error}): remove it') from error
     if found != settings:
         names = [name for name in settings if found.get(name) != settings[name]]
         raise ValueError(

@@ -11,6 +11,8 @@ from timm.utils import distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
+from timm_multimix.training.progress import progress
+
 from .data import DetectionDataset, collate
 from .place import Place
 from .recipes import Recipe
@@ -72,7 +74,7 @@ def fine_tune(
         generator.manual_seed(seed + 1_000_003 * epoch)
         if sampler:
             sampler.set_epoch(epoch)
-        losses = _train_epoch(model, loader, optimizer, schedule, recipe, place, epoch)
+        losses = _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch)
         if parallel:
             distribute_bn(detector, place.world_size, reduce=True)  # each has seen statistics of its own
         epochs.append(dict(epoch=epoch, **losses, seconds=time.time() - start))
@@ -84,11 +86,12 @@ def fine_tune(
     return epochs
 
 
-def _train_epoch(model, loader, optimizer, schedule, recipe, place, epoch) -> Dict[str, float]:
+def _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch) -> Dict[str, float]:
     """The mean of each loss over the epoch, over all processes."""
     model.train()
     sums: Dict[str, torch.Tensor] = {}
-    for step, (images, targets) in enumerate(loader):
+    batches = progress(loader, f'{name}: epoch {epoch + 1}', place.rank == 0)
+    for step, (images, targets) in enumerate(batches):
         images = [image.to(place.device, non_blocking=True) for image in images]
         targets = [{name: value.to(place.device) for name, value in target.items()} for target in targets]
         with torch.autocast(place.device.type, torch.bfloat16, enabled=recipe.amp):
@@ -96,15 +99,15 @@ def _train_epoch(model, loader, optimizer, schedule, recipe, place, epoch) -> Di
             loss = sum(losses.values())
         losses = dict(loss=loss, **losses)
         if not math.isfinite(loss.item()):
-            parts = ', '.join(f'{name} {value.item():.3g}' for name, value in losses.items())
+            parts = ', '.join(f'{part} {value.item():.3g}' for part, value in losses.items())
             raise RuntimeError(f'the loss is not finite at step {step} of epoch {epoch}: {parts}')
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.)
         optimizer.step()
         schedule.step()
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.) + value.detach().float()
+        for part, value in losses.items():
+            sums[part] = sums.get(part, 0.) + value.detach().float()
     values = torch.stack(list(sums.values())) / len(loader)
     if place.world_size > 1:
         torch.distributed.all_reduce(values)

@@ -30,7 +30,8 @@ def save_checkpoint(tmp_path):
     """Write a checkpoint of a timm model with random weights; its path."""
     def save(model='test_resnet', name='last.pth.tar', seed=0, num_classes=5, **args):
         torch.manual_seed(seed)
-        kwargs = args.get('model_kwargs') or {}
+        kwargs = dict(args.get('model_kwargs', {}))
+        kwargs.update({name: args[name] for name in ('img_size', 'in_chans') if name in args})
         weights = timm.create_model(model, num_classes=num_classes, **kwargs).state_dict()
         args = argparse.Namespace(**{'model': model, 'num_classes': num_classes, 'seed': seed, **args})
         path = tmp_path / name

@@ -88,3 +88,13 @@ def test_images_of_one_channel_are_refused(save_checkpoint):
     checkpoint = read_checkpoint(save_checkpoint(in_chans=1), 'test_resnet')
     with pytest.raises(ValueError, match='images of 3 channels, it was trained on 1'):
         create_features('test_resnet', checkpoint)
+
+
+def test_a_transformer_trained_at_a_size_of_its_own(save_checkpoint):
+    """At 64 pixels the windows of the last stage are smaller, and so are their tables of positions."""
+    model = 'swin_tiny_patch4_window7_224'
+    checkpoint = read_checkpoint(save_checkpoint(model, model_kwargs=SWIN, img_size=64), model)
+    maps = PyramidBackbone(create_features(model, checkpoint)[0], out_channels=8)(torch.randn(1, 3, 96, 160))
+    assert [level.shape[-2:] for level in maps.values()] == [(24, 40), (12, 20), (6, 10), (3, 5)]
+    with pytest.raises(ValueError, match='its weights are not those of .*relative_position_bias_table'):
+        create_features(model, checkpoint._replace(args=dict(checkpoint.args, img_size=None)))

@@ -21,7 +21,12 @@ def test_losses_and_detections(model, detector, tiny):
     targets = [
         dict(boxes=torch.tensor([[4., 4., 30., 28.]]), labels=torch.tensor([3])),
         dict(boxes=torch.tensor([[10., 0., 30., 20.], [30., 20., 60., 38.]]), labels=torch.tensor([1, 2]))]
-    sum(network(images, targets).values()).backward()
+    for precision in (False, True):
+        network.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16, enabled=precision):
+            losses = network(images, targets)
+        assert all(loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
     with torch.no_grad():
         found = network.eval()(images)

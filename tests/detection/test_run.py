@@ -1,5 +1,6 @@
 """`python -m benchmarks.detection`: from a checkpoint to a result, once, and again where it was interrupted."""
 import fcntl
+import importlib.util
 import json
 import os
 from dataclasses import asdict, replace
@@ -106,6 +107,8 @@ def test_results_of_other_settings_are_not_taken_for_these(suite, save_checkpoin
     suite()
     save_checkpoint(name='runs/plain-0/last.pth.tar', seed=7)
     assert 'plain-0.json is of another checkpoint: remove it' in refused(suite, capsys)
+    (tmp_path / 'results' / 'tiny' / 'plain-0.json').write_text('{"settings": ')
+    assert 'plain-0.json is no result' in refused(suite, capsys)
     os.remove(tmp_path / 'results' / 'tiny' / 'plain-0.json')
     assert 'plain-0.pth is not the state of this run (its settings are others)' in refused(suite, capsys)
 
@@ -134,6 +137,13 @@ def test_mistakes_are_told_before_anything_runs(suite, capsys, tmp_path, save_ch
 def test_a_batch_that_is_never_whole(suite, capsys):
     assert '--batch-size 99 is more than the 4 training images' in refused(
         suite, capsys, '--batch-size', '99', '--setting', 'a')
+
+
+def test_what_is_not_installed_is_named(suite, capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name, *args: None if name == 'pycocotools' else find_spec(name, *args))
+    assert "pycocotools must be installed: pip install -e '.[bench]'" in refused(suite, capsys)
 
 
 def test_data_must_be_there(suite, capsys, monkeypatch, tiny, tmp_path):
