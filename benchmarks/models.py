@@ -26,19 +26,24 @@ class SmallImageResNet(ResNet):
         self.maxpool = nn.Identity()
         for stage in range(len(channels), 4):  # timm's forward asks for four
             setattr(self, f'layer{stage + 1}', nn.Identity())
+        # a stem that keeps every pixel: strides are a quarter of timm's, and 1 up to the first stage
+        self.feature_info = [dict(info, reduction=max(info['reduction'] // 4, 1)) for info in self.feature_info]
         self.init_weights()
 
 
-def _create(model_class, name: str, pretrained: bool, kwargs: dict, **config: str) -> nn.Module:
+def _create(model_class, name: str, pretrained: bool, kwargs: dict, **config: Any) -> nn.Module:
+    feature_cfg = config.pop('feature_cfg', None)
     kwargs['pretrained_cfg'] = kwargs.get('pretrained_cfg') or dict(_CONFIG, **config)
-    return build_model_with_cfg(model_class, name, pretrained, **kwargs)
+    return build_model_with_cfg(model_class, name, pretrained, feature_cfg=feature_cfg, **kwargs)
 
 
 @register_model
 def cifar_resnet14(pretrained: bool = False, **kwargs) -> ResNet:
     """14 layers of 16, 32 and 64 channels: trains on a CPU."""
     kwargs = dict(block=BasicBlock, layers=(2, 2, 2), channels=(16, 32, 64), **kwargs)
-    return _create(SmallImageResNet, 'cifar_resnet14', pretrained, kwargs, first_conv='conv1', classifier='fc')
+    return _create(
+        SmallImageResNet, 'cifar_resnet14', pretrained, kwargs, first_conv='conv1', classifier='fc',
+        feature_cfg=dict(out_indices=(0, 1, 2, 3)))
 
 
 @register_model

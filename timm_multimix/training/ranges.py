@@ -13,10 +13,11 @@ _FROM_1 = (  # integers
     'kd_teacher_feature_dim', 'multimix_tuples', 'multimix_length')
 _FROM_0 = (
     'workers', 'start_epoch', 'recovery_interval', 'max_bad_steps', 'mixup_off_epoch', 'warmup_epochs',
-    'cooldown_epochs', 'patience_epochs', 'decay_milestones', 'lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay', 'opt_eps', 'bn_eps',
-    'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_cycle_decay', 'epoch_repeats', 'aug_repeats', 'color_jitter',
-    'layer_decay_min_scale', 'layer_decay_no_opt_scale', 'distill_loss_weight', 'task_loss_weight', 'mixup', 'cutmix',
-    'multimix_clean_weight', 'bce_pos_weight', 'train_size_schedule_spread', 'naflex_patch_size_probs')
+    'cooldown_epochs', 'patience_epochs', 'decay_milestones', 'lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay',
+    'opt_eps', 'bn_eps', 'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_cycle_decay', 'epoch_repeats', 'aug_repeats',
+    'color_jitter', 'layer_decay_min_scale', 'layer_decay_no_opt_scale', 'distill_loss_weight', 'task_loss_weight',
+    'mixup', 'cutmix', 'multimix_clean_weight', 'bce_pos_weight', 'train_size_schedule_spread',
+    'naflex_patch_size_probs')
 _ABOVE_0 = ('clip_grad', 'crop_pct', 'decay_epochs', 'decay_rate', 'layer_decay', 'lr_cycle_mul', 'lr_k_decay',
             'kd_temperature')
 _SHARES = (

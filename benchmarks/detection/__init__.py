@@ -1,0 +1,1 @@
+"""Transfer to object detection: `python -m benchmarks.detection`."""

@@ -1,0 +1,136 @@
+"""Backbones compared by how well they detect: `python -m benchmarks.detection --recipe NAME --checkpoint PATTERN`.
+
+Every method is fine-tuned on the same budget, and writes one JSON file per seed when it is whole. A run that has its
+file is never repeated; one that was killed goes on from its last epoch. With torchrun a run is spread over GPUs.
+"""
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from benchmarks import models  # noqa: F401  registers them
+
+from .checkpoint import read_checkpoint
+from .detector import DETECTORS
+from .place import Place, agreed, create_place
+from .recipes import RECIPES, Recipe
+from .run import RESULTS, SCRATCH, Job, prepare_data, read_data, run
+
+_logger = logging.getLogger('benchmarks')
+_OVERRIDES: Dict[str, Dict[str, Any]] = dict(
+    model=dict(help='timm model that the checkpoints are of'),
+    detector=dict(choices=DETECTORS),
+    epochs=dict(type=int),
+    batch_size=dict(type=int, help='of all processes together'),
+    lr=dict(type=float),
+    freeze_bn=dict(action=argparse.BooleanOptionalAction, help='keep batch norms as they are (never from scratch)'),
+    amp=dict(action=argparse.BooleanOptionalAction, help='bfloat16'),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--recipe', required=True, choices=RECIPES, help='data, detector and budget')
+    parser.add_argument('--data-dir', help=(
+        'VOC: folder of VOCdevkit; COCO: folder of train2017, val2017 and annotations; recipe cifar: folder of train/ '
+        'and test/, a folder of images per class'))
+    parser.add_argument('--checkpoint', metavar='PATTERN', help=(
+        f'checkpoints of train_timm.py; {{method}} and {{seed}} in it are replaced; not for {SCRATCH}'))
+    parser.add_argument('--ema', action='store_true', help='use the moving average of the weights in the checkpoints')
+    parser.add_argument(
+        '--methods', nargs='+', default=[SCRATCH, 'plain', 'cutmix', 'dense-multimix'], metavar='METHOD',
+        help=f'any names; {SCRATCH} is random weights')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
+    parser.add_argument('--setting', help="name of the results' folder (default: the recipe's)")
+    parser.add_argument('--output', default='output/detection', help='folder of generated scenes and of states')
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--workers', type=int, default=0, help='of the data loader, in each process')
+    group = parser.add_argument_group("instead of the recipe's, with a --setting of their own")
+    for name, options in _OVERRIDES.items():
+        group.add_argument(f'--{name.replace("_", "-")}', default=None, **options)
+    return parser
+
+
+def _jobs(args: argparse.Namespace) -> List[Job]:
+    """The runs that the arguments ask for.
+
+    Raises:
+        ValueError: If one has no checkpoint, several would share one, or a value is out of range.
+    """
+    changes = {name: getattr(args, name) for name in _OVERRIDES if getattr(args, name) is not None}
+    if changes and not args.setting:
+        flags = ', '.join(f'--{name.replace("_", "-")}' for name in changes)
+        raise ValueError(f'--setting must name the folder of results that are not of the recipe alone ({flags})')
+    recipe: Recipe = replace(RECIPES[args.recipe], **changes)
+    for name in ('epochs', 'batch_size', 'lr'):
+        if not getattr(recipe, name) > 0:
+            raise ValueError(f'--{name.replace("_", "-")} must be positive, got {getattr(recipe, name)}')
+    for name, values in (('workers', [args.workers]), ('seeds', args.seeds)):
+        if min(values) < 0:
+            raise ValueError(f'--{name} must be 0 or more, got {min(values)}')
+    trained = [method for method in args.methods if method != SCRATCH]
+    if trained and not args.checkpoint:
+        raise ValueError(f'--checkpoint must say where the checkpoints are of {", ".join(trained)}')
+    if len(trained) > 1 and '{method}' not in args.checkpoint:
+        raise ValueError(f'--checkpoint must contain {{method}} for several methods, got {args.checkpoint}')
+    setting = args.setting or args.recipe
+    return [
+        Job(
+            setting, recipe, method, seed,
+            None if method == SCRATCH
+            else args.checkpoint.replace('{method}', method).replace('{seed}', str(seed)),
+            args.ema)
+        for seed in args.seeds for method in args.methods]
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(format='%(message)s')
+    _logger.setLevel(logging.INFO)
+    missing = [name for name in ('torchmetrics', 'pycocotools') if importlib.util.find_spec(name) is None]
+    if missing:
+        parser.error(f"{' and '.join(missing)} must be installed: pip install -e '.[bench]'")
+    try:
+        jobs = _jobs(args)
+        place = create_place(args.device, args.workers)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return _run_all(args, jobs, place)
+    except ValueError as error:
+        parser.error(str(error))
+    finally:
+        if place.world_size > 1:
+            torch.distributed.destroy_process_group()
+
+
+def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> int:
+    if place.rank > 0:
+        _logger.setLevel(logging.WARNING)  # one process tells
+    for job in jobs:  # all mistakes before the first hour
+        if job.checkpoint:
+            read_checkpoint(job.checkpoint, job.recipe.model, job.use_ema)
+    recipe, scenes = jobs[0].recipe, os.path.join(args.output, 'data', args.recipe)
+    data = read_data(recipe, agreed(lambda: prepare_data(recipe, args.data_dir, scenes), place))
+    durations: List[float] = []
+    for index, job in enumerate(jobs):
+        start = time.time()
+        path = run(job, data, args.output, args.results, place)
+        if path is not None and time.time() - start > 1.:
+            durations.append(time.time() - start)
+        left = (len(jobs) - index - 1) * sum(durations) / max(len(durations), 1)
+        done = f'[{index + 1}/{len(jobs)}] {job.method} {job.seed}: {path or "at work elsewhere"}'
+        _logger.info(f'{done}; about {left / 60:.0f} min left')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Checkpoints of train_timm.py, and what is not one."""
+import argparse
+import hashlib
+import os
+from typing import Any, Dict, NamedTuple
+
+import torch
+
+
+class Checkpoint(NamedTuple):
+    """A classifier as it was trained; `record` tells one checkpoint from another."""
+    path: str
+    state_dict: Dict[str, torch.Tensor]
+    args: Dict[str, Any]
+    record: Dict[str, Any]
+
+
+def read_checkpoint(path: str, model: str, use_ema: bool = False) -> Checkpoint:
+    """Read a checkpoint that train_timm.py (or timm's train.py) wrote for `model`.
+
+    Nothing in the file is run: it may hold tensors, plain values and an argparse.Namespace.
+
+    Args:
+        path: last.pth.tar, model_best.pth.tar or another of a run.
+        model: Name of the timm model that it must be of; the tag of pretrained weights does not matter.
+        use_ema: Take the weights' moving average, or the teacher.
+
+    Raises:
+        ValueError: If there is no such file, it is not such a checkpoint, or of another model.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'--checkpoint {path}: no such file')
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
+        reason = str(error).split('\n')[0][:200]
+        raise ValueError(f'--checkpoint {path}: not a checkpoint of train_timm.py ({reason})') from error
+    keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    weights = 'state_dict_ema' if use_ema else 'state_dict'
+    if not (isinstance(content, dict) and {'arch', 'state_dict'} <= content.keys()):
+        shown = keys if isinstance(keys, str) else ', '.join(keys[:5])
+        raise ValueError(
+            f'--checkpoint {path}: a checkpoint of train_timm.py holds arch and state_dict, this one holds {shown}')
+    if weights not in content:
+        raise ValueError(f'--ema: {path} holds no moving average of the weights')
+    arch = str(content['arch'])
+    if arch.split('.')[0] != model.split('.')[0]:
+        raise ValueError(f'--checkpoint {path}: the checkpoint is of {arch}, the detector is to be built on {model}')
+    args = vars(content['args']) if isinstance(content.get('args'), argparse.Namespace) else {}
+    record = dict(arch=arch, epoch=content.get('epoch'), weights=weights, sha256=_digest(path))
+    record.update({name: args.get(name) for name in ('seed', 'mixup_mode', 'mixup', 'cutmix') if name in args})
+    return Checkpoint(path, content[weights], args, record)
+
+
+def _digest(path: str) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()

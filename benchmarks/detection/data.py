@@ -1,0 +1,169 @@
+"""Images and boxes in the formats of Pascal VOC and COCO, by torchvision's datasets."""
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+from torchvision.datasets import CocoDetection, VOCDetection
+from torchvision.transforms.functional import pil_to_tensor
+
+
+class Annotation(NamedTuple):
+    """The boxes of one image.
+
+    `boxes` are xmin, ymin, xmax, ymax in pixels from 0, half open `[n, 4]`; `labels` start at 1 (0 is background);
+    `ignored` marks what is neither trained on nor counted: COCO's crowds, VOC's difficult objects.
+    """
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+    area: np.ndarray
+
+
+class Source(NamedTuple):
+    """`images[i][0]` is the PIL image that `annotations[i]` is of; `classes[k - 1]` is the name of label k."""
+    images: Sequence[Tuple[Any, Any]]
+    annotations: List[Annotation]
+    classes: List[str]
+
+
+def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None) -> Source:
+    """The union of sets such as '2007:trainval', from `root`/VOCdevkit/VOC2007 and so on.
+
+    Args:
+        root: Folder that holds VOCdevkit.
+        sets: YEAR:SET each.
+        classes: Those of the training set; None to take what is there, in order of name.
+
+    Raises:
+        ValueError: If a set is not there, or has a class that is not in `classes`.
+    """
+    parts = []
+    for entry in sets:
+        year, _, image_set = entry.partition(':')
+        try:
+            parts.append(VOCDetection(root, year=year, image_set=image_set))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ValueError(f'--data-dir {root}: no set {entry} of VOC in {root}/VOCdevkit/VOC{year} ({error})') \
+                from error
+    trees = []
+    for part in parts:
+        for path in part.annotations:
+            try:
+                trees.append(VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())['annotation'])
+            except (OSError, ElementTree.ParseError, KeyError) as error:
+                raise ValueError(f'--data-dir {root}: {path} is no annotation of VOC ({error})') from error
+    found = sorted({entry['name'] for tree in trees for entry in tree['object']})
+    classes = found if classes is None else classes
+    if not set(found) <= set(classes):
+        unknown = ', '.join(sorted(set(found) - set(classes)))
+        raise ValueError(f'--data-dir {root}: {" ".join(sets)} has classes that training has not: {unknown}')
+    labels = {name: index + 1 for index, name in enumerate(classes)}
+    return Source(ConcatDataset(parts), [_voc_annotation(tree, labels) for tree in trees], classes)
+
+
+def _voc_annotation(tree: Dict[str, Any], labels: Dict[str, int]) -> Annotation:
+    rows = []
+    for entry in tree['object']:
+        xmin, ymin, xmax, ymax = (float(entry['bndbox'][side]) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
+        # VOC counts pixels from 1 and the last belongs to the box
+        rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', None))
+    return _annotation(rows, tuple(int(tree['size'][side]) for side in ('width', 'height')))
+
+
+def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Source:
+    """A split such as 'train2017': `root`/train2017 and `root`/annotations/instances_train2017.json.
+
+    The ids of categories, which have gaps, become labels without in their order.
+
+    Raises:
+        ValueError: If the split is not there, or its categories are not those of training.
+    """
+    path = os.path.join(root, 'annotations', f'instances_{split}.json')
+    try:
+        dataset = CocoDetection(os.path.join(root, split), path)
+        coco = dataset.coco
+        ids = sorted(coco.cats)
+        found = [coco.cats[category]['name'] for category in ids]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f'--data-dir {root}: {path} is no file of COCO instances ({error})') from error
+    if classes is not None and found != classes:
+        raise ValueError(f'--data-dir {root}: the categories of {split} are not those that training has')
+    labels = {category: index + 1 for index, category in enumerate(ids)}
+    annotations = []
+    for image in dataset.ids:
+        rows = []
+        for entry in coco.imgToAnns[image]:
+            left, top, width, height = entry['bbox']
+            label = labels[entry['category_id']]
+            rows.append(
+                (left, top, left + width, top + height, label, bool(entry.get('iscrowd')), entry.get('area')))
+        annotations.append(_annotation(rows, (coco.imgs[image]['width'], coco.imgs[image]['height'])))
+    return Source(dataset, annotations, found)
+
+
+def _annotation(rows: List[Tuple], size: Tuple[int, int]) -> Annotation:
+    """Boxes cut to the image; those without an inside are left out, as no detector takes them."""
+    boxes = np.array([row[:4] for row in rows], dtype=np.float32).reshape(-1, 4)
+    boxes = boxes.clip(0, np.array([*size, *size], dtype=np.float32))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    kept = (sides >= 0.5).all(axis=1)
+    area = np.array([row[6] if row[6] is not None else np.nan for row in rows], dtype=np.float32)
+    return Annotation(
+        boxes[kept],
+        np.array([row[4] for row in rows], dtype=np.int64)[kept],
+        np.array([row[5] for row in rows], dtype=bool)[kept],
+        np.where(np.isnan(area), sides.prod(axis=1), area)[kept],
+    )
+
+
+class DetectionDataset(Dataset):
+    """(image `[3, h, w]` in 0 to 1, target): for training what torchvision's detectors take, else all boxes.
+
+    For training, ignored boxes are left out, and so are images without any other. For evaluation every image counts,
+    and the target has `iscrowd` and `area`, as the metric takes them.
+
+    Args:
+        source: Of `read_voc` or `read_coco`.
+        train: For training.
+        flip: Probability of a horizontal flip, in training.
+
+    Raises:
+        ValueError: If no box is left.
+    """
+
+    def __init__(self, source: Source, train: bool, flip: float = 0.):
+        self.source, self.train, self.flip = source, train, flip
+        with_boxes = [index for index, entry in enumerate(source.annotations) if not entry.ignored.all()]
+        if not with_boxes:
+            raise ValueError(f'--data-dir: no box to {"train on" if train else "evaluate on"}')
+        self.indices = with_boxes if train else list(range(len(source.annotations)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        index = self.indices[index]
+        image = pil_to_tensor(self.source.images[index][0]).float() / 255
+        entry = self.source.annotations[index]
+        if not self.train:
+            return image, dict(
+                boxes=torch.from_numpy(entry.boxes),
+                labels=torch.from_numpy(entry.labels),
+                iscrowd=torch.from_numpy(entry.ignored).long(),
+                area=torch.from_numpy(entry.area),
+            )
+        boxes = torch.from_numpy(entry.boxes[~entry.ignored])
+        labels = torch.from_numpy(entry.labels[~entry.ignored])
+        if torch.rand(()) < self.flip:
+            image = image.flip(-1)
+            boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
+        return image, dict(boxes=boxes, labels=labels)
+
+
+def collate(batch):
+    """Images of different sizes stay a list."""
+    images, targets = zip(*batch)
+    return list(images), list(targets)

@@ -1,0 +1,217 @@
+"""Scenes of real pixels in Pascal VOC's format, without a download: `python -m benchmarks.detection.generate`.
+
+Objects are the handwritten digits of scikit-learn, or the images of any folder of classes; backgrounds are the
+photographs of scikit-learn. What is trained on and what is evaluated on share no object and no pixel of background.
+"""
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+_logger = logging.getLogger('benchmarks')
+SPLITS = ('trainval', 'test')
+_TRAIN_SHARE = 2 / 3  # of the digits, and of the width of each photograph
+Objects = List[Tuple[str, object]]  # name of the class, and an array of ink or the path of an image
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """What is generated: sizes in pixels, both ends included.
+
+    `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
+    """
+    num_train: int = 400
+    num_eval: int = 400
+    size: int = 128
+    num_objects: Tuple[int, int] = (1, 4)
+    object_size: Tuple[int, int] = (20, 44)
+    skip: int = 0
+    seed: int = 0
+
+
+def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> str:
+    """Write `folder`/VOCdevkit/VOC2007 with the sets trainval and test, unless it is there already.
+
+    Args:
+        folder: What VOCDetection calls root.
+        scenes: How many, how large; equal scenes give equal pixels.
+        objects_dir: Folder with train/ and test/, each with a folder of images per class; None for digits.
+
+    Raises:
+        ValueError: If `folder` holds other scenes, or `objects_dir` has too few images.
+    """
+    settings = dict(json.loads(json.dumps(dataclasses.asdict(scenes))), objects=_source(objects_dir))
+    made = os.path.join(folder, 'scenes.json')
+    if os.path.exists(made):
+        with open(made, encoding='utf-8') as file:
+            if json.load(file) != settings:
+                raise ValueError(f'{folder} holds scenes of other settings: remove it, or choose another folder')
+        return folder
+    partial = f'{folder}.{os.getpid()}'
+    root = os.path.join(partial, 'VOCdevkit', 'VOC2007')
+    for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        os.makedirs(os.path.join(root, name), exist_ok=True)
+    first = 0
+    for split, count in zip(SPLITS, (scenes.num_train, scenes.num_eval)):
+        objects = _folder_objects(objects_dir, split, scenes.skip) if objects_dir else _digits(split)
+        backgrounds = _backgrounds(split)
+        names = [f'{index:06d}' for index in range(first, first + count)]
+        for name in names:
+            pixels, boxes = _compose(np.random.default_rng([scenes.seed, int(name)]), scenes, objects, backgrounds)
+            Image.fromarray(pixels).save(os.path.join(root, 'JPEGImages', f'{name}.jpg'), quality=95)
+            _write_annotation(os.path.join(root, 'Annotations', f'{name}.xml'), scenes.size, boxes)
+        with open(os.path.join(root, 'ImageSets', 'Main', f'{split}.txt'), 'w') as file:
+            file.writelines(f'{name}\n' for name in names)
+        first += count
+    with open(os.path.join(partial, 'scenes.json'), 'w', encoding='utf-8') as file:
+        json.dump(settings, file, indent=2)
+    try:
+        os.rename(partial, folder)
+    except OSError:  # another process was first, or something else is there
+        shutil.rmtree(partial)
+        if not os.path.exists(made):
+            raise ValueError(f'{folder} is there and holds no generated scenes') from None
+        return generate(folder, scenes, objects_dir)
+    return folder
+
+
+def _compose(rng, scenes, objects, backgrounds):
+    """One scene: pixels `[h, w, 3]`, and (class, xmin, ymin, xmax, ymax), half open, of each object."""
+    background = backgrounds[rng.integers(len(backgrounds))]
+    height, width = background.shape[:2]
+    side = int(rng.integers(scenes.size // 2, min(height, width) + 1))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    patch = Image.fromarray(background[top:top + side, left:left + side]).resize((scenes.size,) * 2, Image.BICUBIC)
+    pixels = np.asarray(patch, dtype=np.float32)[:, ::rng.choice([-1, 1])].copy()
+    boxes = []
+    for _ in range(rng.integers(scenes.num_objects[0], scenes.num_objects[1] + 1)):
+        name, source = objects[rng.integers(len(objects))]
+        size = int(rng.integers(scenes.object_size[0], scenes.object_size[1] + 1))
+        color, alpha = _draw(source, size)
+        for _ in range(20):  # a place that is free; a crowded scene stays with fewer
+            y, x = rng.integers(scenes.size - alpha.shape[0] + 1), rng.integers(scenes.size - alpha.shape[1] + 1)
+            box = (x, y, x + alpha.shape[1], y + alpha.shape[0])
+            if all(not _overlap(box, other[1:]) for other in boxes):
+                area = pixels[box[1]:box[3], box[0]:box[2]]
+                if color is None:  # ink that can be seen: dark on bright, bright on dark
+                    color = rng.integers(0, 56, 3) + (0. if area.mean() > 127 else 200.)
+                area += alpha[..., None] * (color - area)
+                boxes.append((name, *map(int, box)))
+                break
+    return pixels.clip(0, 255).astype(np.uint8), boxes
+
+
+def _draw(source, size):
+    """Colours `[h, w, 3]`, None for ink, and opacity `[h, w]` of an object, cut to what can be seen of it."""
+    if isinstance(source, str):
+        with Image.open(source) as image:
+            color = np.asarray(image.convert('RGB').resize((size, size), Image.BICUBIC), dtype=np.float32)
+        # rounded and soft at the border: a straight edge alone would tell where an object is
+        steps = np.abs(np.linspace(-1, 1, size)) ** 4
+        return color, ((1.15 - (steps[:, None] + steps)) / 0.3).clip(0, 1).astype(np.float32)
+    ink = np.asarray(Image.fromarray(source).resize((size, size), Image.BICUBIC), dtype=np.float32).clip(0, 1)
+    rows, columns = (np.flatnonzero((ink > 0.3).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return None, ink
+
+
+def _overlap(box, other):
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+def _digits(split: str) -> Objects:
+    from sklearn.datasets import load_digits
+    digits = load_digits()
+    cut = round(len(digits.images) * _TRAIN_SHARE)
+    chosen = slice(cut) if split == SPLITS[0] else slice(cut, None)
+    return [
+        (str(label), (image / 16).astype(np.float32))
+        for label, image in zip(digits.target[chosen], digits.images[chosen])]
+
+
+def _folder_objects(folder: str, split: str, skip: int) -> Objects:
+    part = os.path.join(folder, 'train' if split == SPLITS[0] else 'test')
+    try:
+        classes = sorted(entry.name for entry in os.scandir(part) if entry.is_dir())
+    except OSError as error:
+        raise ValueError(f'--data-dir must have the folder {part} ({error.strerror})') from error
+    objects: Objects = []
+    for name in classes:
+        images = sorted(os.listdir(os.path.join(part, name)))[skip if split == SPLITS[0] else 0:]
+        if not images:
+            raise ValueError(f'--data-dir must have more than {skip} images of each class in {part}, not so {name}')
+        objects += [(name, os.path.join(part, name, image)) for image in images]
+    if not objects:
+        raise ValueError(f'--data-dir must have a folder of images per class in {part}, there is none')
+    return objects
+
+
+def _backgrounds(split: str) -> List[np.ndarray]:
+    from sklearn.datasets import load_sample_images
+    cuts = [(image, round(image.shape[1] * _TRAIN_SHARE)) for image in load_sample_images().images]
+    return [image[:, :cut] if split == SPLITS[0] else image[:, cut:] for image, cut in cuts]
+
+
+def _source(objects_dir: Optional[str]) -> str:
+    return 'digits' if objects_dir is None else os.path.abspath(objects_dir)
+
+
+def _write_annotation(path: str, size: int, boxes: List[Tuple[str, int, int, int, int]]) -> None:
+    """VOC's XML: pixels are counted from 1, and the last one belongs to the box."""
+    def add(parent, tag, text=None):
+        child = ElementTree.SubElement(parent, tag)
+        child.text = None if text is None else str(text)
+        return child
+
+    root = ElementTree.Element('annotation')
+    add(root, 'folder', 'VOC2007')
+    add(root, 'filename', os.path.basename(path).replace('.xml', '.jpg'))
+    shape = add(root, 'size')
+    for tag, value in (('width', size), ('height', size), ('depth', 3)):
+        add(shape, tag, value)
+    add(root, 'segmented', 0)
+    for name, left, top, right, bottom in boxes:
+        entry = add(root, 'object')
+        for tag, value in (('name', name), ('pose', 'Unspecified'), ('truncated', 0), ('difficult', 0)):
+            add(entry, tag, value)
+        box = add(entry, 'bndbox')
+        for tag, value in (('xmin', left + 1), ('ymin', top + 1), ('xmax', right), ('ymax', bottom)):
+            add(box, tag, value)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding='utf-8')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    default = Scenes()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--output', required=True, help='folder to write; what VOCDetection calls root')
+    parser.add_argument(
+        '--objects', help='folder with train/ and test/, each with a folder of images per class (default: digits)')
+    parser.add_argument('--skip', type=int, default=default.skip, help='first training images of each class left out')
+    parser.add_argument('--num-train', type=int, default=default.num_train)
+    parser.add_argument('--num-eval', type=int, default=default.num_eval)
+    parser.add_argument('--size', type=int, default=default.size, help='side of a scene in pixels')
+    parser.add_argument('--seed', type=int, default=default.seed)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:
+        scenes = Scenes(
+            num_train=args.num_train, num_eval=args.num_eval, size=args.size, skip=args.skip, seed=args.seed)
+        generate(args.output, scenes, args.objects)
+    except ValueError as error:
+        parser.error(str(error))
+    _logger.info(f'{args.num_train} scenes to train on and {args.num_eval} to evaluate on: {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Where a run computes, and how its processes agree."""
+from typing import Any, Callable, NamedTuple
+
+import torch
+import torch.distributed as dist
+from timm.utils.distributed import init_distributed_device_so
+
+
+class Place(NamedTuple):
+    """A device of one of `world_size` processes; `workers` are those of its data loader."""
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0
+
+
+def create_place(device: str, workers: int) -> Place:
+    """Join the processes of torchrun, if it started this one.
+
+    Raises:
+        ValueError: If the device is not available.
+    """
+    try:
+        where = init_distributed_device_so(device)
+        torch.zeros((), device=where['device'])
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'--device {device}: {error}') from error
+    return Place(torch.device(where['device']), where['global_rank'], where['world_size'], workers)
+
+
+def agreed(decide: Callable[[], Any], place: Place) -> Any:
+    """What the first process decides, in all of them; its mistake (a ValueError) too."""
+    if place.world_size == 1:
+        return decide()
+    decision = [None, None]
+    if place.rank == 0:
+        try:
+            decision[0] = decide()
+        except ValueError as error:
+            decision[1] = str(error)
+    dist.broadcast_object_list(decision, device=place.device)
+    if decision[1]:
+        raise ValueError(decision[1])
+    return decision[0]

@@ -1,0 +1,84 @@
+"""The runs of `benchmarks.detection` as a table and a figure: `python -m benchmarks.detection.table --setting NAME`."""
+import argparse
+import glob
+import json
+import os
+import statistics
+import sys
+from typing import Any, Dict, List, Optional
+
+from benchmarks.accuracy_table import mean_and_spread
+from benchmarks.methods import METHODS
+
+from .run import RESULTS, SCRATCH
+
+Runs = Dict[str, List[Dict[str, Any]]]
+_COLUMNS = (('ap', 'AP'), ('ap50', 'AP50'), ('ap75', 'AP75'))
+
+
+def read_runs(setting: str, results: str = RESULTS) -> Runs:
+    """The result records of a setting, by method: from scratch first, then in the order of `METHODS`, then others."""
+    runs: Runs = {}
+    for path in sorted(glob.glob(os.path.join(results, setting, '*.json'))):
+        with open(path, encoding='utf-8') as file:
+            record = json.load(file)
+        runs.setdefault(record['settings']['method'], []).append(record)
+    known = [method for method in (SCRATCH, *METHODS) if method in runs]
+    return {
+        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
+        for method in dict.fromkeys([*known, *runs])}
+
+
+def table(runs: Runs) -> str:
+    """Markdown: a row per method, in percent, mean and standard deviation over the seeds."""
+    lines = [f'| backbone | {" | ".join(f"{name} (%)" for _, name in _COLUMNS)} | seeds |', '|---' * 5 + '|']
+    for method, records in runs.items():
+        cells = []
+        for metric, _ in _COLUMNS:
+            mean, spread = mean_and_spread([record['result'][metric] for record in records])
+            cells.append(f'{mean:.1f}' + ('' if spread is None else f' ± {spread:.1f}'))
+        seeds = ', '.join(str(record['settings']['seed']) for record in records)
+        lines.append(f'| {method} | {" | ".join(cells)} | {seeds} |')
+    return '\n'.join(lines)
+
+
+def plot(runs: Runs, path: str, title: str) -> None:
+    """AP and AP50 side by side: every run as a point, every method's mean as a line."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, 2, figsize=(10, 1.4 + 0.4 * len(runs)), sharey=True, constrained_layout=True)
+    for axis, (metric, name) in zip(axes, _COLUMNS):
+        for row, (method, records) in enumerate(runs.items()):
+            values = [record['result'][metric] for record in records]
+            color = 'C1' if 'multimix' in method else '0.5' if method == SCRATCH else 'C0'
+            axis.plot(values, [row] * len(values), 'o', color=color, alpha=0.6)
+            axis.plot([statistics.fmean(values)] * 2, [row - 0.35, row + 0.35], color=color, linewidth=2)
+        axis.set_xlabel(f'{name} (%); each point a seed, lines their means')
+        axis.grid(axis='x', alpha=0.3)
+    axes[0].set_yticks(range(len(runs)), list(runs))
+    axes[0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--setting', required=True, help="name of the recipe, or what --setting was")
+    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--figure', help='PNG file to write')
+    args = parser.parse_args(argv)
+    runs = read_runs(args.setting, args.results)
+    if not runs:
+        parser.error(f'--results {args.results} has no runs of {args.setting} yet')
+    print(table(runs))
+    if args.figure:
+        plot(runs, args.figure, f'Fine-tuned for detection: {args.setting}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Fine-tuning of one detector: resumable by epoch, in one process or many."""
+import logging
+import math
+import os
+import time
+from typing import Any, Dict, List
+
+import torch
+import torch.nn as nn
+from timm.utils import distribute_bn, random_seed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from timm_multimix.training.progress import progress
+
+from .data import DetectionDataset, collate
+from .place import Place
+from .recipes import Recipe
+
+_logger = logging.getLogger('benchmarks')
+
+
+def fine_tune(
+        detector: nn.Module,
+        dataset: DetectionDataset,
+        recipe: Recipe,
+        seed: int,
+        place: Place,
+        state_path: str,
+        settings: Dict[str, Any],
+        name: str,
+) -> List[Dict[str, float]]:
+    """Train the detector in place; what each epoch was: its loss, the parts of it, and the seconds that it took.
+
+    The state is written after each epoch, and taken up where it is there.
+
+    Args:
+        detector: On its device, the same in each process.
+        dataset: The training set.
+        recipe: The budget.
+        seed: Of order, flips and samples; each epoch is seeded anew, so that a resumed run is the same.
+        place: Device and processes.
+        state_path: File of the state.
+        settings: What tells the state of this run from that of another.
+        name: What the log lines begin with.
+
+    Raises:
+        ValueError: If the batch size is no multiple of the processes, the set has no whole batch, or the state is of
+            another run.
+        RuntimeError: If the loss is not finite.
+    """
+    if recipe.batch_size % place.world_size:
+        raise ValueError(
+            f'--batch-size is that of all processes: {recipe.batch_size} is no multiple of {place.world_size}')
+    parallel = place.world_size > 1
+    model = DistributedDataParallel(
+        detector, device_ids=[place.device] if place.device.type == 'cuda' else None) if parallel else detector
+    sampler = DistributedSampler(dataset, seed=seed, drop_last=True) if parallel else None
+    generator = torch.Generator()
+    loader = DataLoader(
+        dataset, recipe.batch_size // place.world_size, shuffle=sampler is None, sampler=sampler, drop_last=True,
+        num_workers=place.workers, collate_fn=collate, generator=generator, pin_memory=place.device.type == 'cuda')
+    if not len(loader):
+        raise ValueError(f'--batch-size {recipe.batch_size} is more than the {len(dataset)} training images')
+    optimizer = _optimizer(detector, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(recipe, recipe.epochs * len(loader)))
+    epochs: List[Dict[str, float]] = []
+    if os.path.exists(state_path):
+        epochs = _load(state_path, detector, optimizer, schedule, settings)
+        _logger.info(f'{name}: going on after epoch {len(epochs)}')
+    while len(epochs) < recipe.epochs:
+        epoch, start = len(epochs), time.time()
+        random_seed((seed + 1_000_003 * epoch) % (2 ** 32 - place.world_size), place.rank)  # numpy takes 32 bits
+        generator.manual_seed(seed + 1_000_003 * epoch)
+        if sampler:
+            sampler.set_epoch(epoch)
+        losses = _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch)
+        if parallel:
+            distribute_bn(detector, place.world_size, reduce=True)  # each has seen statistics of its own
+        epochs.append(dict(epoch=epoch, **losses, seconds=time.time() - start))
+        if place.rank == 0:
+            _save(state_path, detector, optimizer, schedule, epochs, settings)
+        left = (recipe.epochs - epoch - 1) * epochs[-1]['seconds']
+        _logger.info(f'{name}: epoch {epoch + 1}/{recipe.epochs}, loss {losses["loss"]:.4f}, '
+                     f'{epochs[-1]["seconds"]:.0f} s; about {left / 60:.1f} min of training left')
+    return epochs
+
+
+def _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch) -> Dict[str, float]:
+    """The mean of each loss over the epoch, over all processes."""
+    model.train()
+    sums: Dict[str, torch.Tensor] = {}
+    batches = progress(loader, f'{name}: epoch {epoch + 1}', place.rank == 0)
+    for step, (images, targets) in enumerate(batches):
+        images = [image.to(place.device, non_blocking=True) for image in images]
+        targets = [{name: value.to(place.device) for name, value in target.items()} for target in targets]
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=recipe.amp):
+            losses = model(images, targets)
+            loss = sum(losses.values())
+        losses = dict(loss=loss, **losses)
+        if not math.isfinite(loss.item()):
+            parts = ', '.join(f'{part} {value.item():.3g}' for part, value in losses.items())
+            raise RuntimeError(f'the loss is not finite at step {step} of epoch {epoch}: {parts}')
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.)
+        optimizer.step()
+        schedule.step()
+        for part, value in losses.items():
+            sums[part] = sums.get(part, 0.) + value.detach().float()
+    values = torch.stack(list(sums.values())) / len(loader)
+    if place.world_size > 1:
+        torch.distributed.all_reduce(values)
+        values = values / place.world_size
+    return dict(zip(sums, values.tolist()))
+
+
+class _Schedule:
+    """Factor of the learning rate: a linear rise, then a cosine."""
+
+    def __init__(self, recipe: Recipe, steps: int):
+        self.steps, self.warmup = steps, min(recipe.warmup_steps, steps // 4)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1))
+
+
+def _optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    groups = [  # norms and biases are not decayed
+        dict(params=[parameter for parameter in trained if parameter.ndim > 1]),
+        dict(params=[parameter for parameter in trained if parameter.ndim <= 1], weight_decay=0.)]
+    if recipe.opt == 'adamw':
+        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
+
+
+def _save(path, detector, optimizer, schedule, epochs, settings) -> None:
+    state = dict(
+        detector=detector.state_dict(),
+        optimizer=optimizer.state_dict(),
+        schedule=schedule.last_epoch,
+        epochs=epochs,
+        settings=settings,
+    )
+    torch.save(state, f'{path}.tmp')
+    os.replace(f'{path}.tmp', path)
+
+
+def _load(path, detector, optimizer, schedule, settings) -> List[Dict[str, float]]:
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        if state['settings'] != settings:
+            raise ValueError('its settings are others')
+        detector.load_state_dict(state['detector'])
+        optimizer.load_state_dict(state['optimizer'])
+    except Exception as error:
+        reason = str(error).split('\n')[0][:200]
+        raise ValueError(f'--output: {path} is not the state of this run ({reason}); remove it') from error
+    schedule.last_epoch = state['schedule']
+    return state['epochs']
