@@ -106,6 +106,7 @@ def embedding_numbers(runs: Runs) -> Figure:
             _point(axis, method, xs, ys)
         axis.set_xlabel(f'{x} ({"lower" if x == "uniformity" else "higher"} is better)')
         axis.set_ylabel(f'{y} (lower is better)')
+        axis.locator_params(axis='x', nbins=6)
         axis.grid(alpha=0.3)
     return _with_legend(figure, axes)
 
