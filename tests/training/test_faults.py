@@ -12,7 +12,7 @@ import torch
 import train_timm
 from tests.training.checkpoints import read
 from tests.training.test_train import MODES, rows_of
-from timm_multimix.training import newest, output, saver
+from timm_multimix.training import images, newest, output, saver
 
 
 def fail_saves(monkeypatch, numbers, error=errno.ENOSPC):
@@ -250,12 +250,10 @@ def test_a_mistake_met_in_training_is_one_line(flags, capsys, monkeypatch):
 
 @pytest.mark.parametrize('workers', ['0', '1'])
 def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch):
-    import timm.data.dataset
-
     def broken(self, index):
         raise ValueError('something inside a library')
 
-    monkeypatch.setattr(timm.data.dataset.ImageDataset, '__getitem__', broken)
+    monkeypatch.setattr(images.CheckedImages, '__getitem__', broken)
     with pytest.raises(RuntimeError, match='ValueError in training: .*') as error:
         train_timm.main([*flags, '--workers', workers])
     assert 'something inside a library' in str(error.value.__cause__)

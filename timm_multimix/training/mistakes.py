@@ -4,6 +4,8 @@ import re
 import traceback
 from contextlib import contextmanager
 
+from .images import BadSample
+
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '')
 
 
@@ -20,7 +22,7 @@ def unexpected(what: str):
     try:
         yield
     except ValueError as error:
-        if _is_ours(error):
+        if isinstance(error, BadSample) or _is_ours(error):
             raise
         raise RuntimeError(f'{type(error).__name__} in {what}: {error}') from error
 
