@@ -24,8 +24,8 @@ def steps(monkeypatch):
     seen = []
     forward_backward = loop._forward_backward
 
-    def watched(task, input, target, optimizer, args, runtime, scale, need_update):
-        result = forward_backward(task, input, target, optimizer, args, runtime, scale, need_update)
+    def watched(task, input, target, optimizer, args, runtime, scale, *rest):
+        result = forward_backward(task, input, target, optimizer, args, runtime, scale, *rest)
         seen.append(types.SimpleNamespace(task=task, input=input, target=target, scale=scale, result=result))
         return result
 
