@@ -57,6 +57,7 @@ def measure(method: str, args: argparse.Namespace) -> Dict[str, Any]:
                 allocated.append(torch.cuda.memory_allocated() / _MIB)
             steps.append(step)
             resident.append(resident_set() / _MIB)
+    gc.unfreeze()
     return dict(resident=summary(steps, resident), cuda=summary(steps, allocated) if on_gpu else None)
 
 
