@@ -90,7 +90,7 @@ def test_repeated_images_keep_their_own_augmentation():
     """Where an image comes several times in an epoch, or workers do not learn of it, seeds would repeat."""
     def wrapped(dataset, **flags):
         loader = DataLoader(dataset)
-        defaults = dict(seed=0, aug_repeats=0, use_multi_epochs_loader=False)
+        defaults = dict(seed=0, aug_repeats=0, use_multi_epochs_loader=False, worker_seeding='all')
         seed_samples(loader, argparse.Namespace(**{**defaults, **flags}))
         return isinstance(loader.dataset, SeededSamples)
 
@@ -100,4 +100,4 @@ def test_repeated_images_keep_their_own_augmentation():
 
     assert wrapped(Draws())
     assert not wrapped(Draws(), aug_repeats=3) and not wrapped(Draws(), use_multi_epochs_loader=True)
-    assert not wrapped(Stream())
+    assert not wrapped(Stream()) and not wrapped(Draws(), worker_seeding='part')

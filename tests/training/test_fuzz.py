@@ -17,9 +17,9 @@ TEXTS = ['', 'x', 'None', 'a=b', '=', '/does/not/exist', '\0', 'é', '-', '0x10'
 NUMBERS = ['0', '1', '2', '3', '-1', '0.5', '1.5', '-0.5', '1e300', '1e-300', '99999999999999999999']
 PARSED = [None, True, False, 0, 1, -1, 2.5, float('nan'), float('inf'), 10 ** 30, '', 'x', [], [1], [1, 'x'], [None],
           [[1]], {}, {'a': 1}, {1: {2: 3}}]
-# what would reach for the network or import anything, or takes minutes
+# what would reach for the network, import anything, write anywhere, or takes minutes
 NOT_RUN = {'config', 'pretrained', 'log_wandb', 'dataset', 'dataset_download', 'kd_model_name', 'device_modules',
-           'torchcompile', 'local_rank', 'wandb_resume_id'}
+           'torchcompile', 'local_rank', 'wandb_resume_id', 'output', 'experiment'}
 MODES = [[], ['--mixup', '1'], ['--mixup-mode', 'multimix', '--multimix-tuples', '8'],
          ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '8'], ['--mixup-mode', 'mixupe']]
 

@@ -57,7 +57,7 @@ CORRUPT = {
     'empty': lambda path: path.write_bytes(b''),
     'text': lambda path: path.write_text('no image at all'),
     'huge': huge,
-    'gone': lambda path: (path.unlink(), path.symlink_to('/does/not/exist')),
+    'gone': lambda path: (path.unlink(), path.symlink_to(path.with_name('gone'))),
 }
 
 

@@ -235,7 +235,8 @@ def add_misc_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('Miscellaneous parameters')
     add = group.add_argument
     add('--seed', type=int, default=42, metavar='S', help='random seed')
-    add('--worker-seeding', type=str, default='all', help='seeding of loader workers')
+    add('--worker-seeding', type=str, default='all',
+        help="all: augmentation by seed, epoch and image, whatever --workers is; part: timm's, by worker")
     add('--log-interval', type=int, default=50, metavar='N', help='batches between log lines')
     add('--val-interval', type=int, default=1, metavar='N', help='epochs between validations')
     add('--recovery-interval', type=int, default=0, metavar='N', help='batches between recovery checkpoints')

@@ -1,7 +1,7 @@
 """Images and labels that are what they should be: one that cannot be read ends the run with its path.
 
 timm's ImageDataset takes the next image in its place, with no more than a warning in a worker's log. That remains to be
-had: TIMM_DATASET_MAX_RETRIES=N in the environment, timm's own variable, lets up to N in a row be passed over.
+had: TIMM_DATASET_MAX_RETRIES=N in the environment, timm's own variable, lets up to N - 1 in a row be passed over.
 """
 import logging
 import os

@@ -54,7 +54,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         _logger.setLevel(logging.WARNING)  # one process tells
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     if args.fast_norm:
         set_fast_norm()
     random_seed(args.seed, args.rank)

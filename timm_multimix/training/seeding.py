@@ -38,9 +38,13 @@ class SeededSamples(Dataset):
 
 
 def seed_samples(loader: Any, args: argparse.Namespace) -> None:
-    """Seed every training sample, where the same image comes but once in an epoch and workers learn of its number."""
+    """Seed every training sample, where the same image comes but once in an epoch and workers learn of its number.
+
+    With --worker-seeding part samples are drawn as timm draws them, whatever the worker.
+    """
     loader = getattr(loader, 'loader', loader)  # in timm's prefetcher
-    if isinstance(loader.dataset, IterableDataset) or args.aug_repeats or args.use_multi_epochs_loader:
+    repeats = args.aug_repeats or args.use_multi_epochs_loader
+    if isinstance(loader.dataset, IterableDataset) or repeats or args.worker_seeding == 'part':
         return
     # past the loader's own __setattr__: what it forbids would matter to its sampler, which needs the length alone
     vars(loader)['dataset'] = SeededSamples(loader.dataset, args.seed)
