@@ -257,3 +257,17 @@ def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch
     with pytest.raises(RuntimeError, match='ValueError in training: .*') as error:
         train_timm.main([*flags, '--workers', workers])
     assert 'something inside a library' in str(error.value.__cause__)
+
+
+def test_an_error_in_a_worker_ends_the_program(flags):
+    """The traceback keeps the loader alive, and its workers ignore SIGTERM."""
+    program = (
+        'import sys, train_timm\n'
+        'from timm_multimix.training import images\n'
+        'def broken(*args): raise TypeError("something inside a library")\n'
+        'images.CheckedImages.__getitem__ = broken\n'
+        'train_timm.main(sys.argv[1:])\n')
+    result = subprocess.run(
+        [sys.executable, '-c', program, *flags, '--workers', '2'], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert 'something inside a library' in result.stderr

@@ -1,5 +1,7 @@
 """Ending early because the scheduler says so: SIGTERM, and how all processes agree on the update to end at."""
+import atexit
 import logging
+import multiprocessing
 import signal
 import threading
 import time
@@ -99,3 +101,18 @@ def shield_workers(loader: Any) -> None:
     inner = getattr(loader, 'loader', loader)
     if hasattr(inner, 'worker_init_fn'):
         inner.worker_init_fn = IgnoreSigterm(inner.worker_init_fn)
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    """End those that an error left. Python sends them SIGTERM at exit, and waits for ever where that is ignored."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker is killed
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(timeout=.1)
+        if worker.is_alive():
+            worker.kill()
