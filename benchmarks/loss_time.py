@@ -2,8 +2,8 @@
 
 From embeddings `[b, r, d]` and a classifier to the loss and back, sampling included, all in one process and in turn;
 medians over repeats. Literal means the mixed embeddings of the same tuples through the classifier, left to autograd; it
-is left out where it would take too long. The floor is what the matrix products and the bytes of the loss alone, from
-given logits and weights, would take at the peak rates measured on the machine.
+is left out where it would take too long. The loss alone, from given logits and weights, is timed beside it; the floor
+is what its matrix products or its bytes would take at the peak rates measured on the machine.
 """
 import argparse
 import math
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from timm_multimix import MultiMixLoss
-from timm_multimix.functional import IMPLEMENTATIONS
+from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 
 from .loss_memory import measure_memory
 from .rates import peak_bandwidth, peak_flops, synchronize
@@ -96,6 +96,18 @@ class Problem:
             loss = self.criterion(name)(F.linear(*self.inputs), self.target)
         return loss, torch.autograd.grad(loss, self.inputs)
 
+    def alone(self, name: str) -> Callable:
+        """The loss and its gradient from given logits and weights, without classifier and sampling."""
+        weights = self.sample()
+        with torch.no_grad():
+            logits = F.linear(*self.inputs)
+        logits.requires_grad_()
+
+        def run():
+            loss = mixed_cross_entropy(logits, self.target, weights, implementation=name)
+            return loss, torch.autograd.grad(loss, logits)
+        return run
+
 
 def measure(size: Size, names: List[str], device: torch.device, args: argparse.Namespace) -> Dict[str, Any]:
     """Medians by name, the ratios of literal to each, the share of sampling, and how far the gradients differ."""
@@ -103,6 +115,8 @@ def measure(size: Size, names: List[str], device: torch.device, args: argparse.N
     functions: Dict[str, Callable] = {name: (lambda name=name: problem.run(name)) for name in names}
     if size.positions * size.tuples * size.batch_size <= args.max_weights:  # else they never exist at once
         functions['sampling'] = problem.sample
+        for name in (name for name in names if name != 'literal'):
+            functions[f'{name} alone'] = problem.alone(name)
     seconds: Dict[str, List[float]] = {name: [] for name in functions}
     last, start = {}, time.perf_counter()
     for repeat in range(args.repeats + 1):
@@ -143,7 +157,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--seconds', type=float, default=90., help='repeats of one size end after this, at the latest')
     parser.add_argument('--max-literal-tflop', type=float, help='no literal equations beyond this (by device)')
-    parser.add_argument('--max-weights', type=float, default=1e9, help='sampling is timed alone up to so many weights')
+    parser.add_argument('--max-weights', type=float, default=1e9, help='sampling and loss are timed alone up to here')
     parser.add_argument('--threads', type=int, default=1, help='of a CPU')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--no-memory', action='store_true', help='leave out memory, which starts a process per figure')
@@ -170,7 +184,10 @@ def main(argv: Optional[List[str]] = None) -> int:
 
     row_of(base)
     sweeps = {axis: [row_of(base._replace(**{axis: value})) for value in SWEEPS[axis]] for axis in args.sweeps}
-    slopes = {axis: {name: slope(rows, axis, name) for name in names} for axis, rows in sweeps.items()}
+    slopes = {}
+    for axis, rows in sweeps.items():
+        everywhere = [name for name in rows[0]['seconds'] if all(name in row['seconds'] for row in rows)]
+        slopes[axis] = {name: slope(rows, axis, name) for name in everywhere}
     print('slopes', slopes)
     memory = []
     if not args.no_memory:

@@ -15,12 +15,14 @@ _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 
 def loss_table(record: Dict[str, Any]) -> str:
-    """A row per size: the literal time, each implementation with its ratio, sampling, and the floor."""
+    """A row per size: the literal time, each implementation with its ratio, the parts of each, and their floor."""
     result = record['result']
-    names = [name for name in result['sizes'][0]['seconds'] if name not in ('literal', 'sampling')]
-    lines = [
-        f'| b | c | n | r | literal | {" | ".join(f"{name} (times faster)" for name in names)} | sampling | floor |',
-        '|' + '---|' * (7 + len(names))]
+    timed = result['sizes'][0]['seconds']
+    names = [name for name in timed if name not in ('literal', 'sampling') and not name.endswith(' alone')]
+    heads = [
+        'b', 'c', 'n', 'r', 'literal', *(f'{name} (times faster)' for name in names), 'sampling',
+        *(f'loss alone, {name} (times its floor)' for name in names if f'{name} alone' in timed)]
+    lines = [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
     for row in sorted(result['sizes'], key=lambda row: tuple(row['size'].values())):
         size, seconds = Size(**row['size']), row['seconds']
         cells = [f'{value:,}' for value in (size.batch_size, size.classes, size.tuples, size.positions)]
@@ -29,7 +31,10 @@ def loss_table(record: Dict[str, Any]) -> str:
             ratio = row.get('ratio', {}).get(name)
             faster = '' if ratio is None else f' ({ratio[1]:.1f}: {ratio[0]:.1f} to {ratio[2]:.1f})'
             cells.append(_milliseconds(seconds[name]) + faster)
-        cells += [_milliseconds(seconds.get('sampling')), _milliseconds(row['floor'])]
+        cells.append(_milliseconds(seconds.get('sampling')))
+        for alone in (f'{name} alone' for name in names if f'{name} alone' in timed):
+            over = '' if alone not in seconds else f' ({seconds[alone] / row["floor"]:.1f})'
+            cells.append(_milliseconds(seconds.get(alone)) + over)
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -59,7 +64,7 @@ def plot_loss(record: Dict[str, Any], path: str) -> None:
     for axis, panel in zip(axes, [panels] if len(axes) == 1 else panels):
         rows = [row for row in result['sizes'] if all(row['size'][key] == base[key] for key in base if key != axis)]
         rows.sort(key=lambda row: row['size'][axis])
-        for name in ('literal', 'chunked', 'compiled', 'triton', 'sampling', 'floor'):
+        for name in [*dict.fromkeys(name for row in rows for name in row['seconds']), 'floor']:
             times = [dict(row['seconds'], floor=row['floor']).get(name) for row in rows]
             points = [(row['size'][axis], time) for row, time in zip(rows, times) if time is not None]
             if points:

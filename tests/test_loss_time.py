@@ -32,6 +32,14 @@ def test_both_see_the_same_tuples():
     torch.testing.assert_close(problem.run('literal'), problem.run('chunked'), rtol=1e-4, atol=1e-6)
 
 
+def test_the_loss_alone_is_the_same_loss():
+    problem = Problem(SMALL, CPU, seed=3)
+    expected, (*_, bias_grad) = problem.run('literal')
+    loss, (grad,) = problem.alone('chunked')()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(grad.sum(dim=(0, 1)), bias_grad, rtol=1e-4, atol=1e-6)
+
+
 def test_bytes_and_slope():
     assert SMALL.bytes == 4. * (3 * 32 * 4 + 2 * 4 * 3 * 5)
     rows = [dict(size=dict(tuples=n), seconds=dict(chunked=0.01 * n ** 1.5)) for n in (10, 100, 1000)]
@@ -60,11 +68,12 @@ def test_result(tmp_path, monkeypatch, capsys):
     assert ['literal' in row['seconds'] for row in rows] == [False, True, True]
     for row in rows:
         assert row['floor'] == max(Size(**row['size']).flops, Size(**row['size']).bytes) / 1e9
-        assert set(row['seconds']) >= {'chunked', 'sampling'} and min(row['seconds'].values()) > 0.
+        assert set(row['seconds']) >= {'chunked', 'sampling', 'chunked alone'} and min(row['seconds'].values()) > 0.
         if 'ratio' in row:
             low, median, high = row['ratio']['chunked']
             assert low <= median <= high and row['max_relative_gradient_difference']['chunked'] < 1e-4
     assert set(record['result']['slopes']) == {'tuples', 'positions'}
+    assert set(record['result']['slopes']['tuples']) == {'chunked', 'sampling', 'chunked alone'}
     assert 'times faster' in capsys.readouterr().out
 
 

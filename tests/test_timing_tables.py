@@ -23,7 +23,7 @@ def test_tables_and_figures(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     small, base = (line for line in lines if line.startswith('| 4 | 5 |'))
     assert small.startswith('| 4 | 5 | 8 | 3 | ') and base.startswith('| 4 | 5 | 32 | 3 | ')
-    assert base.count(' ms') == 4 and base.count(' to ') == 1
+    assert base.count(' ms') == 4 and base.endswith(') |') and base.count(' to ') == 1
     assert any(line.startswith('| test_resnet | 4 | dense-multimix | ') for line in lines)
     for name in ('loss_time_cpu.png', 'step_time_cpu.png'):
         assert (tmp_path / 'figures' / name).stat().st_size > 5000
