@@ -144,7 +144,7 @@ def test_loss(call, parts):
 SETTINGS = [
     (dict(num_tuples=0), ('num_tuples', '>= 1', 'got 0')),
     (dict(length=1.5), ('length', 'integer', '1.5')),
-    (dict(clean_weight=-1.), ('clean_weight', '>= 0', '-1')),
+    (dict(clean_weight=-1.), ('clean_weight', '>= 0 and <= 1000', '-1')),
     (dict(concentration='batch'), ('concentration', "'example', 'total'", "'batch'")),
     (dict(implementation='cuda'), ('implementation', "'triton', 'reference'", "'cuda'")),
     (dict(attention='max'), ('attention', "'gap', 'cam', 'none'", "'max'")),

@@ -41,9 +41,10 @@ class MultiMixLoss(nn.Module):
     criterion(logits, target).backward()
     ```
 
-    The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, so it stays on the scale of plain
-    cross-entropy and learning rates carry over. Tuples are sampled block by block, so memory does not grow with
-    `num_tuples`. Seeded by `torch.manual_seed`.
+    The loss is mixed + w·clean, w the `clean_weight`. A sum, as the mixed loss tells examples apart with only
+    1 / (κ + 1) of the gradient of plain cross-entropy, κ the alpha of a whole tuple: learning rates of plain training
+    carry over. Tuples are sampled block by block, so memory does not grow with `num_tuples`. Seeded by
+    `torch.manual_seed`.
 
     Args:
         num_tuples: Tuples n per step, and per position in the dense form.
@@ -52,7 +53,7 @@ class MultiMixLoss(nn.Module):
         length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
         concentration: 'total' takes alpha for a whole tuple, so the batch size does not change how strongly it mixes;
             'example' for each example, as in the paper, where a large batch makes every tuple nearly the batch mean.
-        clean_weight: Weight w of the plain cross-entropy beside the mixed one. 0 for the mixed loss alone.
+        clean_weight: Weight w of the plain cross-entropy beside the mixed one, 0 (mixed loss alone) to 1000.
         label_smoothing: Share of every target that is spread over all classes, applied once.
         criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
             BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
@@ -83,7 +84,7 @@ class MultiMixLoss(nn.Module):
         self.alpha = check_alpha(alpha)
         self.length = None if length is None else check_integer('length', length)
         self.concentration = concentration
-        self.clean_weight = check_number('clean_weight', clean_weight)
+        self.clean_weight = check_number('clean_weight', clean_weight, high=1000.)
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.criterion = check_criterion(criterion)
         self.implementation = implementation
@@ -152,9 +153,7 @@ class MultiMixLoss(nn.Module):
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
         clean = self._clean_loss(_clean_logits(logits, clean_logits), target)
-        share = self.clean_weight / (1. + self.clean_weight)
-        loss = mixed * (1. - share) + clean * share
-        return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
+        return {'loss': mixed + self.clean_weight * clean, 'mixed_loss': mixed, 'clean_loss': clean}
 
     @torch.compiler.disable
     def mix(
@@ -168,7 +167,8 @@ class MultiMixLoss(nn.Module):
         """Mixed logits and mixed targets as rows, for any criterion that averages over rows.
 
         A row has no weight, so the clean term comes in as whole copies of the unmixed batch: as many of them (or of
-        the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`.
+        the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`. The mean over rows
+        is the loss of `forward` divided by 1 + `clean_weight`.
 
         Args:
             logits, target, attention, clean_logits: As in `forward`.
