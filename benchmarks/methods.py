@@ -40,5 +40,9 @@ KNOBS = {
         'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
         'half-plain': '--mixup-prob 0.5',
     }.items()
+} | {
+    f'{method}-lr-{lr}': f'{METHODS[method]} --lr {lr}'
+    for method in ('plain', 'multimix', 'dense-multimix') for lr in (0.1, 0.2, 0.8)
 }
-"""Variants of the two, one knob turned at a time: what the defaults were chosen from."""
+"""Variants of the two, one knob turned at a time: what the defaults were chosen from. And other learning rates than the
+0.4 of the SGD recipe."""
