@@ -205,3 +205,27 @@ def check_attention(attention: object, batch_size: int, num_positions: int) -> N
     check_finite('attention', attention)
     if attention.device.type == 'cpu' and bool((attention < 0).any()):
         raise ValueError(f'attention must be >= 0, got {attention.min().item():g}')
+
+
+def check_loss_inputs(
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        attention: Optional[torch.Tensor],
+        clean_logits: Optional[torch.Tensor],
+        length: Optional[int],
+) -> None:
+    """What `MultiMixLoss.forward` is given, and that the batch is long enough."""
+    check_logits(logits)
+    check_target(target, logits.shape[0], logits.shape[-1])
+    if clean_logits is not None:
+        expected = [logits.shape[0], logits.shape[-1]]
+        check_float_tensor('clean_logits', clean_logits, (2,), f'[b, c] = {expected}')
+        if list(clean_logits.shape) != expected:
+            raise ValueError(f'clean_logits must be [b, c] = {expected}, got {list(clean_logits.shape)}')
+        check_finite('clean_logits', clean_logits)
+    if attention is not None:
+        if logits.ndim != 3:
+            raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
+        check_attention(attention, *logits.shape[:2])
+    if length is not None and length > logits.shape[0]:
+        raise ValueError(f'length must be at most the batch size ({logits.shape[0]}), got {length}')

@@ -9,15 +9,11 @@ from . import functional
 from ._checks import (
     Alpha,
     check_alpha,
-    check_attention,
     check_choice,
     check_criterion,
-    check_finite,
-    check_float_tensor,
     check_integer,
-    check_logits,
+    check_loss_inputs,
     check_number,
-    check_target,
 )
 from .ops.saturate import saturate
 
@@ -135,7 +131,7 @@ class MultiMixLoss(nn.Module):
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """The loss and its parts: 'loss', 'mixed_loss' and, where `clean_weight` > 0, 'clean_loss'."""
-        self._check_inputs(logits, target, attention, clean_logits)
+        check_loss_inputs(logits, target, attention, clean_logits, self.length)
         if teacher_logits is not None and self.criterion is not None:
             raise ValueError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
@@ -177,7 +173,7 @@ class MultiMixLoss(nn.Module):
         Returns:
             `[N, c]` and `[N, c]`; N is r·n, plus the copies.
         """
-        self._check_inputs(logits, target, attention, clean_logits)
+        check_loss_inputs(logits, target, attention, clean_logits, self.length)
         if weights is None:
             weights = self.sample_weights(logits, attention)
         mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
@@ -254,28 +250,6 @@ class MultiMixLoss(nn.Module):
         if self.implementation == 'auto' and attention is not None and attention.requires_grad:
             return 'reference'
         return self.implementation
-
-    def _check_inputs(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            attention: Optional[torch.Tensor],
-            clean_logits: Optional[torch.Tensor],
-    ) -> None:
-        check_logits(logits)
-        check_target(target, logits.shape[0], logits.shape[-1])
-        if clean_logits is not None:
-            expected = (logits.shape[0], logits.shape[-1])
-            check_float_tensor('clean_logits', clean_logits, (2,), f'[b, c] = {list(expected)}')
-            if tuple(clean_logits.shape) != expected:
-                raise ValueError(f'clean_logits must be [b, c] = {list(expected)}, got {list(clean_logits.shape)}')
-            check_finite('clean_logits', clean_logits)
-        if attention is not None:
-            if logits.ndim != 3:
-                raise ValueError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
-            check_attention(attention, *logits.shape[:2])
-        if self.length is not None and self.length > logits.shape[0]:
-            raise ValueError(f'length must be at most the batch size ({logits.shape[0]}), got {self.length}')
 
 
 def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
