@@ -22,10 +22,10 @@ evidence-small: $(VENV)/installed
 		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-all: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m 'slow or not slow'
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m 'slow or not slow'
 
 # the lowest versions that setup.cfg allows; needs a Python that has them (3.10 or 3.11)
 $(LOWEST)/installed: setup.cfg pyproject.toml
@@ -35,7 +35,7 @@ $(LOWEST)/installed: setup.cfg pyproject.toml
 	touch $@
 
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8
+	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
