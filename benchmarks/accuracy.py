@@ -53,8 +53,7 @@ def run(
         command = [*where.split(), *flags.split(), '--output', folder, '--experiment', f'{method}-{seed}']
         if train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1']):
             raise RuntimeError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
-        with open(os.path.join(folder, f'{method}-{seed}', 'summary.csv'), newline='') as file:
-            epochs = [_numbers(row) for row in csv.DictReader(file)]
+        epochs = _epochs(os.path.join(folder, f'{method}-{seed}', 'summary.csv'))
         with open(os.path.join(folder, f'{method}-{seed}', 'args.yaml'), encoding='utf-8') as file:
             wanted = yaml.safe_load(file)['epochs']
         if len(epochs) < wanted:  # told to end by Ctrl-C or SIGTERM, which train_timm.py does in order
@@ -71,8 +70,11 @@ def run(
     return path
 
 
-def _numbers(row: Dict[str, str]) -> Dict[str, float]:
-    return {name: float(value) for name, value in row.items() if value}
+def _epochs(summary: str) -> List[Dict[str, float]]:
+    if not os.path.exists(summary):  # interrupted in the first one
+        return []
+    with open(summary, newline='') as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def main(argv: Optional[List[str]] = None) -> int:
