@@ -1,10 +1,11 @@
 """Ending early because the scheduler says so: SIGTERM, and how all processes agree on the update to end at."""
 import atexit
 import logging
-import multiprocessing
+import os
 import signal
 import threading
 import time
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,8 +81,11 @@ class StopRequest:
         return numbers.tolist()
 
 
-class IgnoreSigterm:
+class OutliveSigterm:
     """A worker's init function: the scheduler's SIGTERM is for the process that trains, which still needs its data.
+
+    Python sends the same signal to what is left of a program's workers at its exit, and waits for them. So they ask
+    whether the program is at its exit.
 
     Args:
         then: The init function that the worker had.
@@ -89,30 +93,28 @@ class IgnoreSigterm:
 
     def __init__(self, then: Any = None):
         self.then = then
+        self.at_exit = _at_exit()
 
     def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._end_with_the_program)
         if self.then is not None:
             self.then(worker_id)
+
+    def _end_with_the_program(self, *_: object) -> None:
+        if self.at_exit.item():
+            os._exit(0)
+
+
+@cache
+def _at_exit() -> torch.Tensor:
+    """In shared memory: 1 once this process is at its exit."""
+    flag = torch.zeros((), dtype=torch.uint8).share_memory_()
+    atexit.register(flag.fill_, 1)
+    return flag
 
 
 def shield_workers(loader: Any) -> None:
     """Let the workers of a loader live through SIGTERM; they end with the process that they belong to."""
     inner = getattr(loader, 'loader', loader)
     if hasattr(inner, 'worker_init_fn'):
-        inner.worker_init_fn = IgnoreSigterm(inner.worker_init_fn)
-        atexit.unregister(_end_workers)
-        atexit.register(_end_workers)
-
-
-def _end_workers() -> None:
-    """End those that an error left. Python sends them SIGTERM at exit, and waits for ever where that is ignored."""
-    workers = [process for process in multiprocessing.active_children() if process.daemon]
-    if workers:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker is killed
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join(timeout=.1)
-        if worker.is_alive():
-            worker.kill()
+        inner.worker_init_fn = OutliveSigterm(inner.worker_init_fn)
