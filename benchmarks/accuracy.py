@@ -6,6 +6,7 @@ side.
 """
 import argparse
 import csv
+import json
 import logging
 import os
 import sys
@@ -47,7 +48,7 @@ def run(
             return None
         if os.path.exists(path):
             return path
-        flags = f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed} {extra}'.strip()
+        flags = f'{budget(recipe, method, seed)} {extra}'.strip()
         where = f'--data-dir {data_dir} --val-split {RECIPES[recipe].eval_split}'
         start = time.time()
         command = [*where.split(), *flags.split(), '--output', folder, '--experiment', f'{method}-{seed}']
@@ -70,6 +71,19 @@ def run(
     return path
 
 
+def budget(recipe: str, method: str, seed: int) -> str:
+    """Flags of a run, without those of the machine."""
+    return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
+
+
+def _check_budget(path: str, expected: str) -> None:
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+            flags = json.load(file)['settings']['flags']
+        if not f'{flags} '.startswith(f'{expected} '):
+            raise ValueError(f'{path} is of the flags {flags!r}, not {expected!r}; delete it to train anew')
+
+
 def _epochs(summary: str) -> List[Dict[str, float]]:
     if not os.path.exists(summary):  # interrupted in the first one
         return []
@@ -88,11 +102,14 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    todo = [(method, seed) for seed in args.seeds for method in args.methods]
     try:
+        for method, seed in todo:
+            path = os.path.join(args.results, args.recipe, f'{method}-{seed}.json')
+            _check_budget(path, budget(args.recipe, method, seed))
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
     except ValueError as error:
         parser.error(str(error))
-    todo = [(method, seed) for seed in args.seeds for method in args.methods]
 
     def work(item: Tuple[str, int]) -> Optional[str]:
         return run(args.recipe, *item, data, args.output, args.results, args.flags)

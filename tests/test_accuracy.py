@@ -72,6 +72,16 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
     assert suite('--methods', 'plain', 'multimix', '--seeds', '0', '3') == 0
 
 
+def test_a_result_of_other_flags_is_refused(suite, recipe, monkeypatch, capsys):
+    assert suite('--methods', 'plain', '--seeds', '0', '--flags', '--workers 0') == 0
+    assert suite('--methods', 'plain', '--seeds', '0') == 0  # which the machine's own are not
+    changed = Recipe(f'{RECIPES[recipe].flags} --momentum 0.8', 6, 3, eval_split='validation')
+    monkeypatch.setitem(recipes.RECIPES, recipe, changed)
+    with pytest.raises(SystemExit, match='2'):
+        suite('--methods', 'plain', '--seeds', '0')
+    assert 'plain-0.json is of the flags' in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
     assert suite('--methods', 'multimix-distilled', '--seeds', '0') == 0
     path = tmp_path / 'results' / 'tiny' / 'multimix-distilled-0.json'
