@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import time
+from functools import cached_property
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import torch
@@ -88,6 +89,10 @@ class Problem:
         shape = (self.size.batch_size, self.size.positions, self.size.classes)
         return self.criterion().sample_weights(self.inputs[0].new_empty(()).expand(shape))
 
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        return self.sample()
+
     def run(self, name: str):
         if name == 'literal':
             loss = literal_loss(*self.inputs, self.target, self.sample())
@@ -98,7 +103,7 @@ class Problem:
 
     def alone(self, name: str) -> Callable:
         """The loss and its gradient from given logits and weights, without classifier and sampling."""
-        weights = self.sample()
+        weights = self.weights
         with torch.no_grad():
             logits = F.linear(*self.inputs)
         logits.requires_grad_()
@@ -153,7 +158,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(by device)')
-    parser.add_argument('--sweeps', nargs='*', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
+    parser.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--seconds', type=float, default=90., help='repeats of one size end after this, at the latest')
     parser.add_argument('--max-literal-tflop', type=float, help='no literal equations beyond this (by device)')

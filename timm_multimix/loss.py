@@ -112,8 +112,8 @@ class MultiMixLoss(nn.Module):
                 are mixed by the same weights: in the dense form with the student's attention.
 
         Returns:
-            Scalar loss in at least float32. It and its gradient are finite for all logits that bfloat16 holds; a value
-            beyond 1e30, which only logits of that size can give, is cut off there, the gradient is not.
+            Scalar loss in at least float32. It and its gradient are finite for all logits that bfloat16 holds; a term
+            beyond 1e30, which only logits of that size can give, is cut off there, its gradient is not.
 
         Raises:
             ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
@@ -164,7 +164,7 @@ class MultiMixLoss(nn.Module):
 
         A row has no weight, so the clean term comes in as whole copies of the unmixed batch: as many of them (or of
         the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`. The mean over rows
-        is the loss of `forward` divided by 1 + `clean_weight`.
+        is the loss of `forward` divided by 1 + `clean_weight`, but for the rounding of the copies.
 
         Args:
             logits, target, attention, clean_logits: As in `forward`.

@@ -8,7 +8,7 @@ from .images import BadSample
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '')
 
-_BATCH_NORM = 'Expected more than 1 value per channel when training'  # torch's words
+_TOO_SMALL = 'Expected more than 1 value per channel when training'  # torch's words
 
 
 class RunFailed(RuntimeError):
@@ -19,18 +19,18 @@ class RunFailed(RuntimeError):
 def unexpected(what: str):
     """While a run goes on, a ValueError is a mistake of the user's only where this package raised it.
 
-    One that a library raised becomes a RuntimeError, which keeps its traceback; but for batches too small for torch's
-    batch norm.
+    One that a library raised becomes a RuntimeError, which keeps its traceback; but for batches too small to
+    normalise.
     """
     try:
         yield
     except ValueError as error:
         if isinstance(error, BadSample) or _is_ours(error):
             raise
-        if str(error).startswith(_BATCH_NORM):
+        if str(error).startswith(_TOO_SMALL):
             raise ValueError(
-                '--batch-size must be at least 2, or --input-size larger, for the batch norms of this model: '
-                f'{error}') from error
+                '--batch-size, --train-batch-sizes or --input-size is too small for the normalisation layers of this '
+                f'model: {error}') from error
         raise RuntimeError(f'{type(error).__name__} in {what}: {error}') from error
 
 

@@ -16,7 +16,7 @@ _FROM_0 = (
     'cooldown_epochs', 'patience_epochs', 'decay_milestones', 'lr', 'lr_base', 'warmup_lr', 'min_lr', 'weight_decay',
     'opt_eps', 'bn_eps', 'lr_noise', 'lr_noise_pct', 'lr_noise_std', 'lr_cycle_decay', 'epoch_repeats', 'aug_repeats',
     'color_jitter', 'layer_decay_min_scale', 'layer_decay_no_opt_scale', 'distill_loss_weight', 'task_loss_weight',
-    'mixup', 'cutmix', 'multimix_clean_weight', 'bce_pos_weight', 'train_size_schedule_spread',
+    'mixup', 'cutmix', 'bce_pos_weight', 'train_size_schedule_spread',
     'naflex_patch_size_probs')
 _ABOVE_0 = ('clip_grad', 'crop_pct', 'decay_epochs', 'decay_rate', 'layer_decay', 'lr_cycle_mul', 'lr_k_decay',
             'kd_temperature')
@@ -39,6 +39,7 @@ def check_ranges(args: argparse.Namespace) -> None:
             (_ABOVE_0, lambda x: x > 0, '> 0'),
             (_SHARES, lambda x: 0 <= x <= 1, 'in [0, 1]'),
             (_SHARES_BELOW_1, lambda x: 0 <= x < 1, 'in [0, 1)'),
+            (('multimix_clean_weight',), lambda x: 0 <= x <= 1000, 'in [0, 1000]'),
     ):
         for name in names:
             value = getattr(args, name)
