@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
+PYTEST := pytest -n auto --maxprocesses 4
 DEMO_OUTPUT ?= output/demo
 EVIDENCE_OUTPUT ?= output/evidence-small
 
@@ -22,10 +23,10 @@ evidence-small: $(VENV)/installed
 		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m $(PYTEST)
 
 test-all: $(VENV)/installed lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m 'slow or not slow'
+	$(BIN)/python -m $(PYTEST) -m 'slow or not slow'
 
 # the lowest versions that setup.cfg allows; needs a Python that has them (3.10 or 3.11)
 $(LOWEST)/installed: setup.cfg pyproject.toml
@@ -35,7 +36,7 @@ $(LOWEST)/installed: setup.cfg pyproject.toml
 	touch $@
 
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4
+	$(LOWEST)/bin/python -m $(PYTEST)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,6 @@ side.
 """
 import argparse
 import csv
-import json
 import logging
 import os
 import sys
@@ -22,7 +21,7 @@ from .methods import KNOBS, METHODS
 from .recipes import RECIPES, prepare_data
 from .results import write_result
 from .suite import RESULTS as ALL_RESULTS
-from .suite import exclusive, work_through
+from .suite import exclusive, existing_settings, work_through
 
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
 
@@ -41,7 +40,7 @@ def run(
     Raises:
         RuntimeError: If the training fails.
     """
-    path = os.path.join(results, recipe, f'{method}-{seed}.json')
+    path = _result_path(results, recipe, method, seed)
     folder = os.path.join(output, recipe)
     with exclusive(os.path.join(folder, f'{method}-{seed}.lock')) as mine:
         if not mine:
@@ -76,12 +75,14 @@ def budget(recipe: str, method: str, seed: int) -> str:
     return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
 
 
+def _result_path(results: str, recipe: str, method: str, seed: int) -> str:
+    return os.path.join(results, recipe, f'{method}-{seed}.json')
+
+
 def _check_budget(path: str, expected: str) -> None:
-    if os.path.exists(path):
-        with open(path, encoding='utf-8') as file:
-            flags = json.load(file)['settings']['flags']
-        if not f'{flags} '.startswith(f'{expected} '):
-            raise ValueError(f'{path} is of the flags {flags!r}, not {expected!r}; delete it to train anew')
+    existing = existing_settings(path)
+    if existing is not None and not f'{existing["flags"]} '.startswith(f'{expected} '):
+        raise ValueError(f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it to train anew')
 
 
 def _epochs(summary: str) -> List[Dict[str, float]]:
@@ -105,8 +106,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
     try:
         for method, seed in todo:
-            path = os.path.join(args.results, args.recipe, f'{method}-{seed}.json')
-            _check_budget(path, budget(args.recipe, method, seed))
+            _check_budget(_result_path(args.results, args.recipe, method, seed), budget(args.recipe, method, seed))
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
     except ValueError as error:
         parser.error(str(error))

@@ -103,13 +103,12 @@ class Problem:
 
     def alone(self, name: str) -> Callable:
         """The loss and its gradient from given logits and weights, without classifier and sampling."""
-        weights = self.weights
         with torch.no_grad():
             logits = F.linear(*self.inputs)
         logits.requires_grad_()
 
         def run():
-            loss = mixed_cross_entropy(logits, self.target, weights, implementation=name)
+            loss = mixed_cross_entropy(logits, self.target, self.weights, implementation=name)
             return loss, torch.autograd.grad(loss, logits)
         return run
 
@@ -120,8 +119,7 @@ def measure(size: Size, names: List[str], device: torch.device, args: argparse.N
     functions: Dict[str, Callable] = {name: (lambda name=name: problem.run(name)) for name in names}
     if size.positions * size.tuples * size.batch_size <= args.max_weights:  # else they never exist at once
         functions['sampling'] = problem.sample
-        for name in (name for name in names if name != 'literal'):
-            functions[f'{name} alone'] = problem.alone(name)
+        functions.update({f'{name} alone': problem.alone(name) for name in names if name != 'literal'})
     seconds: Dict[str, List[float]] = {name: [] for name in functions}
     last, start = {}, time.perf_counter()
     for repeat in range(args.repeats + 1):

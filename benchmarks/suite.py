@@ -142,16 +142,23 @@ def _path(args: argparse.Namespace, kind: str, run: Run) -> str:
     return os.path.join(args.results, kind, run.recipe, f'{run.method}-{run.seed}.json')
 
 
+def existing_settings(path: str) -> Optional[Dict[str, Any]]:
+    """What the result in this file was made with; None where there is none yet."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)['settings']
+
+
 def _settings(run: Run, settings: Dict[str, Any]) -> Dict[str, Any]:
     return dict(recipe=run.recipe, method=run.method, seed=run.seed, checkpoint=run.checksum(), **settings)
 
 
 def _check_settings(path: str, run: Run, settings: Dict[str, Any]) -> None:
     """Results with other settings are not comparable, and those of weights trained anew are out of date."""
-    if not os.path.exists(path):
+    existing = existing_settings(path)
+    if existing is None:
         return
-    with open(path, encoding='utf-8') as file:
-        existing = json.load(file)['settings']
     for name, value in _settings(run, settings).items():
         if existing.get(name) != value:
             raise ValueError(

@@ -19,9 +19,10 @@ def loss_table(record: Dict[str, Any]) -> str:
     result = record['result']
     timed = result['sizes'][0]['seconds']
     names = [name for name in timed if name not in ('literal', 'sampling') and not name.endswith(' alone')]
+    alone = {name: f'{name} alone' for name in names if f'{name} alone' in timed}
     heads = [
         'b', 'c', 'n', 'r', 'literal', *(f'{name} (times faster)' for name in names), 'sampling',
-        *(f'loss alone, {name} (times its floor)' for name in names if f'{name} alone' in timed)]
+        *(f'loss alone, {name} (times its floor)' for name in alone)]
     lines = [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
     for row in sorted(result['sizes'], key=lambda row: tuple(row['size'].values())):
         size, seconds = Size(**row['size']), row['seconds']
@@ -32,9 +33,9 @@ def loss_table(record: Dict[str, Any]) -> str:
             faster = '' if ratio is None else f' ({ratio[1]:.1f}: {ratio[0]:.1f} to {ratio[2]:.1f})'
             cells.append(_milliseconds(seconds[name]) + faster)
         cells.append(_milliseconds(seconds.get('sampling')))
-        for alone in (f'{name} alone' for name in names if f'{name} alone' in timed):
-            over = '' if alone not in seconds else f' ({seconds[alone] / row["floor"]:.1f})'
-            cells.append(_milliseconds(seconds.get(alone)) + over)
+        for key in alone.values():
+            over = '' if key not in seconds else f' ({seconds[key] / row["floor"]:.1f})'
+            cells.append(_milliseconds(seconds.get(key)) + over)
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 

@@ -22,6 +22,7 @@ from .ops.saturate import saturate
 _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
+MAX_CLEAN_WEIGHT = 1000.
 _MAX_COPIES = 64  # of the mixed rows, for the drop-in's clean term
 
 PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
@@ -80,7 +81,7 @@ class MultiMixLoss(nn.Module):
         self.alpha = check_alpha(alpha)
         self.length = None if length is None else check_integer('length', length)
         self.concentration = concentration
-        self.clean_weight = check_number('clean_weight', clean_weight, high=1000.)
+        self.clean_weight = check_number('clean_weight', clean_weight, high=MAX_CLEAN_WEIGHT)
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.criterion = check_criterion(criterion)
         self.implementation = implementation

@@ -3,6 +3,7 @@ import argparse
 import math
 from typing import Any, Iterable
 
+from ..loss import MAX_CLEAN_WEIGHT
 from .combinations import flag_name
 
 _FROM_1 = (  # integers
@@ -39,7 +40,7 @@ def check_ranges(args: argparse.Namespace) -> None:
             (_ABOVE_0, lambda x: x > 0, '> 0'),
             (_SHARES, lambda x: 0 <= x <= 1, 'in [0, 1]'),
             (_SHARES_BELOW_1, lambda x: 0 <= x < 1, 'in [0, 1)'),
-            (('multimix_clean_weight',), lambda x: 0 <= x <= 1000, 'in [0, 1000]'),
+            (('multimix_clean_weight',), lambda x: 0 <= x <= MAX_CLEAN_WEIGHT, f'in [0, {MAX_CLEAN_WEIGHT:g}]'),
     ):
         for name in names:
             value = getattr(args, name)
