@@ -6,7 +6,7 @@ from . import functional
 from .head import MultiMixHead
 from .loss import PAPER, MultiMixLoss
 from .mixup import MultiMix
-from .mixupe import MixupETask
+from .mixupe_task import MixupETask
 from .task import MultiMixTask
 from .version import __version__
 

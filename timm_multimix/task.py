@@ -15,7 +15,7 @@ from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .gather import agree, gather_batches
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
-from .mixup import BatchSwitch
+from .switch import BatchSwitch
 
 
 class MultiMixTask(StepTask):

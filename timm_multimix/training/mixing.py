@@ -9,7 +9,7 @@ from timm.data import Mixup
 from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelClassificationTask, TrainingTask
 
 from ..head import MODES
-from ..mixupe import MixupETask
+from ..mixupe_task import MixupETask
 from ..task import MultiMixTask
 from .arguments import multimix_kwargs
 from .combinations import loss_type, mixes_input

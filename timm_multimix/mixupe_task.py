@@ -1,0 +1,182 @@
+"""MixupE as a `timm.task` training task."""
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
+
+import numpy as np
+import torch
+import torch.nn as nn
+from timm.loss import SoftTargetCrossEntropy
+
+from ._checks import (
+    check_criterion,
+    check_finite,
+    check_flag,
+    check_float_tensor,
+    check_logits,
+    check_number,
+    check_target,
+)
+from ._step import StepModel, StepTask, resolve_criterion
+from .embeddings import check_classifier
+from .functional import _accumulation
+from .mixupe import average_image, exact_terms, fast_terms, mixupe_loss
+
+
+class MixupETask(StepTask):
+    """Training task: Mixup of the images, as timm's in mode 'batch', and MixupE's term on the clean batch.
+
+    ```python
+    task = MixupETask(model, alpha=1.0, eta=0.001, criterion_kwargs=dict(smoothing=0.1))
+    result = task(images, target)
+    result['loss'].backward()
+    ```
+
+    A step has two forward passes, of the mixed and of the clean images; batch norms in train mode see both. With
+    `eta=0` it is Mixup, in one. Checkpoints hold the plain timm model.
+
+    Args:
+        model: Any module that returns logits.
+        criterion: None, or cross-entropy of torch or timm.
+        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `smoothing`.
+        alpha: Mixup's λ ~ Beta(alpha, alpha).
+        eta: Weight η of the term.
+        threshold: Only images whose q_i is below it have one; None for all. (The authors' exact version compares -q_i.)
+        exact: Differentiate along μ - x_i by double backward, in full precision; without torch.compile.
+        mean_image: μ `[ch, h, w]` for `exact`, or call `estimate_mean_image`.
+        prob: Probability that a batch is mixed at all; one that is not has plain cross-entropy.
+        device: Device of task tensors.
+        dtype: Dtype of task tensors.
+        verbose: Log what was built.
+
+    Raises:
+        ValueError: If an argument is out of range, or the criterion is not cross-entropy.
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            criterion: Optional[Union[nn.Module, Callable]] = None,
+            criterion_kwargs: Optional[Dict[str, Any]] = None,
+            *,
+            alpha: float = 1.,
+            eta: float = 0.001,
+            threshold: Optional[float] = None,
+            exact: bool = False,
+            mean_image: Optional[torch.Tensor] = None,
+            prob: float = 1.,
+            device: Optional[torch.device] = None,
+            dtype: Optional[torch.dtype] = None,
+            verbose: bool = True,
+    ):
+        check_classifier(model)
+        resolved = resolve_criterion(check_criterion(criterion), criterion_kwargs)
+        if not resolved.fast:
+            raise ValueError(f'criterion must be cross-entropy for MixupE, got {resolved.criterion!r}')
+        super().__init__(model, SoftTargetCrossEntropy(), device=device, dtype=dtype, verbose=verbose)
+        self.alpha = check_number('alpha', alpha, open_low=True)
+        self.eta = check_number('eta', eta)
+        self.threshold = None if threshold is None else check_number('threshold', threshold, low=-float('inf'))
+        self.label_smoothing = check_number('smoothing', resolved.smoothing, high=1.)
+        self.prob = check_number('prob', prob, high=1.)
+        self.exact = check_flag('exact', exact)
+        self.mixup_enabled = True
+        self.register_buffer('mean_image', None)
+        if mean_image is not None:
+            if not exact:
+                raise ValueError('mean_image needs exact=True, got it with exact=False')
+            self._set_mean_image(mean_image)
+        self.trainable_module = _TwoPasses(model)
+
+    def estimate_mean_image(self, loader: Iterable) -> torch.Tensor:
+        """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`."""
+        self._set_mean_image(average_image(loader, self.device))
+        return self.mean_image
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+        """One training step's loss.
+
+        Args:
+            input: Images `[b, ch, h, w]`, any b >= 1. They are not changed.
+            target: `[b]` class indices.
+
+        Returns:
+            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', which says if they
+            are those of mixed images instead (with `eta=0`).
+        """
+        if not self.mixup_enabled or np.random.rand() >= self.prob:
+            output = self.trainable_module(input)
+            loss = self.criterion(_accumulation(output), self._soft_target(target, output))
+            return {'loss': loss, 'output': output, 'input_mixed': False}
+        lam = float(np.random.beta(self.alpha, self.alpha))
+        mixed = input * lam + input.flip(0) * (1. - lam)
+        if not self.eta:
+            output = self.trainable_module(mixed)
+            loss = self.criterion(_accumulation(output), self._soft_target(target, output, lam))
+            return {'loss': loss, 'output': output, 'input_mixed': True}
+        if self.exact:
+            self._check_mean_image(input)
+            mixed_output, output, terms = self.trainable_module(
+                mixed, input, lambda logits: self._soft_target(target, logits), self.mean_image)
+        else:
+            mixed_output, output = self.trainable_module(mixed, input)
+            terms = fast_terms(_accumulation(output), self._soft_target(target, output))
+        mixed_loss = self.criterion(_accumulation(mixed_output), self._soft_target(target, mixed_output, lam))
+        loss = mixupe_loss(mixed_loss, terms, self.alpha, self.eta, self.threshold)
+        return {'loss': loss, 'output': output, 'input_mixed': False}
+
+    def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
+        if self.exact:
+            raise ValueError('exact=True takes second derivatives, which torch.compile does not give; use exact=False')
+        return super().compile(backend=backend, mode=mode, **compile_kwargs)
+
+    def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
+        return {} if ema or self.mean_image is None else {'mean_image': self.mean_image}
+
+    def load_task_state(
+            self,
+            state: Optional[Dict[str, Any]],
+            strict: bool = True,
+            module: Optional[nn.Module] = None,
+            ema: bool = False,
+    ) -> None:
+        if self.exact and not ema and state and 'mean_image' in state:
+            self._set_mean_image(state['mean_image'])
+
+    def _set_mean_image(self, mean_image: torch.Tensor) -> None:
+        check_float_tensor('mean_image', mean_image, (3,), '[ch, h, w]')
+        check_finite('mean_image', mean_image)
+        self.mean_image = mean_image.detach().to(self.device)
+
+    def _check_mean_image(self, input: torch.Tensor) -> None:
+        if self.mean_image is None:
+            raise ValueError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
+        if self.mean_image.shape != input.shape[1:]:
+            raise ValueError(
+                f'mean_image must be {list(input.shape[1:])} as the images are, got {list(self.mean_image.shape)}')
+
+    def _soft_target(self, target: torch.Tensor, logits: torch.Tensor, lam: float = 1.) -> torch.Tensor:
+        check_logits(logits)
+        check_target(target, *logits.shape)
+        if target.ndim != 1:
+            raise ValueError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')
+        off_value = self.label_smoothing / logits.shape[-1]
+        soft = torch.full_like(_accumulation(logits), off_value, requires_grad=False)
+        soft.scatter_(1, target.long().unsqueeze(1), 1. - self.label_smoothing + off_value)
+        return soft * lam + soft.flip(0) * (1. - lam)
+
+
+class _TwoPasses(StepModel):
+    """Mixed and clean images in one forward, for DDP; with a direction also the exact terms."""
+
+    def forward(
+            self,
+            mixed: torch.Tensor,
+            clean: Optional[torch.Tensor] = None,
+            target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            mean_image: Optional[torch.Tensor] = None,
+    ) -> Union[torch.Tensor, Tuple[torch.Tensor, ...]]:
+        mixed_logits = self.model(mixed)
+        if clean is None:
+            return mixed_logits
+        if mean_image is None:
+            return mixed_logits, self.model(clean)
+        return mixed_logits, *exact_terms(self.model, clean, target, mean_image)
