@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from .accuracy import RESULTS
 from .methods import KNOBS, METHODS
+from .page import markdown_table
 from .recipes import RECIPES
 
 Runs = Dict[str, List[Dict[str, Any]]]
@@ -31,9 +32,9 @@ def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def table(runs: Runs) -> str:
-    """Markdown: a row per method, top-1 and loss on the held-out images after the last epoch."""
-    lines = ['| method | top-1 (%) | loss | seeds |', '|---|---|---|---|']
+def table(runs: Runs) -> List[List[str]]:
+    """A header, and a row per method: top-1 and loss on the held-out images after the last epoch."""
+    rows = [['method', 'top-1 (%)', 'loss', 'seeds']]
     for method, records in runs.items():
         cells = []
         for metric, digits in (('top1', 2), ('loss', 3)):
@@ -43,9 +44,8 @@ def table(runs: Runs) -> str:
                 continue
             mean, spread = mean_and_spread(values)
             cells.append(f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}'))
-        seeds = ', '.join(str(record['settings']['seed']) for record in records)
-        lines.append(f'| {method} | {cells[0]} | {cells[1]} | {seeds} |')
-    return '\n'.join(lines)
+        rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+    return rows
 
 
 def plot(runs: Runs, path: str, title: str) -> None:
@@ -78,7 +78,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     runs = read_runs(args.recipe, args.results)
     if not runs:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
-    print(table(runs))
+    print(markdown_table(table(runs)))
     if args.figure:
         plot(runs, args.figure, args.recipe)
     return 0

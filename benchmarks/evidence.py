@@ -15,6 +15,7 @@ from timm.data import resolve_data_config
 from timm_multimix.training.arguments import parse_args
 
 from . import accuracy, attention, embedding_space, ood, report, robustness, step_time
+from .methods import METHODS
 from .recipes import RECIPES
 from .suite import create_parser
 
@@ -58,7 +59,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         'embedding space': lambda: embedding_space.main(judged),
         'attention': lambda: attention.main([*attention_flags, '--methods', *shown]) if shown else 0,
         'report': lambda: report.main(
-            ['--recipe', args.recipe, '--results', args.results, *(['--report', args.report] if args.report else [])]),
+            ['--recipe', args.recipe, '--results', args.results, '--methods', *dict.fromkeys([*METHODS, *args.methods]),
+             *(['--report', args.report] if args.report else [])]),
     }
     for name, part in parts.items():
         start = time.time()

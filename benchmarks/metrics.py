@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional
 from scipy.stats import ttest_ind
 
 from .accuracy_table import Runs, mean_and_spread
+from .methods import METHODS
 
 OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
 
@@ -111,10 +112,11 @@ def _differ(ours: List[float], theirs: List[float]) -> bool:
 
 
 def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
-    """The method with the best mean among those that are not ours."""
+    """The method with the best mean among those of `METHODS` that are not ours."""
     means = {
         method: statistics.fmean(values)
-        for method in parts.get('accuracy', {}) if method not in OURS and (values := metric.values(parts, method))}
+        for method in parts.get('accuracy', {})
+        if method in METHODS and method not in OURS and (values := metric.values(parts, method))}
     if not means:
         return None
     return max(means, key=lambda method: means[method] if metric.higher else -means[method])

@@ -23,12 +23,16 @@ def to_markdown(title: str, sections: List[Section]) -> str:
             continue
         blocks += [f'## {section.title}', *section.text]
         if section.table:
-            header, *rows = section.table
-            lines = [header, ['---'] * len(header), *rows]
-            blocks.append('\n'.join(f'| {" | ".join(line)} |' for line in lines))
+            blocks.append(markdown_table(section.table))
         if section.caption:
             blocks.append(section.caption)
     return '\n\n'.join(blocks) + '\n'
+
+
+def markdown_table(rows: List[List[str]]) -> str:
+    """The first row is the header."""
+    header, *rest = rows
+    return '\n'.join(f'| {" | ".join(row)} |' for row in (header, ['---'] * len(header), *rest))
 
 
 def to_html(title: str, sections: List[Section]) -> str:

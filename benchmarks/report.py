@@ -1,22 +1,23 @@
 """The evidence of a recipe as one HTML page and one Markdown file: `python -m benchmarks.report --recipe NAME`.
 
 Everything comes from the JSON files that the other parts wrote; parts that are not there yet are named, not drawn.
+Variants of the methods are in it where `--methods` names them.
 """
 import argparse
-import glob
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from . import figures, map_figures
 from .accuracy_table import Runs, read_runs
-from .methods import METHODS
+from .detection import table as detection
+from .methods import KNOBS, METHODS
 from .metrics import TABLES, verdicts
 from .page import Section, to_html, to_markdown
-from .provenance import caption, machine, missing
+from .provenance import caption, machine, missing, seeds
 from .recipes import RECIPES
-from .suite import RESULTS
+from .suite import DIGEST_LENGTH, RESULTS
 
 KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
@@ -41,19 +42,25 @@ _TUPLES = (
     'Rows are tuples that Dense MultiMix drew from these images: the examples that weigh most, with the weight of each '
     'at every position (bright is 1), and of the mixed target there the class with the largest share, solid where that '
     'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
+_DETECTION = (
+    '{detector} on these backbones, fine-tuned for {epochs} epochs on {train} images and evaluated on {evaluate}, all '
+    'with the same budget. A detector has the seed of its classifier.')
 
 
 def title(recipe: str) -> str:
     return f'MultiMix: the evidence ({recipe})'
 
 
-def build(recipe: str, results: str) -> List[Section]:
-    """All sections, of what there is in the folder `results`.
+def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) -> List[Section]:
+    """All sections, of what there is of these methods in the folder `results`.
 
     Raises:
         ValueError: If there is no accuracy of the recipe.
     """
-    parts = {kind: read_runs(recipe, os.path.join(results, kind)) for kind in KINDS}
+    parts = {
+        kind: {method: records for method, records in read_runs(recipe, os.path.join(results, kind)).items()
+               if method in methods}
+        for kind in KINDS}
     if not parts['accuracy']:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
     sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
@@ -78,8 +85,8 @@ def build(recipe: str, results: str) -> List[Section]:
         sections.append(Section(
             'Tuples of Dense MultiMix', [_TUPLES], png=figures.to_png(map_figures.mixed_tuples(dense[0])),
             caption=caption({'dense-multimix': dense[:1]}, recipe)))
-    sections.append(_detection_section(results))
-    lacking = missing(parts, METHODS)
+    sections += _detection_sections(parts, os.path.join(results, 'detection'))
+    lacking = missing(parts, methods)
     sections.append(Section('What is missing', lacking or ['Nothing: all methods, parts and seeds.']))
     return sections
 
@@ -130,28 +137,43 @@ def _picture_text(parts: Dict[str, Runs]) -> str:
     return f'{" and ".join(kinds)} of test embeddings of the first seed; colours are classes.'
 
 
-def _detection_section(results: str) -> Section:
-    rows = []
-    for path in sorted(glob.glob(os.path.join(results, 'detection', '*', '*.json'))):
-        with open(path, encoding='utf-8') as file:
-            record = json.load(file)
-        settings, result = record['settings'], record['result']
-        rows.append([
-            os.path.basename(os.path.dirname(path)), str(settings.get('method')), str(settings.get('seed')),
-            f'{result["ap"]:.4g}'])
-    if not rows:
-        return Section('Object detection', ['Not measured yet: no results of detection.'])
-    return Section('Object detection', table=[['setting', 'method', 'seed', 'AP'], *rows])
+def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
+    """A table and a figure for each setting in which backbones of these very runs were fine-tuned."""
+    checkpoints = {
+        record['settings'].get('checkpoint') for runs in parts.values() for records in runs.values()
+        for record in records}
+    sections = []
+    for setting in sorted(os.listdir(results)) if os.path.isdir(results) else []:
+        runs = {
+            method: records for method, records in detection.read_runs(setting, results).items()
+            if method == detection.SCRATCH or all(_digest(record) in checkpoints for record in records)}
+        if not runs.keys() - {detection.SCRATCH}:
+            continue
+        records = [record for records in runs.values() for record in records]
+        budget, images = records[0]['settings']['budget'], records[0]['result']['images']
+        text = _DETECTION.format(detector=budget['detector'], epochs=budget['epochs'], **images)
+        made = f'{seeds(runs)}. {machine(records)}.'
+        figure = figures.to_png(detection.draw(runs, f'Object detection ({setting})'))
+        sections += [
+            Section(f'Object detection ({setting})', [text], detection.table(runs), caption=made),
+            Section(f'Object detection in a figure ({setting})', png=figure, caption=f'{text} {made}')]
+    return sections or [Section('Object detection', ['Not measured yet: no results of detection on these runs.'])]
+
+
+def _digest(record: Dict[str, Any]) -> str:
+    """As much of the checkpoint's as the other parts keep."""
+    return record['settings']['checkpoint']['sha256'][:DIGEST_LENGTH]
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
     parser.add_argument('--report', help='folder to write RECIPE.html and RECIPE.md into (RESULTS/report)')
     args = parser.parse_args(argv)
     try:
-        sections = build(args.recipe, args.results)
+        sections = build(args.recipe, args.results, args.methods)
     except ValueError as error:
         parser.error(str(error))
     folder = args.report or os.path.join(args.results, 'report')

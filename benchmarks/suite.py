@@ -18,6 +18,8 @@ from .results import write_result
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(os.path.dirname(__file__), 'results')
+DIGEST_LENGTH = 12
+"""Of the checkpoints' sha256, what results keep to tell one from another."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Run:
     def checksum(self) -> str:
         """Of the checkpoint, so that a result tells which weights it is of."""
         with open(self.checkpoint, 'rb') as file:
-            return hashlib.sha256(file.read()).hexdigest()[:12]
+            return hashlib.sha256(file.read()).hexdigest()[:DIGEST_LENGTH]
 
 
 def create_parser(description: Optional[str]) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ Image.new('RGB', (8, 8), 'green').save(_PNG, format='png')
 
 
 def write(folder, kind, method, seed, **result):
-    settings = dict(recipe='cifar10', method=method, seed=seed)
+    settings = dict(recipe='cifar10', method=method, seed=seed, checkpoint='a' * 12)
     write_result(str(folder / kind / 'cifar10' / f'{method}-{seed}.json'), kind, settings, result)
 
 
@@ -86,15 +86,26 @@ def test_every_part(accuracies):
     step_times = dict(runs=[dict(model='m', batch_size=4, methods={
         'plain': dict(ratio=1., ratio_quartiles=[1., 1.]), 'multimix': dict(ratio=1.1, ratio_quartiles=[1.0, 1.2])})])
     write_result(str(accuracies / 'step_time' / 'cifar10.json'), 'step_time', {}, step_times)
-    write_result(str(accuracies / 'detection' / 'shapes' / 'plain-0.json'), 'detection',
-                 dict(method='plain', seed=0), dict(ap=0.4321))
+    detections = dict(
+        scratch=[(0, None, 20.)], plain=[(0, 'a' * 64, 30.), (1, 'a' * 64, 32.)], cutmix=[(0, 'b' * 64, 40.)])
+    for method, runs in detections.items():
+        for seed, digest, ap in runs:
+            settings = dict(method=method, seed=seed, budget=dict(detector='fasterrcnn', epochs=8))
+            write_result(
+                str(accuracies / 'detection' / 'shapes' / f'{method}-{seed}.json'), 'detection',
+                dict(settings, checkpoint=digest and dict(sha256=digest)),
+                dict(ap=ap, ap50=50., ap75=10., images=dict(train=4, evaluate=5)))
     found = sections(accuracies)
     pictures = [title for title, section in found.items() if section.png is not None]
     assert pictures == [
         'Accuracy', 'Step time against accuracy', 'Attacks', 'Corruptions', 'Outliers and calibration',
-        'Embedding space in numbers', 'Embedding space in pictures', 'Attention', 'Tuples of Dense MultiMix']
+        'Embedding space in numbers', 'Embedding space in pictures', 'Attention', 'Tuples of Dense MultiMix',
+        'Object detection in a figure (shapes)']
     assert all('commit' in found[title].caption and 'n ' in found[title].caption for title in pictures)
-    assert found['Object detection'].table[1] == ['shapes', 'plain', '0', '0.4321']
+    detected = found['Object detection (shapes)']
+    assert detected.table[1:] == [  # cutmix is of other weights than this report's
+        ['scratch', '20.0', '50.0', '10.0', '0'], ['plain', '31.0 ± 1.4', '50.0 ± 0.0', '10.0 ± 0.0', '0, 1']]
+    assert 'fine-tuned for 8 epochs on 4 images and evaluated on 5' in detected.text[0]
     assert ['multimix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
     assert 'PGD takes 10 steps' in found['Attacks'].text[0]
 
@@ -127,9 +138,17 @@ def test_verdicts(metric, ours, theirs, expected):
     assert verdict(metric, ours, theirs) == expected
 
 
+def test_variants_are_left_out_unless_named(accuracies):
+    write(accuracies, 'accuracy', 'multimix-paper', 0, top1=10., loss=2.3)
+    assert 'multimix-paper' not in str(sections(accuracies)['Accuracy and calibration'].table)
+    named = report.build('cifar10', str(accuracies), ['plain', 'multimix-paper'])
+    rows = next(section.table for section in named if section.title == 'Accuracy and calibration')
+    assert [row[0] for row in rows[1:]] == ['plain', 'multimix-paper']
+
+
 def test_the_best_other_is_not_ours():
     runs = {method: [dict(result=dict(top1=top1, loss=loss))] for method, top1, loss in (
-        ('plain', 70., 1.), ('cutmix', 72., 1.2), ('multimix', 80., 0.1))}
+        ('plain', 70., 1.), ('cutmix', 72., 1.2), ('multimix', 80., 0.1), ('dense-multimix-pairs', 81., 0.1))}
     assert best_other(TOP1, dict(accuracy=runs)) == 'cutmix' and best_other(LOSS, dict(accuracy=runs)) == 'plain'
     assert best_other(TOP1, dict(accuracy={'multimix': runs['multimix']})) is None
 

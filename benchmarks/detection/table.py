@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional
 
 from benchmarks.accuracy_table import mean_and_spread
 from benchmarks.methods import METHODS
+from benchmarks.page import markdown_table
 
 from .run import RESULTS, SCRATCH
 
@@ -29,21 +30,20 @@ def read_runs(setting: str, results: str = RESULTS) -> Runs:
         for method in dict.fromkeys([*known, *runs])}
 
 
-def table(runs: Runs) -> str:
-    """Markdown: a row per method, in percent, mean and standard deviation over the seeds."""
-    lines = [f'| backbone | {" | ".join(f"{name} (%)" for _, name in _COLUMNS)} | seeds |', '|---' * 5 + '|']
+def table(runs: Runs) -> List[List[str]]:
+    """A header, and a row per method: in percent, mean and standard deviation over the seeds."""
+    rows = [['backbone', *(f'{name} (%)' for _, name in _COLUMNS), 'seeds']]
     for method, records in runs.items():
         cells = []
         for metric, _ in _COLUMNS:
             mean, spread = mean_and_spread([record['result'][metric] for record in records])
             cells.append(f'{mean:.1f}' + ('' if spread is None else f' ± {spread:.1f}'))
-        seeds = ', '.join(str(record['settings']['seed']) for record in records)
-        lines.append(f'| {method} | {" | ".join(cells)} | {seeds} |')
-    return '\n'.join(lines)
+        rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+    return rows
 
 
-def plot(runs: Runs, path: str, title: str) -> None:
-    """AP and AP50 side by side: every run as a point, every method's mean as a line."""
+def draw(runs: Runs, title: str) -> Any:
+    """A matplotlib figure, AP and AP50 side by side: every run as a point, every method's mean as a line."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
@@ -61,8 +61,7 @@ def plot(runs: Runs, path: str, title: str) -> None:
     axes[0].set_yticks(range(len(runs)), list(runs))
     axes[0].invert_yaxis()
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -74,9 +73,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     runs = read_runs(args.setting, args.results)
     if not runs:
         parser.error(f'--results {args.results} has no runs of {args.setting} yet')
-    print(table(runs))
+    print(markdown_table(table(runs)))
     if args.figure:
-        plot(runs, args.figure, f'Fine-tuned for detection: {args.setting}')
+        draw(runs, f'Fine-tuned for detection: {args.setting}').savefig(args.figure, dpi=120)
     return 0
 
 
