@@ -7,6 +7,7 @@ side.
 import argparse
 import csv
 import logging
+import math
 import os
 import sys
 import time
@@ -17,11 +18,13 @@ import yaml
 import train_timm
 
 from . import models  # noqa: F401  registers them
+from .budget import budget, check_flags, check_folder, check_result
 from .methods import KNOBS, METHODS
-from .recipes import RECIPES, prepare_data
+from .recipes import RECIPES
 from .results import write_result
+from .subset import prepare_data
 from .suite import RESULTS as ALL_RESULTS
-from .suite import exclusive, existing_settings, work_through
+from .suite import exclusive, run_of, work_through
 
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
 
@@ -41,26 +44,27 @@ def run(
         RuntimeError: If the training fails.
     """
     path = _result_path(results, recipe, method, seed)
-    folder = os.path.join(output, recipe)
-    with exclusive(os.path.join(folder, f'{method}-{seed}.lock')) as mine:
+    trained = run_of(output, recipe, method, seed)
+    with exclusive(f'{trained.folder}.lock') as mine:
         if not mine:
             return None
         if os.path.exists(path):
             return path
         flags = f'{budget(recipe, method, seed)} {extra}'.strip()
-        where = f'--data-dir {data_dir} --val-split {RECIPES[recipe].eval_split}'
         start = time.time()
-        command = [*where.split(), *flags.split(), '--output', folder, '--experiment', f'{method}-{seed}']
+        command = [
+            '--data-dir', data_dir, '--val-split', RECIPES[recipe].eval_split, *flags.split(),
+            '--output', os.path.dirname(trained.folder), '--experiment', os.path.basename(trained.folder)]
         if train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1']):
             raise RuntimeError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
-        epochs = _epochs(os.path.join(folder, f'{method}-{seed}', 'summary.csv'))
-        with open(os.path.join(folder, f'{method}-{seed}', 'args.yaml'), encoding='utf-8') as file:
+        epochs = _epochs(os.path.join(trained.folder, 'summary.csv'))
+        with open(os.path.join(trained.folder, 'args.yaml'), encoding='utf-8') as file:
             wanted = yaml.safe_load(file)['epochs']
         if len(epochs) < wanted:  # told to end by Ctrl-C or SIGTERM, which train_timm.py does in order
             raise RuntimeError(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
                 f'same command goes on with it')
-        settings = dict(recipe=recipe, method=method, seed=seed, flags=flags)
+        settings = dict(recipe=recipe, method=method, seed=seed, flags=flags, checkpoint=trained.checksum())
         last = epochs[-1]
         result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs)
         if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
@@ -70,26 +74,17 @@ def run(
     return path
 
 
-def budget(recipe: str, method: str, seed: int) -> str:
-    """Flags of a run, without those of the machine."""
-    return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
-
-
 def _result_path(results: str, recipe: str, method: str, seed: int) -> str:
     return os.path.join(results, recipe, f'{method}-{seed}.json')
 
 
-def _check_budget(path: str, expected: str) -> None:
-    existing = existing_settings(path)
-    if existing is not None and not f'{existing["flags"]} '.startswith(f'{expected} '):
-        raise ValueError(f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it to train anew')
-
-
-def _epochs(summary: str) -> List[Dict[str, float]]:
+def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
     if not os.path.exists(summary):  # interrupted in the first one
         return []
     with open(summary, newline='') as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    # JSON knows no number that is not finite: of a loss that diverged
+    return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -100,13 +95,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs')
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
-    parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
+    parser.add_argument('--flags', default='', help='flags of the machine for train_timm.py, such as "--workers 8"')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
     try:
         for method, seed in todo:
-            _check_budget(_result_path(args.results, args.recipe, method, seed), budget(args.recipe, method, seed))
+            expected, path = budget(args.recipe, method, seed), _result_path(args.results, args.recipe, method, seed)
+            folder = run_of(args.output, args.recipe, method, seed).folder
+            check_flags(expected, args.flags)
+            check_result(path, expected, folder)
+            if not os.path.exists(path):
+                check_folder(folder, expected)
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
     except ValueError as error:
         parser.error(str(error))

@@ -1,35 +1,15 @@
 """The runs of `benchmarks.accuracy` as a table and a figure: `python -m benchmarks.accuracy_table --recipe NAME`."""
 import argparse
-import glob
-import json
-import os
 import statistics
 import sys
-from typing import Any, Dict, List, Optional, Tuple
+import textwrap
+from typing import List, Optional
 
 from .accuracy import RESULTS
-from .methods import KNOBS, METHODS
 from .page import markdown_table
+from .provenance import caption
 from .recipes import RECIPES
-
-Runs = Dict[str, List[Dict[str, Any]]]
-
-
-def read_runs(recipe: str, results: str = RESULTS) -> Runs:
-    """The result records of a recipe, by method in the order of `METHODS`, each in order of seed."""
-    runs: Runs = {}
-    for path in glob.glob(os.path.join(results, recipe, '*.json')):
-        with open(path, encoding='utf-8') as file:
-            record = json.load(file)
-        runs.setdefault(record['settings']['method'], []).append(record)
-    return {
-        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
-        for method in [*METHODS, *KNOBS] if method in runs}
-
-
-def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
-    """Mean, and standard deviation over the seeds; None for a single one."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+from .runs import Runs, mean_and_spread, read_runs
 
 
 def table(runs: Runs) -> List[List[str]]:
@@ -48,13 +28,13 @@ def table(runs: Runs) -> List[List[str]]:
     return rows
 
 
-def plot(runs: Runs, path: str, title: str) -> None:
-    """Every run as a point, every method's mean as a line."""
+def plot(runs: Runs, path: str, recipe: str) -> None:
+    """Every run as a point, every method's mean as a line, and what they were made with below."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.35 * len(runs)), constrained_layout=True)
+    figure, axis = plt.subplots(figsize=(8, 1.7 + 0.35 * len(runs)), constrained_layout=True)
     for row, (method, records) in enumerate(runs.items()):
         values = [record['result']['top1'] for record in records]
         color = 'C1' if 'multimix' in method else 'C0'
@@ -63,8 +43,9 @@ def plot(runs: Runs, path: str, title: str) -> None:
     axis.set_yticks(range(len(runs)), list(runs))
     axis.invert_yaxis()
     axis.set_xlabel('top-1 (%) on the held-out images after the last epoch; each point a seed, lines their means')
-    axis.set_title(title)
+    axis.set_title(recipe)
     axis.grid(axis='x', alpha=0.3)
+    figure.supxlabel(textwrap.fill(caption(runs, recipe), 130), fontsize=7, color='0.4')
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -75,7 +56,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)
-    runs = read_runs(args.recipe, args.results)
+    try:
+        runs = read_runs(args.recipe, args.results)
+    except ValueError as error:
+        parser.error(str(error))
     if not runs:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
     print(markdown_table(table(runs)))

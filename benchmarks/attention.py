@@ -16,7 +16,7 @@ from timm_multimix import MultiMixHead
 
 from .recipes import RECIPES
 from .suite import Run, create_parser, evaluate_runs
-from .trained import PixelModel, load_pixels, load_run
+from .trained import PixelModel, class_names, load_pixels, load_run
 
 TUPLES = 3
 LARGEST = 112  # pixels of the images that are kept
@@ -73,7 +73,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         folder = os.path.join(data, RECIPES[run.recipe].eval_split)
         pixels, labels = load_pixels(folder, data_config, args.images)
         return dict(
-            classes=sorted(os.listdir(folder)),
+            classes=class_names(folder),
             labels=labels.tolist(),
             images=[encode(image) for image in pixels],
             **maps(model, pixels.to(args.device), labels.to(args.device)),

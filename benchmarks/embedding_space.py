@@ -26,7 +26,12 @@ def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
     Args:
         embeddings: `[n, d]` of length 1.
         labels: `[n]`.
+
+    Raises:
+        ValueError: If no class has two images.
     """
+    if labels.unique(return_counts=True)[1].max() < 2:
+        raise ValueError(f'labels must have a class with two images, got {len(labels)} images of as many classes')
     same = [torch.pdist(embeddings[labels == label]).square() for label in labels.unique()]
     return float(torch.cat(same).mean())
 
@@ -37,7 +42,13 @@ def uniformity(embeddings: torch.Tensor, t: float = 2.) -> float:
 
 
 def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
-    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres."""
+    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres.
+
+    Raises:
+        ValueError: If there is but one class.
+    """
+    if len(labels.unique()) < 2:
+        raise ValueError('labels must be of two classes or more, got one')
     spreads, centres = [], []
     for label in labels.unique():
         members = embeddings[labels == label]

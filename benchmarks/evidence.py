@@ -14,22 +14,24 @@ from timm.data import resolve_data_config
 
 from timm_multimix.training.arguments import parse_args
 
-from . import accuracy, attention, embedding_space, ood, report, robustness, step_time
+from . import accuracy, attention, budget, embedding_space, ood, report, robustness, step_time
 from .methods import METHODS
 from .recipes import RECIPES
-from .suite import create_parser
+from .suite import create_parser, existing_settings
 
 _logger = logging.getLogger('benchmarks')
 
 
 def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -> int:
-    """Step times of the recipe's model on its batches, unless the file is there."""
-    if os.path.exists(path):
+    """Step times of the recipe's model on its batches, unless the file has all of these methods."""
+    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
+    timed = (existing_settings(path) or {}).get('methods', [])
+    if set(chosen) <= set(timed):
         return 0
+    chosen = [method for method in step_time.METHODS if method in {*chosen, *timed}]
     train_args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
     model = timm.create_model(train_args.model, num_classes=train_args.num_classes)
     data_config = resolve_data_config(vars(train_args), model=model)
-    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
     return step_time.main([
         '--models', train_args.model, '--batch-size', str(train_args.batch_size),
         '--image-size', str(data_config['input_size'][-1]), '--num-classes', str(train_args.num_classes),
@@ -43,6 +45,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--report', help='folder of the report (RESULTS/report)')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
+    try:  # before hours of training
+        budget.check_flags(budget.budget(args.recipe, args.methods[0], args.seeds[0]), args.flags)
+        ood.name_folders(args.outlier_folders, RECIPES[args.recipe])
+    except ValueError as error:
+        parser.error(str(error))
+    if args.images < 1:
+        parser.error(f'--images must be >= 1, got {args.images}')
     data = ['--recipe', args.recipe, '--data-dir', args.data_dir, '--output', args.output]
     runs = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     judged = [*data, *runs, '--results', args.results, '--device', args.device, '--images', str(args.images)]
@@ -51,7 +60,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     attention_flags = [*data, '--results', args.results, '--device', args.device, '--seeds', str(args.seeds[0])]
     parts = {
         'accuracy': lambda: accuracy.main(
-            [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), '--flags', args.flags]),
+            [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), f'--flags={args.flags}']),
         'step time': lambda: measure_step_time(
             args.recipe, args.methods, args.device, os.path.join(args.results, 'step_time', f'{args.recipe}.json')),
         'robustness': lambda: robustness.main(judged),

@@ -10,7 +10,8 @@ import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from .accuracy_table import Runs, mean_and_spread  # noqa: E402
+from .methods import KNOBS  # noqa: E402
+from .runs import Runs, mean_and_spread  # noqa: E402
 
 _STYLES = {
     'plain': ('#222222', '-', 'o'),
@@ -25,12 +26,16 @@ _STYLES = {
     'multimix-distilled': ('#d62728', '--', 'o'),
     'dense-multimix-distilled': ('#ff7f0e', '--', 's'),
 }
+_VARIANTS = 'xP*<>1234phd'
 
 
 def style(method: str) -> Dict[str, Any]:
-    """Colour, line and marker of a method, the same in all figures; variants have those of their mode."""
-    mode = 'dense-multimix' if method.startswith('dense') else 'multimix'
-    color, line, marker = _STYLES.get(method) or (_STYLES[mode][0], ':', 'x')
+    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour."""
+    if method in _STYLES:
+        color, line, marker = _STYLES[method]
+    else:
+        base = max((name for name in _STYLES if method.startswith(f'{name}-')), key=len)
+        color, line, marker = _STYLES[base][0], ':', _VARIANTS[list(KNOBS).index(method) % len(_VARIANTS)]
     return dict(color=color, linestyle=line, marker=marker, markerfacecolor='white' if line == '--' else color)
 
 

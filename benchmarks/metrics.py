@@ -5,8 +5,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from scipy.stats import ttest_ind
 
-from .accuracy_table import Runs, mean_and_spread
 from .methods import METHODS
+from .runs import Runs, mean_and_spread
 
 OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
 
@@ -60,10 +60,9 @@ def _mean(values) -> float:
 
 
 TABLES: Dict[str, List[Metric]] = {
-    'Accuracy and calibration': [
+    'Accuracy: held-out images': [
         Metric('top-1 (%)', 'accuracy', lambda result: result['top1']),
         Metric('loss', 'accuracy', lambda result: result['loss'], higher=False, digits=3),
-        Metric('ECE (%)', 'ood', lambda result: 100. * result['ece'], higher=False),
     ],
     'Attacks: top-1 (%)': [
         Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius))
@@ -72,7 +71,8 @@ TABLES: Dict[str, List[Metric]] = {
     'Corruptions: top-1 (%), mean of three strengths': [
         Metric(name, 'robustness', _corrupted(name)) for name in ('noise', 'blur', 'contrast', 'jpeg')
     ],
-    'Outliers: mean over the sets (%)': [
+    'Calibration, and outliers: mean over the sets (%)': [
+        Metric('ECE', 'ood', lambda result: 100. * result['ece'], higher=False),
         Metric('AUROC, softmax', 'ood', _detected('msp', 'auroc')),
         Metric('AUROC, energy', 'ood', _detected('energy', 'auroc')),
         Metric('AUPR, softmax', 'ood', _detected('msp', 'aupr')),
@@ -80,13 +80,13 @@ TABLES: Dict[str, List[Metric]] = {
         Metric('FPR95, softmax', 'ood', _detected('msp', 'fpr95'), higher=False),
         Metric('FPR95, energy', 'ood', _detected('energy', 'fpr95'), higher=False),
     ],
-    'Embedding space': [
+    'Embedding space: test images': [
         Metric('alignment', 'embedding_space', lambda result: result['alignment'], higher=False, digits=3),
         Metric('uniformity', 'embedding_space', lambda result: result['uniformity'], higher=False, digits=3),
         Metric('class spread / separation', 'embedding_space', lambda result: result['ratio'], higher=False, digits=3),
     ],
 }
-"""By heading of their table."""
+"""By heading of their table; those of a table are of one kind of result."""
 
 
 def verdict(metric: Metric, ours: List[float], theirs: List[float]) -> str:
@@ -101,7 +101,7 @@ def verdict(metric: Metric, ours: List[float], theirs: List[float]) -> str:
     if min(len(ours), len(theirs)) < 2:
         return f'{signed}, one seed: no verdict'
     if not _differ(ours, theirs):
-        return f'{signed}, no difference'
+        return f'{signed}, not told apart'
     return f'{signed}, {"wins" if (difference > 0.) == metric.higher else "loses"}'
 
 

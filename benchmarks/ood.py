@@ -15,9 +15,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from .outliers import make_outliers
-from .recipes import RECIPES
+from .recipes import RECIPES, Recipe
 from .suite import Run, create_parser, evaluate_runs
-from .trained import PixelModel, apply, load_pixels, load_run, top1
+from .trained import PixelModel, apply, has_images, load_pixels, load_run, top1
 
 SCORES = {
     'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,
@@ -57,20 +57,33 @@ def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device
     return dict(images=len(pixels), **metrics)
 
 
+def name_folders(folders: List[str], recipe: Recipe) -> Dict[str, str]:
+    """--outlier-folders by the names of their sets.
+
+    Raises:
+        ValueError: If one has no images, or its name is not its own.
+    """
+    named = {os.path.basename(os.path.normpath(folder)): folder for folder in folders}
+    for name, folder in named.items():
+        if not has_images(folder):
+            raise ValueError(f'--outlier-folders must be folders of images, got {folder}')
+        if name in ('unseen classes', *recipe.outliers):
+            raise ValueError(f'--outlier-folders must have names of their own, got {name}, a set that there is already')
+    if len(named) < len(folders):
+        raise ValueError(f'--outlier-folders must have names of their own, got {folders}')
+    return named
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     parser.add_argument(
         '--outlier-folders', nargs='*', default=[], metavar='DIR', help='more sets, each named as its folder')
     args = parser.parse_args(argv)
     recipe = RECIPES[args.recipe]
-    folders = {os.path.basename(os.path.normpath(folder)): folder for folder in args.outlier_folders}
-    for name, folder in folders.items():
-        if not os.path.isdir(folder):
-            parser.error(f'--outlier-folders must be folders of images, got {folder}')
-        if name in ('unseen classes', *recipe.outliers):
-            parser.error(f'--outlier-folders must have names of their own, got {name}, a set that there is already')
-    if len(folders) < len(args.outlier_folders):
-        parser.error(f'--outlier-folders must have names of their own, got {args.outlier_folders}')
+    try:
+        folders = name_folders(args.outlier_folders, recipe)
+    except ValueError as error:
+        parser.error(str(error))
 
     def evaluate(run: Run, data: str) -> Dict[str, Any]:
         model, data_config = load_run(run, args.device)

@@ -57,7 +57,8 @@ def _crops(sources: List[np.ndarray], count: int, height: int, width: int, rng: 
     crops = []
     for index in range(count):
         image = images[index % len(images)]
-        side = min(int(rng.integers(max(height, width), min(image.size) + 1)), *image.size)
+        whole = min(image.size)
+        side = int(rng.integers(min(max(height, width), whole), whole + 1))
         left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
         crops.append(image.crop((left, top, left + side, top + side)).resize((width, height), Image.BICUBIC))
     return crops

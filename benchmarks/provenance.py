@@ -1,8 +1,10 @@
 """What a figure was made from, in a sentence: seeds, budget, hardware, versions, commit; and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
-from .accuracy_table import Runs
+from timm_multimix.training.arguments import parse_args
+
 from .recipes import RECIPES
+from .runs import Runs
 
 _PARTS = dict(robustness='robustness', ood='outliers and calibration', embedding_space='embedding space')
 _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
@@ -19,21 +21,20 @@ def seeds(runs: Runs) -> str:
     counts = {method: len(records) for method, records in runs.items()}
     if len(set(counts.values())) == 1:
         count = next(iter(counts.values()))
-        return f'n = {count} {"seed" if count == 1 else "seeds"} each' + (', so no spread' if count == 1 else '')
-    return 'n seeds: ' + ', '.join(f'{method} {count}' for method, count in counts.items())
+        if count == 1:
+            return 'n = 1 seed each, so no spread'
+        return f'n = {count} seeds each; ± and error bars are standard deviations over the seeds'
+    numbers = ', '.join(f'{method} {count}' for method, count in counts.items())
+    return f'n seeds: {numbers}; ± and error bars are standard deviations over the seeds'
 
 
 def budget(recipe: str) -> str:
     """The model and how long it was trained on what."""
-    flags = RECIPES[recipe].flags.split()
-
-    def value(flag: str) -> str:
-        return flags[flags.index(flag) + 1]
-
+    args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
     images = RECIPES[recipe].train_per_class
     return (
-        f'Budget ({recipe}): {value("--model")}, {value("--epochs")} epochs, batches of {value("--batch-size")}, '
-        f'{images or "all"} training images per class, {value("--opt")}')
+        f'Budget ({recipe}): {args.model}, {args.epochs} epochs, batches of {args.batch_size}, '
+        f'{images or "all"} training images per class, {args.opt}')
 
 
 def machine(records: Iterable[Dict[str, Any]]) -> str:
@@ -59,10 +60,15 @@ def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:
     single = [method for method, records in trained.items() if len(records) == 1]
     if single:
         found.append(f'One seed, so neither spread nor verdict: {", ".join(single)}.')
+    two = [method for method, records in trained.items() if len(records) == 2]
+    if two:
+        found.append(f'Two seeds, which tell little: {", ".join(two)}.')
     for kind, name in _PARTS.items():
         lacking = _names(trained) - _names(parts.get(kind, {}))
         if lacking:
             found.append(f'No {name} of: {", ".join(sorted(lacking))}.')
+    if not parts.get('attention'):
+        found.append('No attention maps.')
     return found
 
 

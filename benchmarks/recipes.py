@@ -1,9 +1,6 @@
 """Budgets that methods are compared on: a model, a schedule and a share of a folder of images."""
-import os
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
-
-from PIL import Image, ImageOps
+from typing import Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -48,53 +45,3 @@ RECIPES = {
         train_per_class=60, unseen_classes=('8', '9'), outliers=('textures', 'photos', 'noise')),
 }
 """The budgets by name: three for a CPU with 5,000 training images of CIFAR-10, all of it for a GPU, and a tiny one."""
-
-
-def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> str:
-    """The recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
-
-    Padded images are new files, without loss.
-
-    Raises:
-        ValueError: If a class has fewer images than asked for.
-    """
-    for split, count in (('train', recipe.train_per_class), (recipe.eval_split, recipe.eval_per_class)):
-        for name in _sorted_entries(os.path.join(data_dir, split)):
-            unseen = name in recipe.unseen_classes
-            if unseen and split == 'train':
-                continue
-            source = os.path.abspath(os.path.join(data_dir, split, name))
-            images = _sorted_entries(source)
-            if count is not None and len(images) < count:
-                raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
-            target = os.path.join(folder, 'unseen' if unseen else split, name)
-            os.makedirs(target, exist_ok=True)
-            for image in images[:count]:
-                if recipe.pad and split == 'train':
-                    _write_padded(os.path.join(source, image), os.path.join(target, image), recipe.pad)
-                else:
-                    _link(os.path.join(source, image), os.path.join(target, image))
-    return folder
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.symlink(source, target)
-    except FileExistsError:  # of an earlier run, or of one beside this
-        pass
-
-
-def _write_padded(source: str, target: str, pad: int) -> None:
-    target = f'{os.path.splitext(target)[0]}.png'
-    if not os.path.exists(target):
-        partial = f'{target}.{os.getpid()}'
-        with Image.open(source) as image:
-            ImageOps.expand(image.convert('RGB'), border=pad).save(partial, format='png')
-        os.replace(partial, target)  # another process may read, or write, the same
-
-
-def _sorted_entries(folder: str) -> Sequence[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise ValueError(f'data_dir must have the folder {folder} ({error.strerror})') from error

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 def environment() -> Dict[str, Any]:
     """Versions, hardware and commit."""
     return dict(
-        commit=_commit(),
+        commit=_COMMIT,
         python=platform.python_version(),
         torch=torch.__version__,
         torchvision=torchvision.__version__,
@@ -27,12 +27,16 @@ def environment() -> Dict[str, Any]:
         timm_multimix=timm_multimix.__version__,
         processor=_processor(),
         threads=torch.get_num_threads(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,  # None where there is one unused
     )
 
 
 def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
-    """Write one run as JSON, whole or not at all; the schema is checked by the tests."""
+    """Write one run as JSON, whole or not at all; the schema is checked by the tests.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
     record = dict(
         schema=SCHEMA_VERSION,
         benchmark=benchmark,
@@ -40,11 +44,11 @@ def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Di
         environment=environment(),
         result=result,
     )
+    text = json.dumps(record, indent=2, allow_nan=False) + '\n'
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     partial = f'{path}.{os.getpid()}'
     with open(partial, 'w', encoding='utf-8') as file:
-        json.dump(record, file, indent=2)
-        file.write('\n')
+        file.write(text)
     os.replace(partial, path)
 
 
@@ -66,3 +70,6 @@ def _processor() -> str:
             return next(line.split(':', 1)[1].strip() for line in file if line.startswith('model name'))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+_COMMIT = _commit()  # of the code that was loaded, not of what a run of hours finds when it ends

@@ -3,9 +3,9 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -13,8 +13,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 import torch
 
 from .methods import KNOBS, METHODS
-from .recipes import RECIPES, prepare_data
+from .recipes import RECIPES
 from .results import write_result
+from .runs import read_result
+from .subset import prepare_data
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(os.path.dirname(__file__), 'results')
@@ -38,6 +40,11 @@ class Run:
         """Of the checkpoint, so that a result tells which weights it is of."""
         with open(self.checkpoint, 'rb') as file:
             return hashlib.sha256(file.read()).hexdigest()[:DIGEST_LENGTH]
+
+
+def run_of(output: str, recipe: str, method: str, seed: int) -> Run:
+    """Where it is, or will be, in the folder `output`."""
+    return Run(recipe, method, seed, os.path.join(output, recipe, f'{method}-{seed}'))
 
 
 def create_parser(description: Optional[str]) -> argparse.ArgumentParser:
@@ -70,17 +77,10 @@ def evaluate_runs(
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     if args.images < 1:
         parser.error(f'--images must be >= 1, got {args.images}')
-    try:
-        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
-        runs = find_runs(args)
-        for run in runs:
-            _check_settings(_path(args, kind, run), run, settings)
-    except ValueError as error:
-        parser.error(str(error))
 
     def work(run: Run) -> Optional[str]:
         path = _path(args, kind, run)
-        with exclusive(os.path.join(args.output, run.recipe, f'{run.method}-{run.seed}.{kind}.lock')) as mine:
+        with exclusive(f'{run.folder}.{kind}.lock') as mine:
             if not mine:
                 return None
             if not os.path.exists(path):
@@ -89,7 +89,14 @@ def evaluate_runs(
                 write_result(path, kind, _settings(run, settings), result)
         return path
 
-    work_through(runs, work, lambda run: f'{kind}: {run.method} {run.seed}')
+    try:
+        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+        runs = find_runs(args)
+        for run in runs:
+            _check_settings(_path(args, kind, run), run, settings)
+        work_through(runs, work, lambda run: f'{kind}: {run.method} {run.seed}')
+    except ValueError as error:
+        parser.error(str(error))
     return 0
 
 
@@ -99,18 +106,20 @@ def find_runs(args: argparse.Namespace) -> List[Run]:
     Raises:
         ValueError: If there are none.
     """
-    runs, missing = [], []
+    runs, untrained, elsewhere = [], [], []
     for method in args.methods:
         for seed in args.seeds:
-            run = Run(args.recipe, method, seed, os.path.join(args.output, args.recipe, f'{method}-{seed}'))
-            whole = os.path.exists(_path(args, 'accuracy', run)) and os.path.exists(run.checkpoint)
-            (runs if whole else missing).append(run)
-    if missing:
-        _logger.info('Left out, not trained: ' + ', '.join(f'{run.method}-{run.seed}' for run in missing))
+            run = run_of(args.output, args.recipe, method, seed)
+            known = os.path.exists(_path(args, 'accuracy', run))
+            (untrained if not known else runs if os.path.exists(run.checkpoint) else elsewhere).append(run)
+    for reason, lacking in (('not trained', untrained), (f'trained, but not in {args.output}', elsewhere)):
+        if lacking:
+            _logger.info(f'Left out, {reason}: ' + ', '.join(f'{run.method}-{run.seed}' for run in lacking))
     if not runs:
         raise ValueError(
             f'--recipe {args.recipe} must have runs of benchmarks.accuracy in --output {args.output}, with their '
-            f'results in --results {args.results}; got none of the methods and seeds asked for')
+            f'results in --results {args.results}; got none of the methods and seeds asked for'
+            + (' (results without their checkpoints: choose other --results to train anew)' if elsewhere else ''))
     return runs
 
 
@@ -122,9 +131,10 @@ def work_through(todo: List[Any], work: Callable[[Any], Optional[str]], name: Ca
         path = work(item)
         if path is not None and time.time() - start > 1.:
             durations.append(time.time() - start)
-        left = (len(todo) - index - 1) * sum(durations) / max(len(durations), 1)
-        done = f'[{index + 1}/{len(todo)}] {name(item)}: {path or "at work elsewhere"}'
-        _logger.info(f'{done}; about {left / 60:.0f} min left')
+        left = ''  # not known before the first that took its time
+        if durations:
+            left = f'; about {(len(todo) - index - 1) * statistics.fmean(durations) / 60:.0f} min left'
+        _logger.info(f'[{index + 1}/{len(todo)}] {name(item)}: {path or "at work elsewhere"}{left}')
 
 
 @contextlib.contextmanager
@@ -148,8 +158,7 @@ def existing_settings(path: str) -> Optional[Dict[str, Any]]:
     """What the result in this file was made with; None where there is none yet."""
     if not os.path.exists(path):
         return None
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)['settings']
+    return read_result(path)['settings']
 
 
 def _settings(run: Run, settings: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,7 +1,7 @@
 """Trained models and the images they are judged on, both in pixels of [0, 1]."""
 import os
 from contextlib import nullcontext
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -81,14 +81,27 @@ def load_pixels(
     Raises:
         ValueError: If there are no images.
     """
-    try:
-        dataset = create_dataset('', root=folder)
-    except (RuntimeError, AssertionError) as error:  # no images, no folder
-        raise ValueError(f'{folder} must be a folder with images') from error
+    if not has_images(folder):
+        raise ValueError(f'{folder} must be a folder with images')
+    dataset = create_dataset('', root=folder)
     dataset.transform = pixel_transform(data_config)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     images, labels = zip(*(dataset[index * len(dataset) // count] for index in range(count)))
     return torch.stack(images).float() / 255., torch.tensor(labels)
+
+
+def has_images(folder: str) -> bool:
+    """Whether timm finds any there, in folders of classes or not."""
+    try:
+        return len(create_dataset('', root=folder)) > 0
+    except (RuntimeError, AssertionError):  # no images, no folder
+        return False
+
+
+def class_names(folder: str) -> List[str]:
+    """Of the labels that `load_pixels` gives: timm's order, in which 10 comes after 9."""
+    class_to_idx = create_dataset('', root=folder).reader.class_to_idx
+    return sorted(class_to_idx, key=class_to_idx.get)
 
 
 def pixel_transform(data_config: Dict[str, object]) -> Callable:

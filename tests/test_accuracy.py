@@ -1,8 +1,9 @@
 """`benchmarks.accuracy`: methods, budgets, and runs that are never repeated; `benchmarks.accuracy_table`."""
-import dataclasses
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 import train_timm
 from benchmarks import accuracy, accuracy_table, recipes
 from benchmarks.methods import KNOBS, METHODS
-from benchmarks.recipes import RECIPES, Recipe, prepare_data
+from benchmarks.recipes import RECIPES, Recipe
 from timm_multimix import MultiMixTask
 from timm_multimix.training.arguments import parse_args
 
@@ -62,8 +63,10 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
     assert sorted(os.listdir(folder)) == ['multimix-0.json', 'multimix-3.json', 'plain-0.json', 'plain-3.json']
     record = json.loads((folder / 'multimix-3.json').read_text())
     check_schema(record)
+    checkpoint = (tmp_path / 'output' / 'tiny' / 'multimix-3' / 'last.pth.tar').read_bytes()
     assert record['settings'] == dict(
-        recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"]} --seed 3')
+        recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"]} --seed 3',
+        checkpoint=hashlib.sha256(checkpoint).hexdigest()[:12])
     epochs = record['result']['epochs']
     assert [row['epoch'] for row in epochs] == [0., 1.] and record['result']['top1'] == epochs[-1]['eval_top1']
     assert json.loads((folder / 'multimix-0.json').read_text())['result']['epochs'] != epochs
@@ -72,14 +75,37 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
     assert suite('--methods', 'plain', 'multimix', '--seeds', '0', '3') == 0
 
 
-def test_a_result_of_other_flags_is_refused(suite, recipe, monkeypatch, capsys):
+def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch, capsys):
     assert suite('--methods', 'plain', '--seeds', '0', '--flags', '--workers 0') == 0
     assert suite('--methods', 'plain', '--seeds', '0') == 0  # which the machine's own are not
     changed = Recipe(f'{RECIPES[recipe].flags} --momentum 0.8', 6, 3, eval_split='validation')
     monkeypatch.setitem(recipes.RECIPES, recipe, changed)
     with pytest.raises(SystemExit, match='2'):
         suite('--methods', 'plain', '--seeds', '0')
-    assert 'plain-0.json is of the flags' in capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
+    folder = tmp_path / 'output' / 'tiny' / 'plain-0'
+    assert 'plain-0.json is of the flags' in message and f'delete it and {folder} to train anew' in message
+
+    # without the file, what is in the folder would be taken for a run of these flags, whole or half
+    (tmp_path / 'results' / 'tiny' / 'plain-0.json').unlink()
+    with pytest.raises(SystemExit, match='2'):
+        suite('--methods', 'plain', '--seeds', '0')
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f'the run in {folder} was begun with another momentum (0.9 instead of 0.8)' in message
+    shutil.rmtree(folder)
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+
+
+@pytest.mark.parametrize('flags, message', [
+    ('--workers 0 --epochs 80 --lr 1', 'which changes epochs (80 instead of 2), lr (1.0 instead of 0.01)'),
+    ('--workers many', "argument -j/--workers: invalid int value: 'many'"),
+    ('--no-such-flag', 'unrecognized arguments: --no-such-flag'),
+])
+def test_flags_are_the_machines_alone(flags, message, suite, tmp_path, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        suite('--methods', 'plain', f'--flags={flags}')
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'output').exists()
 
 
 def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
@@ -126,35 +152,10 @@ def test_a_run_of_another_process_is_left_alone(suite, tmp_path):
     assert (tmp_path / 'results' / 'tiny' / 'plain-0.json').exists()
 
 
-def test_a_run_that_fails_says_its_command(suite):
+def test_a_run_that_fails_says_its_command(suite, monkeypatch):
+    monkeypatch.setattr(train_timm, 'main', lambda argv: 1)
     with pytest.raises(RuntimeError, match='plain with seed 0 failed; its command was: --data-dir'):
-        suite('--methods', 'plain', '--seeds', '0', '--flags', '--model no_such_model')
-
-
-def test_the_subset_is_the_first_images_of_each_class(image_folder, recipe, tmp_path):
-    folder = prepare_data(RECIPES[recipe], str(image_folder), str(tmp_path / 'subset'))
-    for split, count in (('train', 6), ('validation', 3)):
-        for name in ('cat', 'dog', 'owl'):
-            images = sorted(os.listdir(os.path.join(folder, split, name)))
-            assert images == [f'{index}.png' for index in range(count)]
-            assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert prepare_data(RECIPES[recipe], str(image_folder), folder) == folder  # again
-
-
-def test_padded_images_get_a_black_border(image_folder, recipe, tmp_path):
-    padded = dataclasses.replace(RECIPES[recipe], pad=4)
-    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded'))
-    with Image.open(image_folder / 'train' / 'cat' / '0.png') as image:
-        original = np.asarray(image.convert('RGB'))
-    path = os.path.join(folder, 'train', 'cat', '0.png')
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
-    np.testing.assert_array_equal(pixels, np.pad(original, ((4, 4), (4, 4), (0, 0))))
-    assert sorted(os.listdir(os.path.dirname(path))) == [f'{index}.png' for index in range(6)]
-    assert os.path.islink(os.path.join(folder, 'validation', 'cat', '0.png'))  # never padded
-    written = os.stat(path).st_mtime_ns
-    prepare_data(padded, str(image_folder), folder)
-    assert os.stat(path).st_mtime_ns == written
+        suite('--methods', 'plain', '--seeds', '0')
 
 
 def test_the_crop_of_padded_images_resizes_nothing():
@@ -172,16 +173,14 @@ def test_the_crop_of_padded_images_resizes_nothing():
     assert {top for top, _ in corners} == {left for _, left in corners} == set(range(9))
 
 
-def test_a_folder_with_too_few_images_is_refused(suite, image_folder, tmp_path, capsys):
-    with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
-        prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
+def test_a_folder_without_the_splits_is_refused(suite, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         suite('--data-dir', str(tmp_path / 'nowhere'))
     assert exit_info.value.code == 2 and 'must have the folder' in capsys.readouterr().err
 
 
 def test_table_and_figure(suite, tmp_path, capsys):
-    suite('--methods', 'plain', 'dense-multimix', '--seeds', '0', '1', '--flags', '--epochs 1')
+    suite('--methods', 'plain', 'dense-multimix', '--seeds', '0', '1')
     capsys.readouterr()
     flags = ['--recipe', 'tiny', '--results', str(tmp_path / 'results'), '--figure', str(tmp_path / 'figure.png')]
     assert accuracy_table.main(flags) == 0

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import report
+from benchmarks import figures, report
 from benchmarks.map_figures import mixed_target
+from benchmarks.methods import METHODS
 from benchmarks.metrics import TABLES, best_other, verdict
 from benchmarks.results import write_result
 
-TOP1 = TABLES['Accuracy and calibration'][0]
-LOSS = TABLES['Accuracy and calibration'][1]
+TOP1 = TABLES['Accuracy: held-out images'][0]
+LOSS = TABLES['Accuracy: held-out images'][1]
 _PNG = io.BytesIO()
 Image.new('RGB', (8, 8), 'green').save(_PNG, format='png')
 
@@ -43,11 +44,11 @@ def test_accuracy_alone_is_reported_and_the_rest_is_named(accuracies):
     assert ['top-1 (%) ↑', 'multimix', '+5.00, wins', 'plain', '+5.00, wins'] in rows
     alone = '+6.00, one seed: no verdict'
     assert ['top-1 (%) ↑', 'multimix-distilled', alone, 'plain', alone] in rows
-    assert ['loss ↓', 'multimix', '+0.000, no difference', 'plain', '+0.000, no difference'] in rows
+    assert ['loss ↓', 'multimix', '+0.000, not told apart', 'plain', '+0.000, not told apart'] in rows
     assert not any(row[0].startswith('loss') and row[1] == 'multimix-distilled' for row in rows)
-    table = found['Accuracy and calibration'].table
-    assert table[1] == ['plain', '70.00 ± 0.50', '1.000 ± 0.000', '']
-    assert table[3] == ['multimix-distilled', '76.00', '', '']
+    table = found['Accuracy: held-out images'].table
+    assert table[1] == ['plain', '70.00 ± 0.50', '1.000 ± 0.000']
+    assert table[3] == ['multimix-distilled', '76.00', '']
     assert found['Accuracy'].png.startswith(b'\x89PNG')
     unmeasured = (
         'Attacks', 'Corruptions', 'Outliers and calibration', 'Step time against accuracy', 'Object detection')
@@ -107,7 +108,12 @@ def test_every_part(accuracies):
         ['scratch', '20.0', '50.0', '10.0', '0'], ['plain', '31.0 ± 1.4', '50.0 ± 0.0', '10.0 ± 0.0', '0, 1']]
     assert 'fine-tuned for 8 epochs on 4 images and evaluated on 5' in detected.text[0]
     assert ['multimix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
-    assert 'PGD takes 10 steps' in found['Attacks'].text[0]
+    for title in ('Attacks', 'Attacks: top-1 (%)'):
+        assert 'PGD takes 10 steps' in found[title].text[0]
+    assert found['Attention'].caption.startswith('n = 1 seed each')
+    assert '; ± and error bars are standard deviations' in found['Accuracy'].caption
+    time = found['Step time against accuracy'].text[0]
+    assert 'Not timed: multimix-distilled.' in time and 'timed with a single view' in time
 
 
 def test_the_files(accuracies, capsys):
@@ -116,7 +122,7 @@ def test_the_files(accuracies, capsys):
     page, text = (folder / 'cifar10.html').read_text(), (folder / 'cifar10.md').read_text()
     assert page.count('<img alt=') == 1 and 'src="data:image/png;base64,' in page
     assert 'http' not in page.replace('http-equiv', '')  # nothing is loaded
-    assert '| plain | 70.00 ± 0.50 | 1.000 ± 0.000 |  |' in text.splitlines() and 'p &lt; 0.05' in page
+    assert '| plain | 70.00 ± 0.50 | 1.000 ± 0.000 |' in text.splitlines() and 'p &lt; 0.05' in page
 
 
 def test_nothing_yet(tmp_path, capsys):
@@ -129,7 +135,7 @@ def test_nothing_yet(tmp_path, capsys):
     (TOP1, [75., 75.5, 74.5], [70., 70.5, 69.5], '+5.00, wins'),
     (TOP1, [70., 70.5, 69.5], [75., 75.5, 74.5], '-5.00, loses'),
     (LOSS, [0.8, 0.81, 0.79], [1., 1.01, 0.99], '-0.200, wins'),
-    (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, no difference'),
+    (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, not told apart'),
     (TOP1, [70., 70.], [69., 69.], '+1.00, wins'),
     (TOP1, [70.], [60., 61.], '+9.50, one seed: no verdict'),
     (TOP1, [], [60.], 'not measured'),
@@ -138,11 +144,43 @@ def test_verdicts(metric, ours, theirs, expected):
     assert verdict(metric, ours, theirs) == expected
 
 
+def test_only_what_was_measured_alike_is_compared(accuracies):
+    for method, steps in (('plain', 10), ('multimix', 50)):
+        settings = dict(recipe='cifar10', method=method, seed=0, checkpoint='a' * 12, steps=steps)
+        path = accuracies / 'robustness' / 'cifar10' / f'{method}-0.json'
+        write_result(str(path), 'robustness', settings, dict(top1=1.))
+    message = 'robustness with the same steps, got .10. for plain-0 and .50. for multimix-0'
+    with pytest.raises(ValueError, match=message):
+        report.build('cifar10', str(accuracies))
+
+
+def test_what_is_no_result_is_named(accuracies, capsys):
+    for text in ('{"top1": ', '{"top1": 70.0}'):
+        (accuracies / 'accuracy' / 'cifar10' / 'plain-0.json').write_text(text)
+        with pytest.raises(SystemExit, match='2'):
+            report.main(['--recipe', 'cifar10', '--results', str(accuracies)])
+        assert 'plain-0.json is no result' in capsys.readouterr().err
+
+
+def test_what_is_missing_of_two_seeds(accuracies):
+    (accuracies / 'accuracy' / 'cifar10' / 'plain-2.json').unlink()
+    missing = sections(accuracies)['What is missing'].text
+    assert 'Two seeds, which tell little: plain.' in missing and 'No attention maps.' in missing
+
+
+def test_styles_tell_variants_apart():
+    names = ['multimix-alpha-1', 'multimix-alpha-4', 'dense-multimix-alpha-1', 'plain-lr-0.1', *METHODS]
+    styles = {name: figures.style(name) for name in names}
+    assert len({str(style) for style in styles.values()}) == len(names)
+    assert styles['plain-lr-0.1']['color'] == styles['plain']['color'] != styles['multimix']['color']
+    assert styles['dense-multimix-alpha-1']['color'] == styles['dense-multimix']['color']
+
+
 def test_variants_are_left_out_unless_named(accuracies):
     write(accuracies, 'accuracy', 'multimix-paper', 0, top1=10., loss=2.3)
-    assert 'multimix-paper' not in str(sections(accuracies)['Accuracy and calibration'].table)
+    assert 'multimix-paper' not in str(sections(accuracies)['Accuracy: held-out images'].table)
     named = report.build('cifar10', str(accuracies), ['plain', 'multimix-paper'])
-    rows = next(section.table for section in named if section.title == 'Accuracy and calibration')
+    rows = next(section.table for section in named if section.title == 'Accuracy: held-out images')
     assert [row[0] for row in rows[1:]] == ['plain', 'multimix-paper']
 
 

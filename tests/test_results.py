@@ -29,6 +29,12 @@ def test_committed_results(path):
         check_schema(json.load(file))
 
 
+def test_what_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        write_result(str(tmp_path / 'result.json'), 'a_benchmark', {}, dict(ratio=float('nan')))
+    assert not os.listdir(tmp_path)
+
+
 def test_a_result_is_written_with_its_environment(tmp_path):
     path = tmp_path / 'new' / 'result.json'
     write_result(str(path), 'a_benchmark', dict(seed=0), dict(ratio=1.5))

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from benchmarks import accuracy, attention, embedding_space, evidence, ood, recipes, report, robustness, suite
-from benchmarks.recipes import Recipe, prepare_data
+from benchmarks.recipes import Recipe
+from benchmarks.subset import prepare_data
 from benchmarks.suite import Run
-from benchmarks.trained import apply, load_pixels, load_run, top1
+from benchmarks.trained import apply, class_names, load_pixels, load_run, top1
 
 from .test_results import check_schema
 
@@ -72,7 +73,7 @@ def test_images_are_spread_over_the_classes(trained):
 def test_unseen_classes_are_neither_trained_on_nor_tested(trained, image_folder, tmp_path):
     recipe = recipes.RECIPES['tiny']
     folder = prepare_data(recipe, str(image_folder), str(tmp_path / 'data'))
-    splits = {split: sorted(os.listdir(os.path.join(folder, split))) for split in os.listdir(folder)}
+    splits = {entry.name: sorted(os.listdir(entry)) for entry in os.scandir(folder) if entry.is_dir()}
     assert splits == dict(train=['cat', 'dog'], validation=['cat', 'dog'], unseen=['owl'])
 
 
@@ -186,3 +187,40 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(report, 'build', lambda *args: [])
     assert evidence.main(command) == 0
     assert [path.stat().st_mtime_ns for path in files] == written
+
+    path = tmp_path / 'results' / 'step_time' / 'tiny.json'
+    assert evidence.measure_step_time('tiny', ['cutmix'], 'cpu', str(path)) == 0
+    methods = json.loads(path.read_text())['result']['runs'][0]['methods']
+    assert list(methods) == ['plain', 'cutmix', 'dense-multimix']  # with those that were timed before
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--images', '0'], '--images must be >= 1, got 0'),
+    (['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
+    (['--flags=--epochs 9'], '--flags must leave the budget as it is'),
+])
+def test_mistakes_are_told_before_the_training(more, message, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evidence.accuracy, 'main', None)  # would raise
+    with pytest.raises(SystemExit, match='2'):
+        evidence.main([*trained[0], *more])
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_folder_of_outliers(trained, tmp_path, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        ood.main([*trained[0], '--outlier-folders', str(tmp_path)])
+    assert f'--outlier-folders must be folders of images, got {tmp_path}' in capsys.readouterr().err
+
+
+def test_results_without_their_checkpoints(trained, tmp_path, capsys):
+    flags = [*trained[0], '--output', str(tmp_path / 'output')]
+    with pytest.raises(SystemExit, match='2'):
+        robustness.main(flags)
+    assert 'results without their checkpoints: choose other --results' in capsys.readouterr().err
+
+
+def test_class_names_are_in_the_order_of_the_labels(tmp_path):
+    for name in ('9', '10', '8'):
+        (tmp_path / name).mkdir()
+        Image.new('RGB', (8, 8)).save(tmp_path / name / '0.png')
+    assert class_names(str(tmp_path)) == ['8', '9', '10']

@@ -1,0 +1,82 @@
+"""What runs that are compared must have in common, and which flags are the machine's own."""
+import contextlib
+import io
+import os
+from typing import Any, Dict, List
+
+import yaml
+
+from timm_multimix.training.arguments import parse_args
+
+from .methods import KNOBS, METHODS
+from .recipes import RECIPES
+from .suite import existing_settings
+
+_MACHINE = frozenset((
+    'config data data_dir val_split output experiment resume workers pin_mem no_prefetcher device device_modules '
+    'local_rank channels_last fuser torchcompile torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing '
+    'model_ema_force_cpu multimix_implementation checkpoint_hist save_epochs save_images recovery_interval '
+    'log_interval log_wandb wandb_project wandb_tags wandb_resume_id log_tensorboard').split())
+
+
+def budget(recipe: str, method: str, seed: int) -> str:
+    """Flags of a run, without those of the machine."""
+    return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
+
+
+def check_flags(expected: str, extra: str) -> None:
+    """Refuse more flags than the machine's.
+
+    Raises:
+        ValueError: If train_timm.py does not take the flags, or they change the budget.
+    """
+    changed = _differences(_parse(expected), _parse(f'{expected} {extra}'))
+    if changed:
+        raise ValueError(
+            f'--flags must leave the budget as it is, got {extra!r}, which changes {", ".join(changed)}; a recipe is '
+            'the place for that')
+
+
+def check_result(path: str, expected: str, folder: str) -> None:
+    """Refuse a result of another budget.
+
+    Raises:
+        ValueError: If the file is there, and says so.
+    """
+    existing = existing_settings(path)
+    if existing is not None and not f'{existing["flags"]} '.startswith(f'{expected} '):
+        raise ValueError(
+            f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it and {folder} to train anew')
+
+
+def check_folder(folder: str, expected: str) -> None:
+    """Refuse to go on with a run of another budget.
+
+    Raises:
+        ValueError: If a run was begun in the folder, with other flags than these.
+    """
+    path = os.path.join(folder, 'args.yaml')
+    if not os.path.exists(path):
+        return
+    with open(path, encoding='utf-8') as file:
+        found = yaml.safe_load(file)
+    changed = _differences(_parse(expected), found)
+    if changed:
+        raise ValueError(f'the run in {folder} was begun with another {", ".join(changed)}; delete it to train anew')
+
+
+def _parse(flags: str) -> Dict[str, Any]:
+    """All settings of train_timm.py, as its args.yaml has them."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return yaml.safe_load(parse_args(['DIR', *flags.split()])[1])
+    except SystemExit as error:
+        raise ValueError(f'--flags: {message.getvalue().strip().splitlines()[-1]}') from error
+
+
+def _differences(expected: Dict[str, Any], found: Dict[str, Any]) -> List[str]:
+    """As 'name (value instead of value)'; settings that a version of the script did not have do not count."""
+    return [
+        f'{name} ({found[name]!r} instead of {value!r})' for name, value in expected.items()
+        if name not in _MACHINE and name in found and found[name] != value]

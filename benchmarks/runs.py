@@ -1,0 +1,47 @@
+"""Result files as they are read again."""
+import glob
+import json
+import os
+import statistics
+from typing import Any, Dict, List, Optional, Tuple
+
+from .methods import KNOBS, METHODS
+
+Runs = Dict[str, List[Dict[str, Any]]]
+"""Result records by method, in order of seed."""
+
+
+def read_result(path: str) -> Dict[str, Any]:
+    """A file of `benchmarks.results`.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    with open(path, encoding='utf-8') as file:
+        try:
+            record = json.load(file)
+        except ValueError as error:
+            raise ValueError(f'{path} is no result ({error}): delete it') from error
+    if not isinstance(record, dict) or not {'settings', 'environment', 'result'} <= record.keys():
+        raise ValueError(f'{path} is no result, which has settings, environment and result: delete it')
+    return record
+
+
+def read_runs(recipe: str, results: str) -> Runs:
+    """The records in the recipe's folder in `results`: methods in the order of `METHODS`, then their variants.
+
+    Raises:
+        ValueError: If a file there is no result.
+    """
+    runs: Runs = {}
+    for path in glob.glob(os.path.join(results, recipe, '*.json')):
+        record = read_result(path)
+        runs.setdefault(record['settings']['method'], []).append(record)
+    return {
+        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
+        for method in [*METHODS, *KNOBS] if method in runs}
+
+
+def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
+    """Mean, and standard deviation over the seeds; None for a single one."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

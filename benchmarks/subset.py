@@ -1,0 +1,87 @@
+"""A recipe's share of a folder of images."""
+import json
+import os
+from typing import Any, Dict, Iterator, List, Tuple
+
+from PIL import Image, ImageOps
+
+from .recipes import Recipe
+
+
+def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> str:
+    """The recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
+
+    Padded images are new files, without loss.
+
+    Raises:
+        ValueError: If a class has fewer images than asked for, or the folder holds another share.
+    """
+    files = list(_files(recipe, data_dir, folder))
+    _claim(folder, dict(
+        data_dir=os.path.abspath(data_dir), train_per_class=recipe.train_per_class,
+        eval_per_class=recipe.eval_per_class, eval_split=recipe.eval_split, pad=recipe.pad,
+        unseen_classes=list(recipe.unseen_classes)))
+    for source, target, pad in files:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if pad:
+            _write_padded(source, target, pad)
+        else:
+            _link(source, target)
+    return folder
+
+
+def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
+    """Of every image its path, its new path, and the width of its border."""
+    for split, count in (('train', recipe.train_per_class), (recipe.eval_split, recipe.eval_per_class)):
+        for name in _sorted_entries(os.path.join(data_dir, split)):
+            unseen = name in recipe.unseen_classes
+            if unseen and split == 'train':
+                continue
+            source = os.path.abspath(os.path.join(data_dir, split, name))
+            images = _sorted_entries(source)
+            if count is not None and len(images) < count:
+                raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
+            target = os.path.join(folder, 'unseen' if unseen else split, name)
+            for image in images[:count]:
+                yield os.path.join(source, image), os.path.join(target, image), recipe.pad if split == 'train' else 0
+
+
+def _claim(folder: str, contents: Dict[str, Any]) -> None:
+    """Note what the folder holds before anything is in it, or see that it is the same."""
+    path = os.path.join(folder, 'contents.json')
+    os.makedirs(folder, exist_ok=True)
+    fresh, found = not os.listdir(folder), None
+    if os.path.exists(path):  # looked for after the listing: of a process beside this, it is the first file there
+        with open(path, encoding='utf-8') as file:
+            found = json.load(file)
+    elif fresh:
+        partial = f'{folder}.{os.getpid()}'
+        with open(partial, 'w', encoding='utf-8') as file:
+            json.dump(contents, file)
+        os.replace(partial, path)
+        found = contents
+    if found != contents:
+        raise ValueError(f'{folder} must hold {contents}, got {found or "unknown images"}; delete it to make it anew')
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.symlink(source, target)
+    except FileExistsError:  # of an earlier run, or of one beside this
+        pass
+
+
+def _write_padded(source: str, target: str, pad: int) -> None:
+    target = f'{os.path.splitext(target)[0]}.png'
+    if not os.path.exists(target):
+        partial = f'{target}.{os.getpid()}'
+        with Image.open(source) as image:
+            ImageOps.expand(image.convert('RGB'), border=pad).save(partial, format='png')
+        os.replace(partial, target)  # another process may read, or write, the same
+
+
+def _sorted_entries(folder: str) -> List[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise ValueError(f'data_dir must have the folder {folder} ({error.strerror})') from error

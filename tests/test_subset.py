@@ -1,0 +1,64 @@
+"""`benchmarks.subset`: what a recipe sees of a folder of images."""
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.recipes import Recipe
+from benchmarks.subset import prepare_data
+
+RECIPE = Recipe('', 6, 3, eval_split='validation')
+
+
+def test_the_subset_is_the_first_images_of_each_class(image_folder, tmp_path):
+    folder = prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))
+    for split, count in (('train', 6), ('validation', 3)):
+        for name in ('cat', 'dog', 'owl'):
+            images = sorted(os.listdir(os.path.join(folder, split, name)))
+            assert images == [f'{index}.png' for index in range(count)]
+            assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
+    assert prepare_data(RECIPE, str(image_folder), folder) == folder  # again
+
+
+def test_padded_images_get_a_black_border(image_folder, tmp_path):
+    padded = dataclasses.replace(RECIPE, pad=4)
+    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded'))
+    with Image.open(image_folder / 'train' / 'cat' / '0.png') as image:
+        original = np.asarray(image.convert('RGB'))
+    path = os.path.join(folder, 'train', 'cat', '0.png')
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    np.testing.assert_array_equal(pixels, np.pad(original, ((4, 4), (4, 4), (0, 0))))
+    assert sorted(os.listdir(os.path.dirname(path))) == [f'{index}.png' for index in range(6)]
+    assert os.path.islink(os.path.join(folder, 'validation', 'cat', '0.png'))  # never padded
+    written = os.stat(path).st_mtime_ns
+    prepare_data(padded, str(image_folder), folder)
+    assert os.stat(path).st_mtime_ns == written
+
+
+@pytest.mark.parametrize('change', [
+    dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), dict(data_dir=1)])
+def test_a_folder_of_another_share_is_refused(change, image_folder, tmp_path):
+    """It would become the union of both, or stay as it was."""
+    folder = str(tmp_path / 'subset')
+    prepare_data(RECIPE, str(image_folder), folder)
+    elsewhere = change.pop('data_dir', None)
+    if elsewhere:
+        os.symlink(image_folder, tmp_path / 'other')
+    data_dir = str(tmp_path / 'other') if elsewhere else str(image_folder)
+    with pytest.raises(ValueError, match='subset must hold .*, got .*; delete it to make it anew'):
+        prepare_data(dataclasses.replace(RECIPE, **change), data_dir, folder)
+
+
+def test_a_folder_of_unknown_images_is_refused(image_folder, tmp_path):
+    (tmp_path / 'subset' / 'train').mkdir(parents=True)
+    with pytest.raises(ValueError, match='got unknown images; delete it'):
+        prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))
+
+
+def test_too_few_images(image_folder, tmp_path):
+    with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
+        prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
+    assert not (tmp_path / 'subset').exists()  # the next try is not refused
