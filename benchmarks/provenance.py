@@ -23,9 +23,9 @@ def seeds(runs: Runs) -> str:
         count = next(iter(counts.values()))
         if count == 1:
             return 'n = 1 seed each, so no spread'
-        return f'n = {count} seeds each; ± and error bars are standard deviations over the seeds'
+        return f'n = {count} seeds each; spreads are standard deviations over them'
     numbers = ', '.join(f'{method} {count}' for method, count in counts.items())
-    return f'n seeds: {numbers}; ± and error bars are standard deviations over the seeds'
+    return f'n seeds: {numbers}; spreads are standard deviations over them'
 
 
 def budget(recipe: str) -> str:

@@ -13,7 +13,7 @@ from .detection import table as detection
 from .methods import KNOBS, METHODS
 from .metrics import TABLES, verdicts
 from .page import Section, to_html, to_markdown
-from .provenance import caption, machine, missing, seeds
+from .provenance import caption, machine, missing
 from .recipes import RECIPES
 from .runs import Runs, read_result, read_runs
 from .suite import DIGEST_LENGTH, RESULTS
@@ -46,9 +46,7 @@ _TUPLES = (
     'Rows are tuples that Dense MultiMix drew from these images: the examples that weigh most, with the weight of each '
     'at every position (bright is 1), and of the mixed target there the class with the largest share, solid where that '
     'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
-_DETECTION = (
-    '{detector} on these backbones, fine-tuned for {epochs} epochs on {train} images and evaluated on {evaluate}, all '
-    'with the same budget. A detector has the seed of its classifier.')
+_DETECTION = 'These backbones, fine-tuned in detectors on one budget; scratch is random weights.'
 
 
 def title(recipe: str) -> str:
@@ -181,15 +179,12 @@ def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
             continue
         records = [record for records in runs.values() for record in records]
         others = sum(map(len, found.values())) - len(records)
-        budget, images = records[0]['settings']['budget'], records[0]['result']['images']
-        text = _DETECTION.format(detector=budget['detector'], epochs=budget['epochs'], **images)
-        if others:
-            text += f' {others} runs on other weights are left out.'
-        made = f'{seeds(runs)}. {machine(records)}.'
+        text = _DETECTION + (f' {others} runs on other weights are left out.' if others else '')
+        made = detection.caption(runs)
         figure = figures.to_png(detection.draw(runs, f'Object detection ({setting})'))
         sections += [
             Section(f'Object detection ({setting})', [text], detection.table(runs), caption=made),
-            Section(f'Object detection in a figure ({setting})', png=figure, caption=f'{text} {made}')]
+            Section(f'Object detection in a figure ({setting})', png=figure, caption=made)]
     return sections or [Section('Object detection', ['Not measured yet: no results of detection on these runs.'])]
 
 

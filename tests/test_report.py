@@ -87,11 +87,12 @@ def test_every_part(accuracies):
     step_times = dict(runs=[dict(model='m', batch_size=4, methods={
         'plain': dict(ratio=1., ratio_quartiles=[1., 1.]), 'multimix': dict(ratio=1.1, ratio_quartiles=[1.0, 1.2])})])
     write_result(str(accuracies / 'step_time' / 'cifar10.json'), 'step_time', {}, step_times)
+    budget = dict(detector='fasterrcnn', model='m', epochs=8, batch_size=4, opt='sgd', lr=0.1)
     detections = dict(
         scratch=[(0, None, 20.)], plain=[(0, 'a' * 64, 30.), (1, 'a' * 64, 32.)], cutmix=[(0, 'b' * 64, 40.)])
     for method, runs in detections.items():
         for seed, digest, ap in runs:
-            settings = dict(method=method, seed=seed, budget=dict(detector='fasterrcnn', epochs=8))
+            settings = dict(method=method, seed=seed, budget=budget)
             write_result(
                 str(accuracies / 'detection' / 'shapes' / f'{method}-{seed}.json'), 'detection',
                 dict(settings, checkpoint=digest and dict(sha256=digest)),
@@ -106,12 +107,13 @@ def test_every_part(accuracies):
     detected = found['Object detection (shapes)']
     assert detected.table[1:] == [  # cutmix is of other weights than this report's
         ['scratch', '20.0', '50.0', '10.0', '0'], ['plain', '31.0 ± 1.4', '50.0 ± 0.0', '10.0 ± 0.0', '0, 1']]
-    assert 'fine-tuned for 8 epochs on 4 images and evaluated on 5' in detected.text[0]
+    assert '1 runs on other weights are left out' in detected.text[0]
+    assert 'fasterrcnn on m, 8 epochs' in detected.caption
     assert ['multimix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
     for title in ('Attacks', 'Attacks: top-1 (%)'):
         assert 'PGD takes 10 steps' in found[title].text[0]
     assert found['Attention'].caption.startswith('n = 1 seed each')
-    assert '; ± and error bars are standard deviations' in found['Accuracy'].caption
+    assert '; spreads are standard deviations over them' in found['Accuracy'].caption
     time = found['Step time against accuracy'].text[0]
     assert 'Not timed: multimix-distilled.' in time and 'timed with a single view' in time
 

@@ -20,7 +20,7 @@ from .checkpoint import read_checkpoint
 from .detector import DETECTORS
 from .place import Place, agreed, create_place
 from .recipes import RECIPES, Recipe
-from .run import RESULTS, SCRATCH, Job, prepare_data, read_data, run
+from .run import RESULTS, SCRATCH, Job, check_budget, prepare_data, read_data, run
 
 _logger = logging.getLogger('benchmarks')
 _OVERRIDES: Dict[str, Dict[str, Any]] = dict(
@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         'VOC: folder of VOCdevkit; COCO: folder of train2017, val2017 and annotations; recipe cifar: folder of train/ '
         'and test/, a folder of images per class'))
     parser.add_argument('--checkpoint', metavar='PATTERN', help=(
-        f'checkpoints of train_timm.py; {{method}} and {{seed}} in it are replaced; not for {SCRATCH}'))
+        'checkpoints of train_timm.py; {method} and {seed} in it are replaced, each must be there for several of them; '
+        f'not for {SCRATCH}'))
     parser.add_argument('--ema', action='store_true', help='use the moving average of the weights in the checkpoints')
     parser.add_argument(
         '--methods', nargs='+', default=[SCRATCH, 'plain', 'cutmix', 'dense-multimix'], metavar='METHOD',
@@ -62,7 +63,7 @@ def _jobs(args: argparse.Namespace) -> List[Job]:
     """The runs that the arguments ask for.
 
     Raises:
-        ValueError: If one has no checkpoint, several would share one, or a value is out of range.
+        ValueError: If one has no checkpoint, several methods or seeds would share one, or a value is out of range.
     """
     changes = {name: getattr(args, name) for name in _OVERRIDES if getattr(args, name) is not None}
     if changes and not args.setting:
@@ -80,6 +81,8 @@ def _jobs(args: argparse.Namespace) -> List[Job]:
         raise ValueError(f'--checkpoint must say where the checkpoints are of {", ".join(trained)}')
     if len(trained) > 1 and '{method}' not in args.checkpoint:
         raise ValueError(f'--checkpoint must contain {{method}} for several methods, got {args.checkpoint}')
+    if trained and len(args.seeds) > 1 and '{seed}' not in args.checkpoint:  # n would count one backbone many times
+        raise ValueError(f'--checkpoint must contain {{seed}} for several seeds, got {args.checkpoint}')
     setting = args.setting or args.recipe
     return [
         Job(
@@ -119,6 +122,7 @@ def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> int:
         if job.checkpoint:
             read_checkpoint(job.checkpoint, job.recipe.model, job.use_ema)
     recipe, scenes = jobs[0].recipe, os.path.join(args.output, 'data', args.recipe)
+    agreed(lambda: check_budget(args.results, jobs[0].setting, recipe), place)
     data = read_data(recipe, agreed(lambda: prepare_data(recipe, args.data_dir, scenes), place))
     durations: List[float] = []
     for index, job in enumerate(jobs):
@@ -126,9 +130,11 @@ def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> int:
         path = run(job, data, args.output, args.results, place)
         if path is not None and time.time() - start > 1.:
             durations.append(time.time() - start)
-        left = (len(jobs) - index - 1) * sum(durations) / max(len(durations), 1)
         done = f'[{index + 1}/{len(jobs)}] {job.method} {job.seed}: {path or "at work elsewhere"}'
-        _logger.info(f'{done}; about {left / 60:.0f} min left')
+        if durations:  # unknown until one was run here
+            left = (len(jobs) - index - 1) * sum(durations) / len(durations)
+            done += f'; about {left / 60:.0f} min left'
+        _logger.info(done)
     return 0
 
 

@@ -15,6 +15,7 @@ from .recipes import Recipe
 
 DETECTORS = ('fasterrcnn', 'retinanet')
 _RATIOS = (0.5, 1., 2.)
+_P3 = 8  # stride of RetinaNet's finest level
 
 
 def create_detector(
@@ -26,7 +27,11 @@ def create_detector(
     """Faster R-CNN or RetinaNet with a feature pyramid, as torchvision builds them.
 
     Anchors follow the strides: 8 pixels per pixel of stride for Faster R-CNN, 4 (and two octave steps) for RetinaNet,
-    as in the papers (arXiv 1612.03144, 1708.02002).
+    as in the papers (arXiv 1612.03144, 1708.02002). So do the pyramids: from the recipe's `min_stride` for Faster
+    R-CNN, from 8 (P3 to P7 on strides up to 32) for RetinaNet. Features that end at stride 8 or before, as those for
+    small images do, would leave RetinaNet hardly a pyramid: theirs starts at `min_stride` instead. With the recipes
+    for a CPU on `cifar_resnet14` its strides are 2 and 4 of the backbone, 8 and 16 on top, and its anchors begin at 8
+    pixels, not 32.
 
     Args:
         features: A timm model with `features_only`.
@@ -45,7 +50,9 @@ def create_detector(
     width = recipe.pyramid_channels
     with named(f'--model {recipe.model}'):
         if recipe.detector == 'retinanet':
-            backbone = PyramidBackbone(features, width, recipe.min_stride, LastLevelP6P7(width, width))
+            deep = max(features.feature_info.reduction()) > _P3
+            min_stride = max(recipe.min_stride, _P3) if deep else recipe.min_stride
+            backbone = PyramidBackbone(features, width, min_stride, LastLevelP6P7(width, width))
             strides = [*backbone.strides, backbone.strides[-1] * 2, backbone.strides[-1] * 4]
             sizes = tuple(tuple(4 * stride * 2 ** (step / 3) for step in range(3)) for stride in strides)
             anchors = AnchorGenerator(sizes, (_RATIOS,) * len(sizes))

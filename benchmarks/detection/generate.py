@@ -28,6 +28,9 @@ class Scenes:
     """What is generated: sizes in pixels, both ends included.
 
     `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
+
+    Raises:
+        ValueError: If a value is out of range; `generate` checks `size`, which the backgrounds limit.
     """
     num_train: int = 400
     num_eval: int = 400
@@ -36,6 +39,15 @@ class Scenes:
     object_size: Tuple[int, int] = (20, 44)
     skip: int = 0
     seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (('num_train', 1), ('num_eval', 1), ('skip', 0), ('seed', 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f'--{name.replace("_", "-")} must be {least} or more, got {getattr(self, name)}')
+        for name, least in (('num_objects', 1), ('object_size', 8)):  # the digits have 8 pixels
+            low, high = getattr(self, name)
+            if not least <= low <= high:
+                raise ValueError(f'{name} must be two values of {least} or more in their order, got {(low, high)}')
 
 
 def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> str:
@@ -47,7 +59,8 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
         objects_dir: Folder with train/ and test/, each with a folder of images per class; None for digits.
 
     Raises:
-        ValueError: If `folder` holds other scenes, or `objects_dir` has too few images.
+        ValueError: If `folder` holds other scenes, `objects_dir` has too few images, or the scenes are too small for
+            their objects or too large for the backgrounds.
     """
     settings = dict(json.loads(json.dumps(dataclasses.asdict(scenes))), objects=_source(objects_dir))
     made = os.path.join(folder, 'scenes.json')
@@ -57,13 +70,35 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
                 raise ValueError(f'{folder} holds scenes of other settings: remove it, or choose another folder')
         return folder
     partial = f'{folder}.{os.getpid()}'
+    try:
+        _write(partial, scenes, objects_dir)
+        with open(os.path.join(partial, 'scenes.json'), 'w', encoding='utf-8') as file:
+            json.dump(settings, file, indent=2)
+        try:
+            os.rename(partial, folder)
+        except OSError:  # another process was first, or something else is there
+            if not os.path.exists(made):
+                raise ValueError(f'{folder} is there and holds no generated scenes') from None
+            return generate(folder, scenes, objects_dir)
+    finally:  # nothing half made is left
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _write(partial: str, scenes: Scenes, objects_dir: Optional[str]) -> None:
+    photographs = [_backgrounds(split) for split in SPLITS]
+    # what is cut from a background has half a scene's side at least
+    largest = 2 * min(side for images in photographs for image in images for side in image.shape[:2]) + 1
+    if not scenes.object_size[1] <= scenes.size <= largest:
+        raise ValueError(
+            f'--size must be {scenes.object_size[1]} (the largest object) to {largest} (about twice the narrowest '
+            f'background), got {scenes.size}')
     root = os.path.join(partial, 'VOCdevkit', 'VOC2007')
     for name in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
         os.makedirs(os.path.join(root, name), exist_ok=True)
     first = 0
-    for split, count in zip(SPLITS, (scenes.num_train, scenes.num_eval)):
+    for split, count, backgrounds in zip(SPLITS, (scenes.num_train, scenes.num_eval), photographs):
         objects = _folder_objects(objects_dir, split, scenes.skip) if objects_dir else _digits(split)
-        backgrounds = _backgrounds(split)
         names = [f'{index:06d}' for index in range(first, first + count)]
         for name in names:
             pixels, boxes = _compose(np.random.default_rng([scenes.seed, int(name)]), scenes, objects, backgrounds)
@@ -72,16 +107,6 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
         with open(os.path.join(root, 'ImageSets', 'Main', f'{split}.txt'), 'w') as file:
             file.writelines(f'{name}\n' for name in names)
         first += count
-    with open(os.path.join(partial, 'scenes.json'), 'w', encoding='utf-8') as file:
-        json.dump(settings, file, indent=2)
-    try:
-        os.rename(partial, folder)
-    except OSError:  # another process was first, or something else is there
-        shutil.rmtree(partial)
-        if not os.path.exists(made):
-            raise ValueError(f'{folder} is there and holds no generated scenes') from None
-        return generate(folder, scenes, objects_dir)
-    return folder
 
 
 def _compose(rng, scenes, objects, backgrounds):

@@ -12,6 +12,7 @@ class Recipe:
     `batch_size` is that of all processes together; sizes are in pixels. `data` is 'digits' or 'images' (both are
     generated as `scenes`), 'voc' or 'coco'; `train_sets` and `eval_sets` are those of VOC, or one split of COCO each.
     `proposals` are kept per level, in training and in evaluation, and `regions` of them trained on per image.
+    `min_stride` is that of the pyramid's finest level; RetinaNet's is at least 8 where the backbone goes beyond it.
     RetinaNet has no use for `hidden` and `regions`.
     """
     data: str

@@ -1,6 +1,7 @@
 """One run: a backbone, a budget, a seed, and the file of its result."""
 import dataclasses
 import fcntl
+import glob
 import json
 import os
 import time
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from timm.utils import random_seed
 
 from benchmarks.results import write_result
+from benchmarks.runs import read_result
 
 from .backbone import create_features
 from .checkpoint import read_checkpoint
@@ -66,6 +68,23 @@ def read_data(recipe: Recipe, folder: str) -> Data:
     return Data(train, read_voc(folder, recipe.eval_sets, train.classes))
 
 
+def check_budget(results: str, setting: str, recipe: Recipe) -> None:
+    """The results of a setting are rows of one table, whatever their method and seed.
+
+    Raises:
+        ValueError: If one there is of another budget than the recipe's, or is no result.
+    """
+    budget = _budget(recipe)
+    for path in sorted(glob.glob(os.path.join(glob.escape(results), glob.escape(setting), '*.json'))):
+        found = _read_settings(path).get('budget') or {}
+        differing = [name for name in {**budget, **found} if found.get(name) != budget.get(name)]
+        if differing:
+            values = ', '.join(f'{name} {found.get(name)} instead of {budget.get(name)}' for name in differing)
+            raise ValueError(
+                f'--setting {setting} must have results of one budget, {path} has {values}: remove it, or choose '
+                'another --setting')
+
+
 def run(job: Job, data: Data, output: str, results: str, place: Place) -> Optional[str]:
     """Fine-tune, evaluate and write the result; the path of its file, or None where another process is at it.
 
@@ -92,13 +111,13 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
             job.recipe.model, checkpoint, freeze_bn=job.recipe.freeze_bn and checkpoint is not None)
         detector = create_detector(features, len(data.train.classes), job.recipe, data_config).to(place.device)
         state_path = os.path.join(folder, f'{job.method}-{job.seed}.pth')
+        dataset = DetectionDataset(data.train, True, job.recipe.flip)
         epochs = fine_tune(
-            detector, DetectionDataset(data.train, True, job.recipe.flip), job.recipe, job.seed, place, state_path,
-            settings, f'{job.method} {job.seed}')
+            detector, dataset, job.recipe, job.seed, place, state_path, settings, f'{job.method} {job.seed}')
         precision = evaluate(
             detector, DetectionDataset(data.evaluate, False), place.device, workers=place.workers)
         if place.rank == 0:
-            images = dict(train=len(data.train.annotations), evaluate=len(data.evaluate.annotations))
+            images = dict(train=len(dataset), evaluate=len(data.evaluate.annotations))
             result = dict(**precision, epochs=epochs, images=images, processes=place.world_size)
             result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
             write_result(path, 'detection', settings, result)
@@ -109,8 +128,12 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
 
 def _settings(job: Job, checkpoint: Optional[Dict[str, Any]]) -> Dict[str, Any]:
     """What makes two runs comparable, as it is read back from JSON."""
-    budget = json.loads(json.dumps(dataclasses.asdict(job.recipe)))
-    return dict(recipe=job.setting, method=job.method, seed=job.seed, budget=budget, checkpoint=checkpoint)
+    return dict(
+        recipe=job.setting, method=job.method, seed=job.seed, budget=_budget(job.recipe), checkpoint=checkpoint)
+
+
+def _budget(recipe: Recipe) -> Dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def _lock(file) -> bool:
@@ -124,13 +147,16 @@ def _lock(file) -> bool:
 def _is_done(path: str, settings: Dict[str, Any]) -> bool:
     if not os.path.exists(path):
         return False
-    try:
-        with open(path, encoding='utf-8') as file:
-            found = json.load(file)['settings']
-    except (ValueError, KeyError) as error:  # of a run that was killed while it wrote
-        raise ValueError(f'--results: {path} is no result ({error}): remove it') from error
+    found = _read_settings(path)
     if found != settings:
         names = [name for name in settings if found.get(name) != settings[name]]
         raise ValueError(
             f'--results: {path} is of another {", ".join(names) or "recipe"}: remove it, or choose another folder')
     return True
+
+
+def _read_settings(path: str) -> Dict[str, Any]:
+    try:
+        return read_result(path)['settings']
+    except ValueError as error:
+        raise ValueError(f'--results: {error}') from error

@@ -1,19 +1,19 @@
 """The runs of `benchmarks.detection` as a table and a figure: `python -m benchmarks.detection.table --setting NAME`."""
 import argparse
 import glob
-import json
 import os
 import statistics
 import sys
+import textwrap
 from typing import Any, Dict, List, Optional
 
-from benchmarks.accuracy_table import mean_and_spread
 from benchmarks.methods import METHODS
 from benchmarks.page import markdown_table
+from benchmarks.provenance import machine, seeds
+from benchmarks.runs import Runs, mean_and_spread, read_result
 
 from .run import RESULTS, SCRATCH
 
-Runs = Dict[str, List[Dict[str, Any]]]
 _COLUMNS = (('ap', 'AP'), ('ap50', 'AP50'), ('ap75', 'AP75'))
 
 
@@ -21,8 +21,7 @@ def read_runs(setting: str, results: str = RESULTS) -> Runs:
     """The result records of a setting, by method: from scratch first, then in the order of `METHODS`, then others."""
     runs: Runs = {}
     for path in sorted(glob.glob(os.path.join(results, setting, '*.json'))):
-        with open(path, encoding='utf-8') as file:
-            record = json.load(file)
+        record = read_result(path)
         runs.setdefault(record['settings']['method'], []).append(record)
     known = [method for method in (SCRATCH, *METHODS) if method in runs]
     return {
@@ -42,14 +41,33 @@ def table(runs: Runs) -> List[List[str]]:
     return rows
 
 
-def draw(runs: Runs, title: str) -> Any:
-    """A matplotlib figure, AP and AP50 side by side: every run as a point, every method's mean as a line."""
+def caption(runs: Runs) -> str:
+    """What the runs were made with: seeds, each budget that occurs, hardware, versions and commits."""
+    records = [record for of_method in runs.values() for record in of_method]
+    budgets = dict.fromkeys(_budget(record) for record in records)
+    return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {machine(records)}.'
+
+
+def _budget(record: Dict[str, Any]) -> str:
+    budget, images = record['settings']['budget'], record['result']['images']
+    return (
+        f'{budget["detector"]} on {budget["model"]}, {budget["epochs"]} epochs, batches of {budget["batch_size"]}, '
+        f'{budget["opt"]} with lr {budget["lr"]:g}, {images["train"]} images to train on, {images["evaluate"]} to '
+        'evaluate on')
+
+
+def draw(runs: Runs, title: str, caption: Optional[str] = None) -> Any:
+    """A matplotlib figure, AP and AP50 side by side: every run as a point, every method's mean as a line.
+
+    The caption is wrapped below them.
+    """
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
+    lines = textwrap.wrap(caption or '', 165, break_on_hyphens=False)  # as wide as the figure at size 7
     figure, axes = plt.subplots(
-        1, 2, figsize=(10, 1.4 + 0.4 * len(runs)), sharey=True, constrained_layout=True)
+        1, 2, figsize=(10, 1.4 + 0.4 * len(runs) + 0.15 * len(lines)), sharey=True, constrained_layout=True)
     for axis, (metric, name) in zip(axes, _COLUMNS):
         for row, (method, records) in enumerate(runs.items()):
             values = [record['result'][metric] for record in records]
@@ -61,6 +79,8 @@ def draw(runs: Runs, title: str) -> Any:
     axes[0].set_yticks(range(len(runs)), list(runs))
     axes[0].invert_yaxis()
     figure.suptitle(title)
+    if lines:  # the layout leaves room for this label, however many lines it has
+        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=7, color='0.4')
     return figure
 
 
@@ -75,7 +95,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(f'--results {args.results} has no runs of {args.setting} yet')
     print(markdown_table(table(runs)))
     if args.figure:
-        draw(runs, f'Fine-tuned for detection: {args.setting}').savefig(args.figure, dpi=120)
+        draw(runs, f'Fine-tuned for detection: {args.setting}', caption(runs)).savefig(args.figure, dpi=120)
     return 0
 
 

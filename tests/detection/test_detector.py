@@ -35,14 +35,34 @@ def test_losses_and_detections(model, detector, tiny):
 
 
 def test_anchors_are_those_of_the_papers():
-    """On strides 4 to 32: 32 to 512 pixels with Faster R-CNN, 16 to 256 with RetinaNet; three shapes each."""
+    """32 to 512 pixels in three shapes, on strides 4 to 64 with Faster R-CNN, on 8 to 128 with RetinaNet."""
     recipe = replace(RECIPES['coco'], pyramid_channels=8, hidden=8)
     data_config = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     network = create_detector(create_features('test_resnet')[0], 80, recipe, data_config)
+    assert network.backbone.strides == [4, 8, 16, 32]
     assert network.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
     network = create_detector(create_features('test_resnet')[0], 80, replace(recipe, detector='retinanet'), data_config)
-    assert [round(sizes[0]) for sizes in network.anchor_generator.sizes] == [16, 32, 64, 128, 256, 512]
-    assert network.anchor_generator.num_anchors_per_location() == [9] * 6
+    assert network.backbone.strides == [8, 16, 32]
+    assert len(network.backbone(torch.randn(1, 3, 128, 128))) == 5
+    assert [round(sizes[0]) for sizes in network.anchor_generator.sizes] == [32, 64, 128, 256, 512]
+    assert network.anchor_generator.num_anchors_per_location() == [9] * 5
+
+
+@pytest.mark.parametrize('detector, model, min_stride, strides, smallest', [
+    ('fasterrcnn', 'cifar_resnet14', 2, [2, 4], 16),
+    ('fasterrcnn', 'test_resnet', 2, [2, 4, 8, 16, 32], 16),
+    ('retinanet', 'cifar_resnet14', 2, [2, 4], 8),
+    ('retinanet', 'cifar_resnet18', 2, [2, 4, 8], 8),
+    ('retinanet', 'test_resnet', 2, [8, 16, 32], 32),
+    ('retinanet', 'test_resnet', 16, [16, 32], 64),
+])
+def test_where_pyramids_start(detector, model, min_stride, strides, smallest):
+    recipe = replace(RECIPES['digits'], detector=detector, model=model, min_stride=min_stride, pyramid_channels=8)
+    features, data_config = create_features(model)
+    network = create_detector(features, 3, recipe, data_config)
+    assert network.backbone.strides == strides
+    anchors = network.anchor_generator if detector == 'retinanet' else network.rpn.anchor_generator
+    assert anchors.sizes[0][0] == smallest
 
 
 def test_mistakes_are_named(tiny):

@@ -103,6 +103,51 @@ def test_folders_without_enough_images(tmp_path, classes_folder, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(['--output', str(tmp_path / 'b'), '--objects', str(tmp_path / 'nowhere')])
     assert exit_info.value.code == 2 and 'must have the folder' in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ['objects']
+
+
+@pytest.mark.parametrize('flags, message', [
+    ('--size 40', '--size must be 44 (the largest object) to 427 (about twice the narrowest background), got 40'),
+    ('--size 428', ' to 427 (about twice the narrowest background), got 428'),
+    ('--seed -1', '--seed must be 0 or more, got -1'),
+    ('--num-train -1', '--num-train must be 1 or more, got -1'),
+    ('--num-train 0', '--num-train must be 1 or more, got 0'),
+    ('--num-eval 0', '--num-eval must be 1 or more, got 0'),
+    ('--skip -3', '--skip must be 0 or more, got -3'),
+])
+def test_values_out_of_range(flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(['--output', str(tmp_path / 'a'), *flags.split()])
+    assert exit_info.value.code == 2 and message in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
+
+
+def test_sizes_and_numbers_of_objects_out_of_range():
+    for low, high in ((7, 24), (24, 14)):
+        with pytest.raises(ValueError, match=rf'object_size must be two values of 8 or more .*, got \({low}, {high}'):
+            replace(SCENES, object_size=(low, high))
+    for low, high in ((0, 2), (3, 2)):
+        with pytest.raises(ValueError, match=rf'num_objects must be two values of 1 or more .*, got \({low}, {high}'):
+            replace(SCENES, num_objects=(low, high))
+
+
+@pytest.mark.parametrize('size', [44, 427])
+def test_the_ends_of_the_range(size, tmp_path):
+    scenes = Scenes(num_train=12, num_eval=12, size=size)
+    images, _ = pixels_of(generate(str(tmp_path / 'a'), scenes))
+    assert len(images) == 24 and all(image.shape == (size, size, 3) for image in images)
+
+
+@pytest.mark.parametrize('error', [RuntimeError, OSError, KeyboardInterrupt])
+def test_nothing_half_made_is_left(error, tmp_path, monkeypatch):
+    def fail(path, *args):
+        assert os.listdir(os.path.join(os.path.dirname(os.path.dirname(path)), 'JPEGImages'))
+        raise error
+
+    monkeypatch.setattr(generator, '_write_annotation', fail)
+    with pytest.raises(error):
+        generate(str(tmp_path / 'a'), SCENES)
+    assert not os.listdir(tmp_path)
 
 
 def test_command_line(tmp_path):

@@ -1,6 +1,9 @@
 """A budget of two steps on scenes of two classes, so few that they would not hold ten; and what processes run of it."""
+import contextlib
+import io
 import os
 
+import pytest
 import torch
 
 from benchmarks.detection import __main__ as detection
@@ -20,7 +23,10 @@ def two_digits(split):
 
 
 def one_of_two(rank, folder, port):
-    """`python -m benchmarks.detection` as torchrun starts it; saves the weights that are evaluated."""
+    """`python -m benchmarks.detection` as torchrun starts it; saves the weights that are evaluated.
+
+    Then once more, where the result is there, and with another budget, which each process refuses.
+    """
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
@@ -33,9 +39,13 @@ def one_of_two(rank, folder, port):
         return evaluate(detector, *args, **kwargs)
 
     run.evaluate = evaluate_and_save
-    flags = ['--output', os.path.join(folder, 'output'), '--results', os.path.join(folder, 'results')]
+    flags = [
+        '--recipe', 'tiny', '--methods', 'scratch', '--seeds', '0', '--device', 'cpu',
+        '--output', os.path.join(folder, 'output'), '--results', os.path.join(folder, 'results')]
     for _ in range(2):  # the second time it is there already
         if os.path.exists(os.path.join(folder, 'results')):
             run.fine_tune = None
-        assert detection.main([
-            '--recipe', 'tiny', '--methods', 'scratch', '--seeds', '0', '--device', 'cpu', *flags]) == 0
+        assert detection.main(flags) == 0
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as told:
+        detection.main([*flags, '--setting', 'tiny', '--epochs', '2'])
+    assert 'scratch-0.json has epochs 1 instead of 2' in told.getvalue()
