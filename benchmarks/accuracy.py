@@ -43,8 +43,8 @@ def run(
     Raises:
         RuntimeError: If the training fails.
     """
-    path = _result_path(results, recipe, method, seed)
     trained = run_of(output, recipe, method, seed)
+    path = trained.result_in(results)
     with exclusive(f'{trained.folder}.lock') as mine:
         if not mine:
             return None
@@ -74,10 +74,6 @@ def run(
     return path
 
 
-def _result_path(results: str, recipe: str, method: str, seed: int) -> str:
-    return os.path.join(results, recipe, f'{method}-{seed}.json')
-
-
 def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
     if not os.path.exists(summary):  # interrupted in the first one
         return []
@@ -101,12 +97,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
     try:
         for method, seed in todo:
-            expected, path = budget(args.recipe, method, seed), _result_path(args.results, args.recipe, method, seed)
-            folder = run_of(args.output, args.recipe, method, seed).folder
+            expected, trained = budget(args.recipe, method, seed), run_of(args.output, args.recipe, method, seed)
+            path = trained.result_in(args.results)
             check_flags(expected, args.flags)
-            check_result(path, expected, folder)
+            check_result(path, expected, trained.folder)
             if not os.path.exists(path):
-                check_folder(folder, expected)
+                check_folder(trained.folder, expected)
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
     except ValueError as error:
         parser.error(str(error))

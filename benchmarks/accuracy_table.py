@@ -9,7 +9,7 @@ from .accuracy import RESULTS
 from .page import markdown_table
 from .provenance import caption
 from .recipes import RECIPES
-from .runs import Runs, mean_and_spread, read_runs
+from .runs import Runs, cell, read_runs
 
 
 def table(runs: Runs) -> List[List[str]]:
@@ -19,11 +19,7 @@ def table(runs: Runs) -> List[List[str]]:
         cells = []
         for metric, digits in (('top1', 2), ('loss', 3)):
             values = [record['result'][metric] for record in records]
-            if None in values:
-                cells.append('')
-                continue
-            mean, spread = mean_and_spread(values)
-            cells.append(f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}'))
+            cells.append('' if None in values else cell(values, digits))
         rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
     return rows
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Optional
 from scipy.stats import ttest_ind
 
 from .methods import METHODS
-from .runs import Runs, mean_and_spread
+from .runs import Runs, cell
 
 OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
 
@@ -34,10 +34,7 @@ class Metric:
     def cell(self, parts: Dict[str, Runs], method: str) -> str:
         """Mean, with the standard deviation over the seeds where there are several."""
         values = self.values(parts, method)
-        if not values:
-            return ''
-        mean, spread = mean_and_spread(values)
-        return f'{mean:.{self.digits}f}' + ('' if spread is None else f' ± {spread:.{self.digits}f}')
+        return cell(values, self.digits) if values else ''
 
 
 def _attacked(attack: str, radius: int) -> Callable:

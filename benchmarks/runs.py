@@ -45,3 +45,9 @@ def read_runs(recipe: str, results: str) -> Runs:
 def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
     """Mean, and standard deviation over the seeds; None for a single one."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def cell(values: List[float], digits: int) -> str:
+    """Of a table: the mean, with the standard deviation over the seeds where there are several."""
+    mean, spread = mean_and_spread(values)
+    return f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}')

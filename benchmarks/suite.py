@@ -36,6 +36,10 @@ class Run:
     def checkpoint(self) -> str:
         return os.path.join(self.folder, 'last.pth.tar')
 
+    def result_in(self, folder: str) -> str:
+        """Path of a result file; `folder` is that of one kind of them."""
+        return os.path.join(folder, self.recipe, f'{self.method}-{self.seed}.json')
+
     def checksum(self) -> str:
         """Of the checkpoint, so that a result tells which weights it is of."""
         with open(self.checkpoint, 'rb') as file:
@@ -151,7 +155,7 @@ def exclusive(path: str) -> Iterator[bool]:
 
 
 def _path(args: argparse.Namespace, kind: str, run: Run) -> str:
-    return os.path.join(args.results, kind, run.recipe, f'{run.method}-{run.seed}.json')
+    return run.result_in(os.path.join(args.results, kind))
 
 
 def existing_settings(path: str) -> Optional[Dict[str, Any]]:

@@ -16,6 +16,7 @@ import train_timm
 from benchmarks import accuracy, accuracy_table, recipes
 from benchmarks.methods import KNOBS, METHODS
 from benchmarks.recipes import RECIPES, Recipe
+from benchmarks.runs import mean_and_spread
 from timm_multimix import MultiMixTask
 from timm_multimix.training.arguments import parse_args
 
@@ -186,11 +187,11 @@ def test_table_and_figure(suite, tmp_path, capsys):
     assert accuracy_table.main(flags) == 0
     lines = capsys.readouterr().out.splitlines()
     runs = accuracy_table.read_runs('tiny', str(tmp_path / 'results'))
-    mean, spread = accuracy_table.mean_and_spread([record['result']['top1'] for record in runs['plain']])
+    mean, spread = mean_and_spread([record['result']['top1'] for record in runs['plain']])
     assert [line.split(' | ')[0] for line in lines[2:]] == ['| plain', '| dense-multimix']
     assert lines[2].startswith(f'| plain | {mean:.2f} ± {spread:.2f} | ') and lines[2].endswith('| 0, 1 |')
     assert (tmp_path / 'figure.png').stat().st_size > 5000
-    assert accuracy_table.mean_and_spread([1.5]) == (1.5, None)
+    assert mean_and_spread([1.5]) == (1.5, None)
 
 
 def test_no_runs_yet(tmp_path, capsys):

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional
 from benchmarks.methods import METHODS
 from benchmarks.page import markdown_table
 from benchmarks.provenance import machine, seeds
-from benchmarks.runs import Runs, mean_and_spread, read_result
+from benchmarks.runs import Runs, cell, read_result
 
 from .run import RESULTS, SCRATCH
 
@@ -33,10 +33,7 @@ def table(runs: Runs) -> List[List[str]]:
     """A header, and a row per method: in percent, mean and standard deviation over the seeds."""
     rows = [['backbone', *(f'{name} (%)' for _, name in _COLUMNS), 'seeds']]
     for method, records in runs.items():
-        cells = []
-        for metric, _ in _COLUMNS:
-            mean, spread = mean_and_spread([record['result'][metric] for record in records])
-            cells.append(f'{mean:.1f}' + ('' if spread is None else f' ± {spread:.1f}'))
+        cells = [cell([record['result'][metric] for record in records], 1) for metric, _ in _COLUMNS]
         rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
     return rows
 
