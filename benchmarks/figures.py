@@ -1,7 +1,8 @@
 """Figures of the report, each from the records of one part."""
 import io
 import statistics
-from typing import Any, Dict, List, Tuple
+import textwrap
+from typing import Any, Callable, Dict, List, Tuple
 
 import matplotlib
 
@@ -30,12 +31,14 @@ _VARIANTS = 'xP*<>1234phd'
 
 
 def style(method: str) -> Dict[str, Any]:
-    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour."""
+    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour, others grey."""
     if method in _STYLES:
         color, line, marker = _STYLES[method]
-    else:
+    elif method in KNOBS:
         base = max((name for name in _STYLES if method.startswith(f'{name}-')), key=len)
         color, line, marker = _STYLES[base][0], ':', _VARIANTS[list(KNOBS).index(method) % len(_VARIANTS)]
+    else:
+        color, line, marker = '#999999', ':', 'o'
     return dict(color=color, linestyle=line, marker=marker, markerfacecolor='white' if line == '--' else color)
 
 
@@ -155,13 +158,28 @@ def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
     return _with_legend(figure, [axis])
 
 
-def accuracy(runs: Runs) -> Figure:
-    """Every seed as a point and the mean as a bar."""
-    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.36 * len(runs)), constrained_layout=True)
-    for row, (method, records) in enumerate(runs.items()):
-        _dots(axis, method, [record['result']['top1'] for record in records], row, True)
-    axis.set_xlabel('top-1 (%)')
-    _rows([axis], list(runs))
+def accuracy(runs: Runs, title: str = '', caption: str = '') -> Figure:
+    """Top-1 of every seed."""
+    return points(runs, {'top-1 (%)': lambda result: result['top1']}, title, caption)
+
+
+def points(
+        runs: Runs, metrics: Dict[str, Callable[[Dict[str, Any]], float]], title: str = '', caption: str = '',
+) -> Figure:
+    """Every seed as a point and the mean as a bar, side by side for each metric; the caption is wrapped below."""
+    lines = textwrap.wrap(caption, 150, break_on_hyphens=False)  # as wide as the figure at size 7
+    height = 1.2 + 0.36 * len(runs) + 0.25 * bool(title) + 0.15 * len(lines)
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(9, height), sharey=True, constrained_layout=True, squeeze=False)
+    for axis, (name, value) in zip(axes[0], metrics.items()):
+        for row, (method, records) in enumerate(runs.items()):
+            _dots(axis, method, [value(record['result']) for record in records], row, True)
+        axis.set_xlabel(f'{name}; each point a seed, bars their means' if lines else name)
+    _rows(axes[0], list(runs))
+    if title:
+        figure.suptitle(title, fontsize=11)
+    if lines:  # the layout leaves room for this label, however many lines it has
+        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=7, color='0.4')
     return figure
 
 

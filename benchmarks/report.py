@@ -122,13 +122,13 @@ def _verdict_section(parts: Dict[str, Runs]) -> Section:
 
 def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:
     sections = []
-    texts = dict(zip(TABLES, ([], _attack_text(parts['robustness']), [_CORRUPTIONS], [_SCORES], [_EMBEDDINGS])))
-    for heading, metrics in TABLES.items():
+    texts = ([], _attack_text(parts['robustness']), [_CORRUPTIONS], [_SCORES], [_EMBEDDINGS])
+    for (heading, metrics), text in zip(TABLES.items(), texts, strict=True):
         runs = parts[metrics[0].kind]
         if runs:
             rows = [[method, *(metric.cell(parts, method) for metric in metrics)] for method in parts['accuracy']]
             header = ['method', *(metric.title for metric in metrics)]
-            sections.append(Section(heading, texts[heading], [header, *rows], caption=caption(runs, recipe)))
+            sections.append(Section(heading, text, [header, *rows], caption=caption(runs, recipe)))
     return sections
 
 

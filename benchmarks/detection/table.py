@@ -1,12 +1,12 @@
 """The runs of `benchmarks.detection` as a table and a figure: `python -m benchmarks.detection.table --setting NAME`."""
 import argparse
 import glob
+import operator
 import os
-import statistics
 import sys
-import textwrap
 from typing import Any, Dict, List, Optional
 
+from benchmarks import figures
 from benchmarks.methods import METHODS
 from benchmarks.page import markdown_table
 from benchmarks.provenance import machine, seeds
@@ -53,32 +53,10 @@ def _budget(record: Dict[str, Any]) -> str:
         'evaluate on')
 
 
-def draw(runs: Runs, title: str, caption: Optional[str] = None) -> Any:
-    """A matplotlib figure, AP and AP50 side by side: every run as a point, every method's mean as a line.
-
-    The caption is wrapped below them.
-    """
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    lines = textwrap.wrap(caption or '', 165, break_on_hyphens=False)  # as wide as the figure at size 7
-    figure, axes = plt.subplots(
-        1, 2, figsize=(10, 1.4 + 0.4 * len(runs) + 0.15 * len(lines)), sharey=True, constrained_layout=True)
-    for axis, (metric, name) in zip(axes, _COLUMNS):
-        for row, (method, records) in enumerate(runs.items()):
-            values = [record['result'][metric] for record in records]
-            color = 'C1' if 'multimix' in method else '0.5' if method == SCRATCH else 'C0'
-            axis.plot(values, [row] * len(values), 'o', color=color, alpha=0.6)
-            axis.plot([statistics.fmean(values)] * 2, [row - 0.35, row + 0.35], color=color, linewidth=2)
-        axis.set_xlabel(f'{name} (%); each point a seed, lines their means')
-        axis.grid(axis='x', alpha=0.3)
-    axes[0].set_yticks(range(len(runs)), list(runs))
-    axes[0].invert_yaxis()
-    figure.suptitle(title)
-    if lines:  # the layout leaves room for this label, however many lines it has
-        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=7, color='0.4')
-    return figure
+def draw(runs: Runs, title: str, caption: str = '') -> Any:
+    """A matplotlib figure: AP and AP50 of every run and their means, and the caption below."""
+    metrics = {f'{name} (%)': operator.itemgetter(metric) for metric, name in _COLUMNS[:2]}
+    return figures.points(runs, metrics, title, caption)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
