@@ -3,6 +3,7 @@
 Accuracy, step time, robustness, outliers and calibration, embedding space, attention, report. What is there already is
 not made again, so the command goes on where it was interrupted, and takes in new seeds or methods.
 """
+import argparse
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from timm_multimix.training.arguments import parse_args
 from . import accuracy, attention, budget, embedding_space, ood, report, robustness, step_time
 from .methods import METHODS
 from .recipes import RECIPES
-from .suite import create_parser, existing_settings
+from .suite import create_parser, exclusive, existing_settings
 
 _logger = logging.getLogger('benchmarks')
 
@@ -36,6 +37,16 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
         '--models', train_args.model, '--batch-size', str(train_args.batch_size),
         '--image-size', str(data_config['input_size'][-1]), '--num-classes', str(train_args.num_classes),
         '--device', device, '--methods', *chosen, '--output', path])
+
+
+def time_steps_alone(args: argparse.Namespace) -> int:
+    """`measure_step_time`, unless another process is at it."""
+    with exclusive(os.path.join(args.output, f'{args.recipe}.step_time.lock')) as mine:
+        if not mine:
+            _logger.info('step time: at work elsewhere')
+            return 0
+        path = os.path.join(args.results, 'step_time', f'{args.recipe}.json')
+        return measure_step_time(args.recipe, args.methods, args.device, path)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -61,8 +72,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parts = {
         'accuracy': lambda: accuracy.main(
             [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), f'--flags={args.flags}']),
-        'step time': lambda: measure_step_time(
-            args.recipe, args.methods, args.device, os.path.join(args.results, 'step_time', f'{args.recipe}.json')),
+        'step time': lambda: time_steps_alone(args),
         'robustness': lambda: robustness.main(judged),
         'outliers': lambda: ood.main([*judged, '--outlier-folders', *args.outlier_folders]),
         'embedding space': lambda: embedding_space.main(judged),

@@ -193,6 +193,11 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     methods = json.loads(path.read_text())['result']['runs'][0]['methods']
     assert list(methods) == ['plain', 'cutmix', 'dense-multimix']  # with those that were timed before
 
+    path.unlink()
+    with suite.exclusive(str(tmp_path / 'output' / 'tiny.step_time.lock')):  # another process times steps
+        assert evidence.main(command) == 0
+    assert not path.exists()
+
 
 @pytest.mark.parametrize('more, message', [
     (['--images', '0'], '--images must be >= 1, got 0'),

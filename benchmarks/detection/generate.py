@@ -220,7 +220,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', required=True, help='folder to write; what VOCDetection calls root')
     parser.add_argument(
-        '--objects', help='folder with train/ and test/, each with a folder of images per class (default: digits)')
+        '--data-dir', help='folder with train/ and test/, each with a folder of images per class (default: digits)')
     parser.add_argument('--skip', type=int, default=default.skip, help='first training images of each class left out')
     parser.add_argument('--num-train', type=int, default=default.num_train)
     parser.add_argument('--num-eval', type=int, default=default.num_eval)
@@ -231,7 +231,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         scenes = Scenes(
             num_train=args.num_train, num_eval=args.num_eval, size=args.size, skip=args.skip, seed=args.seed)
-        generate(args.output, scenes, args.objects)
+        generate(args.output, scenes, args.data_dir)
     except ValueError as error:
         parser.error(str(error))
     _logger.info(f'{args.num_train} scenes to train on and {args.num_eval} to evaluate on: {args.output}')

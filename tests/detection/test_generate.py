@@ -101,7 +101,7 @@ def test_folders_without_enough_images(tmp_path, classes_folder, capsys):
     with pytest.raises(ValueError, match='more than 3 images of each class in .*train, not so car'):
         generate(str(tmp_path / 'a'), replace(SCENES, skip=3), classes_folder)
     with pytest.raises(SystemExit) as exit_info:
-        main(['--output', str(tmp_path / 'b'), '--objects', str(tmp_path / 'nowhere')])
+        main(['--output', str(tmp_path / 'b'), '--data-dir', str(tmp_path / 'nowhere')])
     assert exit_info.value.code == 2 and 'must have the folder' in capsys.readouterr().err
     assert os.listdir(tmp_path) == ['objects']
 
