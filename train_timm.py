@@ -25,6 +25,7 @@ from timm_multimix.training.mixing import (
     optimized_module,
     prepare_mixing,
     warn_if_at_chance,
+    warn_if_teacher_lags,
 )
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, find_resumed, resume
@@ -83,7 +84,7 @@ def run(args, args_text: str) -> None:
                 device='cpu' if args.model_ema_force_cpu else None,
             )
         resume_epoch, position = resume(args, task, optimizer, runtime)
-    prepare_mixing(task, loader_train)
+    prepare_mixing(task, loader_train, data_config['input_size'])
     if args.torchcompile:
         with named(f'--torchcompile {args.torchcompile}'):
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
@@ -99,6 +100,8 @@ def run(args, args_text: str) -> None:
             **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
             updates_per_epoch=updates_per_epoch,
         )
+    if runtime.primary:
+        warn_if_teacher_lags(args, num_epochs * updates_per_epoch)
     start_epoch = args.start_epoch if args.start_epoch is not None else resume_epoch or 0
     recovery = Recovery(args, runtime, StopRequest(args.distributed, runtime.device), position)
     start_update = start_epoch * updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train))
@@ -166,7 +169,7 @@ def validate_all(task, loader, args, runtime, recovery):
     """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate."""
     metrics = validate(task, task.get_eval_model(), loader, args, runtime, recovery=recovery)
     student_metrics = metrics
-    if task.has_ema() and not args.model_ema_force_cpu:
+    if task.has_ema() and not (args.model_ema and args.model_ema_force_cpu):
         if args.distributed and args.dist_bn in ('broadcast', 'reduce'):
             distribute_bn(task.get_eval_model(ema=True), args.world_size, args.dist_bn == 'reduce')
         ema_model = task.get_eval_model(ema=True)

@@ -2,8 +2,9 @@
 
 A step is the mixing, forward, loss, backward, optimizer and, with a teacher, its update, on images that are on the
 device already. In every round each method takes its steps in turn, in an order that rotates, and is compared with plain
-training in the same round; medians over the rounds, with quartiles. Memory is the peak that the CUDA allocator reports
-for one step of a method; on a CPU it is not measured.
+training in the same round; medians over the rounds, with quartiles. What a teacher adds to a step is told in forward
+passes of that teacher, timed in the same round. Memory is the peak that the CUDA allocator reports for one step of a
+method; on a CPU it is not measured.
 """
 import argparse
 import os
@@ -102,6 +103,17 @@ class Stepper:
         self._wait()
         return (time.perf_counter() - start) / steps
 
+    def teacher_seconds(self, method: str, steps: int) -> float:
+        """Mean of some forward passes of the method's teacher."""
+        teacher = self.methods[method].task.teacher
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                teacher(self.images)
+        self._wait()
+        return (time.perf_counter() - start) / steps
+
     def peak_memory(self, method: str) -> Optional[int]:
         """Bytes at the peak of one step; None on a CPU."""
         if self.device.type != 'cuda':
@@ -117,14 +129,21 @@ class Stepper:
 
 
 def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Dict[str, Dict[str, Any]]:
-    """Seconds per step and the ratio to plain training in the same round, by method."""
+    """By method: seconds per step, and the ratio to plain training in the same round.
+
+    With a teacher, where the method without it is timed too, also the time that it adds over one of its forward passes.
+    """
     for method in methods:  # warm-up
         stepper.seconds(method, steps)
     seconds: Dict[str, List[float]] = {method: [] for method in methods}
+    teacher_seconds: Dict[str, List[float]] = {
+        method: [] for method in methods if method.endswith('-distilled') and _without_teacher(method) in methods}
     for index in range(rounds):
         shift = index % len(methods)
         for method in methods[shift:] + methods[:shift]:
             seconds[method].append(stepper.seconds(method, steps))
+            if method in teacher_seconds:
+                teacher_seconds[method].append(stepper.teacher_seconds(method, steps))
     result = {}
     for method, values in seconds.items():
         ratios = [value / plain for value, plain in zip(values, seconds['plain'])]
@@ -135,7 +154,27 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
             ratio_quartiles=[low, high],
             peak_memory=stepper.peak_memory(method),
         )
+    for method, passes in teacher_seconds.items():
+        added = [
+            (with_teacher - without) / one_pass
+            for with_teacher, without, one_pass in zip(seconds[method], seconds[_without_teacher(method)], passes)]
+        low, middle, high = statistics.quantiles(added, n=4)
+        result[method].update(
+            teacher_forward_seconds=statistics.median(passes), teacher_forwards=middle,
+            teacher_forwards_quartiles=[low, high])
     return result
+
+
+def _without_teacher(method: str) -> str:
+    return method.removesuffix('-distilled')
+
+
+def describe_teacher(row: Dict[str, Any]) -> str:
+    """What the teacher adds to a step, in its forward passes; '' without one."""
+    if 'teacher_forwards' not in row:
+        return ''
+    low, high = row['teacher_forwards_quartiles']
+    return f', teacher adds {row["teacher_forwards"]:.2f} ({low:.2f} to {high:.2f}) of its forward passes'
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -174,7 +213,7 @@ def main(argv: Optional[List[str]] = None) -> int:
                 memory = '' if row['peak_memory'] is None else f', {row["peak_memory"] / 2 ** 20:.0f} MiB'
                 print(
                     f'{name} {batch_size} {method}: {row["seconds"] * 1e3:.1f} ms, '
-                    f'{row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f}){memory}', flush=True)
+                    f'{row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f}){memory}{describe_teacher(row)}', flush=True)
     path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'step_time_{kind}.json')
     write_result(path, 'step_time', {k: v for k, v in vars(args).items() if k != 'output'}, dict(runs=results))
     return 0

@@ -41,17 +41,23 @@ def loss_table(record: Dict[str, Any]) -> str:
 
 
 def step_table(record: Dict[str, Any]) -> str:
-    """A row per model, batch size and method: the step, its ratio to plain training and its peak memory."""
-    lines = ['| model | batch | method | step | over plain (quartiles) | peak memory |', '|---|---|---|---|---|---|']
+    """A row per model, batch size and method: the step, its ratio to plain training, what a teacher adds, memory."""
+    lines = [
+        '| model | batch | method | step | over plain (quartiles) | teacher adds, in its passes | peak memory |',
+        '|---|---|---|---|---|---|---|']
     for run in record['result']['runs']:
         plain = run['methods']['plain']['peak_memory']
         for method, row in run['methods'].items():
             low, high = row['ratio_quartiles']
             peak = row['peak_memory']
             memory = '' if peak is None else f'{peak / 2 ** 20:,.0f} MiB ({100. * (peak / plain - 1.):+.1f} %)'
+            teacher = ''
+            if 'teacher_forwards' in row:
+                least, most = row['teacher_forwards_quartiles']
+                teacher = f'{row["teacher_forwards"]:.2f} ({least:.2f} to {most:.2f})'
             lines.append(
                 f'| {run["model"]} | {run["batch_size"]} | {method} | {_milliseconds(row["seconds"])} | '
-                f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f}) | {memory} |')
+                f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f}) | {teacher} | {memory} |')
     return '\n'.join(lines)
 
 

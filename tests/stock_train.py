@@ -29,6 +29,7 @@ parser.add_argument('--mixup-mode', default='batch')
 parser.add_argument('--mixup-off-epoch', type=int, default=0)
 parser.add_argument('--kd-model-name')
 parser.add_argument('--compile-task', action='store_true')
+parser.add_argument('--no-update-ema', action='store_true', help='as older scripts')
 parser.add_argument('--record', help='JSON file to write what happened to')
 
 
@@ -68,6 +69,8 @@ def main():
             result['loss'].backward()
             optimizer.step()
             optimizer.zero_grad()
+            if not args.no_update_ema:
+                task.update_ema(step=len(steps) + 1)
             steps.append(dict(epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item()))
         scheduler.step(epoch + 1, None)
     with open(args.record, 'w') as file:

@@ -69,3 +69,13 @@ def test_parameters_stay_identical(mode, both):
 def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
     first, second = both(two_processes.switched_steps)
     assert first == second and set(first) == {'mixed', 'cutmix', 'none'}
+
+
+def test_the_teachers_of_both_are_one(both):
+    """Without a first update that would make each of them its student."""
+    first, second = both(two_processes.teacher_steps)
+    for states in zip(first, second):
+        for name, value in states[0].items():
+            assert torch.equal(value, states[1][name]), name
+    for name in ('fc.weight', 'conv1.1.running_mean'):
+        assert not torch.equal(first[0][name], first[2][name]), name

@@ -196,6 +196,8 @@ def test_mixup_calls():
     raises(lambda: MultiMix(num_classes=5).attach(build('vit')), 'num_classes', '7', 'got 5')
     raises(lambda: MultiMix(num_classes=0), 'num_classes', '>= 1', 'got 0')
     raises(lambda: MultiMix(label_smoothing=2.), 'label_smoothing', '<= 1', 'got 2')
+    raises(lambda: MultiMix(gamma=0.3), 'gamma is not an argument of MultiMix,', 'MultiMixTask', '0.3')
+    raises(lambda: MultiMixHead(build('vit'), gamma=0.3), 'gamma is not an argument of MultiMixHead', '0.3')
     for kwargs in ({}, dict(cutmix_alpha=1., switch_prob=1.), dict(prob=0.)):
         mixup_fn = MultiMix(num_classes=NUM_CLASSES, num_tuples=5, **kwargs).attach(build('vit'))
         raises(lambda f=mixup_fn: f(x, target + NUM_CLASSES), 'target', r'0\.\.6')
@@ -212,6 +214,15 @@ def test_task_calls(kwargs, mode):
     x, target = images('vit', 4), labels(4)
     raises(lambda: task(x, target + NUM_CLASSES), 'target', r'0\.\.6')
     raises(lambda: task(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
+
+
+def test_teacher():
+    model, target = build('vit'), labels(4)
+    raises(lambda: MultiMixTask(model.half(), teacher_decay=0.9, verbose=False), 'teacher_decay', 'float16', '0.9')
+    kwargs = dict(teacher_decay=0.9, verbose=False)
+    raises(lambda: MultiMixTask(build('vit'), multi_label=True, **kwargs), 'cross-entropy', 'multi_label')
+    raises(lambda: MultiMixTask(build('vit'), **kwargs)(None, target), 'input', 'pair of views', 'NoneType')
+    raises(lambda: MultiMixTask(build('vit'), **kwargs)(images('vit', 8), target.tolist()), 'target', 'list')
 
 
 # an argument that is unknown, or has another name here, must not be lost without a word

@@ -62,6 +62,18 @@ def test_mixing_ends_at_its_epoch(run):
     assert set(mixed) == {(3, False)}
 
 
+@pytest.mark.parametrize('more', [[], ['--compile-task']])
+def test_a_teacher_on_a_single_view(more, run):
+    flags = ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-single-view', *more]
+    assert all('mixed_loss' in step['keys'] for step in run(*flags)['steps'])
+
+
+def test_a_script_that_never_moves_the_teacher(run, capsys):
+    flags = ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-single-view']
+    assert run(*flags, '--no-update-ema', code=2) is None
+    assert '--multimix-teacher-decay needs a script that calls task.update_ema()' in capsys.readouterr().err
+
+
 def test_a_config_that_the_script_reads_too(run, tmp_path):
     config = tmp_path / 'config.yaml'
     config.write_text('mixup_mode: dense-multimix\nmixup: 0.7\nmultimix_tuples: 8\n')
@@ -78,6 +90,7 @@ def test_a_compiled_task(run):
     ([], "--mixup-mode must be one of multimix, dense-multimix here, got 'batch'"),
     (['--mixup-mode', 'multimix', '--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense'),
     (['--mixup-mode', 'multimix', '--naflex-loader'], '--naflex-loader does not go with --mixup-mode multimix'),
+    (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9'], 'needs --multimix-single-view here'),
     (['--mixup-mode', 'multimix', '--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode'),
 ])
 def test_mistakes_are_told_before_the_script_begins(flags, message, run, capsys):

@@ -23,7 +23,12 @@ def test_every_method_is_measured_and_written(tmp_path, capsys):
         low, high = row['ratio_quartiles']
         assert row['seconds'] > 0. and low <= row['ratio'] <= high and row['peak_memory'] is None
     assert run['methods']['plain']['ratio'] == 1.
-    assert 'test_resnet 4 dense-multimix: ' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'test_resnet 4 dense-multimix: ' in out and out.count('of its forward passes') == 2
+    for method in ('multimix-distilled', 'dense-multimix-distilled'):
+        row = run['methods'][method]
+        low, high = row['teacher_forwards_quartiles']
+        assert low <= row['teacher_forwards'] <= high and row['teacher_forward_seconds'] > 0.
 
 
 @pytest.mark.parametrize('method', step_time.METHODS)

@@ -16,7 +16,8 @@ def test_tables_and_figures(tmp_path, monkeypatch, capsys):
         '--output', str(tmp_path / 'loss_time_cpu.json')]) == 0
     assert step_time.main([
         '--device', 'cpu', '--models', 'test_resnet', '--batch-size', '4', '--image-size', '32', '--num-classes', '5',
-        '--tuples', '8', '--rounds', '2', '--methods', 'plain', 'dense-multimix',
+        '--tuples', '8', '--rounds', '2', '--methods', 'plain', 'multimix',
+        'multimix-distilled', 'dense-multimix',
         '--output', str(tmp_path / 'step_time_cpu.json')]) == 0
     capsys.readouterr()
     assert timing_tables.main(['--results', str(tmp_path), '--figures', str(tmp_path / 'figures')]) == 0
@@ -25,6 +26,8 @@ def test_tables_and_figures(tmp_path, monkeypatch, capsys):
     assert small.startswith('| 4 | 5 | 8 | 3 | ') and base.startswith('| 4 | 5 | 32 | 3 | ')
     assert base.count(' ms') == 4 and base.endswith(') |') and base.count(' to ') == 1
     assert any(line.startswith('| test_resnet | 4 | dense-multimix | ') for line in lines)
+    distilled, = (line for line in lines if line.startswith('| test_resnet | 4 | multimix-distilled | '))
+    assert distilled.count(' to ') == 2
     for name in ('loss_time_cpu.png', 'step_time_cpu.png'):
         assert (tmp_path / 'figures' / name).stat().st_size > 5000
 

@@ -93,3 +93,22 @@ def three_steps(rank, folder, mode):
         losses.append(loss.item())
     states = [copy.deepcopy(unwrap_model(task.get_eval_model(ema=ema)).state_dict()) for ema in (False, True)]
     torch.save((losses, *states), os.path.join(folder, f'{rank}.pt'))
+
+
+def teacher_steps(rank, folder):
+    """Batch norm statistics of their own data, and weights that differ until DDP makes them the same."""
+    start(rank, folder)
+    torch.manual_seed(rank)
+    model = timm.create_model('test_resnet', num_classes=CLASSES)
+    task = MultiMixTask(model, num_tuples=20, teacher_decay=0.9, single_view=True, verbose=False)
+    task.prepare_distributed(device_ids=None)
+    optimizer = torch.optim.SGD(task.get_eval_model().parameters(), lr=0.1)
+    states = []
+    for step in range(3):
+        images, labels = batches(step)
+        task(images[rank], labels[rank])['loss'].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.update_ema()
+        states.append(copy.deepcopy(task.teacher.model.state_dict()))
+    torch.save(states, os.path.join(folder, f'{rank}.pt'))

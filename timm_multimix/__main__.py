@@ -22,6 +22,7 @@ from .task import MultiMixTask
 from .training.arguments import create_parser, multimix_kwargs, read_defaults
 from .training.checks import check_mixing
 from .training.combinations import check_combinations
+from .training.methods import needs_two_views
 
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
@@ -80,6 +81,9 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
         check_combinations(args)
     except ValueError as error:
         raise PlugInError(str(error)) from error
+    if needs_two_views(args):
+        raise PlugInError(
+            '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
     taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for action in parser._actions:
         if action.dest in _TAKEN or action.dest.startswith('multimix_'):
@@ -119,6 +123,16 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
             except ValueError as error:
                 raise PlugInError(str(error)) from error
             tasks.append(self)
+            self.num_batches = 0
+
+        def forward(self, input, target):
+            if self.teacher is not None and not self.teacher.moved:
+                if self.num_batches > args.grad_accum_steps:
+                    raise PlugInError(
+                        f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
+                        f'{self.num_batches} batches went by without it')
+                self.num_batches += 1
+            return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
         raise PlugInError('the script asked for knowledge distillation, which does not go with MultiMix')

@@ -3,7 +3,7 @@ import math
 import numbers
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Optional, Sequence, Tuple, Union
+from typing import Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -47,6 +47,13 @@ def _is_finite(value: numbers.Real) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer that no float can hold
         return False
+
+
+def refuse_gamma(kwargs: Mapping[str, object], name: str) -> None:
+    """Of the arguments of a loss, γ means nothing where there is no teacher."""
+    if 'gamma' in kwargs:
+        raise ValueError(
+            f'gamma is not an argument of {name}, which has no teacher; MultiMixTask has one, got {kwargs["gamma"]!r}')
 
 
 def check_device(device: object, name: str = 'device') -> torch.device:

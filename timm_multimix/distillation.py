@@ -2,9 +2,10 @@
 
 Source: v1 = arXiv 2206.14868 (Venkataramanan, Kijak, Amsaleg, Avrithis), section 3.3.
 """
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 
@@ -16,8 +17,9 @@ class Teacher(nn.Module):
     """The teacher f': timm's ModelEmaV3 of the student, without gradient.
 
     It is always in eval mode: no dropout, and batch norms take running statistics, which are averaged as the weights
-    are (those of a new network settle within dozens of updates). So its logits do not depend on the other images of the
-    batch. The first update makes it equal to the student (timm's rule where updates are counted).
+    are. So its logits do not depend on the other images of the batch. The first update makes it equal to the student
+    (timm's rule where updates are counted); without `warmup` it then takes some 1 / (1 - decay) updates, with batch
+    norm several times as many, until it is more than an early state of the student.
 
     Args:
         student: What the average is of.
@@ -26,7 +28,7 @@ class Teacher(nn.Module):
         warmup: Let the decay grow from 0, by timm's schedule.
 
     Raises:
-        ValueError: If the decay is out of range.
+        ValueError: If the decay is out of range, or the weights are float16, which averages hardly move.
     """
 
     def __init__(
@@ -37,6 +39,10 @@ class Teacher(nn.Module):
             warmup: bool = False,
     ):
         super().__init__()
+        if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
+            raise ValueError(
+                f'teacher_decay needs a model of float32 or bfloat16 weights, got float16 and teacher_decay={decay!r}')
+        self.moved = False  # by an update, ever
         self.ema = ModelEmaV3(student, decay=check_number('teacher_decay', decay, high=1.), use_warmup=warmup)
         self.requires_grad_(False).eval()
         self._forward = forward
@@ -52,6 +58,15 @@ class Teacher(nn.Module):
     def update(self, student: nn.Module, step: Optional[int] = None) -> None:
         """Move towards the student; `step` counts the optimizer's updates from 1 (None: decay without warm-up)."""
         self.ema.update(student, step=step)
+        self.moved = True
+
+    def share(self, *, weights: bool) -> None:
+        """Give all processes the first one's batch norm statistics, as DDP does with the student's, or also weights."""
+        module = self.ema.module
+        parameters = dict(module.named_parameters())
+        _broadcast(
+            tensor for name, tensor in module.state_dict().items()
+            if weights or (name not in parameters and tensor.is_floating_point()))
 
     @property
     def model(self) -> nn.Module:
@@ -61,11 +76,15 @@ class Teacher(nn.Module):
 
     def get_state(self) -> Dict[str, Any]:
         """What resuming needs: the weights, with the keys of the plain model, and the state of bfloat16 rounding."""
-        return {'state_dict': self.model.state_dict(), 'rounding': self.ema._sr_generator.get_state()}
+        weights = self.model.state_dict()
+        rounds = any(tensor.dtype == torch.bfloat16 for tensor in weights.values())
+        return {'state_dict': weights, **({'rounding': self.ema._sr_generator.get_state()} if rounds else {})}
 
     def load_state(self, state: Dict[str, Any]) -> None:
         self.model.load_state_dict(state['state_dict'])
-        self.ema._sr_generator.set_state(state['rounding'])
+        own, saved = self.ema._sr_generator.get_state(), state.get('rounding')
+        if saved is not None and saved.shape == own.shape:  # else it is of another kind of device
+            self.ema._sr_generator.set_state(saved)
 
 
 def split_views(
@@ -83,6 +102,8 @@ def split_views(
     Raises:
         ValueError: If there are not as many images as views.
     """
+    if not isinstance(images, (torch.Tensor, list, tuple)):
+        raise ValueError(f'input must be images [b, ch, h, w] or a pair of views, got {type(images).__name__}')
     if single_view:
         if not isinstance(images, torch.Tensor) or images.shape[0] != batch_size:
             raise ValueError(f'input must hold {batch_size} images, one for each target, got {_describe(images)}')
@@ -102,3 +123,16 @@ def _describe(images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> str:
     if isinstance(images, torch.Tensor):
         return f'shape {list(images.shape)}'
     return f'shapes {[list(view.shape) for view in images]}'
+
+
+@torch.no_grad()
+def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """From the first process to all, in place; one message for each dtype."""
+    groups: Dict[torch.dtype, List[torch.Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
+            tensor.copy_(part.view_as(tensor))

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 
 from . import functional
-from ._checks import check_choice, check_flag, check_input_size
+from ._checks import check_choice, check_flag, check_input_size, refuse_gamma
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
@@ -80,6 +80,7 @@ class MultiMixHead(nn.Module):
         attention_grad = check_flag('attention_grad', attention_grad)
         check_input_size(input_size)
         check_classifier(model)
+        refuse_gamma(loss_kwargs, 'MultiMixHead')
         if mode == 'multimix' and not hasattr(model, 'forward_head'):
             raise ValueError(
                 f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '

@@ -14,6 +14,7 @@ from ._checks import (
     check_integer,
     check_number,
     check_target,
+    refuse_gamma,
 )
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
@@ -85,6 +86,7 @@ class MultiMix:
         for name, instead in (('alpha', 'mixup_alpha'), ('criterion', 'the criterion of the loop')):
             if name in kwargs:
                 raise ValueError(f'{name} is not an argument of MultiMix; give {instead}, got {kwargs[name]!r}')
+        refuse_gamma(kwargs, 'MultiMix')
         check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
         check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
         check_flag('attention_grad', kwargs.get('attention_grad', False))

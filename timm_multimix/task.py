@@ -7,7 +7,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from ._checks import check_choice, check_criterion, check_flag, check_target
+from ._checks import check_choice, check_criterion, check_flag, check_number, check_target
 from ._step import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, split_views
 from .embeddings import check_classifier
@@ -104,7 +104,7 @@ class MultiMixTask(StepTask):
         resolved = resolve_criterion(criterion, criterion_kwargs, multi_label)
         teacher_warmup = check_flag('teacher_warmup', teacher_warmup)
         self.single_view = check_flag('single_view', single_view)
-        _check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast)
+        _check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
         self.gather = check_flag('gather', gather)
@@ -115,7 +115,6 @@ class MultiMixTask(StepTask):
             loss_kwargs,
             label_smoothing=0. if multi_label else resolved.smoothing,
             criterion=None if resolved.fast else self.criterion,
-            gamma=0.5 if gamma is None else gamma,
         )
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
@@ -132,7 +131,9 @@ class MultiMixTask(StepTask):
             self.loss = head.loss
             self.trainable_module = _DenseModel(model, head)
         self.teacher = None
+        self._shares_buffers = False
         if teacher_decay is not None:
+            self.loss.gamma = check_number('gamma', 0.5 if gamma is None else gamma, high=1.)
             forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
             self.teacher = Teacher(self.trainable_module, forward, teacher_decay, teacher_warmup)
 
@@ -149,6 +150,8 @@ class MultiMixTask(StepTask):
             parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images; the
             teacher has no part in such a batch.
         """
+        if not isinstance(target, torch.Tensor):
+            raise ValueError(f'target must be a tensor, got {type(target).__name__}')
         if self.multi_label:
             if target.ndim != 2 or not target.is_floating_point():
                 raise ValueError(
@@ -198,11 +201,20 @@ class MultiMixTask(StepTask):
         module = super().get_trainable_module(ema)
         return self.teacher.ema if ema and module is None and self.teacher is not None else module
 
+    def prepare_distributed(self, device_ids: Optional[list] = None, **ddp_kwargs: Any) -> 'MultiMixTask':
+        if self.teacher is not None:  # DDP sees to the student alone
+            self.teacher.share(weights=True)
+            self._shares_buffers = ddp_kwargs.get('broadcast_buffers', True)
+        return super().prepare_distributed(device_ids=device_ids, **ddp_kwargs)
+
     def update_ema(self, step: Optional[int] = None) -> None:
         """Move the EMA model and the teacher; `step` counts the optimizer's updates from 1."""
-        super().update_ema(step)
-        if self.teacher is not None and self.get_trainable_module(ema=True) is not self.teacher.ema:
+        if self.teacher is None or self.get_trainable_module(ema=True) is not self.teacher.ema:
+            super().update_ema(step)
+        if self.teacher is not None:
             self.teacher.update(unwrap_model(self.trainable_module), step)
+            if self._shares_buffers:
+                self.teacher.share(weights=False)
 
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
         return {'teacher': self.teacher.get_state()} if self.teacher is not None and not ema else {}
@@ -244,10 +256,12 @@ def _check_teacher(
         gamma: Optional[float],
         single_view: bool,
         is_cross_entropy: bool,
+        multi_label: bool,
 ) -> None:
     if teacher_decay is None:
         for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
             if value is not None and value is not False:
                 raise ValueError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
     elif not is_cross_entropy:
-        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with another one')
+        reason = 'multi_label=True' if multi_label else 'another one'
+        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')

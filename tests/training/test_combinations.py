@@ -66,6 +66,8 @@ def test_what_excludes_each_other_is_refused(flags, message, capsys):
     (['--train-batch-sizes', '4'], '--train-batch-sizes has no effect without --train-img-sizes.'),
     (['--naflex-max-seq-len', '64'], '--naflex-max-seq-len has no effect without --naflex-loader.'),
     (['--clip-mode', 'agc'], '--clip-mode has no effect without --clip-grad.'),
+    (['--mixup-mode', 'mixupe', '--mixup-switch-prob', '0.3'],
+     '--mixup-switch-prob has no effect with --mixup-mode mixupe, which is Mixup alone.'),
     (['--mixup-prob', '0.5'], '--mixup-prob has no effect without --mixup, --cutmix or --cutmix-minmax.'),
     (['--mixup-mode', 'elem'], '--mixup-mode has no effect without --mixup, --cutmix or --cutmix-minmax.'),
     (['--wandb-project', 'birds'], '--wandb-project has no effect without --log-wandb.'),

@@ -112,8 +112,22 @@ def test_a_resumed_run_restores_the_teacher_bit_for_bit(more, flags, tmp_path, e
 def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs_run):
     assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--model-ema', '--epochs', '1']) == 0
     path = str(tmp_path / 'run' / 'last.pth.tar')
+    before = rows_of(tmp_path / 'run')
     assert train_timm.main([*flags, *FLAGS, '--epochs', '2', '--resume', path]) == 0
     assert epochs_run == [0, 1]
+    first, second = rows_of(tmp_path / 'run')  # its columns are those of both
+    assert first == {**before[0], 'eval_student_top1': ''} and list(first) == list(second)
+    assert all(second.values()) and float(second['lr']) < 1.
+    assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--epochs', '3', '--resume', path]) == 0
+    *earlier, third = rows_of(tmp_path / 'run')
+    assert earlier == [first, second] and third['eval_student_top1'] == '' and float(third['lr']) < 1.
+
+
+def test_model_ema_force_cpu_alone_changes_nothing(flags, tmp_path):
+    """It is of --model-ema, and said to have no effect without it."""
+    for name, more in (('a', []), ('b', ['--model-ema-force-cpu'])):
+        assert train_timm.main([*flags, *FLAGS, '--experiment', name, *more]) == 0
+    assert rows_of(tmp_path / 'a') == rows_of(tmp_path / 'b')
 
 
 @pytest.mark.parametrize('more', [

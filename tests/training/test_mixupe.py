@@ -46,6 +46,14 @@ def test_eta_of_zero_trains_as_timms_mixup(flags, tmp_path):
     assert not any(row['train_top1'] for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'
 
 
+def test_at_another_size_the_mean_image_is_estimated_anew(flags, tmp_path, mean_images):
+    flags = [*flags, *FLAGS, '--mixupe-exact']
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    path = str(tmp_path / 'run' / 'last.pth.tar')
+    assert train_timm.main([*flags, '--epochs', '2', '--input-size', '3', '48', '48', '--resume', path]) == 0
+    assert [tuple(image.shape) for image in mean_images] == [(3, 32, 32), (3, 48, 48)]
+
+
 @pytest.mark.parametrize('more', [[], ['--mixupe-exact']], ids=['fast', 'exact'])
 def test_a_resumed_run_is_bit_identical(more, flags, tmp_path, epochs_run, mean_images):
     """Also its mean image, of one pass over augmented images: it is in the checkpoint."""

@@ -121,13 +121,17 @@ def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
-@pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
-def test_sigterm_to_two_processes(launcher, start, tmp_path):
+@pytest.mark.parametrize('launcher, flags', [
+    ('torchrun', []),
+    ('by hand', []),
+    ('by hand', ['--multimix-teacher-decay', '0.9']),
+], ids=['torchrun', 'by hand', 'teacher'])
+def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
     """Both end at the same update, and together go on from there."""
     def launch(*more):
         if launcher == 'torchrun':
-            return start('--epochs', '2', *more, torchrun=True)
-        return start('--epochs', '2', *more, environments=two_by_hand(free_port()))
+            return start('--epochs', '2', *flags, *more, torchrun=True)
+        return start('--epochs', '2', *flags, *more, environments=two_by_hand(free_port()))
 
     run = launch()
     run.wait_for(r'Train: 0 \[ +9/')

@@ -160,6 +160,8 @@ def warn_of_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         for name in names:
             if getattr(args, name) != parser.get_default(name):
                 _logger.warning(f'{flag_name(name)} has no effect without {flag_name(partner)}.')
+    if args.mixup_mode == 'mixupe' and args.mixup_switch_prob != parser.get_default('mixup_switch_prob'):
+        _logger.warning('--mixup-switch-prob has no effect with --mixup-mode mixupe, which is Mixup alone.')
     if args.mixup_mode not in (*MODES, 'mixupe') and not mixes_input(args):
         for name in ('mixup_mode', 'mixup_prob', 'mixup_switch_prob', 'mixup_off_epoch'):
             if getattr(args, name) != parser.get_default(name):

@@ -2,6 +2,12 @@
 import argparse
 import math
 
+_NOT_WITH_EXACT = {
+    'torchcompile': 'it gives no second derivatives',
+    'grad_checkpointing': 'it computes attention anew by a kernel that has no second derivative',
+    'train_img_sizes': 'the mean image has one size',
+}
+
 
 def needs_two_views(args: argparse.Namespace) -> bool:
     """Whether the loader gives two views of every training image: one for the model, one for the teacher."""
@@ -29,6 +35,10 @@ def check_teacher(args: argparse.Namespace) -> None:
         for flag in ('--multimix-teacher-warmup', '--multimix-gamma', '--multimix-single-view'):
             if _value(args, flag) is not None:
                 raise ValueError(f'{flag} needs --multimix-teacher-decay, which turns self-distillation on')
+    elif needs_two_views(args) and args.resplit:
+        raise ValueError(
+            '--resplit leaves the first of two views unerased, the student\'s; leave it out, or give '
+            '--multimix-single-view')
     elif args.bce_loss or args.loss not in (None, 'ce'):
         raise ValueError(f'--multimix-teacher-decay needs cross-entropy, so not {_loss_flag(args)}')
     for flag in ('--multimix-teacher-decay', '--multimix-gamma'):
@@ -58,8 +68,10 @@ def check_mixupe(args: argparse.Namespace) -> None:
         raise ValueError(f'--mixupe-eta must be >= 0, got {args.mixupe_eta}')
     if args.mixupe_threshold is not None and not math.isfinite(args.mixupe_threshold):
         raise ValueError(f'--mixupe-threshold must be a finite number, got {args.mixupe_threshold}')
-    if args.mixupe_exact and args.torchcompile:
-        raise ValueError('--mixupe-exact takes second derivatives, which --torchcompile does not give')
+    if args.mixupe_exact:
+        for name, reason in _NOT_WITH_EXACT.items():
+            if getattr(args, name):
+                raise ValueError(f'--mixupe-exact does not go with --{name.replace("_", "-")}: {reason}')
 
 
 def _loss_flag(args: argparse.Namespace) -> str:

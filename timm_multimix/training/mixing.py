@@ -95,11 +95,27 @@ def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
 
 
-def prepare_mixing(task: TrainingTask, loader: Any) -> None:
-    """The first pass over the training images that the exact MixupE needs; a resumed run has its result."""
-    if isinstance(task, MixupETask) and task.exact and task.mean_image is None:
-        _logger.info('Estimating the mean image from one pass over the training images.')
-        task.estimate_mean_image(loader)
+def prepare_mixing(task: TrainingTask, loader: Any, input_size: Tuple[int, ...]) -> None:
+    """The first pass over the training images that the exact MixupE needs; a resumed run of their size has its result.
+
+    Args:
+        input_size: Of the images, `(ch, h, w)`.
+    """
+    if isinstance(task, MixupETask) and task.exact:
+        if task.mean_image is None or tuple(task.mean_image.shape) != tuple(input_size):
+            _logger.info('Estimating the mean image from one pass over the training images.')
+            task.estimate_mean_image(loader)
+
+
+def warn_if_teacher_lags(args: argparse.Namespace, num_updates: int) -> bool:
+    """Say so when a teacher without warm-up spends much of the run as an average of its beginning."""
+    decay = args.multimix_teacher_decay
+    if decay is None or args.multimix_teacher_warmup or num_updates * (1. - decay) >= 10.:
+        return False
+    _logger.warning(
+        f'The teacher averages over 1 / (1 - {decay:g}) updates of the {num_updates} that this run has: for long it '
+        f'is an early state of the model. Give --multimix-teacher-warmup, or a lower --multimix-teacher-decay.')
+    return True
 
 
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:

@@ -1,5 +1,6 @@
 """The output folder of a run: where it is, what it holds, and how an interrupted run goes on in it."""
 import argparse
+import csv
 import json
 import logging
 import math
@@ -122,6 +123,7 @@ class Output:
         if continued:
             self.saver.load_state_dict_from_checkpoint(args.resume)
         trim_summary(self.summary, start_epoch)
+        self._keep_columns()
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
             file.write(args_text)
 
@@ -152,6 +154,27 @@ class Output:
         if eval_metrics:
             result['validation'] = eval_metrics
         self.results.append(result)
+
+    def _keep_columns(self) -> None:
+        """Where a run goes on with other columns than it had, as with a teacher, all rows have the cells of both."""
+        if not os.path.exists(self.summary):
+            return
+        with open(self.summary, newline='') as file:
+            reader = csv.DictReader(file)
+            rows, found = list(reader), list(reader.fieldnames or ())
+        for prefix, columns in (('train_', 'train_columns'), ('eval_', 'eval_columns')):
+            earlier = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+            setattr(self, columns, tuple(dict.fromkeys((*getattr(self, columns), *earlier))))
+        wanted = [
+            'epoch', *(f'train_{name}' for name in self.train_columns), *(f'eval_{name}' for name in self.eval_columns),
+            'lr']
+        if found and found != wanted:
+            partial = f'{self.summary}.{os.getpid()}'
+            with open(partial, 'w', newline='') as file:
+                writer = csv.DictWriter(file, wanted, extrasaction='ignore')
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(partial, self.summary)
 
     def _write_rows(self) -> None:
         """Add to summary.csv what it lacks, whole rows only; what does not fit on the disk waits for the next epoch."""
