@@ -42,7 +42,7 @@ KNOBS = {
     }.items()
 } | {
     f'{method}-lr-{lr}': f'{METHODS[method]} --lr {lr}'
-    for method in ('plain', 'mixup', 'cutmix', 'multimix', 'dense-multimix') for lr in (0.1, 0.2, 0.8)
+    for method in ('plain', 'mixup', 'cutmix', 'multimix', 'dense-multimix') for lr in (0.1, 0.2, 0.8, 1.6)
 }
 """Variants of the two, one knob turned at a time: what the defaults were chosen from. And other learning rates than the
 0.4 of the SGD recipe."""

@@ -22,9 +22,9 @@ KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
     "Differences of means, and a win or a loss where Welch's t-test over the seeds gives p < 0.05, not corrected for "
     'the number of metrics; with three seeds, only large differences are told apart. The best of the others is chosen '
-    'for each metric after the fact, which favours it. There is no third split: the defaults of MultiMix and, where '
-    'plain training does best, the learning rate with SGD were chosen on held-out images of CIFAR-10; the strengths of '
-    'the other methods were not. Arrows show which way is better.')
+    'for each metric after the fact, which favours it. All methods have the learning rate of the recipe, which need '
+    'not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen on held-out '
+    'images of CIFAR-10. Arrows show which way is better.')
 _ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
 _ATTACKS = (
     'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
