@@ -3,7 +3,6 @@ import argparse
 import sys
 from typing import List, Optional
 
-from . import figures
 from .accuracy import RESULTS
 from .page import markdown_table
 from .provenance import caption
@@ -37,6 +36,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
     print(markdown_table(table(runs)))
     if args.figure:
+        from . import figures  # needs matplotlib, the table does not
         figures.accuracy(runs, args.recipe, caption(runs, args.recipe)).savefig(args.figure, dpi=120)
     return 0
 

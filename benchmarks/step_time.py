@@ -95,24 +95,22 @@ class Stepper:
 
     def seconds(self, method: str, steps: int) -> float:
         """Mean of some steps in a row."""
-        batches = self.batches(method, steps)
-        self._wait()
-        start = time.perf_counter()
-        for images in batches:
-            self.step(method, images)
-        self._wait()
-        return (time.perf_counter() - start) / steps
+        batches = iter(self.batches(method, steps))
+        return self._mean_seconds(lambda: self.step(method, next(batches)), steps)
 
     def teacher_seconds(self, method: str, steps: int) -> float:
         """Mean of some forward passes of the method's teacher."""
         teacher = self.methods[method].task.teacher
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            return self._mean_seconds(lambda: teacher(self.images), steps)
+
+    def _mean_seconds(self, work: Callable[[], Any], times: int) -> float:
         self._wait()
         start = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                teacher(self.images)
+        for _ in range(times):
+            work()
         self._wait()
-        return (time.perf_counter() - start) / steps
+        return (time.perf_counter() - start) / times
 
     def peak_memory(self, method: str) -> Optional[int]:
         """Bytes at the peak of one step; None on a CPU."""

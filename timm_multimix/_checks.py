@@ -115,13 +115,17 @@ def check_alpha_tensor(alpha: torch.Tensor) -> None:
         check_number('alpha', float(alpha), open_low=True)
 
 
+def check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f'{name} must be a tensor, got {type(value).__name__}')
+
+
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
     """Class indices `[b]` in 0..c-1, or soft targets `[b, c]` without a negative or non-finite value.
 
     Values are looked at on the CPU only: on an accelerator it would make the host wait for the device at every step.
     """
-    if not isinstance(target, torch.Tensor):
-        raise ValueError(f'target must be a tensor, got {type(target).__name__}')
+    check_tensor('target', target)
     allowed = f'[{batch_size}] class indices or [{batch_size}, {num_classes}] soft targets'
     if target.ndim == 1 and target.shape[0] == batch_size:
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:

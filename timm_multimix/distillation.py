@@ -87,6 +87,24 @@ class Teacher(nn.Module):
             self.ema._sr_generator.set_state(saved)
 
 
+def check_teacher(
+        teacher_decay: Optional[float],
+        teacher_warmup: bool,
+        gamma: Optional[float],
+        single_view: bool,
+        is_cross_entropy: bool,
+        multi_label: bool,
+) -> None:
+    """Refuse the arguments of self-distillation where there is none, and a criterion that it has no equation for."""
+    if teacher_decay is None:
+        for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
+            if value is not None and value is not False:
+                raise ValueError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
+    elif not is_cross_entropy:
+        reason = 'multi_label=True' if multi_label else 'another one'
+        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')
+
+
 def split_views(
         images: Union[torch.Tensor, Sequence[torch.Tensor]],
         batch_size: int,

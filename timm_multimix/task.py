@@ -7,9 +7,9 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from ._checks import check_choice, check_criterion, check_flag, check_number, check_target
+from ._checks import check_choice, check_criterion, check_flag, check_number, check_target, check_tensor
 from ._step import StepModel, StepTask, resolve_criterion
-from .distillation import Teacher, split_views
+from .distillation import Teacher, check_teacher, split_views
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .gather import agree, gather_batches
@@ -104,7 +104,7 @@ class MultiMixTask(StepTask):
         resolved = resolve_criterion(criterion, criterion_kwargs, multi_label)
         teacher_warmup = check_flag('teacher_warmup', teacher_warmup)
         self.single_view = check_flag('single_view', single_view)
-        _check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
+        check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
         self.gather = check_flag('gather', gather)
@@ -150,8 +150,7 @@ class MultiMixTask(StepTask):
             parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images; the
             teacher has no part in such a batch.
         """
-        if not isinstance(target, torch.Tensor):
-            raise ValueError(f'target must be a tensor, got {type(target).__name__}')
+        check_tensor('target', target)
         if self.multi_label:
             if target.ndim != 2 or not target.is_floating_point():
                 raise ValueError(
@@ -248,20 +247,3 @@ class _DenseModel(StepModel):
 
     def dense_logits(self, input: torch.Tensor) -> torch.Tensor:
         return self.head.dense(self.model.forward_features(input))[0]
-
-
-def _check_teacher(
-        teacher_decay: Optional[float],
-        teacher_warmup: bool,
-        gamma: Optional[float],
-        single_view: bool,
-        is_cross_entropy: bool,
-        multi_label: bool,
-) -> None:
-    if teacher_decay is None:
-        for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
-            if value is not None and value is not False:
-                raise ValueError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
-    elif not is_cross_entropy:
-        reason = 'multi_label=True' if multi_label else 'another one'
-        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')
