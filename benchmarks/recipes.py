@@ -1,6 +1,6 @@
 """Budgets that methods are compared on: a model, a schedule and a share of a folder of images."""
-from dataclasses import dataclass
-from typing import Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -9,7 +9,8 @@ class Recipe:
 
     With `pad`, training images get a black border of so many pixels, for crops of the original size. The
     `unseen_classes` are in neither split but in one of their own, 'unseen': outliers to detect, beside the `outliers`
-    that need no data.
+    that need no data. The `best_rates` are those of the methods that did better at another learning rate than the one
+    in the flags: there the evidence is of the variant METHOD-lr-RATE.
     """
 
     flags: str
@@ -19,6 +20,11 @@ class Recipe:
     pad: int = 0
     unseen_classes: Tuple[str, ...] = ()
     outliers: Tuple[str, ...] = ('digits', 'textures', 'photos', 'noise')
+    best_rates: Dict[str, float] = field(default_factory=dict)
+
+    def variant(self, method: str) -> str:
+        """The method at its best learning rate, as `methods.KNOBS` calls it."""
+        return f'{method}-lr-{self.best_rates[method]}' if method in self.best_rates else method
 
 
 _CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0'
