@@ -51,9 +51,8 @@ def test_the_largest_logits(
         assert loss.dtype == torch.float32 and torch.isfinite(loss)
         assert torch.isfinite(x.grad).all()
     # in float32, where rounding leaves the sums over the classes as they are
-    scale = 1. + criterion.clean_weight
-    assert wide.grad.sum(dim=-1).abs().max() < 1e-5 * scale
-    assert wide.grad.abs().sum() <= 2.001 * scale
+    assert wide.grad.sum(dim=-1).abs().max() < 1e-5
+    assert wide.grad.abs().sum() <= 2.001
     mixed_logits, mixed_target = MultiMixLoss(3, alpha, clean_weight=0.).mix(logits, target, attention)
     assert torch.isfinite(mixed_logits).all()
     assert (mixed_target.sum(dim=-1) - 1.).abs().max() < 1e-5
@@ -68,9 +67,8 @@ def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementatio
     logits = torch.tensor([[largest, -largest]] * 4).bfloat16().requires_grad_()
     loss = MultiMixLoss(16, clean_weight=clean_weight, implementation=implementation)(logits, torch.ones(4).long())
     loss.backward()
-    scale = 1. + clean_weight
-    assert loss.item() == pytest.approx(scale * 1e30, rel=1e-5)
-    torch.testing.assert_close(logits.grad.float().sum(dim=0), scale * torch.tensor([1., -1.]), rtol=1e-2, atol=0.)
+    assert loss.item() == pytest.approx(1e30, rel=1e-5)
+    torch.testing.assert_close(logits.grad.float().sum(dim=0), torch.tensor([1., -1.]), rtol=1e-2, atol=0.)
 
 
 @pytest.mark.parametrize('implementation', ['chunked', 'reference'])

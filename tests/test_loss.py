@@ -37,7 +37,7 @@ def by_hand(weights, logits, target, clean_logits, clean_weight, label_smoothing
     mixed_logits, mixed_target = naive.interpolate(weights, logits), naive.interpolate(weights, target)
     mixed = -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
     clean = -(target * clean_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-    return mixed + clean_weight * clean
+    return (mixed + clean_weight * clean) / (1. + clean_weight)
 
 
 @pytest.mark.parametrize('soft', [False, True])
@@ -77,19 +77,19 @@ def test_terms():
     terms = seeded(criterion.terms, logits, target)
     assert set(terms) == {'loss', 'mixed_loss', 'clean_loss'}
     torch.testing.assert_close(terms['clean_loss'], F.cross_entropy(logits, target), **CLOSE)
-    torch.testing.assert_close(terms['loss'], terms['mixed_loss'] + 3. * terms['clean_loss'], **CLOSE)
+    torch.testing.assert_close(terms['loss'], 0.25 * terms['mixed_loss'] + 0.75 * terms['clean_loss'], **CLOSE)
     assert set(MultiMixLoss(num_tuples=9, **PAPER).terms(logits, target)) == {'loss', 'mixed_loss'}
 
 
 @pytest.mark.parametrize('kwargs, kappa', [({}, 2.), (dict(alpha=0.5), 0.5), (dict(PAPER, alpha=1.), 6.)])
 def test_what_tells_examples_apart(kwargs, kappa):
-    """On uniform predictions it is 1 / (κ + 1) of plain cross-entropy's gradient, plus the clean term's."""
+    """On uniform predictions the mixed loss has 1 / (κ + 1) of plain cross-entropy's gradient for it."""
     logits, target = torch.zeros(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
     criterion = MultiMixLoss(num_tuples=50_000, **kwargs)
     grad, = torch.autograd.grad(criterion(logits, target), logits)
     plain, = torch.autograd.grad(F.cross_entropy(logits, target), logits)
-    share = 1. / (kappa + 1.) + criterion.clean_weight
+    share = (1. / (kappa + 1.) + criterion.clean_weight) / (1. + criterion.clean_weight)
     torch.testing.assert_close(grad[0] - grad[1], share * (plain[0] - plain[1]), rtol=0.02, atol=1e-3)
 
 
@@ -100,7 +100,7 @@ def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_w
     criterion = MultiMixLoss(num_tuples=num_tuples, clean_weight=clean_weight, label_smoothing=0.1)
     if clean_weight == 0.25 and dense:
         criterion.clean_weight = 1.  # 4 rows beside a batch of 4; pooled it is 1 row, copied
-    expected = seeded(criterion, logits, target, attention, clean_logits) / (1. + criterion.clean_weight)
+    expected = seeded(criterion, logits, target, attention, clean_logits)
     rows = seeded(criterion.mix, logits, target, attention, clean_logits)
     # targets are float32, as timm's
     torch.testing.assert_close(SoftTargetCrossEntropy()(*rows).double(), expected, rtol=1e-6, atol=0.)
@@ -146,7 +146,7 @@ def test_another_criterion(dense):
     mixed = F.binary_cross_entropy_with_logits(
         naive.interpolate(weights, logits), naive.interpolate(weights, smooth))
     clean = F.binary_cross_entropy_with_logits(clean_logits if dense else logits, smooth)
-    torch.testing.assert_close(loss, mixed + clean)
+    torch.testing.assert_close(loss, (mixed + clean) / 2.)
 
 
 @pytest.mark.parametrize('dense', [False, True])

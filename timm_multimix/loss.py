@@ -38,10 +38,9 @@ class MultiMixLoss(nn.Module):
     criterion(logits, target).backward()
     ```
 
-    The loss is mixed + w·clean, w the `clean_weight`. A sum, as the mixed loss tells examples apart with only
-    1 / (κ + 1) of the gradient of plain cross-entropy, κ the alpha of a whole tuple: learning rates of plain training
-    carry over. Tuples are sampled block by block, so memory does not grow with `num_tuples`. Seeded by
-    `torch.manual_seed`.
+    The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, on the scale of plain cross-entropy, so that
+    its learning rates carry over. Tuples are sampled block by block, so memory does not grow with `num_tuples`. Seeded
+    by `torch.manual_seed`.
 
     Args:
         num_tuples: Tuples n per step, and per position in the dense form.
@@ -50,7 +49,8 @@ class MultiMixLoss(nn.Module):
         length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
         concentration: 'total' takes alpha for a whole tuple, so the batch size does not change how strongly it mixes;
             'example' for each example, as in the paper, where a large batch makes every tuple nearly the batch mean.
-        clean_weight: Weight w of the plain cross-entropy beside the mixed one, 0 (mixed loss alone) to 1000.
+        clean_weight: Weight w of the plain cross-entropy beside the mixed one, of weight 1: from 0 (mixed loss alone)
+            to 1000.
         label_smoothing: Share of every target that is spread over all classes, applied once.
         criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
             BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
@@ -150,7 +150,8 @@ class MultiMixLoss(nn.Module):
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
         clean = self._clean_loss(_clean_logits(logits, clean_logits), target)
-        return {'loss': mixed + self.clean_weight * clean, 'mixed_loss': mixed, 'clean_loss': clean}
+        loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
+        return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
     @torch.compiler.disable
     def mix(
@@ -165,7 +166,7 @@ class MultiMixLoss(nn.Module):
 
         A row has no weight, so the clean term comes in as whole copies of the unmixed batch: as many of them (or of
         the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`. The mean over rows
-        is the loss of `forward` divided by 1 + `clean_weight`, but for the rounding of the copies.
+        is the loss of `forward`, but for the rounding of the copies.
 
         Args:
             logits, target, attention, clean_logits: As in `forward`.

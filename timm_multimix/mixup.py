@@ -36,9 +36,8 @@ class MultiMix:
 
     N is the number of tuples (times positions in the dense mode), plus copies of the clean batch for `clean_weight`:
     see `MultiMixLoss.mix`. Every row goes to the criterion, so timm's SoftTargetCrossEntropy and BinaryCrossEntropy
-    work as they are. `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows, times
-    1 + `clean_weight` (but for the rounding of the copies), as they do not average its two terms. In eval mode the
-    model is untouched. Inputs are never changed; any batch size >= 1 will do.
+    work as they are. `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows (but for the
+    rounding of the copies). In eval mode the model is untouched. Inputs are never changed; any batch size >= 1 will do.
 
     `y` holds NaN until `model(x)` has run, which fills it in place (dense targets depend on the attention): hand the
     criterion that very tensor, not a copy made before.
