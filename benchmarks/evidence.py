@@ -64,8 +64,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if args.images < 1:
         parser.error(f'--images must be >= 1, got {args.images}')
     data = ['--recipe', args.recipe, '--data-dir', args.data_dir, '--output', args.output]
-    variant = RECIPES[args.recipe].variant
-    runs = ['--methods', *map(variant, args.methods), '--seeds', *map(str, args.seeds)]
+    runs = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     judged = [*data, *runs, '--results', args.results, '--device', args.device, '--images', str(args.images)]
     shown = [method for method in ('plain', 'dense-multimix') if method in args.methods]
     # images of its own number, and of one seed
@@ -77,7 +76,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         'robustness': lambda: robustness.main(judged),
         'outliers': lambda: ood.main([*judged, '--outlier-folders', *args.outlier_folders]),
         'embedding space': lambda: embedding_space.main(judged),
-        'attention': lambda: attention.main([*attention_flags, '--methods', *map(variant, shown)]) if shown else 0,
+        'attention': lambda: attention.main([*attention_flags, '--methods', *shown]) if shown else 0,
         'report': lambda: report.main(
             ['--recipe', args.recipe, '--results', args.results, '--methods', *dict.fromkeys([*METHODS, *args.methods]),
              *(['--report', args.report] if args.report else [])]),

@@ -1,6 +1,6 @@
 """Budgets that methods are compared on: a model, a schedule and a share of a folder of images."""
-from dataclasses import dataclass, field
-from typing import Dict, Optional, Tuple
+from dataclasses import dataclass
+from typing import Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -9,8 +9,7 @@ class Recipe:
 
     With `pad`, training images get a black border of so many pixels, for crops of the original size. The
     `unseen_classes` are in neither split but in one of their own, 'unseen': outliers to detect, beside the `outliers`
-    that need no data. The `best_rates` are those of the methods that did better at another learning rate than the one
-    in the flags: there the evidence is of the variant METHOD-lr-RATE.
+    that need no data.
     """
 
     flags: str
@@ -20,11 +19,6 @@ class Recipe:
     pad: int = 0
     unseen_classes: Tuple[str, ...] = ()
     outliers: Tuple[str, ...] = ('digits', 'textures', 'photos', 'noise')
-    best_rates: Dict[str, float] = field(default_factory=dict)
-
-    def variant(self, method: str) -> str:
-        """The method at its best learning rate, as `methods.KNOBS` calls it."""
-        return f'{method}-lr-{self.best_rates[method]}' if method in self.best_rates else method
 
 
 _CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0'
@@ -35,7 +29,7 @@ _ADAMW = '--opt adamw --weight-decay 0.05'
 
 RECIPES = {
     'cifar5000-pad-sgd': Recipe(
-        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_SGD} --lr 0.4', 500, 400, pad=4),
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_SGD} --lr 1.6', 500, 400, pad=4),
     'cifar5000-pad-adamw': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_ADAMW} --lr 3e-3', 500, 400, pad=4),
     'cifar5000-pad-vit': Recipe(

@@ -8,8 +8,6 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from timm_multimix.training.arguments import parse_args
-
 from . import figures, map_figures
 from .detection import table as detection
 from .methods import KNOBS, METHODS
@@ -24,13 +22,9 @@ KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
     "Differences of means, and a win or a loss where Welch's t-test over the seeds gives p < 0.05, not corrected for "
     'the number of metrics; with three seeds, only large differences are told apart. The best of the others is chosen '
-    'for each metric after the fact, which favours it. {rates} There is no third split: the defaults of MultiMix were '
-    'chosen on held-out images of CIFAR-10. Arrows show which way is better.')
-_ONE_RATE = (
-    'All methods have the learning rate of the recipe, which need not be the best one of any of them.')
-_BEST_RATES = (
-    'Each method is at its best learning rate of those that were tried, by the held-out accuracy of its first seed: '
-    '{rates}; {default} otherwise.')
+    'for each metric after the fact, which favours it. All methods have the learning rate of the recipe, which need '
+    'not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen on held-out '
+    'images of CIFAR-10. Arrows show which way is better.')
 _ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
 _ATTACKS = (
     'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
@@ -60,22 +54,20 @@ def title(recipe: str) -> str:
 
 
 def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) -> List[Section]:
-    """All sections, of what there is of these methods in the folder `results`, at the best learning rate of each.
+    """All sections, of what there is of these methods in the folder `results`.
 
     Raises:
         ValueError: If there is no accuracy of the recipe.
     """
-    parts = {}
-    for kind in KINDS:
-        found = read_runs(recipe, os.path.join(results, kind))
-        variants = {method: RECIPES[recipe].variant(method) for method in methods}
-        parts[kind] = {method: found[variant] for method, variant in variants.items() if variant in found}
+    parts = {
+        kind: {method: records for method, records in read_runs(recipe, os.path.join(results, kind)).items()
+               if method in methods}
+        for kind in KINDS}
     if not parts['accuracy']:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
     for kind, runs in parts.items():
         _check_alike(kind, runs)
-    rates = _learning_rates(recipe)
-    sections = [_verdict_section(parts, rates), *_table_sections(parts, recipe)]
+    sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
 
     def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: bool = False) -> None:
         """`first`: of the first seed alone."""
@@ -120,21 +112,12 @@ def _check_alike(kind: str, runs: Runs) -> None:
                 f'{[settings[name] for name in changed]} for {names[1]}')
 
 
-def _learning_rates(recipe: str) -> str:
-    best = RECIPES[recipe].best_rates
-    if not best:
-        return _ONE_RATE
-    args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
-    rates = ', '.join(f'{rate:g} for {method}' for method, rate in best.items())
-    return _BEST_RATES.format(rates=rates, default=args.lr)
-
-
-def _verdict_section(parts: Dict[str, Runs], rates: str) -> Section:
+def _verdict_section(parts: Dict[str, Runs]) -> Section:
     rows = verdicts(parts)
     header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
     if not rows:
         return Section('Where MultiMix wins and loses', ['No MultiMix run to compare yet.'])
-    return Section('Where MultiMix wins and loses', [_VERDICT.format(rates=rates)], [header, *rows])
+    return Section('Where MultiMix wins and loses', [_VERDICT], [header, *rows])
 
 
 def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:

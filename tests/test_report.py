@@ -3,7 +3,6 @@ import base64
 import glob
 import io
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from benchmarks import figures, report
 from benchmarks.map_figures import mixed_target
 from benchmarks.methods import METHODS
 from benchmarks.metrics import TABLES, best_other, verdict
-from benchmarks.recipes import RECIPES
 from benchmarks.results import write_result
 
 TOP1 = TABLES['Accuracy: held-out images'][0]
@@ -173,10 +171,10 @@ def test_what_is_missing_of_two_seeds(accuracies):
 
 
 def test_styles_tell_variants_apart():
-    names = ['multimix-alpha-1', 'multimix-alpha-4', 'dense-multimix-alpha-1', 'plain-lr-0.2', *METHODS]
+    names = ['multimix-alpha-1', 'multimix-alpha-4', 'dense-multimix-alpha-1', 'plain-lr-0.4', *METHODS]
     styles = {name: figures.style(name) for name in names}
     assert len({str(style) for style in styles.values()}) == len(names)
-    assert styles['plain-lr-0.2']['color'] == styles['plain']['color'] != styles['multimix']['color']
+    assert styles['plain-lr-0.4']['color'] == styles['plain']['color'] != styles['multimix']['color']
     assert styles['dense-multimix-alpha-1']['color'] == styles['dense-multimix']['color']
 
 
@@ -186,17 +184,6 @@ def test_variants_are_left_out_unless_named(accuracies):
     named = report.build('cifar10', str(accuracies), ['plain', 'multimix-paper'])
     rows = next(section.table for section in named if section.title == 'Accuracy: held-out images')
     assert [row[0] for row in rows[1:]] == ['plain', 'multimix-paper']
-
-
-def test_methods_are_shown_at_their_best_rates(accuracies, monkeypatch):
-    tuned = replace(RECIPES['cifar10'], best_rates={'plain': 0.8})
-    monkeypatch.setitem(RECIPES, 'cifar10', tuned)
-    write(accuracies, 'accuracy', 'plain-lr-0.8', 0, top1=99., loss=0.5)
-    found = sections(accuracies)
-    table = {row[0]: row[1] for row in found['Accuracy: held-out images'].table}
-    assert table['plain'] == '99.00' and 'plain-lr-0.8' not in table and len(table) > 2
-    text = ' '.join(found['Where MultiMix wins and loses'].text)
-    assert '0.8 for plain; 0.1 otherwise' in text
 
 
 def test_the_best_other_is_not_ours():

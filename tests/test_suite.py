@@ -2,7 +2,6 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -198,19 +197,6 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     with suite.exclusive(str(tmp_path / 'output' / 'tiny.step_time.lock')):  # another process times steps
         assert evidence.main(command) == 0
     assert not path.exists()
-
-
-def test_every_method_has_its_best_learning_rate(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(recipes.RECIPES, 'tiny', replace(recipes.RECIPES['tiny'], best_rates={'dense-multimix': 0.8}))
-    asked = {}
-    for part in (accuracy, robustness, ood, embedding_space, attention):
-        monkeypatch.setattr(part, 'main', lambda argv, name=part.__name__: asked.update({name: argv}))
-    monkeypatch.setattr(evidence, 'time_steps_alone', lambda args: 0)
-    monkeypatch.setattr(report, 'main', lambda argv: 0)
-    assert evidence.main([*trained[0], '--methods', 'plain', 'dense-multimix']) == 0
-    assert len(asked) == 5
-    for name, argv in asked.items():
-        assert 'plain' in argv and 'dense-multimix-lr-0.8' in argv and 'dense-multimix' not in argv, name
 
 
 @pytest.mark.parametrize('more, message', [
