@@ -48,9 +48,9 @@ def test_every_method_is_a_command_line(method, recipe):
     flags = f'DIR {RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]}'
     args, _ = parse_args(flags.split())
     assert args.model.startswith('cifar_')
-    pooled = 'multimix' in method or method == 'manifold-mixup'
+    pooled = 'multimix' in method or method.startswith('manifold-mixup')
     mode = 'dense-multimix' if method.startswith('dense') else 'multimix' if pooled else 'batch'
-    assert args.mixup_mode == ('mixupe' if method == 'mixupe' else mode)
+    assert args.mixup_mode == ('mixupe' if method.startswith('mixupe') else mode)
 
 
 def test_the_two_modes_have_their_default_flags():
