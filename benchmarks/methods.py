@@ -41,7 +41,8 @@ KNOBS = {
         'half-plain': '--mixup-prob 0.5',
     }.items()
 } | {
-    f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items() for rate in (0.4, 0.8, 3.2)
+    f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items()
+    for rate in (0.0003, 0.001, 0.003, 0.01, 0.4, 0.8, 3.2)
 }
 """Variants of the two, one knob turned at a time: what the defaults were chosen from. And every method at other
-learning rates than the 1.6 of the SGD recipe."""
+learning rates than those of the recipes: for AdamW the first four, for SGD the others."""
