@@ -21,12 +21,17 @@ from . import models  # noqa: F401  registers them
 from .budget import budget, check_flags, check_folder, check_result
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES
-from .results import write_result
+from .results import COMMIT, write_result
 from .subset import prepare_data
 from .suite import RESULTS as ALL_RESULTS
 from .suite import exclusive, run_of, work_through
 
+_logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
+
+
+class RunError(Exception):
+    """A training that failed, or was told to end."""
 
 
 def run(
@@ -41,7 +46,7 @@ def run(
     """Train once and write the result; the path of its file, or None where another process is at it.
 
     Raises:
-        RuntimeError: If the training fails.
+        RunError: If the training fails, or is interrupted.
     """
     trained = run_of(output, recipe, method, seed)
     path = trained.result_in(results)
@@ -55,23 +60,46 @@ def run(
         command = [
             '--data-dir', data_dir, '--val-split', RECIPES[recipe].eval_split, *flags.split(),
             '--output', os.path.dirname(trained.folder), '--experiment', os.path.basename(trained.folder)]
+        commits = _commits(trained.folder)
         if train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1']):
-            raise RuntimeError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
-        epochs = _epochs(os.path.join(trained.folder, 'summary.csv'))
-        with open(os.path.join(trained.folder, 'args.yaml'), encoding='utf-8') as file:
-            wanted = yaml.safe_load(file)['epochs']
+            raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
+        epochs, wanted = _progress(trained.folder)
         if len(epochs) < wanted:  # told to end by Ctrl-C or SIGTERM, which train_timm.py does in order
-            raise RuntimeError(
+            raise RunError(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
                 f'same command goes on with it')
         settings = dict(recipe=recipe, method=method, seed=seed, flags=flags, checkpoint=trained.checksum())
         last = epochs[-1]
-        result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs)
+        result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs, commits=commits)
         if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
             result.update(top1=last['eval_student_top1'], teacher_top1=last['eval_top1'], loss=None)
         result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
         write_result(path, 'accuracy', settings, result)
     return path
+
+
+def _commits(folder: str) -> List[str]:
+    """Of the code that trained in this folder, and of this, unless the run is whole: it may go on after a change."""
+    path, (epochs, wanted) = os.path.join(folder, 'commits.txt'), _progress(folder)
+    commits = ['unknown'] if epochs else []
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+            commits = file.read().split()
+    if COMMIT not in commits and len(epochs) < wanted:
+        commits.append(COMMIT)
+        os.makedirs(folder, exist_ok=True)
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write('\n'.join(commits) + '\n')
+    return commits
+
+
+def _progress(folder: str) -> Tuple[List[Dict[str, Optional[float]]], float]:
+    """The epochs that a run has behind it, and how many it is to have: without end where it has not begun."""
+    path = os.path.join(folder, 'args.yaml')
+    if not os.path.exists(path):
+        return [], math.inf
+    with open(path, encoding='utf-8') as file:
+        return _epochs(os.path.join(folder, 'summary.csv')), yaml.safe_load(file)['epochs']
 
 
 def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
@@ -110,7 +138,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     def work(item: Tuple[str, int]) -> Optional[str]:
         return run(args.recipe, *item, data, args.output, args.results, args.flags)
 
-    work_through(todo, work, lambda item: f'{item[0]} {item[1]}')
+    try:
+        work_through(todo, work, lambda item: f'{item[0]} {item[1]}')
+    except RunError as error:
+        _logger.error(str(error))
+        return 1
     return 0
 
 

@@ -44,9 +44,14 @@ def check_result(path: str, expected: str, folder: str) -> None:
         ValueError: If the file is there, and says so.
     """
     existing = existing_settings(path)
-    if existing is not None and not f'{existing["flags"]} '.startswith(f'{expected} '):
+    if existing is not None and not is_of(existing['flags'], expected):
         raise ValueError(
             f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it and {folder} to train anew')
+
+
+def is_of(flags: str, expected: str) -> bool:
+    """Whether they are these, with those of a machine behind them."""
+    return f'{flags} '.startswith(f'{expected} ')
 
 
 def check_folder(folder: str, expected: str) -> None:

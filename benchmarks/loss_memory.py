@@ -13,6 +13,8 @@ import torch
 
 from timm_multimix import MultiMixLoss
 
+from .device import add_device
+
 
 def measure_memory(size: Sequence[int], device: str, threads: int = 1) -> float:
     """Peak extra memory in MiB of a size (b, d, c, n, r), in a process of its own."""
@@ -27,7 +29,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ('batch_size', 'width', 'classes', 'tuples', 'positions'):
         parser.add_argument(name, type=int)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 
+from .device import add_device
 from .loss_memory import measure_memory
 from .rates import peak_bandwidth, peak_flops, synchronize
 from .results import write_result
@@ -154,7 +155,7 @@ def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(by device)')
     parser.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
     parser.add_argument('--repeats', type=int, default=7)

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 
+from .device import add_device
 from .results import write_result
 from .step_time import METHODS, Stepper
 
@@ -82,7 +83,7 @@ def measure_apart(method: str, argv: List[str]) -> Dict[str, Any]:
 
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     parser.add_argument('--model', default='test_resnet')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--image-size', type=int, default=32)

@@ -5,6 +5,7 @@ makes, and any folders of images. Scores are the maximum softmax probability (He
 negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the positive class. FPR95 is the share of
 outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics).
 """
+import hashlib
 import os
 import sys
 from typing import Any, Dict, List, Optional
@@ -74,6 +75,14 @@ def name_folders(folders: List[str], recipe: Recipe) -> Dict[str, str]:
     return named
 
 
+def _identify(name: str, folder: str) -> str:
+    """A set's name, with a digest of the names and sizes of its files: another folder may have the same name."""
+    files = sorted(
+        (os.path.relpath(os.path.join(root, file), folder), os.path.getsize(os.path.join(root, file)))
+        for root, _, names in os.walk(folder) for file in names)
+    return f'{name} ({hashlib.sha256(repr(files).encode()).hexdigest()[:8]})'
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     parser.add_argument(
@@ -84,6 +93,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         folders = name_folders(args.outlier_folders, recipe)
     except ValueError as error:
         parser.error(str(error))
+
+    identities = sorted(_identify(name, folder) for name, folder in folders.items())
 
     def evaluate(run: Run, data: str) -> Dict[str, Any]:
         model, data_config = load_run(run, args.device)
@@ -100,7 +111,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             sets={name: detect(model, logits, images, args.device) for name, images in outliers.items()},
         )
 
-    return evaluate_runs('ood', parser, args, dict(images=args.images, folders=sorted(folders)), evaluate)
+    return evaluate_runs('ood', parser, args, dict(images=args.images, folders=identities), evaluate)
 
 
 if __name__ == '__main__':

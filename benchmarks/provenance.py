@@ -34,12 +34,15 @@ def budget(recipe: str) -> str:
     images = RECIPES[recipe].train_per_class
     return (
         f'Budget ({recipe}): {args.model}, {args.epochs} epochs, batches of {args.batch_size}, '
-        f'{images or "all"} training images per class, {args.opt}')
+        f'{images or "all"} training images per class, {args.opt}'
+        + (f', learning rate {args.lr:g}' if args.lr else ''))
 
 
 def machine(records: Iterable[Dict[str, Any]]) -> str:
     """Hardware, versions and commits, each value that occurs."""
+    records = list(records)
     environments = [record['environment'] for record in records]
+    trained = [record['result'].get('commits') or [record['environment']['commit']] for record in records]
 
     def values(name: str) -> str:
         return ' and '.join(dict.fromkeys(str(environment[name]) for environment in environments))
@@ -47,7 +50,8 @@ def machine(records: Iterable[Dict[str, Any]]) -> str:
     gpus = {environment['gpu'] for environment in environments}
     hardware = f'{values("processor")}, CPU threads: {values("threads")}' if gpus == {None} else values('gpu')
     versions = ', '.join(f'{name} {values(name)}' for name in _VERSIONS)
-    return f'{hardware}; {versions}; commit {values("commit")}'
+    commits = ' and '.join(dict.fromkeys(commit for of_record in trained for commit in of_record))
+    return f'{hardware}; {versions}; commit {commits}'
 
 
 def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:

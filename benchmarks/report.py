@@ -9,6 +9,7 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from . import figures, map_figures
+from .budget import budget, is_of
 from .detection import table as detection
 from .methods import KNOBS, METHODS
 from .metrics import TABLES, verdicts
@@ -57,7 +58,7 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     """All sections, of what there is of these methods in the folder `results`.
 
     Raises:
-        ValueError: If there is no accuracy of the recipe.
+        ValueError: If there is no accuracy of the recipe, or results that do not belong together.
     """
     parts = {
         kind: {method: records for method, records in read_runs(recipe, os.path.join(results, kind)).items()
@@ -67,6 +68,7 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
     for kind, runs in parts.items():
         _check_alike(kind, runs)
+    _check_runs(recipe, parts)
     sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
 
     def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: bool = False) -> None:
@@ -110,6 +112,24 @@ def _check_alike(kind: str, runs: Runs) -> None:
                 f'--results must have {kind} with the same {", ".join(changed)}, got '
                 f'{[first.get(name) for name in changed]} for {names[0]} and '
                 f'{[settings[name] for name in changed]} for {names[1]}')
+
+
+def _check_runs(recipe: str, parts: Dict[str, Runs]) -> None:
+    """Every run had this budget, and all parts are of its weights."""
+    for method, records in parts['accuracy'].items():
+        of_seed = {record['settings']['seed']: record['settings'] for record in records}
+        for seed, settings in of_seed.items():
+            expected = budget(recipe, method, seed)
+            if not is_of(settings['flags'], expected):
+                raise ValueError(
+                    f'--results must have {method}-{seed} of the flags {expected!r}, got {settings["flags"]!r}')
+        for kind in KINDS:
+            for record in parts[kind].get(method, []):
+                seed, weights = (record['settings'][name] for name in ('seed', 'checkpoint'))
+                if seed in of_seed and weights != of_seed[seed]['checkpoint']:
+                    raise ValueError(
+                        f'--results must have {kind} of the checkpoint of accuracy, {of_seed[seed]["checkpoint"]}, got '
+                        f'{weights} for {method}-{seed}')
 
 
 def _verdict_section(parts: Dict[str, Runs]) -> Section:

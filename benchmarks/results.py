@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 def environment() -> Dict[str, Any]:
     """Versions, hardware and commit."""
     return dict(
-        commit=_COMMIT,
+        commit=COMMIT,
         python=platform.python_version(),
         torch=torch.__version__,
         torchvision=torchvision.__version__,
@@ -72,4 +72,5 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-_COMMIT = _commit()  # of the code that was loaded, not of what a run of hours finds when it ends
+COMMIT = _commit()
+"""Of the code that was loaded, not of what a run of hours finds when it ends."""

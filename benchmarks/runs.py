@@ -31,12 +31,16 @@ def read_runs(recipe: str, results: str) -> Runs:
     """The records in the recipe's folder in `results`: methods in the order of `METHODS`, then their variants.
 
     Raises:
-        ValueError: If a file there is no result.
+        ValueError: If a file there is no result, or one of another name.
     """
     runs: Runs = {}
     for path in glob.glob(os.path.join(results, recipe, '*.json')):
         record = read_result(path)
-        runs.setdefault(record['settings']['method'], []).append(record)
+        settings = record['settings']
+        name = '{recipe}/{method}-{seed}.json'.format(**settings)
+        if name != os.path.join(recipe, os.path.basename(path)):
+            raise ValueError(f'{path} must be a result of that name, got one of {name}')
+        runs.setdefault(settings['method'], []).append(record)
     return {
         method: sorted(runs[method], key=lambda record: record['settings']['seed'])
         for method in [*METHODS, *KNOBS] if method in runs}

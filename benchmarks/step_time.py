@@ -21,6 +21,7 @@ from timm.task import ClassificationTask, TrainingTask
 
 from timm_multimix import MixupETask, MultiMixTask
 
+from .device import add_device
 from .results import write_result
 
 METHODS = (
@@ -177,7 +178,7 @@ def describe_teacher(row: Dict[str, Any]) -> str:
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     parser.add_argument('--models', nargs='+', help='timm models (by device)')
     parser.add_argument('--batch-size', type=int, nargs='+', help='(by device)')
     parser.add_argument('--image-size', type=int, default=224)
@@ -198,6 +199,14 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(f'--methods must have plain, which the others are compared with, got {args.methods}')
     if args.rounds < 2:
         parser.error(f'--rounds must be >= 2, got {args.rounds}')
+    for name in ('steps', 'tuples', 'image_size', 'num_classes'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be >= 1, got {getattr(args, name)}')
+    if min(args.batch_size) < 1:
+        parser.error(f'--batch-size must be >= 1, got {args.batch_size}')
+    unknown = [name for name in args.models if not timm.is_model(name.partition('.')[0])]
+    if unknown:
+        parser.error(f'--models must be models of timm, got {unknown}')
     if args.threads:
         torch.set_num_threads(args.threads)
     args.amp = args.channels_last = kind == 'cuda'

@@ -4,6 +4,7 @@ import os
 from typing import Any, Dict, Iterator, List, Tuple
 
 from PIL import Image, ImageOps
+from timm.data.readers import get_img_extensions
 
 from .recipes import Recipe
 
@@ -38,12 +39,17 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
             if unseen and split == 'train':
                 continue
             source = os.path.abspath(os.path.join(data_dir, split, name))
-            images = _sorted_entries(source)
+            images = [entry for entry in _sorted_entries(source) if _is_image(entry)]
             if count is not None and len(images) < count:
                 raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
             target = os.path.join(folder, 'unseen' if unseen else split, name)
             for image in images[:count]:
                 yield os.path.join(source, image), os.path.join(target, image), recipe.pad if split == 'train' else 0
+
+
+def _is_image(name: str) -> bool:
+    """By its ending, as timm's readers tell; the rest of a folder they leave alone."""
+    return os.path.splitext(name)[1].lower() in get_img_extensions(as_set=True)
 
 
 def _claim(folder: str, contents: Dict[str, Any]) -> None:

@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
-import torch
-
+from .device import add_device
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES
 from .results import write_result
@@ -61,7 +60,7 @@ def create_parser(description: Optional[str]) -> argparse.ArgumentParser:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs of benchmarks.accuracy')
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     parser.add_argument('--images', type=int, default=1000, help='test images, evenly spread over the classes')
     return parser
 

@@ -2,13 +2,17 @@
 import base64
 import glob
 import io
+import json
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import figures, report
+from benchmarks.budget import budget
 from benchmarks.map_figures import mixed_target
 from benchmarks.methods import METHODS
 from benchmarks.metrics import TABLES, best_other, verdict
@@ -22,6 +26,8 @@ Image.new('RGB', (8, 8), 'green').save(_PNG, format='png')
 
 def write(folder, kind, method, seed, **result):
     settings = dict(recipe='cifar10', method=method, seed=seed, checkpoint='a' * 12)
+    if kind == 'accuracy':
+        settings['flags'] = budget('cifar10', method, seed)
     write_result(str(folder / kind / 'cifar10' / f'{method}-{seed}.json'), kind, settings, result)
 
 
@@ -87,12 +93,12 @@ def test_every_part(accuracies):
     step_times = dict(runs=[dict(model='m', batch_size=4, methods={
         'plain': dict(ratio=1., ratio_quartiles=[1., 1.]), 'multimix': dict(ratio=1.1, ratio_quartiles=[1.0, 1.2])})])
     write_result(str(accuracies / 'step_time' / 'cifar10.json'), 'step_time', {}, step_times)
-    budget = dict(detector='fasterrcnn', model='m', epochs=8, batch_size=4, opt='sgd', lr=0.1)
+    setting = dict(detector='fasterrcnn', model='m', epochs=8, batch_size=4, opt='sgd', lr=0.1)
     detections = dict(
         scratch=[(0, None, 20.)], plain=[(0, 'a' * 64, 30.), (1, 'a' * 64, 32.)], cutmix=[(0, 'b' * 64, 40.)])
     for method, runs in detections.items():
         for seed, digest, ap in runs:
-            settings = dict(method=method, seed=seed, budget=budget)
+            settings = dict(method=method, seed=seed, budget=setting)
             write_result(
                 str(accuracies / 'detection' / 'shapes' / f'{method}-{seed}.json'), 'detection',
                 dict(settings, checkpoint=digest and dict(sha256=digest)),
@@ -138,7 +144,7 @@ def test_nothing_yet(tmp_path, capsys):
     (TOP1, [70., 70.5, 69.5], [75., 75.5, 74.5], '-5.00, loses'),
     (LOSS, [0.8, 0.81, 0.79], [1., 1.01, 0.99], '-0.200, wins'),
     (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, not told apart'),
-    (TOP1, [70., 70.], [69., 69.], '+1.00, wins'),
+    (TOP1, [70., 70.], [69., 69.], '+1.00, not told apart'),
     (TOP1, [70.], [60., 61.], '+9.50, one seed: no verdict'),
     (TOP1, [], [60.], 'not measured'),
 ])
@@ -154,6 +160,46 @@ def test_only_what_was_measured_alike_is_compared(accuracies):
     message = 'robustness with the same steps, got .10. for plain-0 and .50. for multimix-0'
     with pytest.raises(ValueError, match=message):
         report.build('cifar10', str(accuracies))
+
+
+def change(path, **settings):
+    record = json.loads(path.read_text())
+    record['settings'].update(settings)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize('kind, settings, message', [
+    ('accuracy', dict(flags='--epochs 9'), "plain-0 of the flags '--model cifar_resnet18 .*, got '--epochs 9'"),
+    ('accuracy', dict(checkpoint='b' * 12), 'ood of the checkpoint of accuracy, b+, got a+ for plain-0'),
+    ('ood', dict(checkpoint='b' * 12), 'ood of the checkpoint of accuracy, a+, got b+ for plain-0'),
+    ('accuracy', dict(seed=7), 'plain-0.json must be a result of that name, got one of cifar10/plain-7.json'),
+    ('ood', dict(recipe='digits'), 'plain-0.json must be a result of that name, got one of digits/plain-0.json'),
+])
+def test_results_that_do_not_belong_together(kind, settings, message, accuracies, capsys):
+    write(accuracies, 'ood', 'plain', 0, ece=0.05)
+    change(accuracies / kind / 'cifar10' / 'plain-0.json', **settings)
+    with pytest.raises(ValueError, match=message):
+        report.build('cifar10', str(accuracies))
+
+
+def test_a_copy_is_no_further_seed(accuracies):
+    folder = accuracies / 'accuracy' / 'cifar10'
+    shutil.copy(folder / 'plain-1.json', folder / 'plain-1-copy.json')
+    with pytest.raises(ValueError, match='plain-1-copy.json must be a result of that name'):
+        report.build('cifar10', str(accuracies))
+
+
+def test_a_caption_names_the_code_that_trained(accuracies):
+    write(accuracies, 'accuracy', 'plain', 0, top1=70., loss=1., commits=['first', 'second'])
+    assert re.search('commit first and second and [0-9a-f]', sections(accuracies)['Accuracy'].caption)
+
+
+def test_where_more_is_better():
+    up = {metric.name for metrics in TABLES.values() for metric in metrics if metric.higher}
+    down = {metric.name for metrics in TABLES.values() for metric in metrics if not metric.higher}
+    assert down == {
+        'loss', 'ECE', 'FPR95, softmax', 'FPR95, energy', 'alignment', 'uniformity', 'class spread'}
+    assert {'top-1 (%)', 'PGD 2/255', 'blur', 'AUROC, energy', 'AUPR, softmax', 'class separation'} < up
 
 
 def test_what_is_no_result_is_named(accuracies, capsys):

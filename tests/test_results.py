@@ -1,10 +1,12 @@
 """Committed results keep the schema, and what writes them."""
 import glob
 import json
+import math
 import os
 
 import pytest
 
+from benchmarks.methods import KNOBS, METHODS
 from benchmarks.results import SCHEMA_VERSION, environment, write_result
 
 FOLDER = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results')
@@ -12,11 +14,53 @@ RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True)
 VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 
 
+def _is(kind, low=-math.inf, high=math.inf):
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+
+
+def _rows(**schema):
+    return lambda rows: isinstance(rows, list) and rows and all(_fits(row, schema) for row in rows)
+
+
+def _fits(found, schema):
+    return all(name in found and fits(found[name]) for name, fits in schema.items())
+
+
+_TEXT, _COUNT, _NUMBER = (lambda value: isinstance(value, str)), _is(int, 0), _is((int, float))
+_PERCENT, _SHARE = _is((int, float), 0., 100.), _is(float, 0., 1.)
+_RUN = dict(recipe=_TEXT, method=lambda value: value.split('-lr-')[0] in {*METHODS, *KNOBS, 'scratch'}, seed=_COUNT)
+_SCORES = dict.fromkeys(('auroc', 'aupr', 'fpr95'), _SHARE)
+_LIST, _DICT = (lambda value: isinstance(value, list) and value), (lambda value: isinstance(value, dict) and value)
+SCHEMAS = {
+    'accuracy': (
+        dict(_RUN, flags=_TEXT),
+        dict(top1=_PERCENT, loss=lambda value: value is None or value >= 0., epochs=_rows(epoch=_NUMBER))),
+    'robustness': (dict(_RUN, checkpoint=_TEXT, images=_COUNT, steps=_COUNT), dict(
+        images=_COUNT, top1=_PERCENT, attacks=_rows(attack=_TEXT, eps_255=_COUNT, steps=_COUNT, top1=_PERCENT),
+        corruptions=_rows(corruption=_TEXT, level=_COUNT, strength=_NUMBER, top1=_PERCENT))),
+    'ood': (dict(_RUN, checkpoint=_TEXT, images=_COUNT, folders=lambda value: isinstance(value, list)), dict(
+        images=_COUNT, top1=_PERCENT, ece=_SHARE, sets=lambda sets: sets and all(
+            _fits(found[score], _SCORES) for found in sets.values() for score in ('msp', 'energy')))),
+    'embedding_space': (dict(_RUN, checkpoint=_TEXT, images=_COUNT, projection=_TEXT), dict(
+        alignment=_is(float, 0., 4.), uniformity=_is(float, -8., 0.), spread=_is(float, 0., 2.),
+        separation=_is(float, 0., 2.), spread_per_class=_LIST, picture=_DICT)),
+    'attention': (dict(_RUN, checkpoint=_TEXT), dict(
+        classes=_LIST, labels=_LIST, images=_LIST, attention=_LIST, weights=_LIST)),
+    'detection': (dict(_RUN, budget=_DICT), dict(ap=_PERCENT, ap50=_PERCENT, ap75=_PERCENT, epochs=_LIST)),
+    'step_time': (dict(models=_LIST, seed=_COUNT), dict(runs=_rows(model=_TEXT, batch_size=_COUNT, methods=_DICT))),
+    'loss_time': (dict(repeats=_COUNT, seed=_COUNT), dict(rates=_DICT, sizes=_LIST)),
+    'memory_slope': (dict(steps=_COUNT, seed=_COUNT), dict(methods=_DICT)),
+    'coverage': (dict(commits=_LIST), dict(counts=_DICT)),
+}
+"""Of each kind of result, what its settings and what it measured must have."""
+
+
 def check_schema(record):
     assert set(record) == {'schema', 'benchmark', 'settings', 'environment', 'result'}
     assert record['schema'] == SCHEMA_VERSION
-    assert isinstance(record['benchmark'], str) and record['benchmark']
-    assert isinstance(record['settings'], dict) and isinstance(record['result'], dict) and record['result']
+    for part, schema in zip(('settings', 'result'), SCHEMAS[record['benchmark']], strict=True):
+        wrong = [name for name in schema if not _fits(record[part], {name: schema[name]})]
+        assert not wrong, f'{part}: {wrong}'
     assert set(record['environment']) == set(environment())
     for name in VERSIONS:
         assert record['environment'][name][0].isdigit(), name
@@ -26,7 +70,25 @@ def check_schema(record):
 @pytest.mark.parametrize('path', RESULTS, ids=os.path.basename)
 def test_committed_results(path):
     with open(path, encoding='utf-8') as file:
-        check_schema(json.load(file))
+        record = json.load(file)
+    check_schema(record)
+    if 'method' in record['settings']:
+        kind, recipe, name = os.path.relpath(path, FOLDER).split(os.sep)
+        assert kind == record['benchmark'] and name == '{method}-{seed}.json'.format(**record['settings'])
+        assert recipe.startswith(record['settings']['recipe'])
+
+
+@pytest.mark.parametrize('change', [
+    dict(benchmark='ood'), dict(settings={}), dict(result=dict(anything='x')),
+    dict(result=dict(top1=101., loss=1., epochs=[dict(epoch=0.)])), dict(result=dict(top1=70., loss=1., epochs=[]))])
+def test_the_schema_sees_what_is_wrong(change, tmp_path):
+    path = tmp_path / 'result.json'
+    settings = dict(recipe='digits', method='plain', seed=0, flags='')
+    write_result(str(path), 'accuracy', settings, dict(top1=70., loss=1., epochs=[dict(epoch=0.)]))
+    record = json.loads(path.read_text())
+    check_schema(record)
+    with pytest.raises(AssertionError):
+        check_schema({**record, **change})
 
 
 def test_what_is_no_number_is_not_written(tmp_path):
@@ -37,7 +99,8 @@ def test_what_is_no_number_is_not_written(tmp_path):
 
 def test_a_result_is_written_with_its_environment(tmp_path):
     path = tmp_path / 'new' / 'result.json'
-    write_result(str(path), 'a_benchmark', dict(seed=0), dict(ratio=1.5))
+    settings, result = dict(steps=9, seed=0), dict(methods=dict(plain=1.5))
+    write_result(str(path), 'memory_slope', settings, result)
     record = json.loads(path.read_text())
     check_schema(record)
-    assert record['settings'] == dict(seed=0) and record['result'] == dict(ratio=1.5)
+    assert record['settings'] == settings and record['result'] == result

@@ -1,6 +1,7 @@
 """`benchmarks.subset`: what a recipe sees of a folder of images."""
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -36,6 +37,17 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
     written = os.stat(path).st_mtime_ns
     prepare_data(padded, str(image_folder), folder)
     assert os.stat(path).st_mtime_ns == written
+
+
+def test_what_is_no_image_is_left_alone(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / 'images')
+    for name in ('0.txt', '.hidden'):
+        (tmp_path / 'images' / 'train' / 'cat' / name).write_text('a note')
+    for pad in (0, 4):
+        recipe = dataclasses.replace(RECIPE, pad=pad)
+        folder = prepare_data(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}'))
+        images = sorted(os.listdir(os.path.join(folder, 'train', 'cat')))
+        assert images == [f'{index}.png' for index in range(6)]
 
 
 @pytest.mark.parametrize('change', [

@@ -1,4 +1,5 @@
 """The parts of the suite on trained runs: files that are whole, not made again, and of the weights they name."""
+import argparse
 import json
 import os
 import shutil
@@ -93,7 +94,31 @@ def test_robustness(trained):
     assert len(result['corruptions']) == 12
 
 
-def test_ood(trained, image_folder, tmp_path):
+def test_attacked_images_are_what_is_judged():
+    """A linear model of two pixels, which one step turns over where the margin is small."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
+    model[1].weight.data = torch.eye(2)
+    model.requires_grad_(False)
+    margins = torch.tensor([0.005, 0.015, 0.03, 0.2])  # a radius moves both pixels: twice the radius is needed
+    pixels = torch.stack([0.5 + margins, torch.full((4,), 0.5)], dim=1).view(4, 1, 1, 2)
+    rows = robustness.attack_all(
+        model, pixels, torch.zeros(4, dtype=torch.long), argparse.Namespace(steps=10, device='cpu'))
+    found = {(row['attack'], row['eps_255']): row['top1'] for row in rows}
+    expected = {radius: 100. * float((margins > 2. * radius / 255.).float().mean()) for radius in robustness.RADII}
+    assert found == {(name, radius): top1 for name in ('fgsm', 'pgd') for radius, top1 in expected.items()}
+    assert set(expected.values()) == {75., 50., 25.}
+
+
+def test_outliers_are_what_scores_low():
+    inside = torch.tensor([[9., 0.], [8., 0.]])
+    outside = [torch.full((3, 2), 0.1), torch.tensor([[20., 0.]] * 3)]  # sure of nothing, and surer than of the test
+    for logits, auroc in zip(outside, (1., 0.)):
+        found = ood.detect(lambda pixels, logits=logits: logits, inside, torch.zeros(3, 3, 2, 2), 'cpu')
+        assert [found[name]['auroc'] for name in ood.SCORES] == [auroc, auroc]
+        assert [found[name]['fpr95'] for name in ood.SCORES] == [1. - auroc, 1. - auroc]
+
+
+def test_ood(trained, image_folder, tmp_path, capsys):
     flags, root = trained
     Image.new('RGB', (40, 30), 'red').save(tmp_path / 'red.png')
     flags = [*flags, '--methods', 'plain', 'multimix-distilled', '--seeds', '0', '--outlier-folders', str(tmp_path)]
@@ -105,6 +130,10 @@ def test_ood(trained, image_folder, tmp_path):
         for score in ('msp', 'energy'):
             assert all(0. <= value <= 1. for value in outliers[score].values())
     assert 0. <= result['ece'] <= 1.
+    Image.new('RGB', (40, 30), 'blue').save(tmp_path / 'blue.png')  # another folder of that name, or the same, changed
+    with pytest.raises(SystemExit, match='2'):
+        ood.main(flags)
+    assert 'folders must be' in capsys.readouterr().err
 
 
 def test_embedding_space(trained):
@@ -161,6 +190,7 @@ def test_a_run_of_another_process_is_left_alone(trained):
 
 @pytest.mark.parametrize('part, more, message', [
     (robustness, ['--steps', '0'], '--steps must be >= 1, got 0'),
+    (robustness, ['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
     (robustness, ['--images', '0'], '--images must be >= 1, got 0'),
     (robustness, ['--methods', 'cutmix'], 'must have runs of benchmarks.accuracy'),
     (ood, ['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
@@ -201,6 +231,7 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('more, message', [
     (['--images', '0'], '--images must be >= 1, got 0'),
+    (['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
     (['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
     (['--flags=--epochs 9'], '--flags must leave the budget as it is'),
 ])
