@@ -41,6 +41,9 @@ KNOBS = {
         'half-plain': '--mixup-prob 0.5',
     }.items()
 } | {
+    f'dense-multimix-attention-{attention}': f'{METHODS["dense-multimix"]} --multimix-attention {attention}'
+    for attention in ('none', 'cam')
+} | {
     f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items()
     for rate in (0.0003, 0.001, 0.003, 0.01, 0.4, 0.8, 3.2)
 }
