@@ -175,7 +175,7 @@ def change(path, **settings):
     ('accuracy', dict(seed=7), 'plain-0.json must be a result of that name, got one of cifar10/plain-7.json'),
     ('ood', dict(recipe='digits'), 'plain-0.json must be a result of that name, got one of digits/plain-0.json'),
 ])
-def test_results_that_do_not_belong_together(kind, settings, message, accuracies, capsys):
+def test_results_that_do_not_belong_together(kind, settings, message, accuracies):
     write(accuracies, 'ood', 'plain', 0, ece=0.05)
     change(accuracies / kind / 'cifar10' / 'plain-0.json', **settings)
     with pytest.raises(ValueError, match=message):
