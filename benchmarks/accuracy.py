@@ -1,8 +1,8 @@
 """Accuracy of each method on the same budget: `python -m benchmarks.accuracy --recipe NAME --data-dir FOLDER`.
 
 Every run is one of train_timm.py, in its own folder, and writes one JSON file when it is whole. A run that has its
-file is never repeated; one that was killed goes on from its last epoch. Several of these commands may work side by
-side.
+file is never repeated; one that was killed goes on from its last epoch; where one fails the others are made, and the
+exit code is 1. Several of these commands may work side by side.
 """
 import argparse
 import csv
@@ -13,32 +13,43 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
+import torch
 import yaml
 
 import train_timm
 
 from . import models  # noqa: F401  registers them
-from .budget import budget, check_flags, check_folder, check_result
+from .budget import budget, check_data, check_flags, check_folder, check_result
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES
 from .results import COMMIT, write_result
-from .subset import prepare_data
+from .subset import Share, prepare_data
 from .suite import RESULTS as ALL_RESULTS
 from .suite import exclusive, run_of, work_through
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of a shell."""
 
 
 class RunError(Exception):
-    """A training that failed, or was told to end."""
+    """A training that failed, by the exit code of train_timm.py."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+class Interrupted(Exception):
+    """A training that was told to end."""
 
 
 def run(
         recipe: str,
         method: str,
         seed: int,
-        data_dir: str,
+        data: Share,
         output: str,
         results: str,
         extra: str = '',
@@ -46,7 +57,8 @@ def run(
     """Train once and write the result; the path of its file, or None where another process is at it.
 
     Raises:
-        RunError: If the training fails, or is interrupted.
+        RunError: If the training fails.
+        Interrupted: If it was told to end, by Ctrl-C or SIGTERM.
     """
     trained = run_of(output, recipe, method, seed)
     path = trained.result_in(results)
@@ -58,17 +70,19 @@ def run(
         flags = f'{budget(recipe, method, seed)} {extra}'.strip()
         start = time.time()
         command = [
-            '--data-dir', data_dir, '--val-split', RECIPES[recipe].eval_split, *flags.split(),
+            '--data-dir', data.folder, '--val-split', RECIPES[recipe].eval_split, *flags.split(),
             '--output', os.path.dirname(trained.folder), '--experiment', os.path.basename(trained.folder)]
         commits = _commits(trained.folder)
-        if train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1']):
-            raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}')
+        code = train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1'])
+        if code:
+            raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
         epochs, wanted = _progress(trained.folder)
-        if len(epochs) < wanted:  # told to end by Ctrl-C or SIGTERM, which train_timm.py does in order
-            raise RunError(
+        if len(epochs) < wanted:  # which train_timm.py does in order
+            raise Interrupted(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
                 f'same command goes on with it')
-        settings = dict(recipe=recipe, method=method, seed=seed, flags=flags, checkpoint=trained.checksum())
+        settings = dict(
+            recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=trained.checksum())
         last = epochs[-1]
         result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs, commits=commits)
         if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
@@ -94,17 +108,22 @@ def _commits(folder: str) -> List[str]:
 
 
 def _progress(folder: str) -> Tuple[List[Dict[str, Optional[float]]], float]:
-    """The epochs that a run has behind it, and how many it is to have: without end where it has not begun."""
-    path = os.path.join(folder, 'args.yaml')
+    """The epochs that a run has behind it, and how many it is to have: without end where it has not begun.
+
+    An epoch counts when its checkpoint is there, which is written after its row of the summary.
+    """
+    path, checkpoint = os.path.join(folder, 'args.yaml'), os.path.join(folder, 'last.pth.tar')
     if not os.path.exists(path):
         return [], math.inf
     with open(path, encoding='utf-8') as file:
-        return _epochs(os.path.join(folder, 'summary.csv')), yaml.safe_load(file)['epochs']
+        wanted = yaml.safe_load(file)['epochs']
+    if not os.path.exists(checkpoint):
+        return [], wanted
+    saved = torch.load(checkpoint, map_location='cpu', weights_only=False)['epoch']
+    return [row for row in _epochs(os.path.join(folder, 'summary.csv')) if row['epoch'] <= saved], wanted
 
 
 def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
-    if not os.path.exists(summary):  # interrupted in the first one
-        return []
     with open(summary, newline='') as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     # JSON knows no number that is not finite: of a loss that diverged
@@ -123,27 +142,44 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     todo = [(method, seed) for seed in args.seeds for method in args.methods]
+
+    def path_of(item: Tuple[str, int]) -> str:
+        return run_of(args.output, args.recipe, *item).result_in(args.results)
+
     try:
-        for method, seed in todo:
-            expected, trained = budget(args.recipe, method, seed), run_of(args.output, args.recipe, method, seed)
-            path = trained.result_in(args.results)
+        for item in todo:
+            expected, folder = budget(args.recipe, *item), run_of(args.output, args.recipe, *item).folder
             check_flags(expected, args.flags)
-            check_result(path, expected, trained.folder)
-            if not os.path.exists(path):
-                check_folder(trained.folder, expected)
+            check_result(path_of(item), expected, folder)
+            if not os.path.exists(path_of(item)):
+                check_folder(folder, expected)
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+        for item in todo:
+            check_data(path_of(item), data.digest)
     except ValueError as error:
         parser.error(str(error))
+    failures: List[str] = []
 
     def work(item: Tuple[str, int]) -> Optional[str]:
-        return run(args.recipe, *item, data, args.output, args.results, args.flags)
+        try:
+            return run(args.recipe, *item, data, args.output, args.results, args.flags)
+        except RunError as error:
+            if error.code == 2:  # a mistake, which the others will have too
+                raise
+            failures.append(str(error))
+            return 'failed'
 
     try:
-        work_through(todo, work, lambda item: f'{item[0]} {item[1]}')
+        work_through(todo, work, lambda item: f'{item[0]} {item[1]}', lambda item: os.path.exists(path_of(item)))
     except RunError as error:
         _logger.error(str(error))
-        return 1
-    return 0
+        return error.code
+    except Interrupted as error:
+        _logger.error(str(error))
+        return INTERRUPTED
+    for failure in failures:
+        _logger.error(failure)
+    return 1 if failures else 0
 
 
 if __name__ == '__main__':

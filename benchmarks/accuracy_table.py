@@ -14,10 +14,9 @@ def table(runs: Runs) -> List[List[str]]:
     """A header, and a row per method: top-1 and loss on the held-out images after the last epoch."""
     rows = [['method', 'top-1 (%)', 'loss', 'seeds']]
     for method, records in runs.items():
-        cells = []
-        for metric, digits in (('top1', 2), ('loss', 3)):
-            values = [record['result'][metric] for record in records]
-            cells.append('' if None in values else cell(values, digits))
+        cells = [
+            cell([record['result'][metric] for record in records], digits)
+            for metric, digits in (('top1', 2), ('loss', 3))]
         rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
     return rows
 

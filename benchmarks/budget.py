@@ -2,7 +2,7 @@
 import contextlib
 import io
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, FrozenSet, List
 
 import yaml
 
@@ -10,18 +10,25 @@ from timm_multimix.training.arguments import parse_args
 
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES
-from .suite import existing_settings
+from .runs import existing_settings
 
 _MACHINE = frozenset((
-    'config data data_dir val_split output experiment resume workers pin_mem no_prefetcher device device_modules '
-    'local_rank channels_last fuser torchcompile torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing '
-    'model_ema_force_cpu multimix_implementation checkpoint_hist save_epochs save_images recovery_interval '
-    'log_interval log_wandb wandb_project wandb_tags wandb_resume_id log_tensorboard').split())
+    'config workers pin_mem no_prefetcher device device_modules local_rank channels_last fuser torchcompile '
+    'torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation '
+    'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
+    'log_tensorboard').split())
+_SUITE = frozenset('data data_dir val_split output experiment resume checkpoint_hist'.split())
+"""What `benchmarks.accuracy` sets itself."""
 
 
 def budget(recipe: str, method: str, seed: int) -> str:
     """Flags of a run, without those of the machine."""
     return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
+
+
+def num_classes(recipe: str) -> int:
+    """Of the recipe's model."""
+    return parse_args(['DIR', *RECIPES[recipe].flags.split()])[0].num_classes
 
 
 def check_flags(expected: str, extra: str) -> None:
@@ -30,7 +37,7 @@ def check_flags(expected: str, extra: str) -> None:
     Raises:
         ValueError: If train_timm.py does not take the flags, or they change the budget.
     """
-    changed = _differences(_parse(expected), _parse(f'{expected} {extra}'))
+    changed = _differences(_parse(expected), _parse(f'{expected} {extra}'), _MACHINE)
     if changed:
         raise ValueError(
             f'--flags must leave the budget as it is, got {extra!r}, which changes {", ".join(changed)}; a recipe is '
@@ -49,6 +56,17 @@ def check_result(path: str, expected: str, folder: str) -> None:
             f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it and {folder} to train anew')
 
 
+def check_data(path: str, digest: str) -> None:
+    """Refuse a result of other images, where it says of which it is.
+
+    Raises:
+        ValueError: If the file is there, and says so.
+    """
+    existing = (existing_settings(path) or {}).get('data', digest)
+    if existing != digest:
+        raise ValueError(f'{path} is of other images, {existing}, than those of --data-dir, {digest}')
+
+
 def is_of(flags: str, expected: str) -> bool:
     """Whether they are these, with those of a machine behind them."""
     return f'{flags} '.startswith(f'{expected} ')
@@ -65,7 +83,7 @@ def check_folder(folder: str, expected: str) -> None:
         return
     with open(path, encoding='utf-8') as file:
         found = yaml.safe_load(file)
-    changed = _differences(_parse(expected), found)
+    changed = _differences(_parse(expected), found, _MACHINE | _SUITE)
     if changed:
         raise ValueError(f'the run in {folder} was begun with another {", ".join(changed)}; delete it to train anew')
 
@@ -80,8 +98,8 @@ def _parse(flags: str) -> Dict[str, Any]:
         raise ValueError(f'--flags: {message.getvalue().strip().splitlines()[-1]}') from error
 
 
-def _differences(expected: Dict[str, Any], found: Dict[str, Any]) -> List[str]:
+def _differences(expected: Dict[str, Any], found: Dict[str, Any], free: FrozenSet[str]) -> List[str]:
     """As 'name (value instead of value)'; settings that a version of the script did not have do not count."""
     return [
         f'{name} ({found[name]!r} instead of {value!r})' for name, value in expected.items()
-        if name not in _MACHINE and name in found and found[name] != value]
+        if name not in free and name in found and found[name] != value]

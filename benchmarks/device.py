@@ -12,7 +12,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def _device(text: str) -> str:
     try:
-        torch.empty(0, device=text)
+        device = torch.device(text)
+        if device.type != 'cuda':
+            torch.empty(0, device=device)
+        elif (device.index or 0) >= torch.cuda.device_count():  # not by a tensor: results name the GPU that was used
+            raise RuntimeError(f'{torch.cuda.device_count()} GPUs')
     except (RuntimeError, AssertionError) as error:  # no such kind, none of its kind here, not in this build
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f'must be a device that torch has here, got {text!r} ({reason})') from error

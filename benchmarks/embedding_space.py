@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional
 import torch
 import torch.nn.functional as F
 
+from .budget import num_classes
 from .recipes import RECIPES
 from .suite import Run, create_parser, evaluate_runs
 from .trained import apply, load_pixels, load_run
@@ -71,10 +72,25 @@ def project(embeddings: torch.Tensor, kind: str) -> torch.Tensor:
     return torch.from_numpy(points).float()
 
 
+def check_images(recipe: str, images: int) -> None:
+    """Refuse too few images for two of each class, which a class's alignment takes.
+
+    Raises:
+        ValueError: If they are.
+    """
+    least = 2 * num_classes(recipe)
+    if images < least:
+        raise ValueError(f'--images must be >= {least}, two of each class, got {images}')
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     parser.add_argument('--projection', choices=PROJECTIONS, default='tsne')
     args = parser.parse_args(argv)
+    try:
+        check_images(args.recipe, args.images)
+    except ValueError as error:
+        parser.error(str(error))
 
     def evaluate(run: Run, data: str) -> Dict[str, Any]:
         model, data_config = load_run(run, args.device)

@@ -18,35 +18,52 @@ from timm_multimix.training.arguments import parse_args
 from . import accuracy, attention, budget, embedding_space, ood, report, robustness, step_time
 from .methods import METHODS
 from .recipes import RECIPES
-from .suite import create_parser, exclusive, existing_settings
+from .runs import existing_settings
+from .suite import create_parser, exclusive
 
 _logger = logging.getLogger('benchmarks')
 
 
 def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -> int:
-    """Step times of the recipe's model on its batches, unless the file has all of these methods."""
-    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
-    timed = (existing_settings(path) or {}).get('methods', [])
-    if set(chosen) <= set(timed):
-        return 0
-    chosen = [method for method in step_time.METHODS if method in {*chosen, *timed}]
+    """Step times of the recipe's model on its batches, unless the file has all of these methods.
+
+    A method that it has not is timed with all the others anew: only what was timed side by side is compared.
+
+    Raises:
+        ValueError: If the file is of other steps.
+    """
     train_args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
     model = timm.create_model(train_args.model, num_classes=train_args.num_classes)
     data_config = resolve_data_config(vars(train_args), model=model)
+    steps = dict(
+        models=[train_args.model], batch_size=[train_args.batch_size], image_size=data_config['input_size'][-1],
+        num_classes=train_args.num_classes, device=device)
+    existing = existing_settings(path) or {}
+    changed = [name for name, value in steps.items() if existing.get(name, value) != value]
+    if changed:
+        raise ValueError(f'{path} must be of {steps}, got another {", ".join(changed)}; delete it to time anew')
+    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
+    timed = existing.get('methods', [])
+    if set(chosen) <= set(timed):
+        return 0
+    chosen = [method for method in step_time.METHODS if method in {*chosen, *timed}]
     return step_time.main([
-        '--models', train_args.model, '--batch-size', str(train_args.batch_size),
-        '--image-size', str(data_config['input_size'][-1]), '--num-classes', str(train_args.num_classes),
+        '--models', *steps['models'], '--batch-size', *map(str, steps['batch_size']),
+        '--image-size', str(steps['image_size']), '--num-classes', str(steps['num_classes']),
         '--device', device, '--methods', *chosen, '--output', path])
 
 
-def time_steps_alone(args: argparse.Namespace) -> int:
+def time_steps_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """`measure_step_time`, unless another process is at it."""
     with exclusive(os.path.join(args.output, f'{args.recipe}.step_time.lock')) as mine:
         if not mine:
             _logger.info('step time: at work elsewhere')
             return 0
         path = os.path.join(args.results, 'step_time', f'{args.recipe}.json')
-        return measure_step_time(args.recipe, args.methods, args.device, path)
+        try:
+            return measure_step_time(args.recipe, args.methods, args.device, path)
+        except ValueError as error:
+            parser.error(str(error))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -59,10 +76,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:  # before hours of training
         budget.check_flags(budget.budget(args.recipe, args.methods[0], args.seeds[0]), args.flags)
         ood.name_folders(args.outlier_folders, RECIPES[args.recipe])
+        embedding_space.check_images(args.recipe, args.images)
     except ValueError as error:
         parser.error(str(error))
-    if args.images < 1:
-        parser.error(f'--images must be >= 1, got {args.images}')
     data = ['--recipe', args.recipe, '--data-dir', args.data_dir, '--output', args.output]
     runs = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     judged = [*data, *runs, '--results', args.results, '--device', args.device, '--images', str(args.images)]
@@ -72,7 +88,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parts = {
         'accuracy': lambda: accuracy.main(
             [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), f'--flags={args.flags}']),
-        'step time': lambda: time_steps_alone(args),
+        'step time': lambda: time_steps_alone(parser, args),
         'robustness': lambda: robustness.main(judged),
         'outliers': lambda: ood.main([*judged, '--outlier-folders', *args.outlier_folders]),
         'embedding space': lambda: embedding_space.main(judged),
@@ -81,12 +97,15 @@ def main(argv: Optional[List[str]] = None) -> int:
             ['--recipe', args.recipe, '--results', args.results, '--methods', *dict.fromkeys([*METHODS, *args.methods]),
              *(['--report', args.report] if args.report else [])]),
     }
+    failed = False
     for name, part in parts.items():
         start = time.time()
-        if part():
-            return 1
-        _logger.info(f'== {name}: {time.time() - start:.0f} s')
-    return 0
+        code = part()
+        if code > 1:  # a mistake, or Ctrl-C; with 1 a run failed, and the others are there to be judged
+            return code
+        failed |= bool(code)
+        _logger.info(f'== {name}: {time.time() - start:.0f} s' + (', not all of it' if code else ''))
+    return int(failed)
 
 
 if __name__ == '__main__':

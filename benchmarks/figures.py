@@ -129,7 +129,8 @@ def embedding_pictures(runs: Runs) -> Figure:
         axis.axis('off')
     for axis, (method, records) in zip(axes.flat, runs.items()):
         picture = records[0]['result']['picture']
-        axis.scatter(picture['x'], picture['y'], c=picture['label'], cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
+        colours = [label % 10 for label in picture['label']]  # of more classes some share one
+        axis.scatter(picture['x'], picture['y'], c=colours, cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
         axis.set_title(method, fontsize=11)
         axis.axis('on')
         axis.set_xticks([])

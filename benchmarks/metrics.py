@@ -13,12 +13,22 @@ OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-dist
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a result: its name, the kind of result it is in, whether more is better, and its digits."""
+    """One number of a result.
+
+    Args:
+        name: Of the number.
+        kind: The kind of result it is in.
+        value: Of a result; None where it is not measured, or not finite.
+        higher: Whether more is better.
+        digits: After the point.
+        top1: Whether it is a top-1 in percent, and says nothing at chance or below.
+    """
     name: str
     kind: str
     value: Callable[[Dict[str, Any]], Optional[float]]
     higher: bool = True
     digits: int = 2
+    top1: bool = False
 
     @property
     def title(self) -> str:
@@ -26,15 +36,21 @@ class Metric:
         return f'{self.name} {"↑" if self.higher else "↓"}'
 
     def values(self, parts: Dict[str, Runs], method: str) -> List[float]:
-        """Of each seed that has it."""
-        records = parts.get(self.kind, {}).get(method, [])
-        values = [self.value(record['result']) for record in records]
-        return [value for value in values if value is not None]
+        """Of each seed; none where a seed has it not: a mean of the others would flatter."""
+        values = self._all_values(parts, method)
+        return [] if None in values else values
+
+    def diverged(self, parts: Dict[str, Runs], method: str) -> str:
+        """How many seeds ended without a finite number where others have one; '' where there are none of them."""
+        values = self._all_values(parts, method)
+        return cell(values, self.digits) if None in values else ''
 
     def cell(self, parts: Dict[str, Runs], method: str) -> str:
         """Mean, with the standard deviation over the seeds where there are several."""
-        values = self.values(parts, method)
-        return cell(values, self.digits) if values else ''
+        return cell(self._all_values(parts, method), self.digits)
+
+    def _all_values(self, parts: Dict[str, Runs], method: str) -> List[Optional[float]]:
+        return [self.value(record['result']) for record in parts.get(self.kind, {}).get(method, [])]
 
 
 def _attacked(attack: str, radius: int) -> Callable:
@@ -58,15 +74,15 @@ def _mean(values) -> float:
 
 TABLES: Dict[str, List[Metric]] = {
     'Accuracy: held-out images': [
-        Metric('top-1 (%)', 'accuracy', lambda result: result['top1']),
+        Metric('top-1 (%)', 'accuracy', lambda result: result['top1'], top1=True),
         Metric('loss', 'accuracy', lambda result: result['loss'], higher=False, digits=3),
     ],
     'Attacks: top-1 (%)': [
-        Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius))
+        Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius), top1=True)
         for attack in ('fgsm', 'pgd') for radius in (2, 4, 8)
     ],
     'Corruptions: top-1 (%), mean of three strengths': [
-        Metric(name, 'robustness', _corrupted(name)) for name in ('noise', 'blur', 'contrast', 'jpeg')
+        Metric(name, 'robustness', _corrupted(name), top1=True) for name in ('noise', 'blur', 'contrast', 'jpeg')
     ],
     'Calibration, and outliers: mean over the sets (%)': [
         Metric('ECE', 'ood', lambda result: 100. * result['ece'], higher=False),
@@ -87,13 +103,16 @@ TABLES: Dict[str, List[Metric]] = {
 """By heading of their table; those of a table are of one kind of result."""
 
 
-def verdict(metric: Metric, ours: List[float], theirs: List[float]) -> str:
+def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: float = 0.) -> str:
     """Which mean is better, ours or theirs, if Welch's t-test tells them apart at the level of 5 %.
 
-    With a single seed on a side there is nothing to test with, and no verdict; nor where no seed differs from another.
+    With a single seed on a side there is nothing to test with, and no verdict; nor where no seed differs from another,
+    or where both have a top-1 of no more than `chance`, in percent.
     """
     if not ours or not theirs:
         return 'not measured'
+    if metric.top1 and max(statistics.fmean(ours), statistics.fmean(theirs)) <= chance:
+        return 'both at chance or below'
     difference = statistics.fmean(ours) - statistics.fmean(theirs)
     signed = f'{difference:+.{metric.digits}f}'
     if min(len(ours), len(theirs)) < 2:
@@ -110,18 +129,24 @@ def _differ(ours: List[float], theirs: List[float]) -> bool:
 
 
 def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
-    """The method with the best mean among those of `METHODS` that are not ours."""
-    means = {
-        method: statistics.fmean(values)
-        for method in parts.get('accuracy', {})
+    """The method with the best mean among those of `METHODS` that are not ours; with several seeds, where one has."""
+    others = {
+        method: values for method in parts.get('accuracy', {})
         if method in METHODS and method not in OURS and (values := metric.values(parts, method))}
+    several = {method: values for method, values in others.items() if len(values) > 1}
+    means = {method: statistics.fmean(values) for method, values in (several or others).items()}
     if not means:
         return None
     return max(means, key=lambda method: means[method] if metric.higher else -means[method])
 
 
-def verdicts(parts: Dict[str, Runs]) -> List[List[str]]:
-    """Rows of a table: metric, method of ours, against plain, the best other method, against that."""
+def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
+    """Rows of a table: metric, method of ours, against plain, the best other method, against that.
+
+    Args:
+        parts: Results of each kind, by method.
+        chance: Top-1 of guessing, in percent.
+    """
     rows = []
     for metrics in TABLES.values():
         for metric in metrics:
@@ -129,6 +154,17 @@ def verdicts(parts: Dict[str, Runs]) -> List[List[str]]:
             for method in OURS:
                 ours = metric.values(parts, method)
                 if ours and other is not None:
-                    plain, best = (verdict(metric, ours, metric.values(parts, name)) for name in ('plain', other))
+                    plain, best = (
+                        metric.diverged(parts, name) or verdict(metric, ours, metric.values(parts, name), chance)
+                        for name in ('plain', other))
                     rows.append([metric.title, method, plain, other, best])
+                elif metric.diverged(parts, method):
+                    rows.append([metric.title, method, metric.diverged(parts, method), '', ''])
     return rows
+
+
+def num_tests(rows: List[List[str]]) -> int:
+    """How many comparisons of two methods these rows of `verdicts` tested; plain may be the best other, too."""
+    return len({
+        (metric, method, other) for metric, method, plain, best, against in rows
+        for other, text in (('plain', plain), (best, against)) if text.endswith(('wins', 'loses', 'told apart'))})

@@ -6,13 +6,13 @@ Variants of the methods are in it where `--methods` names them.
 import argparse
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import figures, map_figures
-from .budget import budget, is_of
+from .budget import budget, is_of, num_classes
 from .detection import table as detection
 from .methods import KNOBS, METHODS
-from .metrics import TABLES, verdicts
+from .metrics import TABLES, num_tests, verdicts
 from .page import Section, to_html, to_markdown
 from .provenance import caption, machine, missing
 from .recipes import RECIPES
@@ -21,11 +21,12 @@ from .suite import DIGEST_LENGTH, RESULTS
 
 KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
-    "Differences of means, and a win or a loss where Welch's t-test over the seeds gives p < 0.05, not corrected for "
-    'the number of metrics; with three seeds, only large differences are told apart. The best of the others is chosen '
-    'for each metric after the fact, which favours it. All methods have the learning rate of the recipe, which need '
-    'not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen on held-out '
-    'images of CIFAR-10. Arrows show which way is better.')
+    "Differences of means, and a win or a loss where Welch's t-test gives p < 0.05: where the difference is large "
+    'beside the spread over the seeds, on these test images. Nothing is corrected for the number of comparisons, '
+    '{count}, of which one in twenty would be told apart if no method differed from another. The best of the others is '
+    'chosen for each metric after the fact, which favours it. All methods have the learning rate of the recipe, which '
+    'need not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen on '
+    'held-out images of CIFAR-10. Arrows show which way is better.')
 _ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
 _ATTACKS = (
     'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
@@ -66,10 +67,9 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
         for kind in KINDS}
     if not parts['accuracy']:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
-    for kind, runs in parts.items():
-        _check_alike(kind, runs)
+    _check_alike(parts)
     _check_runs(recipe, parts)
-    sections = [_verdict_section(parts), *_table_sections(parts, recipe)]
+    sections = [_verdict_section(parts, recipe), *_table_sections(parts, recipe)]
 
     def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: bool = False) -> None:
         """`first`: of the first seed alone."""
@@ -99,45 +99,53 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     return sections
 
 
-def _check_alike(kind: str, runs: Runs) -> None:
-    """Only what was measured in the same way is compared."""
-    own = {'method', 'seed', 'checkpoint', 'flags'}
-    records = [record for of_method in runs.values() for record in of_method]
-    for record in records:
-        first, settings = records[0]['settings'], record['settings']
-        changed = [name for name in settings if name not in own and settings[name] != first.get(name)]
-        if changed:
-            names = ['{method}-{seed}'.format(**each) for each in (first, settings)]
-            raise ValueError(
-                f'--results must have {kind} with the same {", ".join(changed)}, got '
-                f'{[first.get(name) for name in changed]} for {names[0]} and '
-                f'{[settings[name] for name in changed]} for {names[1]}')
+def _check_alike(parts: Dict[str, Runs]) -> None:
+    """Only what was measured in the same way, on the same images, is compared; older results do not say all of it."""
+    found: Dict[Tuple[str, str], Tuple[Any, str]] = {}
+    for kind, runs in parts.items():
+        for record in (record for records in runs.values() for record in records):
+            of = '{method}-{seed}'.format(**record['settings'])
+            for name, value in record['settings'].items():
+                if name in ('method', 'seed', 'checkpoint', 'flags'):
+                    continue
+                shared = '' if name == 'data' else kind
+                before, first = found.setdefault((shared, name), (value, of))
+                if value != before:
+                    raise ValueError(
+                        f'--results must have {kind} with the same {name}, got {before!r} for {first} and {value!r} '
+                        f'for {of}')
 
 
 def _check_runs(recipe: str, parts: Dict[str, Runs]) -> None:
     """Every run had this budget, and all parts are of its weights."""
-    for method, records in parts['accuracy'].items():
-        of_seed = {record['settings']['seed']: record['settings'] for record in records}
-        for seed, settings in of_seed.items():
-            expected = budget(recipe, method, seed)
-            if not is_of(settings['flags'], expected):
+    def settings_of(kind: str) -> Dict[Tuple[str, int], Dict[str, Any]]:
+        return {
+            (method, record['settings']['seed']): record['settings']
+            for method, records in parts[kind].items() for record in records}
+
+    trained = settings_of('accuracy')
+    for (method, seed), settings in trained.items():
+        expected = budget(recipe, method, seed)
+        if not is_of(settings['flags'], expected):
+            raise ValueError(
+                f'--results must have {method}-{seed} of the flags {expected!r}, got {settings["flags"]!r}')
+    for kind in KINDS:
+        for (method, seed), settings in settings_of(kind).items():
+            if (method, seed) not in trained:
+                raise ValueError(f'--results must have accuracy of {method}-{seed}, of which it has {kind}')
+            weights = trained[method, seed]['checkpoint']
+            if settings['checkpoint'] != weights:
                 raise ValueError(
-                    f'--results must have {method}-{seed} of the flags {expected!r}, got {settings["flags"]!r}')
-        for kind in KINDS:
-            for record in parts[kind].get(method, []):
-                seed, weights = (record['settings'][name] for name in ('seed', 'checkpoint'))
-                if seed in of_seed and weights != of_seed[seed]['checkpoint']:
-                    raise ValueError(
-                        f'--results must have {kind} of the checkpoint of accuracy, {of_seed[seed]["checkpoint"]}, got '
-                        f'{weights} for {method}-{seed}')
+                    f'--results must have {kind} of the checkpoint of accuracy, {weights}, got '
+                    f'{settings["checkpoint"]} for {method}-{seed}')
 
 
-def _verdict_section(parts: Dict[str, Runs]) -> Section:
-    rows = verdicts(parts)
+def _verdict_section(parts: Dict[str, Runs], recipe: str) -> Section:
+    rows = verdicts(parts, 100. / num_classes(recipe))
     header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
     if not rows:
         return Section('Where MultiMix wins and loses', ['No MultiMix run to compare yet.'])
-    return Section('Where MultiMix wins and loses', [_VERDICT], [header, *rows])
+    return Section('Where MultiMix wins and loses', [_VERDICT.format(count=num_tests(rows))], [header, *rows])
 
 
 def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:

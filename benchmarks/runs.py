@@ -27,6 +27,13 @@ def read_result(path: str) -> Dict[str, Any]:
     return record
 
 
+def existing_settings(path: str) -> Optional[Dict[str, Any]]:
+    """What the result in this file was made with; None where there is none yet."""
+    if not os.path.exists(path):
+        return None
+    return read_result(path)['settings']
+
+
 def read_runs(recipe: str, results: str) -> Runs:
     """The records in the recipe's folder in `results`: methods in the order of `METHODS`, then their variants.
 
@@ -51,7 +58,15 @@ def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def cell(values: List[float], digits: int) -> str:
-    """Of a table: the mean, with the standard deviation over the seeds where there are several."""
+def cell(values: List[Optional[float]], digits: int) -> str:
+    """Of a table: the mean, with the standard deviation over the seeds where there are several.
+
+    Empty where no seed has a number; where some have none, no mean of the others, but how many.
+    """
+    without = values.count(None)
+    if without == len(values):
+        return ''
+    if without:
+        return f'{without} of {len(values)} diverged'
     mean, spread = mean_and_spread(values)
     return f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}')

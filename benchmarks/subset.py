@@ -1,7 +1,8 @@
 """A recipe's share of a folder of images."""
+import hashlib
 import json
 import os
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from PIL import Image, ImageOps
 from timm.data.readers import get_img_extensions
@@ -9,26 +10,39 @@ from timm.data.readers import get_img_extensions
 from .recipes import Recipe
 
 
-def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> str:
+class Share(NamedTuple):
+    """Prepared images: their folder, and a digest that tells them from others.
+
+    The digest is of the names and sizes of the images, and of what the recipe makes of them; not of where they are.
+    """
+    folder: str
+    digest: str
+
+
+def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
     """The recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
 
     Padded images are new files, without loss.
 
     Raises:
-        ValueError: If a class has fewer images than asked for, or the folder holds another share.
+        ValueError: If a class has fewer images than asked for, has folders in it, or two images of one name, or the
+            folder holds another share.
     """
     files = list(_files(recipe, data_dir, folder))
-    _claim(folder, dict(
-        data_dir=os.path.abspath(data_dir), train_per_class=recipe.train_per_class,
-        eval_per_class=recipe.eval_per_class, eval_split=recipe.eval_split, pad=recipe.pad,
-        unseen_classes=list(recipe.unseen_classes)))
+    _check_names(files)
+    share = dict(
+        train_per_class=recipe.train_per_class, eval_per_class=recipe.eval_per_class, eval_split=recipe.eval_split,
+        pad=recipe.pad, unseen_classes=list(recipe.unseen_classes), outliers=list(recipe.outliers))
+    sizes = sorted((os.path.relpath(target, folder), os.path.getsize(source)) for source, target, _ in files)
+    digest = hashlib.sha256(json.dumps([share, sizes]).encode()).hexdigest()[:12]
+    _claim(folder, dict(share, data_dir=os.path.abspath(data_dir), digest=digest))
     for source, target, pad in files:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if pad:
             _write_padded(source, target, pad)
         else:
             _link(source, target)
-    return folder
+    return Share(folder, digest)
 
 
 def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
@@ -36,10 +50,14 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
     for split, count in (('train', recipe.train_per_class), (recipe.eval_split, recipe.eval_per_class)):
         for name in _sorted_entries(os.path.join(data_dir, split)):
             unseen = name in recipe.unseen_classes
-            if unseen and split == 'train':
-                continue
             source = os.path.abspath(os.path.join(data_dir, split, name))
-            images = [entry for entry in _sorted_entries(source) if _is_image(entry)]
+            if unseen and split == 'train' or not os.path.isdir(source):
+                continue
+            entries = _sorted_entries(source)
+            nested = [entry for entry in entries if os.path.isdir(os.path.join(source, entry))]
+            if nested:  # timm would look into them
+                raise ValueError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
+            images = [entry for entry in entries if _is_image(entry)]
             if count is not None and len(images) < count:
                 raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
             target = os.path.join(folder, 'unseen' if unseen else split, name)
@@ -50,6 +68,15 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
 def _is_image(name: str) -> bool:
     """By its ending, as timm's readers tell; the rest of a folder they leave alone."""
     return os.path.splitext(name)[1].lower() in get_img_extensions(as_set=True)
+
+
+def _check_names(files: List[Tuple[str, str, int]]) -> None:
+    """A padded image is a PNG file, whatever it was."""
+    sources: Dict[str, str] = {}
+    for source, target, pad in files:
+        other = sources.setdefault(_padded_name(target) if pad else target, source)
+        if other != source:
+            raise ValueError(f'data_dir must have images of different names in a class, got {other} and {source}')
 
 
 def _claim(folder: str, contents: Dict[str, Any]) -> None:
@@ -78,12 +105,16 @@ def _link(source: str, target: str) -> None:
 
 
 def _write_padded(source: str, target: str, pad: int) -> None:
-    target = f'{os.path.splitext(target)[0]}.png'
+    target = _padded_name(target)
     if not os.path.exists(target):
         partial = f'{target}.{os.getpid()}'
         with Image.open(source) as image:
             ImageOps.expand(image.convert('RGB'), border=pad).save(partial, format='png')
         os.replace(partial, target)  # another process may read, or write, the same
+
+
+def _padded_name(target: str) -> str:
+    return f'{os.path.splitext(target)[0]}.png'
 
 
 def _sorted_entries(folder: str) -> List[str]:

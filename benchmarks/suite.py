@@ -10,11 +10,12 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+from .budget import check_data
 from .device import add_device
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES
 from .results import write_result
-from .runs import read_result
+from .runs import existing_settings
 from .subset import prepare_data
 
 _logger = logging.getLogger('benchmarks')
@@ -81,6 +82,16 @@ def evaluate_runs(
     if args.images < 1:
         parser.error(f'--images must be >= 1, got {args.images}')
 
+    try:
+        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
+        settings = dict(settings, data=data.digest)
+        runs = find_runs(args)
+        for run in runs:
+            check_data(_path(args, 'accuracy', run), data.digest)
+            _check_settings(_path(args, kind, run), run, settings)
+    except ValueError as error:
+        parser.error(str(error))
+
     def work(run: Run) -> Optional[str]:
         path = _path(args, kind, run)
         with exclusive(f'{run.folder}.{kind}.lock') as mine:
@@ -88,18 +99,17 @@ def evaluate_runs(
                 return None
             if not os.path.exists(path):
                 start = time.time()
-                result = dict(evaluate(run, data), seconds=time.time() - start)
-                write_result(path, kind, _settings(run, settings), result)
+                try:
+                    result = evaluate(run, data.folder)
+                except Exception:
+                    _logger.error(f'{kind} of {run.method} with seed {run.seed} failed, on {run.checkpoint}:')
+                    raise
+                write_result(path, kind, _settings(run, settings), dict(result, seconds=time.time() - start))
         return path
 
-    try:
-        data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
-        runs = find_runs(args)
-        for run in runs:
-            _check_settings(_path(args, kind, run), run, settings)
-        work_through(runs, work, lambda run: f'{kind}: {run.method} {run.seed}')
-    except ValueError as error:
-        parser.error(str(error))
+    work_through(
+        runs, work, lambda run: f'{kind}: {run.method} {run.seed}',
+        lambda run: os.path.exists(_path(args, kind, run)))
     return 0
 
 
@@ -107,7 +117,7 @@ def find_runs(args: argparse.Namespace) -> List[Run]:
     """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or a checkpoint is not that of the result.
     """
     runs, untrained, elsewhere = [], [], []
     for method in args.methods:
@@ -123,11 +133,30 @@ def find_runs(args: argparse.Namespace) -> List[Run]:
             f'--recipe {args.recipe} must have runs of benchmarks.accuracy in --output {args.output}, with their '
             f'results in --results {args.results}; got none of the methods and seeds asked for'
             + (' (results without their checkpoints: choose other --results to train anew)' if elsewhere else ''))
+    for run in runs:
+        path = _path(args, 'accuracy', run)
+        expected = existing_settings(path).get('checkpoint', run.checksum())
+        if expected != run.checksum():
+            raise ValueError(
+                f'{run.checkpoint} must be the checkpoint of {path}, {expected}, got {run.checksum()}: it was trained '
+                'anew, or is still at work; choose other --results, or delete that file')
     return runs
 
 
-def work_through(todo: List[Any], work: Callable[[Any], Optional[str]], name: Callable[[Any], str]) -> None:
-    """Do all, and tell after each how far it is; `work` gives the path it wrote, or None where another is at it."""
+def work_through(
+        todo: List[Any],
+        work: Callable[[Any], Optional[str]],
+        name: Callable[[Any], str],
+        is_done: Callable[[Any], bool],
+) -> None:
+    """Do all, and tell after each how far it is.
+
+    Args:
+        todo: Items.
+        work: Gives the path it wrote, or None where another process is at it.
+        name: Of an item.
+        is_done: Whether an item was done before, so that it will take no time.
+    """
     durations: List[float] = []
     for index, item in enumerate(todo):
         start = time.time()
@@ -136,7 +165,8 @@ def work_through(todo: List[Any], work: Callable[[Any], Optional[str]], name: Ca
             durations.append(time.time() - start)
         left = ''  # not known before the first that took its time
         if durations:
-            left = f'; about {(len(todo) - index - 1) * statistics.fmean(durations) / 60:.0f} min left'
+            remaining = sum(not is_done(other) for other in todo[index + 1:])
+            left = f'; about {remaining * statistics.fmean(durations) / 60:.0f} min left'
         _logger.info(f'[{index + 1}/{len(todo)}] {name(item)}: {path or "at work elsewhere"}{left}')
 
 
@@ -157,13 +187,6 @@ def _path(args: argparse.Namespace, kind: str, run: Run) -> str:
     return run.result_in(os.path.join(args.results, kind))
 
 
-def existing_settings(path: str) -> Optional[Dict[str, Any]]:
-    """What the result in this file was made with; None where there is none yet."""
-    if not os.path.exists(path):
-        return None
-    return read_result(path)['settings']
-
-
 def _settings(run: Run, settings: Dict[str, Any]) -> Dict[str, Any]:
     return dict(recipe=run.recipe, method=run.method, seed=run.seed, checkpoint=run.checksum(), **settings)
 
@@ -174,6 +197,6 @@ def _check_settings(path: str, run: Run, settings: Dict[str, Any]) -> None:
     if existing is None:
         return
     for name, value in _settings(run, settings).items():
-        if existing.get(name) != value:
-            raise ValueError(
-                f'{name} must be {existing.get(name)!r}, as in {path}, got {value!r}; delete that file to make it anew')
+        found = existing.get(name, value)  # older results do not say everything
+        if found != value:
+            raise ValueError(f'{name} must be {found!r}, as in {path}, got {value!r}; delete that file to make it anew')

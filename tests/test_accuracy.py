@@ -19,6 +19,7 @@ from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.runs import mean_and_spread
 from timm_multimix import MultiMixTask
 from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.saver import AtomicCheckpointSaver as Saver
 
 from .test_results import check_schema
 
@@ -67,6 +68,7 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
     checkpoint = (tmp_path / 'output' / 'tiny' / 'multimix-3' / 'last.pth.tar').read_bytes()
     assert record['settings'] == dict(
         recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"]} --seed 3',
+        data=json.loads((tmp_path / 'output' / 'data' / 'tiny' / 'contents.json').read_text())['digest'],
         checkpoint=hashlib.sha256(checkpoint).hexdigest()[:12])
     epochs = record['result']['epochs']
     assert [row['epoch'] for row in epochs] == [0., 1.] and record['result']['top1'] == epochs[-1]['eval_top1']
@@ -101,6 +103,9 @@ def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch
     ('--workers 0 --epochs 80 --lr 1', 'which changes epochs (80 instead of 2), lr (1.0 instead of 0.01)'),
     ('--workers many', "argument -j/--workers: invalid int value: 'many'"),
     ('--no-such-flag', 'unrecognized arguments: --no-such-flag'),
+    ('--val-split train', "which changes val_split ('train' instead of 'validation')"),
+    ('--data-dir elsewhere', "which changes data_dir ('elsewhere' instead of None)"),
+    ('--output elsewhere', "which changes output ('elsewhere' instead of"),
 ])
 def test_flags_are_the_machines_alone(flags, message, suite, tmp_path, capsys):
     with pytest.raises(SystemExit, match='2'):
@@ -139,13 +144,32 @@ def test_an_interrupted_run_goes_on(error, at, suite, tmp_path, monkeypatch, cap
         with pytest.raises(RuntimeError, match='killed'):
             suite('--methods', 'plain', '--seeds', '0')
     else:
-        assert suite('--methods', 'plain', '--seeds', '0') == 1
+        assert suite('--methods', 'plain', '--seeds', '0') == accuracy.INTERRUPTED
         assert f'plain with seed 0 was interrupted after {at} of 2 epochs; the same command' in caplog.text
     assert not (tmp_path / 'results').exists()
     monkeypatch.setattr(accuracy, 'COMMIT', 'second')
     assert suite('--methods', 'plain', '--seeds', '0') == 0
     assert epochs == ([0, 1, 1] if at else [0, 0, 1])
     assert read_commits(tmp_path) == ['first', 'second']
+
+
+def test_an_epoch_counts_when_its_checkpoint_is_there(suite, tmp_path, monkeypatch, caplog):
+    """Else the weights of the one before would be judged, and named."""
+    saved, save = [], Saver.save_checkpoint
+
+    def interrupted(self, epoch, *args, **kwargs):
+        saved.append(epoch)
+        if saved == [0, 1]:
+            raise KeyboardInterrupt
+        return save(self, epoch, *args, **kwargs)
+
+    monkeypatch.setattr(Saver, 'save_checkpoint', interrupted)
+    assert suite('--methods', 'plain', '--seeds', '0') == accuracy.INTERRUPTED
+    assert 'interrupted after 1 of 2 epochs' in caplog.text and not (tmp_path / 'results').exists()
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+    assert saved == [0, 1, 1]
+    result = json.loads((tmp_path / 'results' / 'tiny' / 'plain-0.json').read_text())['result']
+    assert [row['epoch'] for row in result['epochs']] == [0., 1.]
 
 
 def read_commits(folder):
@@ -175,10 +199,24 @@ def test_a_run_of_another_process_is_left_alone(suite, tmp_path):
     assert (tmp_path / 'results' / 'tiny' / 'plain-0.json').exists()
 
 
-def test_a_run_that_fails_says_its_command(suite, monkeypatch, caplog):
-    monkeypatch.setattr(train_timm, 'main', lambda argv: 1)
-    assert suite('--methods', 'plain', '--seeds', '0') == 1
+@pytest.mark.parametrize('code, made', [(1, ['multimix-0.json']), (2, [])])
+def test_a_run_that_fails_says_its_command(code, made, suite, tmp_path, monkeypatch, caplog):
+    """The others are made, but for a mistake, which they would have too."""
+    train = train_timm.main
+    monkeypatch.setattr(train_timm, 'main', lambda argv: train(argv) if 'multimix' in argv else code)
+    assert suite('--methods', 'plain', 'multimix', '--seeds', '0') == code
     assert 'plain with seed 0 failed; its command was: --data-dir' in caplog.text
+    assert not made or os.listdir(tmp_path / 'results' / 'tiny') == made
+
+
+def test_a_result_of_other_images_is_refused(suite, tmp_path, image_folder, capsys):
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+    shutil.copytree(image_folder, tmp_path / 'images')
+    Image.new('RGB', (64, 64)).save(tmp_path / 'images' / 'train' / 'cat' / '0.png')
+    with pytest.raises(SystemExit, match='2'):
+        suite('--methods', 'plain', '--seeds', '0', '--data-dir', str(tmp_path / 'images'),
+              '--output', str(tmp_path / 'elsewhere'))
+    assert 'plain-0.json is of other images' in capsys.readouterr().err
 
 
 def test_the_crop_of_padded_images_resizes_nothing():

@@ -1,6 +1,10 @@
 """`benchmarks.corruptions`: what each does to the pixels."""
+import io
+
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from benchmarks.corruptions import STRENGTHS, corrupt
 
@@ -38,6 +42,25 @@ def test_contrast_moves_to_the_mean_of_the_image():
 def test_blur_keeps_a_constant_image():
     grey = torch.full((1, 3, 32, 32), 102. / 255.)
     torch.testing.assert_close(corrupt(grey, 'blur', 1.5), grey)
+
+
+@pytest.mark.parametrize('sigma', STRENGTHS['blur'])
+def test_blur_has_the_width_asked_for(sigma):
+    """The variance of what becomes of a point, in each direction; the kernel ends at three standard deviations."""
+    point = torch.zeros(1, 3, 33, 33)
+    point[..., 16, 16] = 1.
+    line = corrupt(point, 'blur', sigma)[0, 0].sum(dim=0)
+    offsets = torch.arange(33.) - 16.
+    assert float((line * offsets.square()).sum() / line.sum()) == pytest.approx(sigma ** 2, rel=0.15)
+
+
+@pytest.mark.parametrize('quality', STRENGTHS['jpeg'])
+def test_jpeg_is_that_of_the_quality_asked_for(quality):
+    for image, result in zip(IMAGES, corrupt(IMAGES, 'jpeg', quality)):
+        buffer = io.BytesIO()
+        to_pil_image(image).save(buffer, format='jpeg', quality=int(quality))
+        expected = pil_to_tensor(Image.open(buffer)).float()
+        assert (result * 255. - expected).abs().mean() < 2.  # decoders differ a little
 
 
 def test_unknown():

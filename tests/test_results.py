@@ -74,7 +74,9 @@ def test_committed_results(path):
     check_schema(record)
     if 'method' in record['settings']:
         kind, recipe, name = os.path.relpath(path, FOLDER).split(os.sep)
-        assert kind == record['benchmark'] and name == '{method}-{seed}.json'.format(**record['settings'])
+        # what was tried on seeds that the study does not judge by
+        assert record['benchmark'] == dict(screening='accuracy').get(kind, kind)
+        assert name == '{method}-{seed}.json'.format(**record['settings'])
         assert recipe.startswith(record['settings']['recipe'])
 
 

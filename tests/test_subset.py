@@ -14,18 +14,18 @@ RECIPE = Recipe('', 6, 3, eval_split='validation')
 
 
 def test_the_subset_is_the_first_images_of_each_class(image_folder, tmp_path):
-    folder = prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))
+    folder = prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset')).folder
     for split, count in (('train', 6), ('validation', 3)):
         for name in ('cat', 'dog', 'owl'):
             images = sorted(os.listdir(os.path.join(folder, split, name)))
             assert images == [f'{index}.png' for index in range(count)]
             assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert prepare_data(RECIPE, str(image_folder), folder) == folder  # again
+    assert prepare_data(RECIPE, str(image_folder), folder).folder == folder  # again
 
 
 def test_padded_images_get_a_black_border(image_folder, tmp_path):
     padded = dataclasses.replace(RECIPE, pad=4)
-    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded'))
+    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded')).folder
     with Image.open(image_folder / 'train' / 'cat' / '0.png') as image:
         original = np.asarray(image.convert('RGB'))
     path = os.path.join(folder, 'train', 'cat', '0.png')
@@ -41,13 +41,51 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
 
 def test_what_is_no_image_is_left_alone(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / 'images')
-    for name in ('0.txt', '.hidden'):
-        (tmp_path / 'images' / 'train' / 'cat' / name).write_text('a note')
+    for name in ('cat/0.txt', 'cat/.hidden', '.DS_Store'):
+        (tmp_path / 'images' / 'train' / name).write_text('a note')
     for pad in (0, 4):
         recipe = dataclasses.replace(RECIPE, pad=pad)
-        folder = prepare_data(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}'))
+        folder = prepare_data(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}')).folder
         images = sorted(os.listdir(os.path.join(folder, 'train', 'cat')))
         assert images == [f'{index}.png' for index in range(6)]
+        assert sorted(os.listdir(os.path.join(folder, 'train'))) == ['cat', 'dog', 'owl']
+
+
+def test_the_digest_is_of_the_images_and_not_of_their_place(image_folder, tmp_path):
+    def digest(name, recipe=RECIPE):
+        return prepare_data(recipe, str(tmp_path / name), str(tmp_path / f'{name}-{len(os.listdir(tmp_path))}')).digest
+
+    for name in ('here', 'there', 'larger'):
+        shutil.copytree(image_folder, tmp_path / name)
+    Image.new('RGB', (64, 64)).save(tmp_path / 'larger' / 'train' / 'cat' / '0.png')
+    assert digest('here') == digest('there')
+    changed = [dataclasses.replace(RECIPE, pad=4), dataclasses.replace(RECIPE, outliers=('noise',))]
+    digests = [digest('here'), digest('larger'), *(digest('here', recipe) for recipe in changed)]
+    assert len(set(digests)) == 4
+
+
+def test_images_that_came_later_are_not_added(image_folder, tmp_path):
+    """Links to the first six of each class would become links to more."""
+    shutil.copytree(image_folder, tmp_path / 'images')
+    prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+    shutil.copy(tmp_path / 'images' / 'train' / 'cat' / '0.png', tmp_path / 'images' / 'train' / 'cat' / '00.png')
+    with pytest.raises(ValueError, match='subset must hold .*; delete it to make it anew'):
+        prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+    assert len(os.listdir(tmp_path / 'subset' / 'train' / 'cat')) == 6
+
+
+def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / 'images')
+    cats, padded = tmp_path / 'images' / 'train' / 'cat', dataclasses.replace(RECIPE, pad=4)
+    with Image.open(cats / '0.png') as image:
+        image.convert('RGB').save(cats / '0.jpg')
+    with pytest.raises(ValueError, match='images of different names in a class, got .*cat/0.jpg and .*cat/0.png'):
+        prepare_data(padded, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+    (cats / '0.jpg').unlink()
+    (cats / 'more').mkdir()
+    with pytest.raises(ValueError, match='the images of a class in one folder, got more in .*cat'):
+        prepare_data(padded, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+    assert not (tmp_path / 'subset').exists()
 
 
 @pytest.mark.parametrize('change', [

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -12,7 +13,8 @@ from benchmarks import accuracy, attention, embedding_space, evidence, ood, reci
 from benchmarks.recipes import Recipe
 from benchmarks.subset import prepare_data
 from benchmarks.suite import Run
-from benchmarks.trained import apply, class_names, load_pixels, load_run, top1
+from benchmarks.trained import PixelModel, apply, class_names, load_pixels, load_run, top1
+from timm_multimix import MultiMixHead
 
 from .test_results import check_schema
 
@@ -73,7 +75,7 @@ def test_images_are_spread_over_the_classes(trained):
 
 def test_unseen_classes_are_neither_trained_on_nor_tested(trained, image_folder, tmp_path):
     recipe = recipes.RECIPES['tiny']
-    folder = prepare_data(recipe, str(image_folder), str(tmp_path / 'data'))
+    folder = prepare_data(recipe, str(image_folder), str(tmp_path / 'data')).folder
     splits = {entry.name: sorted(os.listdir(entry)) for entry in os.scandir(folder) if entry.is_dir()}
     assert splits == dict(train=['cat', 'dog'], validation=['cat', 'dog'], unseen=['owl'])
 
@@ -84,7 +86,8 @@ def test_robustness(trained):
     record = read(root, 'robustness', 'plain-0')
     run = Run('tiny', 'plain', 0, str(root / 'output' / 'tiny' / 'plain-0'))
     assert record['settings'] == dict(
-        recipe='tiny', method='plain', seed=0, images=1000, steps=2, checkpoint=run.checksum())
+        recipe='tiny', method='plain', seed=0, images=1000, steps=2, checkpoint=run.checksum(),
+        data=read(root, 'accuracy', 'plain-0')['settings']['data'])
     result = record['result']
     assert result['images'] == 6 and result['top1'] == read(root, 'accuracy', 'plain-0')['result']['top1']
     attacks = {(row['attack'], row['eps_255']): row for row in result['attacks']}
@@ -107,6 +110,21 @@ def test_attacked_images_are_what_is_judged():
     expected = {radius: 100. * float((margins > 2. * radius / 255.).float().mean()) for radius in robustness.RADII}
     assert found == {(name, radius): top1 for name in ('fgsm', 'pgd') for radius, top1 in expected.items()}
     assert set(expected.values()) == {75., 50., 25.}
+
+
+def test_corrupted_images_are_what_is_judged():
+    """By a model that tells images of much contrast from those of little."""
+    pixels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def model(images):
+        contrast = images.std(dim=(1, 2, 3))
+        return torch.stack([contrast, torch.full_like(contrast, 0.15)], dim=1)
+
+    rows = robustness.corrupt_all(model, pixels, torch.zeros(8, dtype=torch.long), 'cpu')
+    found = {(row['corruption'], row['level']): row['top1'] for row in rows}
+    # a standard deviation of 0.29, times 0.6, 0.4 and 0.2
+    assert [found['contrast', level] for level in (1, 2, 3)] == [100., 0., 0.]
+    assert [found['noise', level] for level in (1, 2, 3)] == [100., 100., 100.]
 
 
 def test_outliers_are_what_scores_low():
@@ -141,7 +159,15 @@ def test_embedding_space(trained):
     assert embedding_space.main([*flags, '--methods', 'plain', '--seeds', '0', '1', '--projection', 'pca']) == 0
     result = read(root, 'embedding_space', 'plain-1')['result']
     assert 0. <= result['alignment'] <= 4. and result['uniformity'] <= 0. and len(result['spread_per_class']) == 2
-    assert len(result['picture']['x']) == len(result['picture']['label']) == 6
+    assert len(result['picture']['x']) == 6 and result['picture']['label'] == [0, 0, 0, 1, 1, 1]
+    model, config = load_run(Run('tiny', 'plain', 1, str(root / 'output' / 'tiny' / 'plain-1')), 'cpu')
+    pixels, labels = load_pixels(str(root / 'output' / 'data' / 'tiny' / 'validation'), config)
+    embeddings = apply(model.embed, pixels, 'cpu')
+    embeddings = embeddings / embeddings.norm(dim=1, keepdim=True)
+    distances = [
+        float((embeddings[i] - embeddings[j]).square().sum())
+        for i in range(6) for j in range(i) if labels[i] == labels[j]]
+    assert result['alignment'] == pytest.approx(sum(distances) / len(distances), rel=1e-4)
 
 
 def test_attention(trained):
@@ -154,6 +180,17 @@ def test_attention(trained):
         assert weights.shape == (3, *maps.shape)
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, *maps.shape[1:]), atol=1e-3, rtol=0.)
         assert result['labels'] == [0, 0, 1, 1] and result['classes'] == ['cat', 'dog']
+
+
+def test_attention_is_the_default_one():
+    torch.manual_seed(0)
+    model = PixelModel(timm.create_model('test_resnet', num_classes=3), (0.5,) * 3, (0.25,) * 3).eval()
+    pixels, labels = torch.rand(4, 3, 96, 96), torch.tensor([0, 1, 2, 0])
+    maps = torch.tensor(attention.maps(model, pixels, labels)['attention'])
+    head = MultiMixHead(model.model, mode='dense-multimix', num_tuples=1)
+    attended = head.outputs(model.model.forward_features(model.normalise(pixels)), labels).attention
+    assert maps.shape == (4, 3, 3) and float((maps - 1. / 9.).abs().max()) > 1e-3
+    torch.testing.assert_close(maps.flatten(1), attended, atol=1e-4, rtol=0.)
 
 
 def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
@@ -175,7 +212,7 @@ def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
     try:
         with pytest.raises(SystemExit):
             embedding_space.main(command)
-        assert 'checkpoint must be' in capsys.readouterr().err
+        assert f'{checkpoint} must be the checkpoint of ' in capsys.readouterr().err
     finally:
         os.replace(root / 'kept', checkpoint)
 
@@ -192,6 +229,7 @@ def test_a_run_of_another_process_is_left_alone(trained):
     (robustness, ['--steps', '0'], '--steps must be >= 1, got 0'),
     (robustness, ['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
     (robustness, ['--images', '0'], '--images must be >= 1, got 0'),
+    (embedding_space, ['--images', '3'], '--images must be >= 4, two of each class, got 3'),
     (robustness, ['--methods', 'cutmix'], 'must have runs of benchmarks.accuracy'),
     (ood, ['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
     (ood, ['--data-dir', 'nowhere'], 'data_dir must have the folder'),
@@ -223,14 +261,50 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     methods = json.loads(path.read_text())['result']['runs'][0]['methods']
     assert list(methods) == ['plain', 'cutmix', 'dense-multimix']  # with those that were timed before
 
+    settings = json.loads(path.read_text())['settings']
+    for name, value in (('models', ['resnet50']), ('batch_size', [7]), ('device', 'cuda')):
+        path.write_text(json.dumps(dict(json.loads(path.read_text()), settings=dict(settings, **{name: value}))))
+        with pytest.raises(ValueError, match=f'tiny.json must be of .*, got another {name}; delete it'):
+            evidence.measure_step_time('tiny', ['cutmix'], 'cpu', str(path))
+
     path.unlink()
     with suite.exclusive(str(tmp_path / 'output' / 'tiny.step_time.lock')):  # another process times steps
         assert evidence.main(command) == 0
     assert not path.exists()
 
 
+def test_where_a_run_failed_the_others_are_judged(trained, tmp_path, monkeypatch):
+    called = []
+    for name in ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention', 'report'):
+        monkeypatch.setattr(getattr(evidence, name), 'main', lambda argv, name=name: called.append(name) or codes[name])
+    monkeypatch.setattr(evidence, 'measure_step_time', lambda *args: 0)
+    codes = dict.fromkeys(('robustness', 'ood', 'embedding_space', 'attention', 'report'), 0)
+    command = [*trained[0], '--output', str(tmp_path)]
+    codes['accuracy'] = 1
+    assert evidence.main(command) == 1
+    assert called == ['accuracy', 'robustness', 'ood', 'embedding_space', 'attention', 'report']
+    called.clear()
+    codes['accuracy'] = accuracy.INTERRUPTED
+    assert evidence.main(command) == accuracy.INTERRUPTED and called == ['accuracy']
+
+
+def test_a_part_that_fails_says_on_which_run(trained, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(robustness, 'attack_all', None)
+    with pytest.raises(TypeError):
+        robustness.main([*trained[0], '--methods', 'dense-multimix', '--seeds', '0', '--steps', '3'])
+    assert 'robustness of dense-multimix with seed 0 failed, on ' in caplog.text
+
+
+def test_what_is_done_takes_no_time(monkeypatch, caplog):
+    clock = iter(range(0, 6000, 60))  # each look at it a minute later
+    monkeypatch.setattr(suite.time, 'time', lambda: next(clock))
+    with caplog.at_level('INFO', logger='benchmarks'):
+        suite.work_through(['a', 'b', 'c', 'd'], lambda item: item, str, lambda item: item in 'bc')
+    assert [text.partition('; ')[2] for text in caplog.messages][:2] == ['about 2 min left', 'about 2 min left']
+
+
 @pytest.mark.parametrize('more, message', [
-    (['--images', '0'], '--images must be >= 1, got 0'),
+    (['--images', '3'], '--images must be >= 4, two of each class, got 3'),
     (['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
     (['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
     (['--flags=--epochs 9'], '--flags must leave the budget as it is'),
