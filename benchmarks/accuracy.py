@@ -25,7 +25,7 @@ from .recipes import RECIPES
 from .results import COMMIT, write_result
 from .subset import Share, prepare_data
 from .suite import RESULTS as ALL_RESULTS
-from .suite import exclusive, run_of, work_through
+from .suite import Run, exclusive, run_of, work_through
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
@@ -45,24 +45,16 @@ class Interrupted(Exception):
     """A training that was told to end."""
 
 
-def run(
-        recipe: str,
-        method: str,
-        seed: int,
-        data: Share,
-        output: str,
-        results: str,
-        extra: str = '',
-) -> Optional[str]:
+def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]:
     """Train once and write the result; the path of its file, or None where another process is at it.
 
     Raises:
         RunError: If the training fails.
         Interrupted: If it was told to end, by Ctrl-C or SIGTERM.
     """
-    trained = run_of(output, recipe, method, seed)
-    path = trained.result_in(results)
-    with exclusive(f'{trained.folder}.lock') as mine:
+    recipe, method, seed = run.recipe, run.method, run.seed
+    path = run.result_in(results)
+    with exclusive(f'{run.folder}.lock') as mine:
         if not mine:
             return None
         if os.path.exists(path):
@@ -71,18 +63,18 @@ def run(
         start = time.time()
         command = [
             '--data-dir', data.folder, '--val-split', RECIPES[recipe].eval_split, *flags.split(),
-            '--output', os.path.dirname(trained.folder), '--experiment', os.path.basename(trained.folder)]
-        commits = _commits(trained.folder)
+            '--output', os.path.dirname(run.folder), '--experiment', os.path.basename(run.folder)]
+        commits = _commits(run.folder)
         code = train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1'])
         if code:
             raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
-        epochs, wanted = _progress(trained.folder)
+        epochs, wanted = _progress(run.folder)
         if len(epochs) < wanted:  # which train_timm.py does in order
             raise Interrupted(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
                 f'same command goes on with it')
         settings = dict(
-            recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=trained.checksum())
+            recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=run.checksum())
         last = epochs[-1]
         result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs, commits=commits)
         if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
@@ -141,28 +133,28 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--flags', default='', help='flags of the machine for train_timm.py, such as "--workers 8"')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    todo = [(method, seed) for seed in args.seeds for method in args.methods]
+    todo = [run_of(args.output, args.recipe, method, seed) for seed in args.seeds for method in args.methods]
 
-    def path_of(item: Tuple[str, int]) -> str:
-        return run_of(args.output, args.recipe, *item).result_in(args.results)
+    def path_of(run: Run) -> str:
+        return run.result_in(args.results)
 
     try:
-        for item in todo:
-            expected, folder = budget(args.recipe, *item), run_of(args.output, args.recipe, *item).folder
+        for run in todo:
+            expected = budget(run.recipe, run.method, run.seed)
             check_flags(expected, args.flags)
-            check_result(path_of(item), expected, folder)
-            if not os.path.exists(path_of(item)):
-                check_folder(folder, expected)
+            check_result(path_of(run), expected, run.folder)
+            if not os.path.exists(path_of(run)):
+                check_folder(run.folder, expected)
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
-        for item in todo:
-            check_data(path_of(item), data.digest)
+        for run in todo:
+            check_data(path_of(run), data.digest)
     except ValueError as error:
         parser.error(str(error))
     failures: List[str] = []
 
-    def work(item: Tuple[str, int]) -> Optional[str]:
+    def work(run: Run) -> Optional[str]:
         try:
-            return run(args.recipe, *item, data, args.output, args.results, args.flags)
+            return train(run, data, args.results, args.flags)
         except RunError as error:
             if error.code == 2:  # a mistake, which the others will have too
                 raise
@@ -170,7 +162,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             return 'failed'
 
     try:
-        work_through(todo, work, lambda item: f'{item[0]} {item[1]}', lambda item: os.path.exists(path_of(item)))
+        work_through(todo, work, lambda run: f'{run.method} {run.seed}', lambda run: os.path.exists(path_of(run)))
     except RunError as error:
         _logger.error(str(error))
         return error.code

@@ -1,4 +1,5 @@
 """What runs that are compared must have in common, and which flags are the machine's own."""
+import argparse
 import contextlib
 import io
 import os
@@ -26,9 +27,9 @@ def budget(recipe: str, method: str, seed: int) -> str:
     return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
 
 
-def num_classes(recipe: str) -> int:
-    """Of the recipe's model."""
-    return parse_args(['DIR', *RECIPES[recipe].flags.split()])[0].num_classes
+def recipe_args(recipe: str) -> argparse.Namespace:
+    """All settings of train_timm.py that a recipe gives, the others at their defaults."""
+    return parse_args(['DIR', *RECIPES[recipe].flags.split()])[0]
 
 
 def check_flags(expected: str, extra: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional
 import torch
 import torch.nn.functional as F
 
-from .budget import num_classes
+from .budget import recipe_args
 from .recipes import RECIPES
 from .suite import Run, create_parser, evaluate_runs
 from .trained import apply, load_pixels, load_run
@@ -78,7 +78,7 @@ def check_images(recipe: str, images: int) -> None:
     Raises:
         ValueError: If they are.
     """
-    least = 2 * num_classes(recipe)
+    least = 2 * recipe_args(recipe).num_classes
     if images < least:
         raise ValueError(f'--images must be >= {least}, two of each class, got {images}')
 

@@ -13,8 +13,6 @@ from typing import List, Optional
 import timm
 from timm.data import resolve_data_config
 
-from timm_multimix.training.arguments import parse_args
-
 from . import accuracy, attention, budget, embedding_space, ood, report, robustness, step_time
 from .methods import METHODS
 from .recipes import RECIPES
@@ -32,7 +30,7 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
     Raises:
         ValueError: If the file is of other steps.
     """
-    train_args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
+    train_args = budget.recipe_args(recipe)
     model = timm.create_model(train_args.model, num_classes=train_args.num_classes)
     data_config = resolve_data_config(vars(train_args), model=model)
     steps = dict(

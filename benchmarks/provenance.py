@@ -1,8 +1,7 @@
 """What a figure was made from, in a sentence: seeds, budget, hardware, versions, commit; and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
-from timm_multimix.training.arguments import parse_args
-
+from .budget import recipe_args
 from .recipes import RECIPES
 from .runs import Runs
 
@@ -30,7 +29,7 @@ def seeds(runs: Runs) -> str:
 
 def budget(recipe: str) -> str:
     """The model and how long it was trained on what."""
-    args, _ = parse_args(['DIR', *RECIPES[recipe].flags.split()])
+    args = recipe_args(recipe)
     images = RECIPES[recipe].train_per_class
     return (
         f'Budget ({recipe}): {args.model}, {args.epochs} epochs, batches of {args.batch_size}, '

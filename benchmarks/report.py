@@ -9,7 +9,7 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import figures, map_figures
-from .budget import budget, is_of, num_classes
+from .budget import budget, is_of, recipe_args
 from .detection import table as detection
 from .methods import KNOBS, METHODS
 from .metrics import TABLES, num_tests, verdicts
@@ -141,7 +141,7 @@ def _check_runs(recipe: str, parts: Dict[str, Runs]) -> None:
 
 
 def _verdict_section(parts: Dict[str, Runs], recipe: str) -> Section:
-    rows = verdicts(parts, 100. / num_classes(recipe))
+    rows = verdicts(parts, 100. / recipe_args(recipe).num_classes)
     header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
     if not rows:
         return Section('Where MultiMix wins and loses', ['No MultiMix run to compare yet.'])

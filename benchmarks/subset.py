@@ -48,16 +48,16 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
 def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
     """Of every image its path, its new path, and the width of its border."""
     for split, count in (('train', recipe.train_per_class), (recipe.eval_split, recipe.eval_per_class)):
-        for name in _sorted_entries(os.path.join(data_dir, split)):
+        for class_folder in _sorted_entries(os.path.join(data_dir, split)):
+            name, source = class_folder.name, os.path.abspath(class_folder.path)
             unseen = name in recipe.unseen_classes
-            source = os.path.abspath(os.path.join(data_dir, split, name))
-            if unseen and split == 'train' or not os.path.isdir(source):
+            if unseen and split == 'train' or not class_folder.is_dir():
                 continue
             entries = _sorted_entries(source)
-            nested = [entry for entry in entries if os.path.isdir(os.path.join(source, entry))]
+            nested = [entry.name for entry in entries if entry.is_dir()]
             if nested:  # timm would look into them
                 raise ValueError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
-            images = [entry for entry in entries if _is_image(entry)]
+            images = [entry.name for entry in entries if _is_image(entry.name)]
             if count is not None and len(images) < count:
                 raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
             target = os.path.join(folder, 'unseen' if unseen else split, name)
@@ -117,8 +117,9 @@ def _padded_name(target: str) -> str:
     return f'{os.path.splitext(target)[0]}.png'
 
 
-def _sorted_entries(folder: str) -> List[str]:
+def _sorted_entries(folder: str) -> List[os.DirEntry]:
     try:
-        return sorted(os.listdir(folder))
+        with os.scandir(folder) as entries:  # tells folders from files without looking at each
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f'data_dir must have the folder {folder} ({error.strerror})') from error

@@ -135,11 +135,12 @@ def find_runs(args: argparse.Namespace) -> List[Run]:
             + (' (results without their checkpoints: choose other --results to train anew)' if elsewhere else ''))
     for run in runs:
         path = _path(args, 'accuracy', run)
-        expected = existing_settings(path).get('checkpoint', run.checksum())
-        if expected != run.checksum():
+        found = run.checksum()
+        expected = existing_settings(path).get('checkpoint', found)
+        if expected != found:
             raise ValueError(
-                f'{run.checkpoint} must be the checkpoint of {path}, {expected}, got {run.checksum()}: it was trained '
-                'anew, or is still at work; choose other --results, or delete that file')
+                f'{run.checkpoint} must be the checkpoint of {path}, {expected}, got {found}: it was trained anew, or '
+                'is still at work; choose other --results, or delete that file')
     return runs
 
 
