@@ -84,7 +84,7 @@ def run(args, args_text: str) -> None:
                 device='cpu' if args.model_ema_force_cpu else None,
             )
         resume_epoch, position = resume(args, task, optimizer, runtime)
-    prepare_mixing(task, loader_train, data_config['input_size'])
+    prepare_mixing(task, loader_train, data_config)
     if args.torchcompile:
         with named(f'--torchcompile {args.torchcompile}'):
             task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)

@@ -13,6 +13,7 @@ from tests import naive
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from tests.test_functional import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
 from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
+from timm_multimix import task as task_module
 from timm_multimix.distillation import split_views
 from timm_multimix.functional import mixed_cross_entropy
 from timm_multimix.head import MODES
@@ -399,6 +400,17 @@ def test_batches_that_are_not_mixed_are_those_of_the_students_view(kwargs):
     assert torch.equal(result['loss'], expected['loss']) and torch.equal(result['output'], expected['output'])
 
 
+@pytest.mark.parametrize('updates, warns', [(False, 1), (True, 0)])
+def test_a_loop_that_never_updates_the_teacher_is_told(updates, warns, monkeypatch, caplog):
+    monkeypatch.setattr(task_module, '_STILL_STEPS', 3)
+    task = MultiMixTask(build('resnet'), num_tuples=2, teacher_decay=0.9, single_view=True, verbose=False)
+    for _ in range(7):
+        task(images('resnet', 4), labels(4))
+        if updates:
+            task.update_ema()
+    assert caplog.text.count('task.update_ema(step)') == warns
+
+
 def test_views():
     x, target = views('resnet')
     both = seeded(make(build('resnet')), x, target)['loss']
@@ -412,6 +424,7 @@ def test_views():
     (lambda: split_views(torch.zeros(4, 3), 4), ('two views of 4', r'\[8, ...\]', 'single_view=True', r'\[4, 3\]')),
     (lambda: split_views((torch.zeros(4, 3),) * 3, 4), ('two views of 4', r'\[\[4, 3\], \[4, 3\], \[4, 3\]\]')),
     (lambda: split_views((torch.zeros(4, 3), torch.zeros(5, 3)), 4), ('two views of 4', r'\[5, 3\]')),
+    (lambda: split_views((1, torch.zeros(4, 3)), 4), ('pair of tensors', 'int')),
     (lambda: split_views(torch.zeros(8, 3), 4, single_view=True), ('4 images', r'\[8, 3\]')),
     (lambda: make(build('vit'), teacher_decay=1.5), ('teacher_decay', '<= 1', '1.5')),
     (lambda: make(build('vit'), teacher_decay=-0.1), ('teacher_decay', '>= 0', '-0.1')),

@@ -6,6 +6,8 @@ import torch.multiprocessing
 from tests import two_processes
 from timm_multimix.gather import gather_batches
 
+TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
+
 
 @pytest.fixture
 def both(tmp_path):
@@ -30,11 +32,16 @@ def test_rows_and_gradients_of_both(both):
     torch.testing.assert_close(torch.cat([first, second]), 3. * torch.arange(8.).reshape(4, 2))
 
 
-@pytest.mark.parametrize('mode', ['multimix', pytest.param('dense-multimix', marks=pytest.mark.slow)])
-def test_gathered_is_one_process_on_the_joined_batch(mode, both):
-    records = both(two_processes.one_step, mode, True)
+@pytest.mark.parametrize('mode, kwargs', [
+    ('multimix', TEACHER),
+    pytest.param('multimix', {}, marks=pytest.mark.slow),
+    pytest.param('dense-multimix', TEACHER, marks=pytest.mark.slow),
+    pytest.param('dense-multimix', {}, marks=pytest.mark.slow),
+])
+def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
+    records = both(two_processes.one_step, mode, True, kwargs)
     images, labels = two_processes.batches()
-    task = two_processes.build(mode)
+    task = two_processes.build(mode, **kwargs)
     torch.manual_seed(2)
     result = task(images.flatten(0, 1), labels.flatten())
     result['loss'].backward()
@@ -49,7 +56,7 @@ def test_gathered_is_one_process_on_the_joined_batch(mode, both):
 
 @pytest.mark.slow
 def test_without_gathering_each_mixes_its_own(both):
-    first, second = both(two_processes.one_step, 'multimix', False)
+    first, second = both(two_processes.one_step, 'multimix', False, {})
     assert first['loss'] != second['loss']
     for name, gradient in first['gradients'].items():  # the mean of both, by DDP
         assert torch.equal(gradient, second['gradients'][name])

@@ -171,6 +171,18 @@ def test_unmixed_batches_are_plain_cross_entropy():
         assert not result['input_mixed']
 
 
+@pytest.mark.parametrize('exact', [False, True])
+def test_without_gradients_the_loss_is_the_same(exact):
+    model, x, target = problem()
+    task = make(model, exact=exact, mean_image=MU if exact else None, eta=0.5)
+    expected = seeded(task, x, target)
+    with torch.no_grad():
+        result = seeded(task, x, target)
+    for name in ('loss', 'output'):
+        torch.testing.assert_close(result[name], expected[name].detach(), rtol=0., atol=0.)
+        assert not result[name].requires_grad
+
+
 def test_mean_image():
     batches = [torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(n)) + 5. for n in (4, 4, 1)]
     loader = [(x, labels(len(x))) for x in batches]
@@ -190,7 +202,8 @@ def test_checkpoints_are_plain_and_hold_the_mean_image_beside():
     task = make(model, exact=True, mean_image=images('vit')[0])
     task.setup_ema()
     state = task.get_checkpoint_state()
-    assert list(state['state_dict']) == list(build('vit').state_dict()) and list(state['task_state']) == ['mean_image']
+    assert list(state['state_dict']) == list(build('vit').state_dict()) and state['task_state'].keys() == {
+        'mean_image', 'mean_image_source'}
     assert list(task.get_checkpoint_state(ema=True)) == ['state_dict_ema']
     assert list(task.get_checkpoint_state(ema=True)['state_dict_ema']) == list(state['state_dict'])
     other = make(build('vit'), exact=True)
@@ -238,9 +251,11 @@ def test_autocast(exact):
     x, target = images('vit', 4), labels(4)
     kwargs = dict(exact=exact, mean_image=x[0] if exact else None, eta=0.5)
     full = seeded(make(build('vit').train(), **kwargs), x, target)['loss']
-    model = build('vit').train()
+    model, dtypes = build('vit').train(), []
+    model.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     with torch.autocast('cpu', torch.bfloat16):
         result = seeded(make(model, **kwargs), x, target)
+    assert dtypes == [torch.bfloat16, torch.float32 if exact else torch.bfloat16]
     result['loss'].backward()
     assert result['loss'].dtype == torch.float32
     torch.testing.assert_close(result['loss'], full, rtol=0.05, atol=0.)
@@ -265,6 +280,7 @@ X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 
     (lambda: make(Smooth(), exact=True)(X, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
     (lambda: make(Smooth(), exact=True, mean_image=MU[:1])(X, TARGET), ('mean_image', r'\[2, 3, 3\]', r'\[1, 3, 3\]')),
     (lambda: make(Smooth(), exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
+    (lambda: make(nn.Sequential(nn.SyncBatchNorm(3), Smooth()), exact=True), ('exact=True', 'SyncBatchNorm')),
     (lambda: make(Smooth(), exact=True, mean_image=MU).compile(), ('exact=True', 'torch.compile')),
     (lambda: make(Smooth())(X, TARGET + 1), ('target', r'0\.\.3', 'got 4')),
     (lambda: make(Smooth())(X, TARGET[:3]), ('target', r'\[4\]', r'\[3\]')),

@@ -47,10 +47,10 @@ def gather_rows(rank, folder):
     torch.save((joined.detach(), rows.grad, labels), os.path.join(folder, f'{rank}.pt'))
 
 
-def one_step(rank, folder, mode, gather):
+def one_step(rank, folder, mode, gather, kwargs):
     start(rank, folder)
     images, labels = batches()
-    task = build(mode, gather=gather)
+    task = build(mode, gather=gather, **kwargs)
     task.prepare_distributed(device_ids=None)
     torch.manual_seed(2)  # the same tuples in both, as in one process
     result = task(images[rank], labels[rank])

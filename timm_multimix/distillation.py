@@ -130,6 +130,8 @@ def split_views(
         views = tuple(images.split(batch_size)) if images.shape[0] == 2 * batch_size else ()
     else:
         views = tuple(images)
+    if not all(isinstance(view, torch.Tensor) for view in views):
+        raise ValueError(f'input must be a pair of tensors, got {[type(view).__name__ for view in views]}')
     if len(views) != 2 or any(view.shape[0] != batch_size for view in views):
         raise ValueError(
             f'input must hold two views of {batch_size} images, [{2 * batch_size}, ...] or a pair, or give '

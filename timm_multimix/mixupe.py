@@ -66,10 +66,13 @@ def exact_terms(
     """
     images = images.detach().requires_grad_()
     # in full precision, as small gradients do not survive float16; fused attention has no second derivative
-    with torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         logits = model(images)
         projected = fast_terms(_accumulation(logits), target(logits)).sum()
-        gradient, = torch.autograd.grad(projected, images, create_graph=True)
+        gradient, = torch.autograd.grad(projected, images, create_graph=differentiable)
+    if not differentiable:
+        logits = logits.detach()
     direction = mean_image.to(images) - images.detach()
     return logits, (_accumulation(gradient) * direction).flatten(1).sum(dim=1)
 

@@ -79,16 +79,22 @@ class MixupETask(StepTask):
         self.prob = check_number('prob', prob, high=1.)
         self.exact = check_flag('exact', exact)
         self.mixup_enabled = True
+        if self.exact and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+            raise ValueError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
         self.register_buffer('mean_image', None)
+        self.mean_image_source = ''
         if mean_image is not None:
             if not exact:
                 raise ValueError('mean_image needs exact=True, got it with exact=False')
             self._set_mean_image(mean_image)
         self.trainable_module = _TwoPasses(model)
 
-    def estimate_mean_image(self, loader: Iterable) -> torch.Tensor:
-        """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`."""
-        self._set_mean_image(average_image(loader, self.device))
+    def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
+        """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`.
+
+        `source` says of what images it is, in words that are saved with it: `mean_image_source`.
+        """
+        self._set_mean_image(average_image(loader, self.device), source)
         return self.mean_image
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
@@ -129,7 +135,9 @@ class MixupETask(StepTask):
         return super().compile(backend=backend, mode=mode, **compile_kwargs)
 
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
-        return {} if ema or self.mean_image is None else {'mean_image': self.mean_image}
+        if ema or self.mean_image is None:
+            return {}
+        return {'mean_image': self.mean_image, 'mean_image_source': self.mean_image_source}
 
     def load_task_state(
             self,
@@ -139,12 +147,13 @@ class MixupETask(StepTask):
             ema: bool = False,
     ) -> None:
         if self.exact and not ema and state and 'mean_image' in state:
-            self._set_mean_image(state['mean_image'])
+            self._set_mean_image(state['mean_image'], state.get('mean_image_source', ''))
 
-    def _set_mean_image(self, mean_image: torch.Tensor) -> None:
+    def _set_mean_image(self, mean_image: torch.Tensor, source: str = '') -> None:
         check_float_tensor('mean_image', mean_image, (3,), '[ch, h, w]')
         check_finite('mean_image', mean_image)
         self.mean_image = mean_image.detach().to(self.device)
+        self.mean_image_source = source
 
     def _check_mean_image(self, input: torch.Tensor) -> None:
         if self.mean_image is None:

@@ -1,4 +1,5 @@
 """MultiMix as a `timm.task` training task."""
+import logging
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -16,6 +17,10 @@ from .gather import agree, gather_batches
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .switch import BatchSwitch
+
+_logger = logging.getLogger(__name__)
+_STILL_STEPS = 100
+"""So many mixed batches without an update of the teacher are no longer an accumulation of gradients."""
 
 
 class MultiMixTask(StepTask):
@@ -132,6 +137,7 @@ class MultiMixTask(StepTask):
             self.trainable_module = _DenseModel(model, head)
         self.teacher = None
         self._shares_buffers = False
+        self._still_steps = 0
         if teacher_decay is not None:
             self.loss.gamma = check_number('gamma', 0.5 if gamma is None else gamma, high=1.)
             forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
@@ -165,6 +171,7 @@ class MultiMixTask(StepTask):
             inputs = outputs.loss_inputs(target)
             if self.teacher is not None and self.loss.gamma < 1.:
                 inputs['teacher_logits'] = self.teacher(teacher_input)
+                self._warn_if_still()
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             terms = self.loss.terms(**inputs)
@@ -185,6 +192,14 @@ class MultiMixTask(StepTask):
         if self.gather and self.mixup_enabled and self.switch.is_random:
             what = self.switch.CHOICES[agree(self.switch.CHOICES.index(what), self.device)]
         return what
+
+    def _warn_if_still(self) -> None:
+        """Say so, once, when the loop seems not to update the teacher."""
+        self._still_steps += 1
+        if self._still_steps == _STILL_STEPS and not self.teacher.moved:
+            _logger.warning(
+                f'The teacher is still as it began after {_STILL_STEPS} batches: the loop must call '
+                'task.update_ema(step) after each update of the optimizer.')
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

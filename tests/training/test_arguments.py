@@ -49,6 +49,7 @@ def parse(*flags):
     (['--mixup-mode', 'mixupe', '--mixupe-threshold', 'nan'], '--mixupe-threshold must be a finite number, got nan'),
     (['--mixup-mode', 'mixupe', '--mixupe-exact', '--torchcompile'], '--mixupe-exact does not go with --torchcompile'),
     (['--mixup-mode', 'mixupe', '--mixupe-exact', '--grad-checkpointing'], 'does not go with --grad-checkpointing'),
+    (['--mixup-mode', 'mixupe', '--mixupe-exact', '--sync-bn'], '--mixupe-exact does not go with --sync-bn'),
     (['--mixup-mode', 'mixupe', '--mixupe-exact', '--train-img-sizes', '32', '64'], 'not go with --train-img-sizes'),
     (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--reprob', '1', '--resplit'],
      '--resplit leaves the first of two views unerased'),

@@ -11,6 +11,8 @@ from tests.training.checkpoints import read
 from tests.training.test_resume import assert_identical
 from tests.training.test_train import accuracy, rows_of
 from timm_multimix import MultiMixTask
+from timm_multimix.distillation import Teacher
+from timm_multimix.training import loop
 
 FLAGS = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9']
 
@@ -45,6 +47,19 @@ def test_with_a_single_view_it_is_given_one(flags, inputs):
     assert train_timm.main([*flags, *FLAGS, '--multimix-single-view', '--epochs', '1']) == 0
     assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
     assert inputs[0][0].single_view
+
+
+def test_with_a_gamma_of_one_no_teacher_is_asked_and_one_view_is_enough(flags, inputs, monkeypatch):
+    monkeypatch.setattr(Teacher, 'forward', None)
+    assert train_timm.main([*flags, *FLAGS, '--multimix-gamma', '1', '--epochs', '1']) == 0
+    assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
+
+
+def test_images_per_second_count_an_image_once(flags, monkeypatch):
+    logged = []
+    monkeypatch.setattr(loop, '_log', lambda *args: logged.append(args[-1]))
+    assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
+    assert logged == [8, 8, 8]
 
 
 def test_flags_become_arguments(flags, inputs):
@@ -88,6 +103,16 @@ def test_the_teacher_is_validated_saved_and_read_by_plain_timm(mode, flags, imag
     assert accuracy(model, image_folder) == pytest.approx(float(row['eval_student_top1']))
 
 
+def test_the_accuracy_of_the_model_stands_beside_that_of_the_teacher(flags, tmp_path, monkeypatch):
+    def validate(task, model, *_, **__):
+        return dict(loss=1., top1=20. if model is task.get_eval_model() else 30., top5=90.)
+
+    monkeypatch.setattr(train_timm, 'validate', validate)
+    assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
+    row, = rows_of(tmp_path / 'run')
+    assert (float(row['eval_top1']), float(row['eval_student_top1'])) == (30., 20.)
+
+
 def test_an_ordinary_average_is_another_one(flags, tmp_path):
     assert train_timm.main([*flags, *FLAGS, '--model-ema', '--model-ema-decay', '0.2']) == 0
     checkpoint = checkpoint_of(tmp_path / 'run')
@@ -121,6 +146,19 @@ def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs
     assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--epochs', '3', '--resume', path]) == 0
     *earlier, third = rows_of(tmp_path / 'run')
     assert earlier == [first, second] and third['eval_student_top1'] == '' and float(third['lr']) < 1.
+
+
+def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, monkeypatch, caplog):
+    assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
+    teacher = checkpoint_of(tmp_path / 'run')['task_state']['teacher']['state_dict']
+    flags = [*flags, *FLAGS, '--model-ema', '--model-ema-decay', '1', '--resume', str(tmp_path / 'run/last.pth.tar')]
+    said = 'The average of --model-ema begins as the teacher'
+    with caplog.at_level(logging.INFO):
+        assert train_timm.main([*flags, '--epochs', '2']) == 0
+        assert caplog.text.count(said) == 1
+        assert train_timm.main([*flags, '--epochs', '3']) == 0
+        assert caplog.text.count(said) == 1
+    assert torch.equal(checkpoint_of(tmp_path / 'run')['state_dict_ema']['fc.weight'], teacher['fc.weight'])
 
 
 def test_model_ema_force_cpu_alone_changes_nothing(flags, tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs with MixupE."""
 import pytest
+import torch
 
 import train_timm
 from tests.training.checkpoints import read
@@ -15,8 +16,8 @@ def mean_images(monkeypatch):
     """The mean images that are estimated."""
     images, estimate = [], MixupETask.estimate_mean_image
 
-    def watched(task, loader):
-        images.append(estimate(task, loader))
+    def watched(task, *args):
+        images.append(estimate(task, *args))
         return images[-1]
 
     monkeypatch.setattr(MixupETask, 'estimate_mean_image', watched)
@@ -46,12 +47,33 @@ def test_eta_of_zero_trains_as_timms_mixup(flags, tmp_path):
     assert not any(row['train_top1'] for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'
 
 
-def test_at_another_size_the_mean_image_is_estimated_anew(flags, tmp_path, mean_images):
+@pytest.mark.parametrize('change, old', [
+    (['--input-size', '3', '48', '48'], '24 images of [3, 32, 32]'),
+    (['--mean', '0', '0', '0'], 'mean [0.5, 0.5, 0.5]'),
+    (['--std', '1', '1', '1'], 'std [0.5, 0.5, 0.5]'),
+    (['--train-split', 'validation', '--batch-size', '6'], '24 images'),
+], ids=lambda value: value[0] if isinstance(value, list) else '')
+def test_of_other_images_the_mean_image_is_estimated_anew(change, old, flags, tmp_path, mean_images, caplog):
     flags = [*flags, *FLAGS, '--mixupe-exact']
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     path = str(tmp_path / 'run' / 'last.pth.tar')
-    assert train_timm.main([*flags, '--epochs', '2', '--input-size', '3', '48', '48', '--resume', path]) == 0
-    assert [tuple(image.shape) for image in mean_images] == [(3, 32, 32), (3, 48, 48)]
+    assert train_timm.main([*flags, '--epochs', '2', *change, '--resume', path]) == 0
+    first, second = mean_images
+    assert first.shape != second.shape or not torch.equal(first, second)
+    warning, = [record.message for record in caplog.records if 'mean image of the checkpoint' in record.message]
+    assert old in warning
+
+
+def test_eta_of_zero_needs_no_mean_image(flags, mean_images):
+    assert train_timm.main([*flags, '--mixup-mode', 'mixupe', '--mixupe-eta', '0', '--mixupe-exact']) == 0
+    assert not mean_images
+
+
+def test_at_probability_zero_it_trains_as_without(flags, tmp_path):
+    assert train_timm.main([*flags, *FLAGS, '--mixup-prob', '0', '--experiment', 'a']) == 0
+    assert train_timm.main([*flags, '--experiment', 'b']) == 0
+    a, b = (read(tmp_path / name / 'last.pth.tar')['state_dict'] for name in 'ab')
+    torch.testing.assert_close(dict(a), dict(b), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('more', [[], ['--mixupe-exact']], ids=['fast', 'exact'])

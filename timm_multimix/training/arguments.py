@@ -9,6 +9,7 @@ from ..loss import PAPER
 from . import flags, flags_more
 from .checks import check_args
 from .combinations import warn_of_ignored
+from .methods import needs_two_views
 
 _logger = logging.getLogger('train')
 
@@ -137,7 +138,7 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
         teacher_decay=args.multimix_teacher_decay,
         teacher_warmup=args.multimix_teacher_warmup,
         gamma=args.multimix_gamma,
-        single_view=args.multimix_single_view,
+        single_view=None if args.multimix_teacher_decay is None else not needs_two_views(args),
     )
     given = {name: value for name, value in given.items() if value is not None}
     return {**PAPER, **given} if args.multimix_paper else given

@@ -6,12 +6,13 @@ _NOT_WITH_EXACT = {
     'torchcompile': 'it gives no second derivatives',
     'grad_checkpointing': 'it computes attention anew by a kernel that has no second derivative',
     'train_img_sizes': 'the mean image has one size',
+    'sync_bn': 'it has no second derivative',
 }
 
 
 def needs_two_views(args: argparse.Namespace) -> bool:
-    """Whether the loader gives two views of every training image: one for the model, one for the teacher."""
-    return args.multimix_teacher_decay is not None and not args.multimix_single_view
+    """Whether the loader gives two views of every training image, the other one for a teacher that is asked."""
+    return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
 
 
 def mixupe_kwargs(args: argparse.Namespace) -> dict:

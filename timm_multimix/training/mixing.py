@@ -95,16 +95,22 @@ def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
 
 
-def prepare_mixing(task: TrainingTask, loader: Any, input_size: Tuple[int, ...]) -> None:
-    """The first pass over the training images that the exact MixupE needs; a resumed run of their size has its result.
+def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any]) -> None:
+    """The first pass over the training images that the exact MixupE needs; a resumed run of the same has its result.
 
     Args:
-        input_size: Of the images, `(ch, h, w)`.
+        data_config: With 'input_size' `(ch, h, w)`, 'mean' and 'std' of the images.
     """
-    if isinstance(task, MixupETask) and task.exact:
-        if task.mean_image is None or tuple(task.mean_image.shape) != tuple(input_size):
-            _logger.info('Estimating the mean image from one pass over the training images.')
-            task.estimate_mean_image(loader)
+    if not isinstance(task, MixupETask) or not task.exact or not task.eta:
+        return
+    size, mean, std = ([*data_config[name]] for name in ('input_size', 'mean', 'std'))
+    source = f'{len(loader.dataset)} images of {size}, mean {mean}, std {std}'
+    if task.mean_image is not None:
+        if task.mean_image_source == source:
+            return
+        _logger.warning(f'The mean image of the checkpoint is of {task.mean_image_source or "unknown images"}.')
+    _logger.info(f'Estimating the mean image from one pass over the training images: {source}.')
+    task.estimate_mean_image(loader, source)
 
 
 def warn_if_teacher_lags(args: argparse.Namespace, num_updates: int) -> bool:

@@ -53,7 +53,11 @@ def resume(
         )
         if args.model_ema:  # a teacher has its own place in the task's state
             load_task_ema_checkpoint(task, path)
-        position = (load_checkpoint_metadata(path).get('saver') or {}).get('position')
+        metadata = load_checkpoint_metadata(path)
+        position = (metadata.get('saver') or {}).get('position')
+        had_average = getattr(metadata.get('args'), 'model_ema', False)
+        if args.model_ema and not had_average and 'teacher' in (metadata.get('task_state') or {}):
+            _logger.info('The average of --model-ema begins as the teacher: the checkpoint has no other.')
     except FileNotFoundError as error:
         raise ValueError(f'--resume {path}: no such file') from error
     except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
