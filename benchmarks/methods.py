@@ -39,6 +39,7 @@ KNOBS = {
         'pairs-only': f'{_PAIRS} --multimix-clean-weight 0',
         'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
         'half-plain': '--mixup-prob 0.5',
+        'smoothing': '--smoothing 0.1',
     }.items()
 } | {
     f'dense-multimix-attention-{attention}': f'{METHODS["dense-multimix"]} --multimix-attention {attention}'
