@@ -166,12 +166,15 @@ class MultiMixTask(StepTask):
             input, teacher_input = split_views(input, target.shape[0], self.single_view)
         what = self._draw()
         if what == 'multimix':
+            teacher_logits = None
+            if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
+                teacher_logits = self.teacher(teacher_input)
+                self._warn_if_still()
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))
             inputs = outputs.loss_inputs(target)
-            if self.teacher is not None and self.loss.gamma < 1.:
-                inputs['teacher_logits'] = self.teacher(teacher_input)
-                self._warn_if_still()
+            if teacher_logits is not None:
+                inputs['teacher_logits'] = teacher_logits
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             terms = self.loss.terms(**inputs)
