@@ -12,8 +12,7 @@ from timm.utils import ModelEmaV3
 from tests import naive
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from tests.test_functional import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
-from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
-from timm_multimix import task as task_module
+from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask, distillation
 from timm_multimix.distillation import split_views
 from timm_multimix.functional import mixed_cross_entropy
 from timm_multimix.head import MODES
@@ -402,7 +401,7 @@ def test_batches_that_are_not_mixed_are_those_of_the_students_view(kwargs):
 
 @pytest.mark.parametrize('updates, warns', [(False, 1), (True, 0)])
 def test_a_loop_that_never_updates_the_teacher_is_told(updates, warns, monkeypatch, caplog):
-    monkeypatch.setattr(task_module, '_STILL_STEPS', 3)
+    monkeypatch.setattr(distillation, '_STILL_STEPS', 3)
     task = MultiMixTask(build('resnet'), num_tuples=2, teacher_decay=0.9, single_view=True, verbose=False)
     for _ in range(7):
         task(images('resnet', 4), labels(4))

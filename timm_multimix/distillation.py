@@ -2,6 +2,7 @@
 
 Source: v1 = arXiv 2206.14868 (Venkataramanan, Kijak, Amsaleg, Avrithis), section 3.3.
 """
+import logging
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -11,6 +12,10 @@ from timm.utils import ModelEmaV3
 
 from ._checks import check_number
 from ._step import StepModel
+
+_logger = logging.getLogger(__name__)
+_STILL_STEPS = 100
+"""So many mixed batches without an update of the teacher are no longer an accumulation of gradients."""
 
 
 class Teacher(nn.Module):
@@ -43,6 +48,7 @@ class Teacher(nn.Module):
             raise ValueError(
                 f'teacher_decay needs a model of float32 or bfloat16 weights, got float16 and teacher_decay={decay!r}')
         self.moved = False  # by an update, ever
+        self._num_asked = 0
         self.ema = ModelEmaV3(student, decay=check_number('teacher_decay', decay, high=1.), use_warmup=warmup)
         self.requires_grad_(False).eval()
         self._forward = forward
@@ -59,6 +65,14 @@ class Teacher(nn.Module):
         """Move towards the student; `step` counts the optimizer's updates from 1 (None: decay without warm-up)."""
         self.ema.update(student, step=step)
         self.moved = True
+
+    def warn_if_still(self) -> None:
+        """To be called for each batch: says so, once, when the loop seems not to update the teacher."""
+        self._num_asked += 1  # not in forward, which torch.compile would specialise on it
+        if self._num_asked == _STILL_STEPS and not self.moved:
+            _logger.warning(
+                f'The teacher is still as it began after {_STILL_STEPS} batches: the loop must call '
+                'task.update_ema(step) after each update of the optimizer.')
 
     def share(self, *, weights: bool) -> None:
         """Give all processes the first one's batch norm statistics, as DDP does with the student's, or also weights."""

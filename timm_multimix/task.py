@@ -1,5 +1,4 @@
 """MultiMix as a `timm.task` training task."""
-import logging
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -17,10 +16,6 @@ from .gather import agree, gather_batches
 from .head import MODES, HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
 from .switch import BatchSwitch
-
-_logger = logging.getLogger(__name__)
-_STILL_STEPS = 100
-"""So many mixed batches without an update of the teacher are no longer an accumulation of gradients."""
 
 
 class MultiMixTask(StepTask):
@@ -137,7 +132,6 @@ class MultiMixTask(StepTask):
             self.trainable_module = _DenseModel(model, head)
         self.teacher = None
         self._shares_buffers = False
-        self._still_steps = 0
         if teacher_decay is not None:
             self.loss.gamma = check_number('gamma', 0.5 if gamma is None else gamma, high=1.)
             forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
@@ -166,15 +160,13 @@ class MultiMixTask(StepTask):
             input, teacher_input = split_views(input, target.shape[0], self.single_view)
         what = self._draw()
         if what == 'multimix':
-            teacher_logits = None
+            of_teacher = {}
             if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
-                teacher_logits = self.teacher(teacher_input)
-                self._warn_if_still()
+                of_teacher['teacher_logits'] = self.teacher(teacher_input)
+                self.teacher.warn_if_still()
             outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
                 HeadOutput(self.trainable_module(input))
-            inputs = outputs.loss_inputs(target)
-            if teacher_logits is not None:
-                inputs['teacher_logits'] = teacher_logits
+            inputs = {**outputs.loss_inputs(target), **of_teacher}
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             terms = self.loss.terms(**inputs)
@@ -195,14 +187,6 @@ class MultiMixTask(StepTask):
         if self.gather and self.mixup_enabled and self.switch.is_random:
             what = self.switch.CHOICES[agree(self.switch.CHOICES.index(what), self.device)]
         return what
-
-    def _warn_if_still(self) -> None:
-        """Say so, once, when the loop seems not to update the teacher."""
-        self._still_steps += 1
-        if self._still_steps == _STILL_STEPS and not self.teacher.moved:
-            _logger.warning(
-                f'The teacher is still as it began after {_STILL_STEPS} batches: the loop must call '
-                'task.update_ema(step) after each update of the optimizer.')
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

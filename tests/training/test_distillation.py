@@ -148,7 +148,7 @@ def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs
     assert earlier == [first, second] and third['eval_student_top1'] == '' and float(third['lr']) < 1.
 
 
-def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, monkeypatch, caplog):
+def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, caplog):
     assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
     teacher = checkpoint_of(tmp_path / 'run')['task_state']['teacher']['state_dict']
     flags = [*flags, *FLAGS, '--model-ema', '--model-ema-decay', '1', '--resume', str(tmp_path / 'run/last.pth.tar')]
