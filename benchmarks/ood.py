@@ -3,7 +3,8 @@
 The test images against each set of outliers: unseen classes where the recipe has some, what `benchmarks.outliers`
 makes, and any folders of images. Scores are the maximum softmax probability (Hendrycks and Gimpel 2017) and the
 negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the positive class. FPR95 is the share of
-outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics).
+outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics). The
+margin of the logits, of which both depend, is kept beside them.
 """
 import hashlib
 import os
@@ -48,6 +49,18 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Expected calibration error over 15 bins (Guo et al. 2017), between 0 and 1."""
     probabilities = logits.softmax(dim=-1)
     return float(multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[-1], n_bins=15))
+
+
+def logit_margin(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """How far the label's logit is above the mean of the others, mean over the images.
+
+    Args:
+        logits: `[n, c]`.
+        labels: `[n]`.
+    """
+    label = logits.gather(-1, labels[:, None])[:, 0]
+    others = (logits.sum(dim=-1) - label) / (logits.shape[-1] - 1)
+    return float((label - others).mean())
 
 
 def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device: str) -> Dict[str, Any]:
@@ -108,6 +121,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             images=len(pixels),
             top1=top1(logits, labels),
             ece=calibration_error(logits, labels),
+            margin=logit_margin(logits, labels),
             sets={name: detect(model, logits, images, args.device) for name, images in outliers.items()},
         )
 

@@ -93,6 +93,19 @@ def test_what_tells_examples_apart(kwargs, kappa):
     torch.testing.assert_close(grad[0] - grad[1], share * (plain[0] - plain[1]), rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.parametrize('kwargs, margin', [
+    (dict(clean_weight=0.), 5.8), (dict(), 6.3), (dict(clean_weight=0., alpha=128.), 9.5),
+    (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
+def test_the_margin_that_the_loss_asks_for(kwargs, margin):
+    """Of one number, how far the label's logit is above the others, the loss has its least where docs/learning.md says.
+
+    With label smoothing of plain cross-entropy, log(0.91 / 0.01), as the mixed loss has hardly any weight there.
+    """
+    criterion, steps = MultiMixLoss(num_tuples=5_000, **kwargs), torch.arange(3., 12., 0.2)
+    losses = [seeded(criterion, step * torch.eye(10), torch.arange(10)) for step in steps]
+    assert float(steps[torch.stack(losses).argmin()]) == pytest.approx(margin, abs=0.25)
+
+
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('num_tuples, clean_weight', [(8, 0.), (7, 0.), (8, 1.), (4, 1.), (8, 0.5), (1, 0.25)])
 def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_weight, dense):

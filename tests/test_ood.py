@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.ood import SCORES, calibration_error, detection_metrics
+from benchmarks.ood import SCORES, calibration_error, detection_metrics, logit_margin
 from benchmarks.outliers import OUTLIERS, make_outliers
 
 CONFIG = dict(input_size=(3, 16, 16), interpolation='bicubic', crop_pct=1.)
@@ -33,6 +33,13 @@ def test_scores():
     logits = torch.tensor([[0., 0.], [3., 0.], [3., 3.]])
     torch.testing.assert_close(SCORES['msp'](logits), torch.tensor([0.5, 1. / (1. + np.exp(-3.)), 0.5]).float())
     assert SCORES['energy'](logits).tolist() == pytest.approx([np.log(2.), np.log(1. + np.exp(3.)), 3. + np.log(2.)])
+
+
+def test_logit_margin():
+    logits = torch.tensor([[3., 1., 2.], [0., 5., -1.]])
+    assert logit_margin(logits, torch.tensor([0, 1])) == pytest.approx((1.5 + 5.5) / 2.)
+    assert logit_margin(logits, torch.tensor([1, 0])) == pytest.approx((-1.5 - 2.) / 2.)
+    assert logit_margin(logits + 7., torch.tensor([0, 1])) == pytest.approx(3.5)
 
 
 def test_calibration_error():

@@ -147,7 +147,7 @@ def test_ood(trained, image_folder, tmp_path, capsys):
     for outliers in result['sets'].values():
         for score in ('msp', 'energy'):
             assert all(0. <= value <= 1. for value in outliers[score].values())
-    assert 0. <= result['ece'] <= 1.
+    assert 0. <= result['ece'] <= 1. and isinstance(result['margin'], float)
     Image.new('RGB', (40, 30), 'blue').save(tmp_path / 'blue.png')  # another folder of that name, or the same, changed
     with pytest.raises(SystemExit, match='2'):
         ood.main(flags)
