@@ -31,7 +31,7 @@ RECIPES = {
     'cifar5000-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_SGD} --lr 1.6', 500, 400, pad=4),
     'cifar5000-pad-adamw': Recipe(
-        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_ADAMW} --lr 0.03', 500, 400, pad=4),
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_ADAMW} --lr 0.1', 500, 400, pad=4),
     'cifar5000-pad-vit': Recipe(
         f'--model cifar_vit {_CIFAR} {_SHIFT} {_FORTY_EPOCHS} {_ADAMW} --lr 1e-3', 500, 400, pad=4),
     'cifar10': Recipe(
