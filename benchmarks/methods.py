@@ -47,7 +47,7 @@ KNOBS = {
     for attention in ('none', 'cam')
 } | {
     f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items()
-    for rate in (0.0003, 0.001, 0.003, 0.01, 0.1, 0.3, 0.4, 0.8, 3.2)
+    for rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2)
 }
 """Variants of the two, one knob turned at a time: what the defaults were chosen from. And every method at other
 learning rates than those of the recipes: for AdamW the first six, for SGD the others."""

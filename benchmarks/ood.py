@@ -4,7 +4,7 @@ The test images against each set of outliers: unseen classes where the recipe ha
 makes, and any folders of images. Scores are the maximum softmax probability (Hendrycks and Gimpel 2017) and the
 negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the positive class. FPR95 is the share of
 outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics). The
-margin of the logits, of which both depend, is kept beside them.
+margin of the logits, on which both depend, is kept beside them.
 """
 import hashlib
 import os
