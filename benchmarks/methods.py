@@ -33,6 +33,7 @@ KNOBS = {
         'paper-clean': f'{_LITERAL} --multimix-clean-weight 1',
         'mixed-only': '--multimix-clean-weight 0',
         'clean-half': '--multimix-clean-weight 0.5',
+        'tuples-64': '--multimix-tuples 64',
         'alpha-0.5': '--multimix-alpha 0.5',
         'alpha-1': '--multimix-alpha 1',
         'alpha-4': '--multimix-alpha 4',
