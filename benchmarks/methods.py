@@ -48,8 +48,11 @@ KNOBS = {
     f'dense-multimix-attention-{attention}': f'{METHODS["dense-multimix"]} --multimix-attention {attention}'
     for attention in ('none', 'cam')
 } | {
+    f'{method}-avg-pool': f'{METHODS[method]} --gp avg' for method in ('plain', 'multimix', 'dense-multimix')
+} | {
     f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items()
     for rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2)
 }
-"""Variants of the two, one knob turned at a time: what the defaults were chosen from. And every method at other
-learning rates than those of the recipes: for AdamW the first six, for SGD the others."""
+"""Variants of the two, one knob turned at a time: what the defaults were chosen from. Three methods for the ViT, which
+is read out by a class token, with the mean of its patches instead. And every method at other learning rates than those
+of the recipes: for AdamW the first six, for SGD the others."""
