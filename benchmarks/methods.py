@@ -34,6 +34,7 @@ KNOBS = {
         'mixed-only': '--multimix-clean-weight 0',
         'clean-half': '--multimix-clean-weight 0.5',
         'tuples-64': '--multimix-tuples 64',
+        'clean-1': '--multimix-clean-weight 1',
         'clean-3': '--multimix-clean-weight 3',
         'alpha-0.5': '--multimix-alpha 0.5',
         'alpha-1': '--multimix-alpha 1',

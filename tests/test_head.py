@@ -49,7 +49,7 @@ def test_dense_loss_by_hand(attention, activation):
     weights = naive.dense_weights(lam, a)
     mixed = naive.multimix_loss(embeddings, classifier.weight, classifier.bias, target, weights, 0.1)
     clean = F.cross_entropy(model(x), target, label_smoothing=0.1)
-    expected = (mixed + clean) / 2.
+    expected = (mixed + 3. * clean) / 4.
     torch.testing.assert_close(loss, expected)
 
     grads = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
@@ -78,7 +78,7 @@ def test_mixed_rows_give_the_same_loss(mode):
     head = MultiMixHead(model, mode, num_tuples=8, label_smoothing=0.1)
     features = model.forward_features(x)
     logits, targets = seeded(head.mix, features, target)
-    assert logits.shape == targets.shape == ((8 if mode == 'multimix' else 8 * 16) * 2, 7)
+    assert logits.shape == targets.shape == ((8 if mode == 'multimix' else 8 * 16) * 4, 7)
     torch.testing.assert_close(SoftTargetCrossEntropy()(logits, targets), seeded(head, features, target))
 
 

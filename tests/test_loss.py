@@ -65,7 +65,7 @@ def test_dense_without_attention_and_clean_logits():
     logits, target, *_ = problem(dense=True)
     criterion = MultiMixLoss(num_tuples=9)
     weights = seeded(criterion.sample_weights, logits)
-    expected = by_hand(weights, logits, target, logits.mean(dim=1), 1., 0.)
+    expected = by_hand(weights, logits, target, logits.mean(dim=1), 3., 0.)
     torch.testing.assert_close(seeded(criterion, logits, target), expected, **CLOSE)
     uniform = torch.full((4, 5), 0.2, dtype=torch.float64)
     torch.testing.assert_close(seeded(criterion, logits, target, uniform), expected, **CLOSE)
@@ -94,7 +94,7 @@ def test_what_tells_examples_apart(kwargs, kappa):
 
 
 @pytest.mark.parametrize('kwargs, margin', [
-    (dict(clean_weight=0.), 5.8), (dict(), 6.3), (dict(clean_weight=0., alpha=128.), 9.5),
+    (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
 def test_the_margin_that_the_loss_asks_for(kwargs, margin):
     """Of one number, how far the label's logit is above the others, the loss has its least where docs/learning.md says.
@@ -159,7 +159,7 @@ def test_another_criterion(dense):
     mixed = F.binary_cross_entropy_with_logits(
         naive.interpolate(weights, logits), naive.interpolate(weights, smooth))
     clean = F.binary_cross_entropy_with_logits(clean_logits if dense else logits, smooth)
-    torch.testing.assert_close(loss, (mixed + clean) / 2.)
+    torch.testing.assert_close(loss, (mixed + 3. * clean) / 4.)
 
 
 @pytest.mark.parametrize('dense', [False, True])
@@ -176,7 +176,7 @@ def test_tuples_sampled_in_blocks(elements, min_rows, dense, monkeypatch):
 
     weights = seeded(criterion.sample_weights, logits, attention)
     loss = seeded(criterion, logits, target, attention, clean_logits)
-    expected = by_hand(weights, logits, target, clean_logits if dense else logits, 1., 0.)
+    expected = by_hand(weights, logits, target, clean_logits if dense else logits, 3., 0.)
     torch.testing.assert_close(loss, expected, **CLOSE)
 
 
@@ -209,7 +209,7 @@ def test_gradient_through_attention():
     grads = torch.autograd.grad(loss, (logits, attention))
 
     weights = seeded(criterion.sample_weights, logits, attention.softmax(dim=-1))
-    expected = torch.autograd.grad(by_hand(weights, logits, target, clean_logits, 1., 0.), (logits, attention))
+    expected = torch.autograd.grad(by_hand(weights, logits, target, clean_logits, 3., 0.), (logits, attention))
     torch.testing.assert_close(grads, expected, **CLOSE)
 
 

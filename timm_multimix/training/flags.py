@@ -187,7 +187,7 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     add('--multimix-concentration', choices=CONCENTRATIONS,
         help='what alpha counts for: the total of a tuple, whatever the batch size (default), or each example')
     add('--multimix-length', type=int, metavar='M', help='examples per tuple (the whole batch)')
-    add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (1.0)')
+    add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (3.0)')
     add('--multimix-attention', choices=ATTENTION_KINDS, help='attention of dense-multimix (gap)')
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
     add('--multimix-implementation', choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed (auto)')
