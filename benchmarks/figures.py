@@ -2,7 +2,7 @@
 import io
 import statistics
 import textwrap
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import matplotlib
 
@@ -160,14 +160,19 @@ def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
 
 
 def accuracy(runs: Runs, title: str = '', caption: str = '') -> Figure:
-    """Top-1 of every seed."""
-    return points(runs, {'top-1 (%)': lambda result: result['top1']}, title, caption)
+    """Top-1 and test loss of every seed."""
+    metrics = {'top-1 (%)': lambda result: result['top1'], 'test loss': lambda result: result['loss']}
+    return points(runs, metrics, title, caption)
 
 
 def points(
-        runs: Runs, metrics: Dict[str, Callable[[Dict[str, Any]], float]], title: str = '', caption: str = '',
+        runs: Runs, metrics: Dict[str, Callable[[Dict[str, Any]], Optional[float]]], title: str = '',
+        caption: str = '',
 ) -> Figure:
-    """Every seed as a point and the mean as a bar, side by side for each metric; the caption is wrapped below."""
+    """Every seed as a point and the mean as a bar, side by side for each metric; the caption is wrapped below.
+
+    A seed without a number has no point, and a method with such a seed no bar.
+    """
     lines = textwrap.wrap(caption, 150, break_on_hyphens=False)  # as wide as the figure at size 7
     height = 1.2 + 0.36 * len(runs) + 0.25 * bool(title) + 0.15 * len(lines)
     figure, axes = plt.subplots(
@@ -199,11 +204,12 @@ def _line(axis, method: str, points: Dict[float, List[float]]) -> None:
     axis.grid(alpha=0.3)
 
 
-def _dots(axis, method: str, values: List[float], row: float, filled: bool) -> None:
+def _dots(axis, method: str, values: List[Optional[float]], row: float, filled: bool) -> None:
     color = style(method)['color']
-    axis.plot(values, [row] * len(values), 'o', color=color, markerfacecolor=color if filled else 'white', markersize=6)
-    if values:
-        axis.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
+    known = [value for value in values if value is not None]
+    axis.plot(known, [row] * len(known), 'o', color=color, markerfacecolor=color if filled else 'white', markersize=6)
+    if known and len(known) == len(values):
+        axis.plot([statistics.fmean(known)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
 
 
 def _point(axis, method: str, xs: List[float], ys: List[float]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.budget import budget
 from benchmarks.map_figures import mixed_target
 from benchmarks.methods import METHODS
 from benchmarks.results import write_result
+from benchmarks.runs import read_runs
 
 COMMITTED = sorted(glob.glob(os.path.join(os.path.dirname(report.__file__), 'results', 'report', '*.md')))
 _PNG = io.BytesIO()
@@ -218,6 +219,13 @@ def test_styles_tell_variants_apart():
     assert len({str(style) for style in styles.values()}) == len(names)
     assert styles['plain-lr-0.4']['color'] == styles['plain']['color'] != styles['multimix']['color']
     assert styles['dense-multimix-alpha-1']['color'] == styles['dense-multimix']['color']
+
+
+def test_the_accuracy_figure_has_no_loss_where_there_is_none(accuracies):
+    figure = figures.accuracy(read_runs('cifar10', str(accuracies / 'accuracy')))
+    top1, loss = ([len(line.get_xdata()) for line in axis.lines] for axis in figure.axes)
+    assert top1 == [3, 2, 3, 2, 1, 2]  # points and bar of plain, multimix, multimix-distilled
+    assert loss == [3, 2, 3, 2, 0]
 
 
 def test_variants_are_left_out_unless_named(accuracies):
