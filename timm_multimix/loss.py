@@ -49,8 +49,8 @@ class MultiMixLoss(nn.Module):
         length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
         concentration: 'total' takes alpha for a whole tuple, so the batch size does not change how strongly it mixes;
             'example' for each example, as in the paper, where a large batch makes every tuple nearly the batch mean.
-        clean_weight: Weight w of the plain cross-entropy beside the mixed one, 0 (mixed loss alone) to 1000. Lower: more
-            regularisation, for schedules long enough to fit the training images.
+        clean_weight: Weight w of the plain cross-entropy beside the mixed one, 0 (mixed loss alone) to 1000. Higher:
+            where even the training images are not fitted; lower: to hold back the model's confidence more.
         label_smoothing: Share of every target that is spread over all classes, applied once.
         criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
             BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
