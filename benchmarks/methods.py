@@ -35,7 +35,7 @@ KNOBS = {
         'clean-half': '--multimix-clean-weight 0.5',
         'tuples-64': '--multimix-tuples 64',
         'clean-1': '--multimix-clean-weight 1',
-        'clean-3': '--multimix-clean-weight 3',
+        'clean-3': '--multimix-clean-weight 3',  # the default, by the name of runs from before it was
         'alpha-0.5': '--multimix-alpha 0.5',
         'alpha-1': '--multimix-alpha 1',
         'alpha-4': '--multimix-alpha 4',
