@@ -196,6 +196,8 @@ def test_mixup_calls():
     raises(lambda: MultiMix(num_classes=5).attach(build('vit')), 'num_classes', '7', 'got 5')
     raises(lambda: MultiMix(num_classes=0), 'num_classes', '>= 1', 'got 0')
     raises(lambda: MultiMix(label_smoothing=2.), 'label_smoothing', '<= 1', 'got 2')
+    raises(lambda: MultiMix(mixup_alpha=1., alpha=3.), 'alpha and mixup_alpha', '3.0 and 1.0')
+    raises(lambda: MultiMix(alpha=-1.), 'alpha', '> 0', 'got -1')
     raises(lambda: MultiMix(gamma=0.3), 'gamma is not an argument of MultiMix,', 'MultiMixTask', '0.3')
     raises(lambda: MultiMixHead(build('vit'), gamma=0.3), 'gamma is not an argument of MultiMixHead', '0.3')
     for kwargs in ({}, dict(cutmix_alpha=1., switch_prob=1.), dict(prob=0.)):
@@ -230,7 +232,6 @@ def test_teacher():
     ('num_tuple', lambda: MultiMix(num_tuple=5)),
     ('num_tuple', lambda: MultiMixHead(build('vit'), num_tuple=5)),
     ('num_tuple', lambda: MultiMixTask(build('vit'), num_tuple=5, verbose=False)),
-    ('alpha', lambda: MultiMix(alpha=0.5)),
     ('smoothing', lambda: MultiMixTask(build('vit'), label_smoothing=0.1, verbose=False)),
 ])
 def test_arguments_are_not_swallowed(name, call):

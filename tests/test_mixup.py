@@ -9,7 +9,7 @@ from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
 from tests.models import NUM_CLASSES, build, gradients, images, labels
-from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
+from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.head import MODES
 
 
@@ -50,6 +50,16 @@ def test_a_stock_loop_gets_the_loss_and_gradients_of_the_head(key, clean_weight,
     torch.testing.assert_close(gradients(model), gradients(plain), rtol=1e-3, atol=1e-5)
     for (name, buffer), (_, other) in zip(model.named_buffers(), plain.named_buffers(), strict=True):
         assert torch.equal(buffer, other), name
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_paper_setting(mode):
+    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
+    plain = copy.deepcopy(model)
+    loss = step(make(mode, label_smoothing=0., **PAPER).attach(model), model, x, target)
+    head = MultiMixHead(plain, mode, num_tuples=12, **PAPER)
+    seed()
+    torch.testing.assert_close(loss, head(plain.forward_features(x), target).detach())
 
 
 @pytest.mark.parametrize('mode', MODES)

@@ -8,6 +8,7 @@ from timm.data.mixup import mixup_target
 
 from ._checks import (
     Alpha,
+    check_alpha,
     check_choice,
     check_flag,
     check_input_size,
@@ -21,6 +22,8 @@ from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, MultiMixHead
 from .loss import MultiMixLoss
 from .switch import BatchSwitch
+
+_ALPHA = 2.  # mixup_alpha's default
 
 
 class MultiMix:
@@ -43,7 +46,8 @@ class MultiMix:
     criterion that very tensor, not a copy made before.
 
     Args:
-        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`.
+        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`. `alpha`, its name in the
+            other classes and in `PAPER`, is taken in its place.
         cutmix_alpha: CutMix alpha; CutMix of the images is active if > 0.
         cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
         prob: Probability that a batch is mixed at all.
@@ -62,7 +66,7 @@ class MultiMix:
 
     def __init__(
             self,
-            mixup_alpha: Alpha = 2.,
+            mixup_alpha: Alpha = _ALPHA,
             cutmix_alpha: float = 0.,
             cutmix_minmax: Optional[Sequence[float]] = None,
             prob: float = 1.0,
@@ -82,9 +86,14 @@ class MultiMix:
         self.mixup_enabled = True
         self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
         # smoothing happens to the targets, before they are mixed
-        for name, instead in (('alpha', 'mixup_alpha'), ('criterion', 'the criterion of the loop')):
-            if name in kwargs:
-                raise ValueError(f'{name} is not an argument of MultiMix; give {instead}, got {kwargs[name]!r}')
+        if 'criterion' in kwargs:
+            raise ValueError(
+                'criterion is not an argument of MultiMix; give the criterion of the loop, got '
+                f'{kwargs["criterion"]!r}')
+        if 'alpha' in kwargs and check_alpha(mixup_alpha, 'mixup_alpha') != _ALPHA:
+            raise ValueError(
+                f'alpha and mixup_alpha are one argument of MultiMix; give one of them, got {kwargs["alpha"]!r} and '
+                f'{mixup_alpha!r}')
         refuse_gamma(kwargs, 'MultiMix')
         check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
         check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
@@ -92,7 +101,7 @@ class MultiMix:
         check_input_size(kwargs.get('input_size'))
         head_names = ('attention', 'activation', 'attention_grad', 'input_size')
         self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
-        self._loss_kwargs = dict(kwargs, alpha=mixup_alpha)
+        self._loss_kwargs = {'alpha': mixup_alpha, **kwargs}
         self.loss = MultiMixLoss(**self._loss_kwargs)
         self._forward: Optional[_AttachedForward] = None
 
