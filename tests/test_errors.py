@@ -197,6 +197,7 @@ def test_mixup_calls():
     raises(lambda: MultiMix(num_classes=0), 'num_classes', '>= 1', 'got 0')
     raises(lambda: MultiMix(label_smoothing=2.), 'label_smoothing', '<= 1', 'got 2')
     raises(lambda: MultiMix(mixup_alpha=1., alpha=3.), 'alpha and mixup_alpha', '3.0 and 1.0')
+    raises(lambda: MultiMix(mixup_alpha=2., alpha=3.), 'alpha and mixup_alpha', '3.0 and 2.0')
     raises(lambda: MultiMix(alpha=-1.), 'alpha', '> 0', 'got -1')
     raises(lambda: MultiMix(gamma=0.3), 'gamma is not an argument of MultiMix,', 'MultiMixTask', '0.3')
     raises(lambda: MultiMixHead(build('vit'), gamma=0.3), 'gamma is not an argument of MultiMixHead', '0.3')

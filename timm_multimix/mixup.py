@@ -8,7 +8,6 @@ from timm.data.mixup import mixup_target
 
 from ._checks import (
     Alpha,
-    check_alpha,
     check_choice,
     check_flag,
     check_input_size,
@@ -22,8 +21,6 @@ from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, MultiMixHead
 from .loss import MultiMixLoss
 from .switch import BatchSwitch
-
-_ALPHA = 2.  # mixup_alpha's default
 
 
 class MultiMix:
@@ -46,8 +43,8 @@ class MultiMix:
     criterion that very tensor, not a copy made before.
 
     Args:
-        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`. `alpha`, its name in the
-            other classes and in `PAPER`, is taken in its place.
+        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`. None for `alpha`, its name
+            in the other classes and in `PAPER`, or where that is not given, for the default of `MultiMixLoss`.
         cutmix_alpha: CutMix alpha; CutMix of the images is active if > 0.
         cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
         prob: Probability that a batch is mixed at all.
@@ -66,7 +63,7 @@ class MultiMix:
 
     def __init__(
             self,
-            mixup_alpha: Alpha = _ALPHA,
+            mixup_alpha: Optional[Alpha] = None,
             cutmix_alpha: float = 0.,
             cutmix_minmax: Optional[Sequence[float]] = None,
             prob: float = 1.0,
@@ -90,10 +87,12 @@ class MultiMix:
             raise ValueError(
                 'criterion is not an argument of MultiMix; give the criterion of the loop, got '
                 f'{kwargs["criterion"]!r}')
-        if 'alpha' in kwargs and check_alpha(mixup_alpha, 'mixup_alpha') != _ALPHA:
-            raise ValueError(
-                f'alpha and mixup_alpha are one argument of MultiMix; give one of them, got {kwargs["alpha"]!r} and '
-                f'{mixup_alpha!r}')
+        if mixup_alpha is not None:
+            if 'alpha' in kwargs:
+                raise ValueError(
+                    f'alpha and mixup_alpha are one argument of MultiMix; give one of them, got {kwargs["alpha"]!r} '
+                    f'and {mixup_alpha!r}')
+            kwargs['alpha'] = mixup_alpha
         refuse_gamma(kwargs, 'MultiMix')
         check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
         check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
@@ -101,7 +100,7 @@ class MultiMix:
         check_input_size(kwargs.get('input_size'))
         head_names = ('attention', 'activation', 'attention_grad', 'input_size')
         self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
-        self._loss_kwargs = {'alpha': mixup_alpha, **kwargs}
+        self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**self._loss_kwargs)
         self._forward: Optional[_AttachedForward] = None
 
