@@ -34,6 +34,7 @@ KNOBS = {
         'mixed-only': '--multimix-clean-weight 0',
         'clean-half': '--multimix-clean-weight 0.5',
         'tuples-64': '--multimix-tuples 64',
+        'tuples-1000': '--multimix-tuples 1000',
         'clean-1': '--multimix-clean-weight 1',
         'clean-3': '--multimix-clean-weight 3',  # the default, by the name of runs from before it was
         'alpha-0.5': '--multimix-alpha 0.5',

@@ -21,7 +21,7 @@ class Recipe:
     outliers: Tuple[str, ...] = ('digits', 'textures', 'photos', 'noise')
 
 
-_CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0'
+_CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0 --amp --amp-dtype bfloat16 --channels-last'
 _SHIFT = '--scale 0.64 0.64 --ratio 1 1'  # 32 of 40 pixels: crops of the padded image, nothing resized
 _SGD = '--opt sgd --momentum 0.9 --weight-decay 5e-4'
 _ADAMW = '--opt adamw --weight-decay 0.05'
@@ -44,8 +44,7 @@ RECIPES = {
     'cifar1250-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
     'cifar10': Recipe(
-        f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --amp --amp-dtype bfloat16 '
-        '--channels-last --pin-mem', pad=4),
+        f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --pin-mem', pad=4),
     # half a minute per run: every part of the suite in minutes, on the folder that `benchmarks.digits_folder` writes
     'digits': Recipe(
         '--model cifar_resnet14 --num-classes 8 --input-size 3 16 16 --batch-size 64 --color-jitter 0 --hflip 0 '
