@@ -10,7 +10,7 @@ import torch  # noqa: E402
 from tests import naive  # noqa: E402
 from tests.test_functional import random_target  # noqa: E402
 from timm_multimix import functional  # noqa: E402
-from timm_multimix.ops import tiles  # noqa: E402
+from timm_multimix.ops import triton_kernels  # noqa: E402
 
 # r, b, n, c: below, at and beyond the edges of the tiles, which are 64 x 64 with 16 to 64 examples
 SHAPES = [(1, 1, 1, 1), (2, 5, 11, 3), (1, 16, 65, 2), (2, 17, 3, 66)]
@@ -57,7 +57,7 @@ def main():
     logits = torch.tensor([[1e4, -1e4, 0.], [-1e4, 1e4, 0.]])
     loss, grad = loss_and_grad(logits, torch.tensor([0, 0]), torch.eye(2), implementation='triton')
     assert loss == 1e4 and torch.isfinite(grad).all()
-    lse = tiles.mixed_logsumexp(torch.full((1, 2, 3), float('nan')), torch.full((1, 4, 2), 0.5))
+    lse = triton_kernels.mixed_logsumexp(torch.full((1, 2, 3), float('nan')), torch.full((1, 4, 2), 0.5))
     assert lse.isnan().all()  # not a number does not hide behind a maximum
     print('all equal')
 

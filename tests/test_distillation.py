@@ -12,11 +12,12 @@ from timm.utils import ModelEmaV3
 from tests import naive
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from tests.test_functional import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
-from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask, distillation
-from timm_multimix.distillation import split_views
+from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.functional import mixed_cross_entropy
 from timm_multimix.head import MODES
 from timm_multimix.ops import chunked
+from timm_multimix.tasks import distillation
+from timm_multimix.tasks.distillation import split_views
 
 TARGETS = ('hard', 'soft', 'multi-hot')
 

@@ -4,7 +4,7 @@ import torch
 import torch.multiprocessing
 
 from tests import two_processes
-from timm_multimix.gather import gather_batches
+from timm_multimix.tasks.gather import gather_batches
 
 TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
 

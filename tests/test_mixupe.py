@@ -14,7 +14,7 @@ from timm.loss import SoftTargetCrossEntropy
 from tests import naive
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import MixupETask
-from timm_multimix.mixupe import average_image, exact_terms, mixupe_loss
+from timm_multimix.tasks.mixupe_terms import average_image, exact_terms, mixupe_loss
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 SHAPE = (2, 3, 3)

@@ -27,11 +27,11 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel, precision):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from timm_multimix.ops import tiles
+    from timm_multimix.ops import triton_kernels
 
-    function = getattr(tiles, kernel)
+    function = getattr(triton_kernels, kernel)
     pointers = ('logits', 'weights', 'logsumexp', 'scale', 'out')
-    constants = dict(tiles._BLOCKS, BLOCK_EXAMPLES=tiles._MAX_EXAMPLES, PRECISION=precision)
+    constants = dict(triton_kernels._BLOCKS, BLOCK_EXAMPLES=triton_kernels._MAX_EXAMPLES, PRECISION=precision)
     signature = {
         name: 'constexpr' if name in constants else '*fp32' if name in pointers else 'i32'
         for name in function.arg_names}

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from timm.utils import unwrap_model
 
 from timm_multimix import MultiMixTask
-from timm_multimix.gather import gather_batches
+from timm_multimix.tasks.gather import gather_batches
 
 BATCH, CLASSES, SIZE = 3, 5, 32
 

@@ -3,11 +3,11 @@
 Papers: arXiv 2206.14868 and arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
 """
 from . import functional
+from .drop_in import MultiMix
 from .head import MultiMixHead
 from .loss import PAPER, MultiMixLoss
-from .mixup import MultiMix
-from .mixupe_task import MixupETask
-from .task import MultiMixTask
+from .tasks.mixupe import MixupETask
+from .tasks.multimix import MultiMixTask
 from .version import __version__
 
 __all__ = [

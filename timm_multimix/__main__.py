@@ -18,7 +18,7 @@ import timm.scheduler
 import timm.task
 
 from .head import MODES
-from .task import MultiMixTask
+from .tasks.multimix import MultiMixTask
 from .training.arguments import create_parser, multimix_kwargs, read_defaults
 from .training.checks import check_mixing
 from .training.combinations import check_combinations

@@ -11,7 +11,7 @@ from tests.training.checkpoints import read
 from tests.training.test_resume import assert_identical
 from tests.training.test_train import accuracy, rows_of
 from timm_multimix import MultiMixTask
-from timm_multimix.distillation import Teacher
+from timm_multimix.tasks.distillation import Teacher
 from timm_multimix.training import loop
 
 FLAGS = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9']

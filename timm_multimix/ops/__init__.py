@@ -1,7 +1,7 @@
 """How the loss is computed: one file per implementation, all with the same signature and the same result."""
 from .chunked import chunked_cross_entropy, compiled_cross_entropy
 from .reference import reference_cross_entropy
-from .tiled import tiled_cross_entropy
+from .triton_impl import tiled_cross_entropy
 
 IMPLEMENTATIONS = {
     'chunked': chunked_cross_entropy,

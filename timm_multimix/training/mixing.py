@@ -9,8 +9,8 @@ from timm.data import Mixup
 from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelClassificationTask, TrainingTask
 
 from ..head import MODES
-from ..mixupe_task import MixupETask
-from ..task import MultiMixTask
+from ..tasks.mixupe import MixupETask
+from ..tasks.multimix import MultiMixTask
 from .arguments import multimix_kwargs
 from .combinations import loss_type, mixes_input
 from .knowledge_distillation import create_distillation_task

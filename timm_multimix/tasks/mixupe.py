@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from ._checks import (
+from .._checks import (
     check_criterion,
     check_finite,
     check_flag,
@@ -15,10 +15,10 @@ from ._checks import (
     check_number,
     check_target,
 )
-from ._step import StepModel, StepTask, resolve_criterion
-from .embeddings import check_classifier
-from .functional import _accumulation
-from .mixupe import average_image, exact_terms, fast_terms, mixupe_loss
+from ..embeddings import check_classifier
+from ..functional import _accumulation
+from .base import StepModel, StepTask, resolve_criterion
+from .mixupe_terms import average_image, exact_terms, fast_terms, mixupe_loss
 
 
 class MixupETask(StepTask):

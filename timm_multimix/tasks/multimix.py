@@ -7,15 +7,15 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from ._checks import check_choice, check_criterion, check_flag, check_number, check_target, check_tensor
-from ._step import StepModel, StepTask, resolve_criterion
+from .._checks import check_choice, check_criterion, check_flag, check_number, check_target, check_tensor
+from ..embeddings import check_classifier
+from ..functional import ACTIVATIONS, ATTENTION_KINDS
+from ..head import MODES, HeadOutput, MultiMixHead
+from ..input_mixing import BatchSwitch
+from ..loss import MultiMixLoss
+from .base import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, check_teacher, split_views
-from .embeddings import check_classifier
-from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .gather import agree, gather_batches
-from .head import MODES, HeadOutput, MultiMixHead
-from .loss import MultiMixLoss
-from .switch import BatchSwitch
 
 
 class MultiMixTask(StepTask):

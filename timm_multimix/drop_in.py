@@ -19,8 +19,8 @@ from ._checks import (
 from .embeddings import check_classifier
 from .functional import ACTIVATIONS, ATTENTION_KINDS
 from .head import MODES, MultiMixHead
+from .input_mixing import BatchSwitch
 from .loss import MultiMixLoss
-from .switch import BatchSwitch
 
 
 class MultiMix:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .functional import _accumulation
+from ..functional import _accumulation
 
 
 def mixupe_loss(

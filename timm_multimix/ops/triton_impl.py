@@ -1,4 +1,4 @@
-"""The pass over the tuples by Triton kernels that never write a mixed logit: see `tiles`."""
+"""The pass over the tuples by Triton kernels that never write a mixed logit: see `triton_kernels`."""
 from functools import partial
 from typing import Optional
 
@@ -20,25 +20,25 @@ def add_logsumexp_tiled(
     Raises:
         ValueError: If there is no Triton, or the logits are not float32 on its device.
     """
-    tiles = _import_tiles()
-    if logits.dtype != torch.float32 or not (logits.is_cuda or tiles.INTERPRETED):
+    triton_kernels = _import_kernels()
+    if logits.dtype != torch.float32 or not (logits.is_cuda or triton_kernels.INTERPRETED):
         raise ValueError(
             "implementation='triton' needs logits of float32 (or lower) on a CUDA device, "
             f'got {logits.dtype} on {logits.device}')
     precision = 'ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
-    logsumexp = tiles.mixed_logsumexp(logits, weights, precision)
+    logsumexp = triton_kernels.mixed_logsumexp(logits, weights, precision)
     scale = torch.ones_like(logsumexp) if mass is None else weights @ mass
     if grad is not None:
-        tiles.add_softmax(logits, weights, logsumexp, scale, grad, precision)
+        triton_kernels.add_softmax(logits, weights, logsumexp, scale, grad, precision)
     return (logsumexp.mul_(SUM_SCALE) * scale).sum() if need_sum else None
 
 
-def _import_tiles():
+def _import_kernels():
     try:
-        from . import tiles
+        from . import triton_kernels
     except ImportError as error:
         raise ValueError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
-    return tiles
+    return triton_kernels
 
 
 tiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_tiled)

@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 
-from ._checks import check_number
-from ._step import StepModel
+from .._checks import check_number
+from .base import StepModel
 
 _logger = logging.getLogger(__name__)
 _STILL_STEPS = 100

@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from ._checks import check_device, check_dtype, check_flag, check_kwargs
+from .._checks import check_device, check_dtype, check_flag, check_kwargs
 
 
 class StepModel(nn.Module):

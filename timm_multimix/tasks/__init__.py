@@ -1,0 +1,1 @@
+"""Training tasks for timm: the parts that need timm.task."""
