@@ -13,13 +13,18 @@ from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import distribute_bn, setup_default_logging
 
-from timm_multimix.training.arguments import parse_args, scaled_learning_rate
 from timm_multimix.training.bad_steps import BadSteps
-from timm_multimix.training.data import create_loaders, set_epoch
+from timm_multimix.training.checkpoints.recovery import Recovery
+from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.data.loaders import create_loaders, set_epoch
+from timm_multimix.training.errors import RunFailed, named, unexpected
 from timm_multimix.training.evaluate import validate
 from timm_multimix.training.loop import mean_lr, train_one_epoch
-from timm_multimix.training.mistakes import RunFailed, named, unexpected
-from timm_multimix.training.mixing import (
+from timm_multimix.training.model import create_train_model
+from timm_multimix.training.output import Output, find_resumed, resume
+from timm_multimix.training.runtime import create_runtime, seed_epoch
+from timm_multimix.training.stopping import Stopped, StopRequest
+from timm_multimix.training.task import (
     create_task,
     end_mixing,
     optimized_module,
@@ -27,11 +32,6 @@ from timm_multimix.training.mixing import (
     warn_if_at_chance,
     warn_if_teacher_lags,
 )
-from timm_multimix.training.model import create_train_model
-from timm_multimix.training.output import Output, find_resumed, resume
-from timm_multimix.training.recovery import Recovery
-from timm_multimix.training.runtime import create_runtime, seed_epoch
-from timm_multimix.training.stopping import Stopped, StopRequest
 from timm_multimix.training.together import primary_says, together
 
 _logger = logging.getLogger('train')

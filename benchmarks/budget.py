@@ -7,7 +7,7 @@ from typing import Any, Dict, FrozenSet, List
 
 import yaml
 
-from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.cli.parser import parse_args
 
 from .methods import KNOBS, METHODS
 from .recipes import RECIPES

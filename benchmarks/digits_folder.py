@@ -4,7 +4,7 @@ import os
 import sys
 from typing import List, Optional
 
-from timm_multimix.training.digits import Digits
+from timm_multimix.training.data.digits import Digits
 
 
 def write_digits(folder: str) -> str:

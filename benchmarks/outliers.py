@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from timm_multimix.training.digits import Digits
+from timm_multimix.training.data.digits import Digits
 
 from .trained import pixel_transform
 

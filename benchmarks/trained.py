@@ -9,7 +9,7 @@ import yaml
 from timm.data import create_dataset, create_transform
 from timm.models import load_checkpoint
 
-from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 

@@ -18,8 +18,8 @@ from benchmarks.methods import KNOBS, METHODS
 from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.runs import mean_and_spread
 from timm_multimix import MultiMixTask
-from timm_multimix.training.arguments import parse_args
-from timm_multimix.training.saver import AtomicCheckpointSaver as Saver
+from timm_multimix.training.checkpoints.saver import AtomicCheckpointSaver as Saver
+from timm_multimix.training.cli.parser import parse_args
 
 from .test_results import check_schema
 

@@ -19,10 +19,10 @@ import timm.task
 
 from .head import MODES
 from .tasks.multimix import MultiMixTask
-from .training.arguments import create_parser, multimix_kwargs, read_defaults
-from .training.checks import check_mixing
-from .training.combinations import check_combinations
-from .training.methods import needs_two_views
+from .training.cli.checks import check_mixing
+from .training.cli.combinations import check_combinations
+from .training.cli.methods import needs_two_views
+from .training.cli.parser import create_parser, multimix_kwargs, read_defaults
 
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')

@@ -11,7 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from timm_multimix.training.mistakes import named
+from timm_multimix.training.errors import named
 
 from .checkpoint import Checkpoint
 

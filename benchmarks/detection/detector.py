@@ -8,7 +8,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from timm_multimix.training.mistakes import named
+from timm_multimix.training.errors import named
 
 from .backbone import PyramidBackbone
 from .recipes import Recipe

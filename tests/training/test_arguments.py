@@ -3,8 +3,8 @@ import pytest
 import yaml
 
 from timm_multimix.loss import PAPER
-from timm_multimix.training.arguments import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
-from timm_multimix.training.methods import mixupe_kwargs
+from timm_multimix.training.cli.methods import mixupe_kwargs
+from timm_multimix.training.cli.parser import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
 
 
 def parse(*flags):

@@ -13,8 +13,8 @@ import train_timm
 from tests.training.test_train import MODES, rows_of
 from timm_multimix import MultiMixTask
 from timm_multimix.training import loop
-from timm_multimix.training.arguments import parse_args
 from timm_multimix.training.bad_steps import BadSteps, Diverged
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import create_runtime
 
 FLAGS = ['folder', '--device', 'cpu', '--batch-size', '4', '--log-interval', '1']

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.cli.parser import parse_args
 
 
 def parse(*flags):

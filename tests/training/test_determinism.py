@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import train_timm
 from tests.training.test_resume import assert_identical, final_state
-from timm_multimix.training.seeding import SeededSamples, seed_samples
+from timm_multimix.training.data.sample_seeds import SeededSamples, seed_samples
 
 TUPLES = ['--multimix-tuples', '16']
 EVERY_MODE = {

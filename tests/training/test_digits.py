@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from timm_multimix.training.digits import Digits
+from timm_multimix.training.data.digits import Digits
 
 
 def test_a_third_is_held_out_and_nothing_is_in_both():

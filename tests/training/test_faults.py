@@ -12,7 +12,9 @@ import torch
 import train_timm
 from tests.training.checkpoints import read
 from tests.training.test_train import MODES, rows_of
-from timm_multimix.training import images, newest, output, saver
+from timm_multimix.training import output
+from timm_multimix.training.checkpoints import find, saver
+from timm_multimix.training.data import images
 
 
 def fail_saves(monkeypatch, numbers, error=errno.ENOSPC):
@@ -196,7 +198,7 @@ def test_nothing_whole_is_no_reason_to_start_afresh(flags, tmp_path, capsys):
     assert train_timm.main([*flags, '--resume', 'auto']) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert f'--resume auto: no checkpoint in {folder} can be read: ' in line and 'last.pth.tar' in line
-    assert newest.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
+    assert find.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
 
 
 def test_a_damaged_checkpoint_by_its_path_is_an_error(flags, tmp_path, capsys):
@@ -263,7 +265,7 @@ def test_an_error_in_a_worker_ends_the_program(flags):
     """The traceback keeps the loader alive, and its workers ignore SIGTERM."""
     program = (
         'import sys, train_timm\n'
-        'from timm_multimix.training import images\n'
+        'from timm_multimix.training.data import images\n'
         'def broken(*args): raise TypeError("something inside a library")\n'
         'images.CheckedImages.__getitem__ = broken\n'
         'train_timm.main(sys.argv[1:])\n')

@@ -13,7 +13,8 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 
 import train_timm
 from tests.training.checkpoints import read
-from timm_multimix.training import datasets, loop
+from timm_multimix.training import loop
+from timm_multimix.training.data import datasets
 
 from .test_train import rows_of
 

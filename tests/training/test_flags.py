@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from timm_multimix.training.arguments import create_parser
+from timm_multimix.training.cli.parser import create_parser
 
 with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encoding='utf-8') as file:
     UPSTREAM = json.load(file)

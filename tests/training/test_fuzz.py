@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import train_timm
 from tests.test_properties import many
-from timm_multimix.training.arguments import create_parser, parse_args
+from timm_multimix.training.cli.parser import create_parser, parse_args
 
 FLAGS = {action.dest: action for action in create_parser()._actions if action.option_strings and action.dest != 'help'}
 TEXTS = ['', 'x', 'None', 'a=b', '=', '/does/not/exist', '\0', 'é', '-', '0x10', '1e', 'nan', 'inf', '-inf']

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data import auto_augment, create_dataset
 
 import train_timm
-from timm_multimix.training.images import BadSample, CheckedImages, ClassIndex, allow_posterize_to_black, posterize
+from timm_multimix.training.data.images import BadSample, CheckedImages, ClassIndex, allow_posterize_to_black, posterize
 
 
 @pytest.fixture

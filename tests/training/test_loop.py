@@ -10,7 +10,7 @@ from timm.utils import random_seed
 
 import train_timm
 from timm_multimix.training import loop
-from timm_multimix.training.arguments import parse_args
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import create_runtime
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 import train_timm
-from timm_multimix.training.mixing import warn_if_at_chance, warn_if_teacher_lags
+from timm_multimix.training.task import warn_if_at_chance, warn_if_teacher_lags
 
 
 def args_of(**kwargs):

@@ -11,7 +11,8 @@ import torch
 import train_timm
 from tests.training.checkpoints import assert_identical, final_state, read
 from tests.training.test_train import MODES, rows_of
-from timm_multimix.training import loop, randomness
+from timm_multimix.training import loop
+from timm_multimix.training.checkpoints import rng_state
 
 CPU = torch.device('cpu')
 
@@ -155,8 +156,8 @@ def test_every_generator_goes_back():
                 torch.randn(5).tolist(), np.random.rand(2).tolist(), random.random()]
 
     draw()  # an odd number of Gaussians: each generator keeps the second of a pair
-    state = randomness.get_state(CPU)
+    state = rng_state.get_state(CPU)
     assert state.dtype == torch.uint8
     first = draw()
-    randomness.set_state(state, CPU)
+    rng_state.set_state(state, CPU)
     assert draw() == first

@@ -14,8 +14,8 @@ import train_timm
 from tests.training.checkpoints import assert_identical, read
 from tests.training.test_train import MODES
 from timm_multimix.export import export
-from timm_multimix.training import datasets
-from timm_multimix.training.arguments import create_parser
+from timm_multimix.training.cli.parser import create_parser
+from timm_multimix.training.data import datasets
 
 ROOT = pathlib.Path(train_timm.__file__).parent
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.data import create_dataset, create_loader
 
-from timm_multimix.training.views import TwoViews, make_views, views_collate
+from timm_multimix.training.data.views import TwoViews, make_views, views_collate
 
 
 def load(image_folder, two_views, prefetcher, workers=0, seed=0, **kwargs):

@@ -6,7 +6,7 @@ from typing import List
 import torch
 import torch.nn as nn
 
-from .mistakes import RunFailed
+from .errors import RunFailed
 
 _logger = logging.getLogger('train')
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

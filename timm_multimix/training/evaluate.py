@@ -9,9 +9,9 @@ import torch.nn as nn
 from timm.task import TrainingTask, evaluation_sample_limit
 from timm.utils import AverageMeter
 
-from .naflex import to_device
+from .checkpoints.recovery import Recovery
+from .data.naflex import to_device
 from .progress import progress
-from .recovery import Recovery
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')

@@ -5,7 +5,7 @@ from typing import Any, Dict
 import torch.nn as nn
 from timm.task import FeatureDistillationTask, LogitDistillationTask, TokenDistillationTask, TrainingTask
 
-from .mistakes import named
+from .errors import named
 
 
 def create_distillation_task(

@@ -16,8 +16,8 @@ from torchvision.utils import save_image
 
 from .._checks import any_values
 from .bad_steps import BadSteps
-from .naflex import to_device
-from .recovery import Recovery
+from .checkpoints.recovery import Recovery
+from .data.naflex import to_device
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')

@@ -11,8 +11,8 @@ from timm.layers import convert_splitbn_model, convert_sync_batchnorm
 from timm.models import create_model, load_checkpoint, safe_model_name
 from timm.utils.jit import set_jit_fuser
 
-from .mistakes import named
-from .naflex import patch_size
+from .data.naflex import patch_size
+from .errors import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')

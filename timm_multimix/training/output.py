@@ -15,11 +15,11 @@ from timm.utils import get_outdir, trim_summary, update_summary
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from ..head import MODES
-from .combinations import mixes_input
-from .mistakes import RunFailed
-from .newest import newest_checkpoint
+from .checkpoints.find import newest_checkpoint
+from .checkpoints.saver import AtomicCheckpointSaver
+from .cli.combinations import mixes_input
+from .errors import RunFailed
 from .runtime import Runtime
-from .saver import AtomicCheckpointSaver
 from .tracking import Tracker
 
 _logger = logging.getLogger('train')

@@ -10,7 +10,7 @@ import torch
 from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, init_distributed_device, is_primary, random_seed
 
-from .mistakes import named
+from .errors import named
 
 _logger = logging.getLogger('train')
 

@@ -2,7 +2,7 @@
 import argparse
 from typing import Dict
 
-from .mistakes import named
+from .errors import named
 
 
 class Tracker:

@@ -11,11 +11,11 @@ from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelCla
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
-from .arguments import multimix_kwargs
-from .combinations import loss_type, mixes_input
+from .cli.combinations import loss_type, mixes_input
+from .cli.methods import mixupe_kwargs
+from .cli.parser import multimix_kwargs
+from .errors import named
 from .knowledge_distillation import create_distillation_task
-from .methods import mixupe_kwargs
-from .mistakes import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')

@@ -3,7 +3,7 @@ import argparse
 import math
 from typing import Any, Iterable
 
-from ..loss import MAX_CLEAN_WEIGHT
+from ...loss import MAX_CLEAN_WEIGHT
 from .combinations import flag_name
 
 _FROM_1 = (  # integers

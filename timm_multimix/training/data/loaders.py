@@ -4,13 +4,13 @@ from typing import Any, Dict, Tuple
 
 from timm.data import create_loader
 
+from ..cli.methods import needs_two_views
+from ..runtime import Runtime
+from ..stopping import shield_workers
 from .datasets import create_datasets
 from .images import allow_posterize_to_black
-from .methods import needs_two_views
 from .naflex import create_naflex_loaders
-from .runtime import Runtime
-from .seeding import seed_samples
-from .stopping import shield_workers
+from .sample_seeds import seed_samples
 from .views import make_views, views_collate
 
 

@@ -3,9 +3,9 @@ import argparse
 
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
-from .._checks import check_alpha
-from ..head import MODES
-from ..loss import PAPER
+from ..._checks import check_alpha
+from ...head import MODES
+from ...loss import PAPER
 from .combinations import check_combinations, flag_name, mixes_input
 from .methods import check_mixupe, check_teacher
 from .ranges import check_ranges

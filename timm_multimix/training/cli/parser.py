@@ -5,8 +5,8 @@ from typing import List, Optional, Tuple
 
 import yaml
 
-from ..loss import PAPER
-from . import flags, flags_more
+from ...loss import PAPER
+from . import timm_flags, timm_flags_more
 from .checks import check_args
 from .combinations import warn_of_ignored
 from .methods import needs_two_views
@@ -18,21 +18,21 @@ def create_parser(prog: str = 'train_timm.py') -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="timm's training, plus MultiMix")
     parser.add_argument('-c', '--config', default='', type=str, metavar='FILE', help='YAML file of default arguments')
-    flags.add_dataset_flags(parser)
-    flags.add_model_flags(parser)
-    flags.add_device_flags(parser)
-    flags.add_optimizer_flags(parser)
-    flags.add_schedule_flags(parser)
-    flags.add_augmentation_flags(parser)
-    flags.add_multimix_flags(parser)
-    flags.add_mixupe_flags(parser)
-    flags.add_batch_norm_flags(parser)
-    flags.add_ema_flags(parser)
-    flags.add_misc_flags(parser)
-    flags_more.add_size_flags(parser)
-    flags_more.add_naflex_flags(parser)
-    flags_more.add_distillation_flags(parser)
-    flags_more.add_tracking_flags(parser)
+    timm_flags.add_dataset_flags(parser)
+    timm_flags.add_model_flags(parser)
+    timm_flags.add_device_flags(parser)
+    timm_flags.add_optimizer_flags(parser)
+    timm_flags.add_schedule_flags(parser)
+    timm_flags.add_augmentation_flags(parser)
+    timm_flags.add_multimix_flags(parser)
+    timm_flags.add_mixupe_flags(parser)
+    timm_flags.add_batch_norm_flags(parser)
+    timm_flags.add_ema_flags(parser)
+    timm_flags.add_misc_flags(parser)
+    timm_flags_more.add_size_flags(parser)
+    timm_flags_more.add_naflex_flags(parser)
+    timm_flags_more.add_distillation_flags(parser)
+    timm_flags_more.add_tracking_flags(parser)
     parser.set_defaults(pretrained_cfg_overlay=None)  # in a YAML file alone, as in timm
     return parser
 

@@ -7,10 +7,10 @@ from PIL import Image
 from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
+from ..errors import named
 from .digits import Digits
 from .folders import check_classes, check_folders
 from .images import CheckedImages, ClassIndex
-from .mistakes import named
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:

@@ -6,10 +6,10 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 import torch
 from timm.utils import CheckpointSaver
 
-from . import randomness
-from .progress import progress
-from .runtime import Runtime
-from .stopping import Stopped, StopRequest
+from ..progress import progress
+from ..runtime import Runtime
+from ..stopping import Stopped, StopRequest
+from . import rng_state
 
 _logger = logging.getLogger('train')
 
@@ -75,7 +75,7 @@ class Recovery:
         """Index and batch of those batches of the epoch that are not done."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
-        self._begin = randomness.get_state(self.device)
+        self._begin = rng_state.get_state(self.device)
         self._before = self._begin
         if done:
             own = self.position['states'][self.args.rank]
@@ -83,21 +83,21 @@ class Recovery:
             self._begin, self._before, now, numbers = own.split([length] * 3 + [len(own) - 3 * length])
             meters.load(numbers.clone().view(torch.float64))
             if done == len(loader):
-                randomness.set_state(now, self.device)
+                rng_state.set_state(now, self.device)
                 return
             _logger.info(f'Going on in epoch {epoch} after {done} of {len(loader)} batches, which are read once more.')
-            randomness.set_state(self._begin, self.device)
+            rng_state.set_state(self._begin, self.device)
         iterator = iter(progress(loader, f'Epoch {epoch}', self.primary))
         for index in range(done):
             if index == done - 1:
-                randomness.set_state(self._before, self.device)
+                rng_state.set_state(self._before, self.device)
             next(iterator, None)
         if done:
-            randomness.set_state(now, self.device)
+            rng_state.set_state(now, self.device)
         index = done
         while True:
             if self._stopping or self.args.recovery_interval:
-                self._before = randomness.get_state(self.device)
+                self._before = rng_state.get_state(self.device)
             batch = next(iterator, None)
             if batch is None:
                 return
@@ -141,7 +141,7 @@ class Recovery:
     def _save(self, batches: int, update_idx: int) -> None:
         numbers = self._meters.state()
         own = torch.cat([
-            self._begin, self._before, randomness.get_state(self.device), numbers.view(torch.uint8)])
+            self._begin, self._before, rng_state.get_state(self.device), numbers.view(torch.uint8)])
         states = own.unsqueeze(0)
         if self.args.distributed:
             own = own.to(self.device)

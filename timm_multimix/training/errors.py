@@ -4,7 +4,7 @@ import re
 import traceback
 from contextlib import contextmanager
 
-from .images import BadSample
+from .data.images import BadSample
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '')
 

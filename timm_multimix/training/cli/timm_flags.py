@@ -4,8 +4,8 @@ import argparse
 from timm.loss import LOSS_TYPES
 from timm.utils import ParseKwargs
 
-from ..functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
-from ..head import MODES
+from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
+from ...head import MODES
 
 MIXUP_MODES = ('batch', 'pair', 'elem', *MODES, 'mixupe')
 TASKS = ('classification', 'multilabel')

@@ -5,7 +5,7 @@ import math
 
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 
-from ..head import MODES
+from ...head import MODES
 from .methods import needs_two_views
 
 _logger = logging.getLogger('train')

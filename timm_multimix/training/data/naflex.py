@@ -9,7 +9,7 @@ from timm.data.naflex_mixup import NaFlexMixup
 from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
-from .combinations import mixes_input
+from ..cli.combinations import mixes_input
 
 
 def create_naflex_loaders(
