@@ -18,14 +18,14 @@ import yaml
 
 import train_timm
 
-from . import models  # noqa: F401  registers them
-from .budget import budget, check_data, check_flags, check_folder, check_result
-from .methods import KNOBS, METHODS
-from .recipes import RECIPES
-from .results import COMMIT, write_result
-from .subset import Share, prepare_data
-from .suite import RESULTS as ALL_RESULTS
-from .suite import Run, exclusive, run_of, work_through
+from .suite import models  # noqa: F401  registers them
+from .suite.budget import budget, check_data, check_flags, check_folder, check_result
+from .suite.methods import KNOBS, METHODS
+from .suite.recipes import RECIPES
+from .suite.results import COMMIT, write_result
+from .suite.running import RESULTS as ALL_RESULTS
+from .suite.running import Run, exclusive, run_of, work_through
+from .suite.subset import Share, prepare_data
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')

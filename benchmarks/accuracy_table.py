@@ -4,10 +4,10 @@ import sys
 from typing import List, Optional
 
 from .accuracy import RESULTS
-from .page import markdown_table
-from .provenance import caption
-from .recipes import RECIPES
-from .runs import Runs, cell, read_runs
+from .report.page import markdown_table
+from .report.provenance import caption
+from .suite.recipes import RECIPES
+from .suite.runs import Runs, cell, read_runs
 
 
 def table(runs: Runs) -> List[List[str]]:
@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
     print(markdown_table(table(runs)))
     if args.figure:
-        from . import figures  # needs matplotlib, the table does not
+        from .report import figures  # needs matplotlib, the table does not
         figures.accuracy(runs, args.recipe, caption(runs, args.recipe)).savefig(args.figure, dpi=120)
     return 0
 

@@ -14,9 +14,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from timm_multimix import MultiMixHead
 
-from .recipes import RECIPES
-from .suite import Run, create_parser, evaluate_runs
-from .trained import PixelModel, class_names, load_pixels, load_run
+from .suite.recipes import RECIPES
+from .suite.running import Run, create_parser, evaluate_runs
+from .suite.trained import PixelModel, class_names, load_pixels, load_run
 
 TUPLES = 3
 LARGEST = 112  # pixels of the images that are kept

@@ -7,7 +7,7 @@ import time
 
 import train_timm
 
-from .curves import plot_curves
+from .report.curves import plot_curves
 
 FLAGS = (
     '--dataset digits --num-classes 10 --model resnet10t --input-size 3 32 32 --model-kwargs output_stride=8 '

@@ -12,10 +12,10 @@ from typing import Any, Dict, List, Optional
 import torch
 import torch.nn.functional as F
 
-from .budget import recipe_args
-from .recipes import RECIPES
-from .suite import Run, create_parser, evaluate_runs
-from .trained import apply, load_pixels, load_run
+from .suite.budget import recipe_args
+from .suite.recipes import RECIPES
+from .suite.running import Run, create_parser, evaluate_runs
+from .suite.trained import apply, load_pixels, load_run
 
 PROJECTIONS = ('tsne', 'pca')
 POINTS = 400  # of the picture

@@ -13,11 +13,13 @@ from typing import List, Optional
 import timm
 from timm.data import resolve_data_config
 
-from . import accuracy, attention, budget, embedding_space, ood, report, robustness, step_time
-from .methods import METHODS
-from .recipes import RECIPES
-from .runs import existing_settings
-from .suite import create_parser, exclusive
+from . import accuracy, attention, embedding_space, ood, robustness, step_time
+from .report import __main__ as report
+from .suite import budget
+from .suite.methods import METHODS
+from .suite.recipes import RECIPES
+from .suite.running import create_parser, exclusive
+from .suite.runs import existing_settings
 
 _logger = logging.getLogger('benchmarks')
 

@@ -13,7 +13,7 @@ import torch
 
 from timm_multimix import MultiMixLoss
 
-from .device import add_device
+from .suite.device import add_device
 
 
 def measure_memory(size: Sequence[int], device: str, threads: int = 1) -> float:

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 
-from .device import add_device
 from .loss_memory import measure_memory
-from .rates import peak_bandwidth, peak_flops, synchronize
-from .results import write_result
+from .suite.device import add_device
+from .suite.rates import peak_bandwidth, peak_flops, synchronize
+from .suite.results import write_result
 
 
 class Size(NamedTuple):

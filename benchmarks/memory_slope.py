@@ -16,9 +16,9 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 
-from .device import add_device
-from .results import write_result
 from .step_time import METHODS, Stepper
+from .suite.device import add_device
+from .suite.results import write_result
 
 _MIB = 2 ** 20
 

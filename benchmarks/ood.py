@@ -1,10 +1,10 @@
 """Out-of-distribution detection and calibration: `python -m benchmarks.ood --recipe NAME --data-dir FOLDER`.
 
-The test images against each set of outliers: unseen classes where the recipe has some, what `benchmarks.outliers`
-makes, and any folders of images. Scores are the maximum softmax probability (Hendrycks and Gimpel 2017) and the
-negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the positive class. FPR95 is the share of
-outliers that pass where 95 % of the test images do. Calibration is the expected error over 15 bins (torchmetrics). The
-margin of the logits, on which both depend, is kept beside them.
+The test images against each set of outliers: unseen classes where the recipe has some, what
+`benchmarks.suite.shifts.outliers` makes, and any folders of images. Scores are the maximum softmax probability
+(Hendrycks and Gimpel 2017) and the negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the
+positive class. FPR95 is the share of outliers that pass where 95 % of the test images do. Calibration is the expected
+error over 15 bins (torchmetrics). The margin of the logits, on which both depend, is kept beside them.
 """
 import hashlib
 import os
@@ -16,10 +16,10 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from .outliers import make_outliers
-from .recipes import RECIPES, Recipe
-from .suite import Run, create_parser, evaluate_runs
-from .trained import PixelModel, apply, has_images, load_pixels, load_run, top1
+from .suite.recipes import RECIPES, Recipe
+from .suite.running import Run, create_parser, evaluate_runs
+from .suite.shifts.outliers import make_outliers
+from .suite.trained import PixelModel, apply, has_images, load_pixels, load_run, top1
 
 SCORES = {
     'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,

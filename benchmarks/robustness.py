@@ -10,11 +10,11 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from .attacks import fgsm, pgd
-from .corruptions import STRENGTHS, corrupt
-from .recipes import RECIPES
-from .suite import Run, create_parser, evaluate_runs
-from .trained import PixelModel, apply, batches, load_pixels, load_run, top1
+from .suite.recipes import RECIPES
+from .suite.running import Run, create_parser, evaluate_runs
+from .suite.shifts.attacks import fgsm, pgd
+from .suite.shifts.corruptions import STRENGTHS, corrupt
+from .suite.trained import PixelModel, apply, batches, load_pixels, load_run, top1
 
 RADII = (1, 2, 4, 8)  # in 255ths; at the larger two little is left of a model that was not trained for it
 

@@ -21,8 +21,8 @@ from timm.task import ClassificationTask, TrainingTask
 
 from timm_multimix import MixupETask, MultiMixTask
 
-from .device import add_device
-from .results import write_result
+from .suite.device import add_device
+from .suite.results import write_result
 
 METHODS = (
     'plain', 'label-smoothing', 'mixup', 'mixup-elem', 'cutmix', 'mixup-cutmix', 'manifold-mixup', 'multimix',

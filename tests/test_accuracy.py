@@ -13,10 +13,11 @@ from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
-from benchmarks import accuracy, accuracy_table, recipes
-from benchmarks.methods import KNOBS, METHODS
-from benchmarks.recipes import RECIPES, Recipe
-from benchmarks.runs import mean_and_spread
+from benchmarks import accuracy, accuracy_table
+from benchmarks.suite import recipes
+from benchmarks.suite.methods import KNOBS, METHODS
+from benchmarks.suite.recipes import RECIPES, Recipe
+from benchmarks.suite.runs import mean_and_spread
 from timm_multimix import MultiMixTask
 from timm_multimix.training.checkpoints.saver import AtomicCheckpointSaver as Saver
 from timm_multimix.training.cli.parser import parse_args

@@ -1,12 +1,12 @@
-"""`benchmarks.attacks` against the Adversarial Robustness Toolbox."""
+"""`benchmarks.suite.shifts.attacks` against the Adversarial Robustness Toolbox."""
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from benchmarks.attacks import fgsm, pgd
-from benchmarks.trained import PixelModel
+from benchmarks.suite.shifts.attacks import fgsm, pgd
+from benchmarks.suite.trained import PixelModel
 
 EPS = 8. / 255.
 

@@ -1,4 +1,4 @@
-"""`benchmarks.corruptions`: what each does to the pixels."""
+"""`benchmarks.suite.shifts.corruptions`: what each does to the pixels."""
 import io
 
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from benchmarks.corruptions import STRENGTHS, corrupt
+from benchmarks.suite.shifts.corruptions import STRENGTHS, corrupt
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).mul(255).round().div(255)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import loss_memory, loss_time, rates
+from benchmarks import loss_memory, loss_time
 from benchmarks.loss_time import Problem, Size
+from benchmarks.suite import rates
 
 from .test_results import check_schema
 

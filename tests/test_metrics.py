@@ -1,7 +1,7 @@
-"""`benchmarks.metrics`: numbers of several seeds, and what is said of their differences."""
+"""`benchmarks.report.metrics`: numbers of several seeds, and what is said of their differences."""
 import pytest
 
-from benchmarks.metrics import TABLES, best_other, num_tests, verdict, verdicts
+from benchmarks.report.metrics import TABLES, best_other, num_tests, verdict, verdicts
 
 TOP1, LOSS = TABLES['Accuracy: held-out images']
 

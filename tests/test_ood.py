@@ -1,10 +1,10 @@
-"""`benchmarks.ood` and `benchmarks.outliers`: metrics by counting, and what the sets look like."""
+"""`benchmarks.ood` and `benchmarks.suite.shifts.outliers`: metrics by counting, and what the sets look like."""
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.ood import SCORES, calibration_error, detection_metrics, logit_margin
-from benchmarks.outliers import OUTLIERS, make_outliers
+from benchmarks.suite.shifts.outliers import OUTLIERS, make_outliers
 
 CONFIG = dict(input_size=(3, 16, 16), interpolation='bicubic', crop_pct=1.)
 

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import figures, report
-from benchmarks.budget import budget
-from benchmarks.map_figures import mixed_target
-from benchmarks.methods import METHODS
-from benchmarks.results import write_result
-from benchmarks.runs import read_runs
+from benchmarks.report import __main__ as report
+from benchmarks.report import figures
+from benchmarks.report.map_figures import mixed_target
+from benchmarks.suite.budget import budget
+from benchmarks.suite.methods import METHODS
+from benchmarks.suite.results import write_result
+from benchmarks.suite.running import RESULTS
+from benchmarks.suite.runs import read_runs
 
-COMMITTED = sorted(glob.glob(os.path.join(os.path.dirname(report.__file__), 'results', 'report', '*.md')))
+COMMITTED = sorted(glob.glob(os.path.join(RESULTS, 'report', '*.md')))
 _PNG = io.BytesIO()
 Image.new('RGB', (8, 8), 'green').save(_PNG, format='png')
 

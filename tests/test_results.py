@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from benchmarks.methods import KNOBS, METHODS
-from benchmarks.results import SCHEMA_VERSION, environment, write_result
+from benchmarks.suite.methods import KNOBS, METHODS
+from benchmarks.suite.results import SCHEMA_VERSION, environment, write_result
 
 FOLDER = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results')
 RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True))

@@ -1,4 +1,4 @@
-"""`benchmarks.subset`: what a recipe sees of a folder of images."""
+"""`benchmarks.suite.subset`: what a recipe sees of a folder of images."""
 import dataclasses
 import os
 import shutil
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.recipes import Recipe
-from benchmarks.subset import prepare_data
+from benchmarks.suite.recipes import Recipe
+from benchmarks.suite.subset import prepare_data
 
 RECIPE = Recipe('', 6, 3, eval_split='validation')
 

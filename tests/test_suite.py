@@ -9,11 +9,13 @@ import timm
 import torch
 from PIL import Image
 
-from benchmarks import accuracy, attention, embedding_space, evidence, ood, recipes, report, robustness, suite
-from benchmarks.recipes import Recipe
-from benchmarks.subset import prepare_data
-from benchmarks.suite import Run
-from benchmarks.trained import PixelModel, apply, class_names, load_pixels, load_run, top1
+from benchmarks import accuracy, attention, embedding_space, evidence, ood, robustness
+from benchmarks.report import __main__ as report
+from benchmarks.suite import recipes, running
+from benchmarks.suite.recipes import Recipe
+from benchmarks.suite.running import Run
+from benchmarks.suite.subset import prepare_data
+from benchmarks.suite.trained import PixelModel, apply, class_names, load_pixels, load_run, top1
 from timm_multimix import MultiMixHead
 
 from .test_results import check_schema
@@ -219,7 +221,7 @@ def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
 
 def test_a_run_of_another_process_is_left_alone(trained):
     flags, root = trained
-    with suite.exclusive(str(root / 'output' / 'tiny' / 'dense-multimix-0.embedding_space.lock')) as mine:
+    with running.exclusive(str(root / 'output' / 'tiny' / 'dense-multimix-0.embedding_space.lock')) as mine:
         assert mine
         assert embedding_space.main([*flags, '--methods', 'dense-multimix', '--seeds', '0']) == 0
     assert not (root / 'results' / 'embedding_space' / 'tiny' / 'dense-multimix-0.json').exists()
@@ -268,7 +270,7 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
             evidence.measure_step_time('tiny', ['cutmix'], 'cpu', str(path))
 
     path.unlink()
-    with suite.exclusive(str(tmp_path / 'output' / 'tiny.step_time.lock')):  # another process times steps
+    with running.exclusive(str(tmp_path / 'output' / 'tiny.step_time.lock')):  # another process times steps
         assert evidence.main(command) == 0
     assert not path.exists()
 
@@ -297,9 +299,9 @@ def test_a_part_that_fails_says_on_which_run(trained, tmp_path, monkeypatch, cap
 
 def test_what_is_done_takes_no_time(monkeypatch, caplog):
     clock = iter(range(0, 6000, 60))  # each look at it a minute later
-    monkeypatch.setattr(suite.time, 'time', lambda: next(clock))
+    monkeypatch.setattr(running.time, 'time', lambda: next(clock))
     with caplog.at_level('INFO', logger='benchmarks'):
-        suite.work_through(['a', 'b', 'c', 'd'], lambda item: item, str, lambda item: item in 'bc')
+        running.work_through(['a', 'b', 'c', 'd'], lambda item: item, str, lambda item: item in 'bc')
     assert [text.partition('; ')[2] for text in caplog.messages][:2] == ['about 2 min left', 'about 2 min left']
 
 

@@ -1,7 +1,8 @@
-"""`benchmarks.timing_tables` on what the two benchmarks write."""
+"""`benchmarks.report.timing_tables` on what the two benchmarks write."""
 import pytest
 
-from benchmarks import loss_time, step_time, timing_tables
+from benchmarks import loss_time, step_time
+from benchmarks.report import timing_tables
 
 from .test_loss_time import SMALL
 

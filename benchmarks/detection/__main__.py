@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from benchmarks import models  # noqa: F401  registers them
+from benchmarks.suite import models  # noqa: F401  registers them
 
 from .checkpoint import read_checkpoint
 from .detector import DETECTORS

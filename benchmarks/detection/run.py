@@ -10,8 +10,8 @@ from typing import Any, Dict, NamedTuple, Optional
 import torch.distributed as dist
 from timm.utils import random_seed
 
-from benchmarks.results import write_result
-from benchmarks.runs import read_result
+from benchmarks.suite.results import write_result
+from benchmarks.suite.runs import read_result
 
 from .backbone import create_features
 from .checkpoint import read_checkpoint

@@ -6,10 +6,10 @@ import os
 import sys
 from typing import Any, Dict, List, Optional
 
-from benchmarks.methods import METHODS
-from benchmarks.page import markdown_table
-from benchmarks.provenance import machine, seeds
-from benchmarks.runs import Runs, cell, read_result
+from benchmarks.report.page import markdown_table
+from benchmarks.report.provenance import machine, seeds
+from benchmarks.suite.methods import METHODS
+from benchmarks.suite.runs import Runs, cell, read_result
 
 from .run import RESULTS, SCRATCH
 
@@ -54,7 +54,7 @@ def _budget(record: Dict[str, Any]) -> str:
 
 def draw(runs: Runs, title: str, caption: str = '') -> Any:
     """A matplotlib figure: AP and AP50 of every run and their means, and the caption below."""
-    from benchmarks import figures  # needs matplotlib, the table does not
+    from benchmarks.report import figures  # needs matplotlib, the table does not
     metrics = {f'{name} (%)': operator.itemgetter(metric) for metric, name in _COLUMNS[:2]}
     return figures.points(runs, metrics, title, caption)
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks.detection import __main__ as detection
 from benchmarks.detection import recipes, run, train
 from benchmarks.detection.recipes import RECIPES
-from benchmarks.results import write_result
+from benchmarks.suite.results import write_result
 
 from ..test_results import check_schema
 

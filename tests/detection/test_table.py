@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.detection import table
 from benchmarks.detection.recipes import RECIPES
-from benchmarks.results import environment, write_result
+from benchmarks.suite.results import environment, write_result
 
 
 @pytest.fixture

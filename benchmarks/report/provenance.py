@@ -1,9 +1,9 @@
 """What a figure was made from, in a sentence: seeds, budget, hardware, versions, commit; and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
-from .budget import recipe_args
-from .recipes import RECIPES
-from .runs import Runs
+from ..suite.budget import recipe_args
+from ..suite.recipes import RECIPES
+from ..suite.runs import Runs
 
 _PARTS = dict(robustness='robustness', ood='outliers and calibration', embedding_space='embedding space')
 _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')

@@ -19,7 +19,7 @@ from .runs import existing_settings
 from .subset import prepare_data
 
 _logger = logging.getLogger('benchmarks')
-RESULTS = os.path.join(os.path.dirname(__file__), 'results')
+RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
 DIGEST_LENGTH = 12
 """Of the checkpoints' sha256, what results keep to tell one from another."""
 

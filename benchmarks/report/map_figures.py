@@ -12,7 +12,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from .runs import Runs  # noqa: E402
+from ..suite.runs import Runs  # noqa: E402
 
 _EXAMPLES = 4  # of a tuple that are shown
 

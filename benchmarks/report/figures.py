@@ -11,8 +11,8 @@ import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from .methods import KNOBS  # noqa: E402
-from .runs import Runs, mean_and_spread  # noqa: E402
+from ..suite.methods import KNOBS  # noqa: E402
+from ..suite.runs import Runs, mean_and_spread  # noqa: E402
 
 _STYLES = {
     'plain': ('#222222', '-', 'o'),

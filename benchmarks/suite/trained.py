@@ -14,7 +14,7 @@ from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 
 from . import models  # noqa: F401  registers them
-from .suite import Run
+from .running import Run
 
 BATCH_SIZE = 125
 

@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Sequence, Set
 import timm
 import torch
 
-from .coverage_checks import check_model
-from .results import environment, write_result
+from ..suite.results import environment, write_result
+from .checks import check_model
 
 _MODEL_COLUMNS = (
     'name', 'architecture', 'pooled', 'dense', 'layout', 'prefix_tokens', 'positions', 'linear_classifier',
@@ -64,7 +64,7 @@ def _write_csv(path: str, columns: Sequence[str], rows: List[Dict[str, Any]]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog='benchmarks.coverage', description=__doc__)
     parser.add_argument('--output', required=True, help='file of JSON lines, to go on with')
     parser.add_argument('--results', help='folder to write coverage.json and the two CSV tables into')
     parser.add_argument('--models', nargs='+', help='names or patterns (all)')

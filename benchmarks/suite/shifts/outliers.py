@@ -7,7 +7,7 @@ from PIL import Image
 
 from timm_multimix.training.data.digits import Digits
 
-from .trained import pixel_transform
+from ..trained import pixel_transform
 
 
 def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Tables and figures of measured times: `python -m benchmarks.timing_tables [--figures FOLDER]`.
+"""Tables and figures of measured times: `python -m benchmarks.report.timing_tables [--figures FOLDER]`.
 
 Reads what `loss_time` and `step_time` wrote and prints Markdown.
 """
@@ -8,9 +8,9 @@ import os
 import sys
 from typing import Any, Dict, List, Optional
 
-from .loss_time import Size
+from ..loss_time import Size
 
-RESULTS = os.path.join(os.path.dirname(__file__), 'results')
+RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
 _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 

@@ -8,16 +8,16 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+from ..detection import table as detection
+from ..suite.budget import budget, is_of, recipe_args
+from ..suite.methods import KNOBS, METHODS
+from ..suite.recipes import RECIPES
+from ..suite.running import DIGEST_LENGTH, RESULTS
+from ..suite.runs import Runs, read_result, read_runs
 from . import figures, map_figures
-from .budget import budget, is_of, recipe_args
-from .detection import table as detection
-from .methods import KNOBS, METHODS
 from .metrics import TABLES, num_tests, verdicts
 from .page import Section, to_html, to_markdown
 from .provenance import caption, machine, missing
-from .recipes import RECIPES
-from .runs import Runs, read_result, read_runs
-from .suite import DIGEST_LENGTH, RESULTS
 
 KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
@@ -222,7 +222,8 @@ def _digest(record: Dict[str, Any]) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='benchmarks.report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
     parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')

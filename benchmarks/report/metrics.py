@@ -5,8 +5,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from scipy.stats import ttest_ind
 
-from .methods import METHODS
-from .runs import Runs, cell
+from ..suite.methods import METHODS
+from ..suite.runs import Runs, cell
 
 OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
 

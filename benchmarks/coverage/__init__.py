@@ -1,0 +1,1 @@
+"""Which of timm's models MultiMix serves: `python -m benchmarks.coverage`."""

@@ -1,0 +1,1 @@
+"""What the commands share: methods, recipes, runs and their results."""

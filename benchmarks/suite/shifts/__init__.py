@@ -1,0 +1,1 @@
+"""Images unlike those of the training: attacked, corrupted, of other classes."""
