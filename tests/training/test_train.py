@@ -15,7 +15,7 @@ import yaml
 from timm.data import create_dataset, create_loader
 
 import train_timm
-from tests.training.checkpoints import read
+from tests.training.states import read
 from timm_multimix.training import loop
 
 MODES = {

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import train_timm
-from tests.test_properties import many
+from tests.properties.test_properties import many
 from timm_multimix.training.cli.parser import create_parser, parse_args
 
 FLAGS = {action.dest: action for action in create_parser()._actions if action.option_strings and action.dest != 'help'}

@@ -11,7 +11,7 @@ triton = pytest.importorskip('triton', reason='no Triton on this machine')
 
 
 def test_the_kernels_equal_the_written_equations():
-    done = subprocess.run([sys.executable, '-m', 'tests.interpreted'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'tests.ops.interpreted'], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith('all equal\n'), done.stderr
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import SoftTargetCrossEntropy
 
-from tests.test_properties import alphas, batch_sizes, booleans, implementations, many, seeds
+from tests.properties.test_properties import alphas, batch_sizes, booleans, implementations, many, seeds
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights, sample_dirichlet, spatial_attention
 

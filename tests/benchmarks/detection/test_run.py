@@ -14,7 +14,7 @@ from benchmarks.detection import recipes, run, train
 from benchmarks.detection.recipes import RECIPES
 from benchmarks.suite.results import write_result
 
-from ..test_results import check_schema
+from ..suite.test_results import check_schema
 
 pytest.importorskip('sklearn')
 pytest.importorskip('torchmetrics')

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train_timm
-from tests.training.checkpoints import read
+from tests.training.states import read
 from tests.training.test_train import MODES, rows_of
 from timm_multimix.training import output
 from timm_multimix.training.checkpoints import find, saver

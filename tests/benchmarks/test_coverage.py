@@ -7,7 +7,7 @@ import pytest
 from benchmarks.coverage.__main__ import write_architectures, write_models
 from benchmarks.coverage.checks import build, check_model
 
-_RESULTS = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results', 'coverage_models.csv')
+_RESULTS = os.path.join(os.path.dirname(__file__), '..', '..', 'benchmarks', 'results', 'coverage_models.csv')
 
 # one per layout and kind of head, the small ones, and one of every kind of refusal
 SAMPLE = {

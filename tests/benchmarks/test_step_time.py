@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import step_time
 
-from .test_results import check_schema
+from .suite.test_results import check_schema
 
 
 def test_every_method_is_measured_and_written(tmp_path, capsys):

@@ -9,8 +9,8 @@ import torch.nn as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_extremes import Positions
-from tests.test_properties import many
+from tests.properties.test_extremes import Positions
+from tests.properties.test_properties import many
 from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.functional import (
     dense_weights,

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.suite.methods import KNOBS, METHODS
 from benchmarks.suite.results import SCHEMA_VERSION, environment, write_result
 
-FOLDER = os.path.join(os.path.dirname(__file__), '..', 'benchmarks', 'results')
+FOLDER = os.path.join(os.path.dirname(__file__), '..', '..', '..', 'benchmarks', 'results')
 RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True))
 VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 

@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py runs in each of two processes; a module of its own, as spawned processes import it."""
+"""What test_gather.py runs in each of two processes; a module of its own, as spawned processes import it."""
 import copy
 import os
 

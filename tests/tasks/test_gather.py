@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from tests import two_processes
+from tests.tasks import two_processes
 from timm_multimix.tasks.gather import gather_batches
 
 TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)

@@ -22,7 +22,7 @@ from timm_multimix import MultiMixTask
 from timm_multimix.training.checkpoints.saver import AtomicCheckpointSaver as Saver
 from timm_multimix.training.cli.parser import parse_args
 
-from .test_results import check_schema
+from .suite.test_results import check_schema
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from benchmarks import loss_memory, loss_time
 from benchmarks.loss_time import Problem, Size
 from benchmarks.suite import rates
 
-from .test_results import check_schema
+from .suite.test_results import check_schema
 
 SMALL = Size(batch_size=4, width=16, classes=5, tuples=32, positions=3)
 CPU = torch.device('cpu')

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import memory_slope
 from benchmarks.step_time import METHODS
 
-from .test_results import check_schema
+from .suite.test_results import check_schema
 
 
 def test_the_slope_is_that_of_the_line():

@@ -1,4 +1,4 @@
-"""Run by test_tiles in a process whose Triton interprets its kernels: holds them against the written equations."""
+"""Run by test_triton_kernels where Triton interprets its kernels: holds them against the written equations."""
 import os
 
 os.environ['TRITON_INTERPRET'] = '1'
