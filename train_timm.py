@@ -15,7 +15,7 @@ from timm.utils import distribute_bn, setup_default_logging
 
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
-from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.cli.parser import parse_args, resolved_text, scaled_learning_rate
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
 from timm_multimix.training.errors import RunFailed, named, unexpected
 from timm_multimix.training.evaluate import validate
@@ -68,9 +68,9 @@ def run(args, args_text: str) -> None:
     args.resume = primary_says(args, runtime, lambda: find_resumed(args))
     with together(args, runtime):
         model, data_config = create_train_model(args, runtime)
-        task, mixup_fn = create_task(args, model, data_config, runtime)
         with named('data'):
             loader_train, loader_eval = create_loaders(args, data_config, runtime)
+        task, mixup_fn = create_task(args, model, data_config, runtime, len(loader_train) * args.epochs)
 
         # what learns
         args.lr = scaled_learning_rate(args)
@@ -115,6 +115,7 @@ def run(args, args_text: str) -> None:
     with together(args, runtime), named(f'--output {args.output}'):
         if runtime.primary:
             image_size = data_config['input_size'][-1]
+            args_text = resolved_text(args_text, task)
             output = Output(args, args_text, task, optimizer, runtime, image_size, start_epoch, auto)
             recovery.saver = output.saver
             _logger.info(f'Scheduled epochs: {num_epochs}. Output folder: {output.folder}')

@@ -39,7 +39,7 @@ class Method(NamedTuple):
     mix: Optional[Callable]
 
 
-def create_method(name: str, model: nn.Module, num_classes: int, num_tuples: int) -> Method:
+def create_method(name: str, model: nn.Module, num_classes: int, num_tuples: Optional[int] = None) -> Method:
     """One of `METHODS` on a model; all may be on the same one."""
     shared = dict(device=next(model.parameters()).device, verbose=False)
     if 'multimix' in name:
@@ -183,7 +183,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--batch-size', type=int, nargs='+', help='(by device)')
     parser.add_argument('--image-size', type=int, default=224)
     parser.add_argument('--num-classes', type=int, default=1000)
-    parser.add_argument('--tuples', type=int, default=1000)
+    parser.add_argument('--tuples', type=int, help='of MultiMix (its default)')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD')
     parser.add_argument('--rounds', type=int, help='(by device)')
     parser.add_argument('--steps', type=int, help='steps in a row (by device)')
@@ -200,7 +200,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     if args.rounds < 2:
         parser.error(f'--rounds must be >= 2, got {args.rounds}')
     for name in ('steps', 'tuples', 'image_size', 'num_classes'):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f'--{name.replace("_", "-")} must be >= 1, got {getattr(args, name)}')
     if min(args.batch_size) < 1:
         parser.error(f'--batch-size must be >= 1, got {args.batch_size}')

@@ -7,6 +7,7 @@ flags of mixing (--mixup..., --cutmix..., --multimix-...) are taken off its comm
 as they are; all others are the script's own.
 """
 import argparse
+import logging
 import os
 import runpy
 import sys
@@ -24,6 +25,7 @@ from .training.cli.combinations import check_combinations
 from .training.cli.methods import needs_two_views
 from .training.cli.parser import create_parser, multimix_kwargs, read_defaults
 
+_logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
 _OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
@@ -110,14 +112,8 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
                     model,
                     criterion,
                     {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
-                    mode=args.mixup_mode,
-                    multi_label=args.task == 'multilabel',
-                    prob=args.mixup_prob,
-                    switch_prob=args.mixup_switch_prob,
-                    cutmix_alpha=args.cutmix,
-                    cutmix_minmax=args.cutmix_minmax,
-                    input_size=_input_size(args),
                     **multimix_kwargs(args),
+                    **({'input_size': _input_size(args)} if args.mixup_mode == 'dense-multimix' else {}),
                     **kwargs,
                 )
             except ValueError as error:
@@ -141,12 +137,19 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
     def create_scheduler_v2(*positional: Any, **kwargs: Any):
         scheduler, epochs = create_scheduler(*positional, **kwargs)
-        _follow_epochs(scheduler, kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
+        updates_per_epoch = kwargs.get('updates_per_epoch')
+        if args.multimix_input_prob == 'auto':
+            if not updates_per_epoch:
+                raise PlugInError(
+                    '--multimix-input-prob auto needs a script that gives create_scheduler_v2 its updates_per_epoch')
+            for task in tasks:
+                task.input_mixing.found_share.num_batches = updates_per_epoch * epochs * args.grad_accum_steps
+        _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
         return scheduler, epochs
 
     patches = [mock.patch.object(timm.task, name, PluggedTask) for name in _TASKS]
     patches += [mock.patch.object(timm.task, name, refuse) for name in _OTHER_TASKS]
-    if args.mixup_off_epoch:
+    if args.mixup_off_epoch or args.multimix_input_prob == 'auto':
         patches.append(mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2))
     for patch in patches:
         patch.start()
@@ -158,18 +161,22 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
 
 def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
-    """End mixing at an epoch. The schedule is what is told of every epoch, also of the one that a run resumes at."""
+    """Hook the scheduler, the only object that the script notifies of every epoch: mixing ends at one (0: never)."""
     if scheduler is None:
+        if not off_epoch:
+            return
         raise PlugInError('--mixup-off-epoch needs a --sched: from it the epoch is known')
     step, step_update = scheduler.step, scheduler.step_update
 
     def stepped(epoch: int, *positional: Any, **kwargs: Any):
         for task in tasks:
-            task.mixup_enabled = epoch < off_epoch
+            task.mixup_enabled = not off_epoch or epoch < off_epoch
+            for name, value in task.input_mixing.metrics().items():
+                _logger.info(f'Epoch {epoch}: {name} {value:.3f}')
         return step(epoch, *positional, **kwargs)
 
     def step_updated(num_updates: int, *positional: Any, **kwargs: Any):
-        if updates_per_epoch:
+        if updates_per_epoch and off_epoch:
             for task in tasks:
                 task.mixup_enabled = num_updates // updates_per_epoch < off_epoch
         return step_update(num_updates, *positional, **kwargs)

@@ -1,26 +1,21 @@
 """The drop-in for `timm.data.Mixup`."""
+import logging
 import types
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
-from timm.data.mixup import mixup_target
+from torch.nn.parallel import DistributedDataParallel
 
-from ._checks import (
-    Alpha,
-    check_choice,
-    check_flag,
-    check_input_size,
-    check_integer,
-    check_number,
-    check_target,
-    refuse_gamma,
-)
+from ._checks import check_choice, check_flag, check_integer, check_number, check_target, refuse_gamma
 from .embeddings import check_classifier
-from .functional import ACTIVATIONS, ATTENTION_KINDS
-from .head import MODES, MultiMixHead
-from .input_mixing import BatchSwitch
+from .functional import soft_targets
+from .head import MODES, DenseOptions, MultiMixHead
+from .input_mixing import InputMixing
 from .loss import MultiMixLoss
+
+_logger = logging.getLogger(__name__)
+_COPIES = 6  # of the rows that a criterion and its gradient take, about
 
 
 class MultiMix:
@@ -34,28 +29,36 @@ class MultiMix:
         loss = loss_fn(model(x), y)     # in train mode the model returns mixed logits [N, c]
     ```
 
-    N is the number of tuples (times positions in the dense mode), plus copies of the clean batch for `clean_weight`:
-    see `MultiMixLoss.mix`. Every row goes to the criterion, so timm's SoftTargetCrossEntropy and BinaryCrossEntropy
-    work as they are. `MultiMixTask` and `MultiMixHead` compute the same loss faster and without N rows (but for the
-    rounding of the copies). In eval mode the model is untouched. Inputs are never changed; any batch size >= 1 will do.
+    The N rows are mixed ones and copies of the clean batch for `clean_weight`, together about as many as the tuples of
+    the loss (see `MultiMixLoss.row_counts`); the first batch logs how many. Every row goes to the criterion, so timm's
+    SoftTargetCrossEntropy and BinaryCrossEntropy work as they are. `MultiMixTask` and `MultiMixHead` compute the loss
+    faster and without rows. Inputs are never changed; any batch size >= 1 will do.
 
     `y` holds NaN until `model(x)` has run, which fills it in place (dense targets depend on the attention): hand the
-    criterion that very tensor, not a copy made before.
+    criterion that very tensor, not a copy made before. After `model(x)`, `clean_logits` holds the ordinary logits
+    `[b, c]` of the images, for train accuracy; it is None where the images were mixed.
+
+    In eval mode the model is untouched, and this object returns the images and their own soft targets. A second
+    training forward of a batch is an error, unless `reuse` is set. `nn.DataParallel` is not supported.
 
     Args:
-        mixup_alpha: Dirichlet concentration, or a (low, high) range; see `concentration`. None for `alpha`, its name
-            in the other classes and in `PAPER`, or where that is not given, for the default of `MultiMixLoss`.
-        cutmix_alpha: CutMix alpha; CutMix of the images is active if > 0.
+        mixup_alpha: Mixup of the images is active if > 0. By default it is not, unlike in timm: embeddings are mixed.
+        cutmix_alpha: CutMix of the images is active if > 0.
         cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
         prob: Probability that a batch is mixed at all.
-        switch_prob: Probability of switching the whole batch to CutMix instead of MultiMix when that is active.
+        switch_prob: Probability of CutMix instead of Mixup, where both are active.
         mode: 'multimix' or 'dense-multimix'.
         correct_lam: Correct CutMix's λ where the image's border clips the box.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
         multi_label: Targets are multi-hot `[b, c]`; smoothing then draws each label towards 0.5.
-        **kwargs: For `MultiMixHead` and `MultiMixLoss`: num_tuples, length, concentration, clean_weight, attention,
-            activation, attention_grad, input_size.
+        input_prob: Where image mixing is active, the share of batches whose images are mixed and not their embeddings,
+            or 'auto': see `InputMixing`.
+        num_batches: Batches that the whole run trains on, for 'auto'. Save `state_dict()` with your checkpoints then.
+        reuse: Let every training forward until the next call mix the same batch by the same tuples, as SAM, LBFGS and
+            activation checkpointing of the whole model need it.
+        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
+            alpha, length, concentration, clean_weight.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -63,7 +66,7 @@ class MultiMix:
 
     def __init__(
             self,
-            mixup_alpha: Optional[Alpha] = None,
+            mixup_alpha: float = 0.,
             cutmix_alpha: float = 0.,
             cutmix_minmax: Optional[Sequence[float]] = None,
             prob: float = 1.0,
@@ -73,6 +76,10 @@ class MultiMix:
             label_smoothing: float = 0.1,
             num_classes: int = 1000,
             multi_label: bool = False,
+            *,
+            input_prob: Union[float, str] = 0.5,
+            num_batches: Optional[int] = None,
+            reuse: bool = False,
             **kwargs: Any,
     ):
         check_choice('mode', mode, MODES)
@@ -80,29 +87,42 @@ class MultiMix:
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.num_classes = check_integer('num_classes', num_classes)
         self.multi_label = check_flag('multi_label', multi_label)
+        self.reuse = check_flag('reuse', reuse)
         self.mixup_enabled = True
-        self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
+        self.input_mixing = InputMixing(
+            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
+        if multi_label and self.input_mixing.found_share is not None:
+            raise ValueError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
         # smoothing happens to the targets, before they are mixed
         if 'criterion' in kwargs:
             raise ValueError(
                 'criterion is not an argument of MultiMix; give the criterion of the loop, got '
                 f'{kwargs["criterion"]!r}')
-        if mixup_alpha is not None:
-            if 'alpha' in kwargs:
-                raise ValueError(
-                    f'alpha and mixup_alpha are one argument of MultiMix; give one of them, got {kwargs["alpha"]!r} '
-                    f'and {mixup_alpha!r}')
-            kwargs['alpha'] = mixup_alpha
         refuse_gamma(kwargs, 'MultiMix')
-        check_choice('attention', kwargs.get('attention', 'gap'), ATTENTION_KINDS)
-        check_choice('activation', kwargs.get('activation', 'relu'), ACTIVATIONS)
-        check_flag('attention_grad', kwargs.get('attention_grad', False))
-        check_input_size(kwargs.get('input_size'))
-        head_names = ('attention', 'activation', 'attention_grad', 'input_size')
-        self._head_kwargs = {name: kwargs.pop(name) for name in head_names if name in kwargs}
+        self._options = DenseOptions.take(mode, kwargs)
         self._loss_kwargs = kwargs
-        self.loss = MultiMixLoss(**self._loss_kwargs)
+        self.loss = MultiMixLoss(**kwargs)
         self._forward: Optional[_AttachedForward] = None
+
+    def __repr__(self) -> str:
+        names = ('mode', 'num_classes', 'label_smoothing', 'multi_label', 'reuse')
+        own = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
+        state = 'not attached' if self._forward is None else f'attached to {type(self._forward.model).__name__}'
+        return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
+
+    @property
+    def clean_logits(self) -> Optional[torch.Tensor]:
+        """Ordinary logits `[b, c]` of the last training forward, without gradient; None where images were mixed."""
+        return None if self._forward is None else self._forward.clean_logits
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What resuming needs: the share that `input_prob='auto'` has found."""
+        found = self.input_mixing.found_share
+        return {} if found is None else {'input_share': found.state_dict()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        if self.input_mixing.found_share is not None and 'input_share' in state:
+            self.input_mixing.found_share.load_state_dict(state['input_share'])
 
     def attach(self, model: nn.Module) -> 'MultiMix':
         """Make `model(x)` return mixed logits in train mode, for the batch that last went through this object.
@@ -115,6 +135,7 @@ class MultiMix:
         Raises:
             ValueError: If the model cannot serve the mode, has another number of classes, or is attached already.
         """
+        _refuse_wrapped(model)
         check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
@@ -125,8 +146,11 @@ class MultiMix:
             raise ValueError('this MultiMix is attached to a model already; call detach() first')
         head = None
         if self.mode == 'dense-multimix':
-            head = MultiMixHead(model, self.mode, **self._head_kwargs, **self._loss_kwargs)
-        self._forward = _AttachedForward(model, self.loss, head)
+            head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
+        self._forward = _AttachedForward(self, model, head)
+        _logger.info(
+            f'{self.mode}: {self.loss.describe() if head is None else head.describe()}, label smoothing '
+            f'{self.label_smoothing:g}; {self.input_mixing}.')
         # a bound method, so that deepcopy and pickle of the model rebind it to the copy
         model.forward = types.MethodType(_AttachedForward.run, self._forward)
         return self
@@ -145,7 +169,7 @@ class MultiMix:
             target: `[b]` class indices or `[b, c]` soft targets.
 
         Returns:
-            The images, as they are or cut into each other, and soft targets: `[N, c]` for MultiMix, else `[b, c]`.
+            The images, as they are or mixed, and soft targets: `[N, c]` where embeddings are mixed, else `[b, c]`.
 
         Raises:
             ValueError: If no model is attached, or the target does not fit.
@@ -155,56 +179,108 @@ class MultiMix:
         if self.multi_label:
             target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
         check_target(target, x.shape[0], self.num_classes)
-        what = self.switch.draw() if self.mixup_enabled else 'none'
-        self._forward.pending = None
-        if what == 'multimix':
-            return x, self._forward.prepare(x, target, self._soft_target(target))
-        lam = 1.
-        if what == 'cutmix':
-            x, lam = self.switch.cutmix(x)
-        target = self._soft_target(target)
-        return x, target * lam + target.flip(0) * (1. - lam)
+        soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
+        what = self.input_mixing.draw() if self.mixup_enabled and self._forward.model.training else 'none'
+        self._forward.what, self._forward.batch = what, None
+        if what == 'embeddings':
+            self._forward.batch = self._forward.prepare(x, target, soft_target)
+            return x, self._forward.batch.rows
+        self._forward.labels = target
+        if what == 'none':
+            return x, soft_target
+        mixed = self.input_mixing.mix(x)
+        return mixed.images, mixed.mix_target(soft_target)
 
-    def _soft_target(self, target: torch.Tensor) -> torch.Tensor:
-        if target.ndim == 1 or self.multi_label:
-            return mixup_target(target, self.num_classes, 1., self.label_smoothing, self.multi_label)
-        return target * (1. - self.label_smoothing) + self.label_smoothing / self.num_classes
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    """Attach to the bare model: a wrapper's forward is not its own."""
+    if isinstance(model, nn.DataParallel):
+        raise ValueError('nn.DataParallel is not supported: use DistributedDataParallel, and attach to the bare model')
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError('attach to the bare model, before DistributedDataParallel wraps it: attach(model.module)')
+    if hasattr(model, '_orig_mod'):
+        raise ValueError('attach before torch.compile: torch.compile(model) after MultiMix(...).attach(model)')
+
+
+class _Batch:
+    """A batch between `mixup_fn(x, y)` and `model(x)`: its targets, and the rows that the forward fills."""
+
+    def __init__(self, target: torch.Tensor, soft_target: torch.Tensor, rows: torch.Tensor):
+        self.target = target
+        self.soft_target = soft_target
+        self.rows = rows
+        self.lam: Optional[torch.Tensor] = None  # Λ, from the first forward on
 
 
 class _AttachedForward:
     """The training forward of an attached model: ordinary logits in, mixed rows out."""
 
-    def __init__(self, model: nn.Module, loss: MultiMixLoss, head: Optional[MultiMixHead]):
+    def __init__(self, mixup_fn: MultiMix, model: nn.Module, head: Optional[MultiMixHead]):
+        self.mixup_fn = mixup_fn
         self.model = model
-        self.loss = loss
         self.head = head
-        self.pending: Optional[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = None
-        self._num_positions = {}
+        self.what = 'none'
+        self.batch: Optional[_Batch] = None
+        self.labels: Optional[torch.Tensor] = None
+        self.clean_logits: Optional[torch.Tensor] = None
+        self._num_positions: Dict[torch.Size, int] = {}
+        self._told = False
 
-    def prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> torch.Tensor:
-        """The tensor of mixed targets that the next forward fills."""
+    def prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> _Batch:
         batch_size, num_classes = soft_target.shape
-        num_mixed = self.loss.num_tuples * (1 if self.head is None else self._positions(x))
-        copies_mixed, copies_clean = self.loss.row_copies(num_mixed, batch_size)
-        rows = soft_target.new_full((num_mixed * copies_mixed + batch_size * copies_clean, num_classes), float('nan'))
-        self.pending = target, soft_target, rows
-        return rows
+        positions = None if self.head is None else self._positions(x)
+        num_tuples, clean_copies = self.mixup_fn.loss.row_counts(batch_size, positions)
+        num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
+        rows = soft_target.new_full((num_rows, num_classes), float('nan'))
+        if not self._told:
+            self._told = True
+            _logger.info(
+                f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes of a batch of {batch_size}; with the '
+                f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
+        return _Batch(target, soft_target, rows)
 
     def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         forward = types.MethodType(type(self.model).forward, self.model)
-        if not self.model.training or self.pending is None:
+        mixup_fn = self.mixup_fn
+        if not self.model.training or not mixup_fn.mixup_enabled:
             return forward(x, *args, **kwargs)
-        (target, soft_target, rows), self.pending = self.pending, None
-        if target.shape[0] != x.shape[0]:
+        if self.what != 'embeddings':
+            logits = forward(x, *args, **kwargs)
+            self._observe(None if self.what == 'images' else logits, self.labels)
+            self.labels = None
+            return logits
+        batch = self.batch
+        if batch is None:
             raise ValueError(
-                f'x must be the batch that was mixed last, of {target.shape[0]} images, got {x.shape[0]}')
+                'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
+                'or build MultiMix(reuse=True) to run one batch several times, as SAM and LBFGS do')
+        if batch.target.shape[0] != x.shape[0]:
+            raise ValueError(
+                f'x must be the batch that was mixed last, of {batch.target.shape[0]} images, got {x.shape[0]}; '
+                'nn.DataParallel, which splits batches, is not supported: use DistributedDataParallel')
         if self.head is None:
-            mixed_logits, mixed_target = self.loss.mix(forward(x, *args, **kwargs), soft_target)
+            clean_logits = forward(x, *args, **kwargs)
+            inputs = dict(logits=clean_logits, target=batch.soft_target)
         else:
-            outputs = self.head.outputs(self.model.forward_features(x), target)
-            mixed_logits, mixed_target = self.loss.mix(**outputs.loss_inputs(soft_target))
-        rows.copy_(mixed_target.detach())
+            outputs = self.head.outputs(self.model.forward_features(x), batch.target)
+            clean_logits, inputs = outputs.clean_logits, outputs.loss_inputs(batch.soft_target)
+        first = batch.lam is None
+        if first:
+            logits = inputs['logits']
+            positions = None if self.head is None else logits.shape[1]
+            batch.lam = mixup_fn.loss.sample(logits, mixup_fn.loss.row_counts(len(logits), positions).num_tuples)
+        mixed_logits, mixed_target = mixup_fn.loss.mix(**inputs, lam=batch.lam)
+        batch.rows.copy_(mixed_target.detach())
+        self._observe(clean_logits, batch.target if first else None)
+        if not mixup_fn.reuse:
+            self.batch = None
         return mixed_logits
+
+    def _observe(self, clean_logits: Optional[torch.Tensor], labels: Optional[torch.Tensor]) -> None:
+        """Keep the logits, and let them count for 'auto' where the labels are given."""
+        self.clean_logits = None if clean_logits is None else clean_logits.detach()
+        if labels is not None:
+            self.mixup_fn.input_mixing.observe(self.clean_logits, labels)
 
     def _positions(self, x: torch.Tensor) -> int:
         """Number of positions r that the model has for images of this size, found by one small forward."""

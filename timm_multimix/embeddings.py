@@ -74,6 +74,7 @@ class DenseEmbeddings:
                 f'{_name(model)}: forward_features fails on an example of shape {list(example.shape)}; pass the '
                 f'input_size (channels, height, width) that it is built for. It said: {error}') from error
         self.layout = find_layout(model, features, example)
+        self.example_positions = self.layout.num_positions(features)
         split = self.layout.split(features)
         try:
             calls = record_calls(model, lambda: model.forward_head(split))

@@ -10,7 +10,9 @@ import torch
 
 from ._checks import (
     check_choice,
+    check_flag,
     check_float_tensor,
+    check_integer,
     check_logits,
     check_number,
     check_target,
@@ -29,6 +31,7 @@ __all__ = [
     'interpolate',
     'mixed_cross_entropy',
     'sample_dirichlet',
+    'soft_targets',
     'spatial_attention',
 ]
 
@@ -146,6 +149,43 @@ def interpolate(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         values = values.transpose(0, 1)
     with torch.autocast(values.device.type, enabled=False):
         return weights.to(dtype) @ values.to(dtype)
+
+
+def soft_targets(
+        target: torch.Tensor,
+        num_classes: int,
+        smoothing: float = 0.,
+        *,
+        multi_label: bool = False,
+        dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Targets as one row of probabilities for each example, with label smoothing (Szegedy et al., arXiv 1512.00567).
+
+    Args:
+        target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` `[b, c]` labels of any type.
+        num_classes: Number of classes c.
+        smoothing: Share of every target that is spread over all classes.
+        multi_label: Targets are independent labels in [0, 1]; smoothing draws each of them towards 0.5.
+        dtype: Type of the result where the target is not floating-point.
+
+    Returns:
+        `[b, c]`. Soft targets themselves where there is no smoothing.
+
+    Raises:
+        ValueError: If the target does not fit, or an argument is out of range.
+    """
+    smoothing = check_number('smoothing', smoothing, high=1.)
+    num_classes = check_integer('num_classes', num_classes)
+    if check_flag('multi_label', multi_label) and not target.is_floating_point():
+        target = target.to(dtype)
+    check_target(target, target.shape[0] if target.ndim else 0, num_classes)
+    if multi_label and target.ndim == 1:
+        raise ValueError(f'target must be [b, {num_classes}] labels with multi_label=True, got {list(target.shape)}')
+    off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
+    if target.ndim == 2:
+        return target * (1. - smoothing) + off_value if smoothing else target
+    soft = torch.full((len(target), num_classes), off_value, dtype=dtype, device=target.device)
+    return soft.scatter_(1, target.long().unsqueeze(1), 1. - smoothing + off_value)
 
 
 @torch.compiler.disable  # it is one operation; torch.compile would unroll its chunks

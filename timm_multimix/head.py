@@ -1,9 +1,12 @@
 """MultiMix in place of a timm model's head."""
 import logging
+from dataclasses import dataclass, fields
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
+from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
 from ._checks import check_choice, check_flag, check_input_size, refuse_gamma
@@ -13,6 +16,46 @@ from .loss import MultiMixLoss
 _logger = logging.getLogger(__name__)
 
 MODES = ('multimix', 'dense-multimix')
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """Options of the dense form, the same for head, drop-in and task.
+
+    Args:
+        attention: How far an image's label is trusted at each position: 'gap', 'cam' or 'none', see
+            `functional.spatial_attention`.
+        activation: Of the attention: 'relu' or 'softmax'.
+        attention_grad: Let the gradient through the attention, by the slow literal loss; a constant where False.
+        input_size: `(channels, height, width)` of the example that the model is tried on; the model's own where None.
+
+    Raises:
+        ValueError: If an option is none of these.
+    """
+    attention: str = 'gap'
+    activation: str = 'relu'
+    attention_grad: bool = False
+    input_size: Optional[Tuple[int, int, int]] = None
+
+    def __post_init__(self):
+        check_choice('attention', self.attention, functional.ATTENTION_KINDS)
+        check_choice('activation', self.activation, functional.ACTIVATIONS)
+        check_flag('attention_grad', self.attention_grad)
+        check_input_size(self.input_size)
+
+    @classmethod
+    def take(cls, mode: str, kwargs: Dict[str, Any]) -> 'DenseOptions':
+        """Those among the keyword arguments, which lose them.
+
+        Raises:
+            ValueError: If one is given that the mode does not have.
+        """
+        given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
+        options = cls(**given)
+        if mode != 'dense-multimix' and options != cls():
+            name = next(name for name in given if getattr(options, name) != getattr(cls, name))
+            raise ValueError(f"{name} needs mode 'dense-multimix', got {name}={given[name]!r} with {mode!r}")
+        return options
 
 
 class HeadOutput(NamedTuple):
@@ -37,7 +80,7 @@ class MultiMixHead(nn.Module):
     """Stands in place of a timm model's head, on what `model.forward_features` returned.
 
     ```python
-    head = MultiMixHead(model, mode='dense-multimix')
+    head = MultiMixHead(model)
     features = model.forward_features(images)
     loss = head(features, target)       # in training
     logits = head(features)             # the model's ordinary logits, bit for bit
@@ -45,59 +88,44 @@ class MultiMixHead(nn.Module):
 
     The head refers to the model and owns nothing: neither the model's parameters nor the keys of its state_dict change,
     and the head's own state_dict is empty. The dense mode runs the model once, in eval mode on two random images, to
-    learn how its features are laid out.
+    learn how its features are laid out. In eval mode (the head's own) the loss is the plain criterion.
+
+    In several processes features and head must run inside the forward of the module that DistributedDataParallel
+    wraps, or gradients are not averaged; `MultiMixTask` does so.
 
     Args:
         model: A timm model, or one with the same `forward_features` and `forward_head`.
-        mode: 'multimix' mixes pooled embeddings (v2, section 3.2), 'dense-multimix' those of every position, weighted
-            by attention (v2, section 3.3).
-        attention: For the dense mode, see `functional.spatial_attention`: 'gap', 'cam' or 'none'.
-        activation: For the dense mode: 'relu' or 'softmax'.
-        attention_grad: Let the gradient through the attention, by the slow literal loss; a constant where False.
-        input_size: `(channels, height, width)` of the dense mode's example; the model's own where None.
-        **loss_kwargs: For `MultiMixLoss`: num_tuples, alpha, length, concentration, clean_weight, label_smoothing,
-            criterion, implementation.
+        mode: 'dense-multimix' mixes the embeddings of every position, weighted by attention (v2, section 3.3),
+            'multimix' pooled ones (v2, section 3.2).
+        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
+            alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation.
 
     Raises:
         ValueError: If an argument is out of range or the model cannot serve the mode; the message says what can.
     """
 
-    def __init__(
-            self,
-            model: nn.Module,
-            mode: str = 'multimix',
-            *,
-            attention: str = 'gap',
-            activation: str = 'relu',
-            attention_grad: bool = False,
-            input_size: Optional[Tuple[int, int, int]] = None,
-            **loss_kwargs: Any,
-    ):
+    def __init__(self, model: nn.Module, mode: str = 'dense-multimix', **kwargs: Any):
         super().__init__()
         check_choice('mode', mode, MODES)
-        check_choice('attention', attention, functional.ATTENTION_KINDS)
-        check_choice('activation', activation, functional.ACTIVATIONS)
-        attention_grad = check_flag('attention_grad', attention_grad)
-        check_input_size(input_size)
+        options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        refuse_gamma(loss_kwargs, 'MultiMixHead')
+        refuse_gamma(kwargs, 'MultiMixHead')
         if mode == 'multimix' and not hasattr(model, 'forward_head'):
             raise ValueError(
                 f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
                 f"'multimix'")
         self.mode = mode
-        self.attention = attention
-        self.activation = activation
-        self.attention_grad = attention_grad
-        self.loss = MultiMixLoss(**loss_kwargs)
+        self.options = options
+        self.loss = MultiMixLoss(**kwargs)
         implementation = self.loss.implementation
-        if attention_grad and implementation not in ('auto', 'reference'):
+        if options.attention_grad and implementation not in ('auto', 'reference'):
             raise ValueError(
                 f"implementation must be 'auto' or 'reference' with attention_grad=True, got {implementation!r}")
         self.__dict__['model'] = model  # past nn.Module, which would register it
-        self.dense = DenseEmbeddings(model, input_size) if mode == 'dense-multimix' else None
-        if self.dense is not None and self.dense.classifier is None and (attention == 'cam' or attention_grad):
-            what = "attention 'cam'" if attention == 'cam' else 'attention_grad=True'
+        self.dense = DenseEmbeddings(model, options.input_size) if mode == 'dense-multimix' else None
+        needs_classifier = options.attention == 'cam' or options.attention_grad
+        if self.dense is not None and self.dense.classifier is None and needs_classifier:
+            what = "attention 'cam'" if options.attention == 'cam' else 'attention_grad=True'
             raise ValueError(
                 f'{what} needs a linear classifier on the embedding, which {type(model).__name__} does not end in; '
                 f"allowed: attention 'gap' or 'none', attention_grad=False")
@@ -111,7 +139,16 @@ class MultiMixHead(nn.Module):
         """Logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""
         if target is None:
             return self.model.forward_head(features)
+        if not self.training:
+            return self.loss.plain(self.model.forward_head(features), target)
         return self.terms(self.outputs(features, target), target)['loss']
+
+    def describe(self) -> str:
+        """What is mixed and how strongly, in words; positions are those of the example that the model was tried on."""
+        if self.dense is None:
+            return self.loss.describe()
+        activation = '' if self.options.attention == 'none' else f' ({self.options.activation})'
+        return f'{self.loss.describe(self.dense.example_positions)}, attention {self.options.attention}{activation}'
 
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
@@ -120,16 +157,17 @@ class MultiMixHead(nn.Module):
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
         """Everything a step takes from the model; `target` is looked at for attention 'cam' alone."""
+        _check_gradients_are_averaged(self.model)
         clean_logits = self.model.forward_head(features)
         if self.dense is None:
             return HeadOutput(clean_logits)
         dense_logits, embeddings = self.dense(features)
         attention = functional.spatial_attention(
-            embeddings if self.attention_grad else embeddings.detach(),
-            self.attention,
+            embeddings if self.options.attention_grad else embeddings.detach(),
+            self.options.attention,
             classifier_weight=self._classifier_weight(),
             target=target,
-            activation=self.activation,
+            activation=self.options.activation,
         )
         return HeadOutput(clean_logits, dense_logits, attention)
 
@@ -138,7 +176,25 @@ class MultiMixHead(nn.Module):
         return self.loss.terms(**outputs.loss_inputs(target))
 
     def _classifier_weight(self) -> Optional[torch.Tensor]:
-        if self.attention != 'cam':
+        if self.options.attention != 'cam':
             return None
         weight = self.dense.classifier_weight
-        return weight if self.attention_grad else weight.detach()
+        return weight if self.options.attention_grad else weight.detach()
+
+
+def _check_gradients_are_averaged(model: nn.Module) -> None:
+    """Refuse a forward in one of several processes that no DistributedDataParallel sees.
+
+    Parameters that are not torch's plain ones are of another wrapper, such as FSDP's.
+    """
+    if torch.compiler.is_compiling() or not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_world_size() == 1 or not torch.is_grad_enabled():
+        return
+    if DistributedDataParallel._get_active_ddp_module() is not None:
+        return
+    if all(type(parameter) is nn.Parameter for parameter in model.parameters()):
+        raise ValueError(
+            'the head must run inside the forward of the module that DistributedDataParallel wraps, or gradients are '
+            'not averaged over the processes: move forward_features and the head there, or use MultiMixTask with '
+            'prepare_distributed(); got a call outside')

@@ -1,68 +1,168 @@
-"""What happens to a whole batch, and CutMix of its images."""
-from typing import Optional, Sequence, Tuple
+"""Which whole batches are mixed, and where; Mixup and CutMix of the images, with timm's meaning."""
+import math
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from timm.data.mixup import cutmix_bbox_and_lam
 
 from ._checks import check_flag, check_number, check_pair_of_shares
+from .input_share import FoundShare
+from .sampling import numpy_generator
 
 
-class BatchSwitch:
-    """What happens to a whole batch: MultiMix, CutMix or nothing, by the probabilities of timm's Mixup.
+class MixedImages(NamedTuple):
+    """A batch whose image i is mixed with image b - 1 - i, and the share λ that the image itself keeps."""
+    images: torch.Tensor
+    lam: float
 
-    Drawn from numpy's global generator, as timm's Mixup does.
+    def mix_target(self, target: torch.Tensor) -> torch.Tensor:
+        """Soft targets `[b, c]`, mixed as the images are."""
+        return target * self.lam + target.flip(0) * (1. - self.lam)
+
+
+class InputMixing:
+    """What happens to a whole batch, and timm's Mixup and CutMix of its images (timm.data.Mixup in mode 'batch').
+
+    With probability 1 - `prob` nothing is mixed; else, where image mixing is active, with probability `input_prob` the
+    images; else the embeddings. Unlike timm's, it takes odd batches, leaves the images that it is given as they are,
+    and is seeded by `torch.manual_seed`.
 
     Args:
-        prob: Probability that a batch is mixed at all.
-        switch_prob: Probability of CutMix instead of MultiMix, where CutMix is active.
+        mixup_alpha: Mixup is active if > 0; its λ ~ Beta(mixup_alpha, mixup_alpha).
         cutmix_alpha: CutMix is active if > 0; its λ ~ Beta(cutmix_alpha, cutmix_alpha).
         cutmix_minmax: CutMix with a box of these (min, max) shares of the image instead, active if not None.
-        correct_lam: Correct λ where the image's border clips the box.
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of CutMix instead of Mixup, where both are active.
+        correct_lam: Correct CutMix's λ where the image's border clips the box.
+        input_prob: Probability that the images of a mixed batch are mixed and not their embeddings, or 'auto': see
+            `FoundShare`.
+        num_batches: Batches that the whole run trains on, for 'auto'.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    CHOICES = ('multimix', 'cutmix', 'none')
-
     def __init__(
             self,
-            prob: float = 1.,
-            switch_prob: float = 0.5,
+            mixup_alpha: float = 0.,
             cutmix_alpha: float = 0.,
             cutmix_minmax: Optional[Sequence[float]] = None,
+            prob: float = 1.,
+            switch_prob: float = 0.5,
             correct_lam: bool = True,
+            input_prob: Union[float, str] = 0.5,
+            num_batches: Optional[int] = None,
     ):
-        self.prob = check_number('prob', prob, high=1.)
-        self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
+        self.mixup_alpha = check_number('mixup_alpha', mixup_alpha)
         self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
         check_pair_of_shares('cutmix_minmax', cutmix_minmax)
         if cutmix_minmax is not None:
             self.cutmix_alpha = 1.
         self.cutmix_minmax = cutmix_minmax
+        self.prob = check_number('prob', prob, high=1.)
+        self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
         self.correct_lam = check_flag('correct_lam', correct_lam)
+        self.found_share: Optional[FoundShare] = None
+        self._input_prob = 0.
+        if isinstance(input_prob, str) and input_prob == 'auto':
+            if not self.is_active:
+                raise ValueError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
+            self.found_share = FoundShare(num_batches)
+        else:
+            if isinstance(input_prob, str):
+                raise ValueError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
+            if num_batches is not None:
+                raise ValueError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
+            self._input_prob = check_number('input_prob', input_prob, high=1.)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether images are ever mixed."""
+        return self.mixup_alpha > 0. or self.cutmix_alpha > 0.
 
     @property
     def is_random(self) -> bool:
         """Whether batches differ in what happens to them."""
-        return self.prob < 1. or (self.cutmix_alpha > 0. and self.switch_prob > 0.)
+        return self.prob < 1. or self.is_active
+
+    @property
+    def input_prob(self) -> float:
+        """The share of mixed batches whose images are mixed, as it is now."""
+        if not self.is_active:
+            return 0.
+        return self._input_prob if self.found_share is None else self.found_share.share
+
+    CHOICES = ('embeddings', 'images', 'none')
 
     @torch.compiler.disable  # numpy's generator
     def draw(self) -> str:
-        """'multimix', 'cutmix' or 'none' for the next batch."""
-        if np.random.rand() >= self.prob:
+        """What is mixed of the next batch: 'embeddings', 'images' or 'none'."""
+        if not self.is_random:
+            return 'embeddings'
+        if self.found_share is not None:
+            self.found_share.settle()
+        mixed, of_images = numpy_generator().random(2)
+        if mixed >= self.prob:
             return 'none'
-        if self.cutmix_alpha > 0. and np.random.rand() < self.switch_prob:
-            return 'cutmix'
-        return 'multimix'
+        return 'images' if of_images < self.input_prob else 'embeddings'
 
     @torch.compiler.disable
-    def cutmix(self, x: torch.Tensor) -> Tuple[torch.Tensor, float]:
-        """A copy of images `[b, ch, h, w]` with one box taken from the batch in reverse order, and their λ."""
-        lam = np.random.beta(self.cutmix_alpha, self.cutmix_alpha)
-        (top, bottom, left, right), lam = cutmix_bbox_and_lam(
-            x.shape, lam, ratio_minmax=self.cutmix_minmax, correct_lam=self.correct_lam)
-        x_cut = x.clone()
-        x_cut[..., top:bottom, left:right] = x.flip(0)[..., top:bottom, left:right]
-        return x_cut, float(lam)
+    def mix(self, images: torch.Tensor) -> MixedImages:
+        """Images `[b, ch, h, w]`, mixed in the order b - 1, ..., 0 by one λ for all."""
+        rng = numpy_generator()
+        cuts = self.cutmix_alpha > 0. and (not self.mixup_alpha or rng.random() < self.switch_prob)
+        alpha = self.cutmix_alpha if cuts else self.mixup_alpha
+        lam = float(rng.beta(alpha, alpha))
+        if not cuts:
+            return MixedImages(images * lam + images.flip(0) * (1. - lam), lam)
+        height, width = images.shape[-2:]
+        (top, bottom, left, right) = self._box(height, width, lam, rng)
+        if self.correct_lam or self.cutmix_minmax is not None:
+            lam = 1. - (bottom - top) * (right - left) / (height * width)
+        mixed = images.clone()
+        mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
+        return MixedImages(mixed, lam)
+
+    def _box(self, height: int, width: int, lam: float, rng: np.random.Generator) -> Tuple[int, int, int, int]:
+        """Top, bottom, left and right: of area 1 - λ around any pixel, or of sides by `cutmix_minmax`."""
+        sides = []
+        for size in (height, width):
+            if self.cutmix_minmax is None:
+                side = int(size * math.sqrt(1. - lam))
+                middle = int(rng.integers(size))
+                sides += [max(middle - side // 2, 0), min(middle + (side + 1) // 2, size)]
+            else:
+                low, high = (int(size * share) for share in self.cutmix_minmax)
+                side = int(rng.integers(low, max(high, low + 1)))
+                start = int(rng.integers(size - side + 1))
+                sides += [start, start + side]
+        return tuple(sides)
+
+    @torch.compiler.disable
+    def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
+        """Tell 'auto' the logits of a batch whose images were not mixed; None for one whose images were."""
+        if self.found_share is not None:
+            self.found_share.observe(logits, target)
+
+    def metrics(self) -> Dict[str, float]:
+        """The share that 'auto' found and the accuracy that it follows, as far as the run is; {} for a fixed share."""
+        if self.found_share is None:
+            return {}
+        self.found_share.settle()
+        return {'input_prob': self.found_share.share, 'fit': self.found_share.accuracy}
+
+    def __str__(self) -> str:
+        parts = []
+        if self.mixup_alpha:
+            parts.append(f'Mixup (mixup_alpha {self.mixup_alpha:g})')
+        if self.cutmix_alpha:
+            size = f'cutmix_alpha {self.cutmix_alpha:g}'
+            if self.cutmix_minmax is not None:
+                size = f'cutmix_minmax {tuple(self.cutmix_minmax)}'
+            parts.append(f'CutMix ({size})')
+        if not parts:
+            return 'no image mixing' + ('' if self.prob == 1. else f', prob {self.prob:g}')
+        how = ' or '.join(parts) + (f', switch_prob {self.switch_prob:g}' if len(parts) == 2 else '')
+        share = 'a share of the batches that the run finds' if self.found_share is not None else \
+            f'{100. * self._input_prob:g} % of the batches'
+        return f'{how} of the images on {share}' + ('' if self.prob == 1. else f', prob {self.prob:g}')

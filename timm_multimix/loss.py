@@ -1,5 +1,5 @@
 """MultiMix as a loss on any model's own logits."""
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -23,10 +23,21 @@ _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
 MAX_CLEAN_WEIGHT = 1000.
-_MAX_COPIES = 64  # of the mixed rows, for the drop-in's clean term
 
-PAPER = dict(alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
+POOLED_TUPLES = 1000
+DENSE_TUPLES = 8192
+"""Tuples of a step where their number is not given; those of the dense form are shared over the positions."""
+DENSE_TUPLES_RANGE = (32, 1000)
+"""The least and the most of them that one position has."""
+
+PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
 """The literal setting of the paper (v2, section 4), as keyword arguments. It needs hundreds of epochs."""
+
+
+class RowCounts(NamedTuple):
+    """What `MultiMixLoss.mix` returns: mixed rows of each position, and copies of the clean batch."""
+    num_tuples: int
+    clean_copies: int
 
 
 class MultiMixLoss(nn.Module):
@@ -40,10 +51,11 @@ class MultiMixLoss(nn.Module):
 
     The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, on the scale of plain cross-entropy, so that
     its learning rates carry over. Tuples are sampled block by block, so memory does not grow with `num_tuples`. Seeded
-    by `torch.manual_seed`.
+    by `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with the label smoothing.
 
     Args:
-        num_tuples: Tuples n per step, and per position in the dense form.
+        num_tuples: Tuples n per step, and per position in the dense form. None: 1,000, and in the dense form 8,192
+            shared over the positions, at least 32 and at most 1,000 for each.
         alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. Lower: tuples closer
             to single examples.
         length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
@@ -64,7 +76,7 @@ class MultiMixLoss(nn.Module):
 
     def __init__(
             self,
-            num_tuples: int = 1000,
+            num_tuples: Optional[int] = None,
             alpha: Alpha = 2.0,
             length: Optional[int] = None,
             concentration: str = 'total',
@@ -77,7 +89,7 @@ class MultiMixLoss(nn.Module):
         super().__init__()
         check_choice('concentration', concentration, functional.CONCENTRATIONS)
         check_choice('implementation', implementation, ('auto', *functional.IMPLEMENTATIONS))
-        self.num_tuples = check_integer('num_tuples', num_tuples)
+        self.num_tuples = None if num_tuples is None else check_integer('num_tuples', num_tuples)
         self.alpha = check_alpha(alpha)
         self.length = None if length is None else check_integer('length', length)
         self.concentration = concentration
@@ -131,8 +143,11 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
-        """The loss and its parts: 'loss', 'mixed_loss' and, where `clean_weight` > 0, 'clean_loss'."""
-        check_loss_inputs(logits, target, attention, clean_logits, self.length)
+        """The loss and its parts: 'loss'; in train mode 'mixed_loss'; 'clean_loss' where it has a part in the loss."""
+        check_loss_inputs(logits, target, attention, clean_logits, self.length if self.training else None)
+        if not self.training:
+            clean = self.plain(_clean_logits(logits, clean_logits), target)
+            return {'loss': clean, 'clean_loss': clean}
         if teacher_logits is not None and self.criterion is not None:
             raise ValueError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
@@ -149,7 +164,7 @@ class MultiMixLoss(nn.Module):
             mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
-        clean = self._clean_loss(_clean_logits(logits, clean_logits), target)
+        clean = self.plain(_clean_logits(logits, clean_logits), target)
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
@@ -160,46 +175,84 @@ class MultiMixLoss(nn.Module):
             target: torch.Tensor,
             attention: Optional[torch.Tensor] = None,
             clean_logits: Optional[torch.Tensor] = None,
-            weights: Optional[torch.Tensor] = None,
+            lam: Optional[torch.Tensor] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Mixed logits and mixed targets as rows, for any criterion that averages over rows.
 
-        A row has no weight, so the clean term comes in as whole copies of the unmixed batch: as many of them (or of
-        the tuples, where the batch is the larger) as bring their ratio closest to `clean_weight`. The mean over rows
-        is the loss of `forward`, but for the rounding of the copies.
+        A row has no weight, so the clean term comes in as whole copies of the unmixed batch, as many as bring their
+        ratio to the mixed rows closest to `clean_weight`: see `row_counts`. The mean over rows is the loss of
+        `forward`, but for that rounding and the number of tuples. In eval mode the rows are the clean batch.
 
         Args:
             logits, target, attention, clean_logits: As in `forward`.
-            weights: `[n, b]` or `[r, n, b]`, what `sample_weights` returned; None to sample here.
+            lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
 
         Returns:
             `[N, c]` and `[N, c]`; N is r·n, plus the copies.
         """
-        check_loss_inputs(logits, target, attention, clean_logits, self.length)
-        if weights is None:
-            weights = self.sample_weights(logits, attention)
-        mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
-        num_mixed, num_clean = self.row_copies(mixed_logits.shape[0], logits.shape[0])
+        check_loss_inputs(logits, target, attention, clean_logits, self.length if self.training else None)
         clean_target = self.smooth_target(target, logits.shape[-1])
-        clean_logits = _clean_logits(logits, clean_logits).to(mixed_logits.dtype)
+        clean_logits = _clean_logits(logits, clean_logits)
+        if not self.training:
+            return clean_logits, clean_target
+        if lam is None:
+            num_tuples, copies = self.row_counts(len(logits), logits.shape[1] if logits.ndim == 3 else None)
+            lam = self.sample(logits, num_tuples)
+        else:
+            copies = self._clean_copies(lam.shape[:-1].numel(), len(logits))
+        weights = lam if attention is None else functional.dense_weights(lam, attention)
+        mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
         return (
-            torch.cat([mixed_logits] * num_mixed + [clean_logits] * num_clean),
-            torch.cat([mixed_target] * num_mixed + [clean_target.to(mixed_target.dtype)] * num_clean),
+            torch.cat([mixed_logits] + [clean_logits.to(mixed_logits.dtype)] * copies),
+            torch.cat([mixed_target] + [clean_target.to(mixed_target.dtype)] * copies),
         )
 
-    def row_copies(self, num_mixed: int, batch_size: int) -> Tuple[int, int]:
-        """Copies of the mixed rows and of the clean batch that `mix` returns."""
-        if not self.clean_weight:
-            return 1, 0
-        ratio = self.clean_weight * num_mixed / batch_size
-        if ratio < 1. / _MAX_COPIES:
+    def row_counts(self, batch_size: int, positions: Optional[int] = None) -> RowCounts:
+        """How many rows `mix` makes of a batch; None positions for the pooled form.
+
+        All rows together are about as many as the loss has tuples, of which the clean term has its share.
+
+        Raises:
+            ValueError: If whole copies of the batch come near `clean_weight` only with more than twice as many.
+        """
+        r, weight = positions or 1, self.clean_weight
+        num_rows = self.tuples(positions) * r
+        num_tuples = max(round(num_rows / (r * (1. + weight))), 1)
+        if not weight:
+            return RowCounts(num_tuples, 0)
+        copies = self._clean_copies(num_tuples * r, batch_size)
+        if copies < 8:  # where their rounding would be felt
+            num_tuples = max(round(copies * batch_size / (weight * r)), 1)
+        total = num_tuples * r + copies * batch_size
+        if total > 2 * (num_rows + batch_size):
             raise ValueError(
-                f'clean_weight must be 0 or at least {batch_size / (_MAX_COPIES * num_mixed):.2g} where it is made of '
-                f'rows (batch of {batch_size}, {num_mixed} mixed rows), got {self.clean_weight:g}')
-        if self.clean_weight > _MAX_COPIES:
-            raise ValueError(
-                f'clean_weight must be at most {_MAX_COPIES} where it is made of rows, got {self.clean_weight:g}')
-        return (1, round(ratio)) if ratio >= 1. else (round(1. / ratio), 1)
+                f'clean_weight={weight:g} would take {total} rows, where num_tuples allows for {num_rows}: give a '
+                f'clean_weight between 0.1 and 10, or more num_tuples')
+        return RowCounts(num_tuples, copies)
+
+    def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
+        return max(round(self.clean_weight * num_mixed / batch_size), 1) if self.clean_weight else 0
+
+    def tuples(self, positions: Optional[int] = None) -> int:
+        """Tuples n of a step, per position of the dense form; None positions for the pooled one."""
+        if self.num_tuples is not None:
+            return self.num_tuples
+        if positions is None:
+            return POOLED_TUPLES
+        low, high = DENSE_TUPLES_RANGE
+        return min(max(round(DENSE_TUPLES / positions), low), high)
+
+    def describe(self, positions: Optional[int] = None) -> str:
+        """What is mixed and how strongly, in words; None positions for the pooled form."""
+        alpha = f'{self.alpha[0]:g} to {self.alpha[1]:g}' if isinstance(self.alpha, tuple) else f'{self.alpha:g}'
+        tuples = f'{self.tuples(positions)} tuples' + ('' if positions is None else f' x {positions} positions')
+        return (
+            f'{tuples} of {self.length or "all"} examples, alpha {alpha} for each '
+            f'{"tuple" if self.concentration == "total" else "example"}, clean weight {self.clean_weight:g}')
+
+    def sample(self, logits: torch.Tensor, num_tuples: Optional[int] = None) -> torch.Tensor:
+        """Λ of one step for these logits, `[n, b]` or `[r, n, b]`, before attention."""
+        return torch.cat(list(self._weight_blocks(logits, None, num_tuples)), dim=-2)
 
     def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
         """All weights of one step, `[n, b]` or `[r, n, b]`; from the same seed the ones that the loss would draw."""
@@ -207,9 +260,7 @@ class MultiMixLoss(nn.Module):
 
     def smooth_target(self, target: torch.Tensor, num_classes: int) -> torch.Tensor:
         """`[b, c]` soft targets with the label smoothing."""
-        if target.ndim == 1:
-            target = F.one_hot(target.long(), num_classes).float()
-        return target * (1. - self.label_smoothing) + self.label_smoothing / num_classes
+        return functional.soft_targets(target, num_classes, self.label_smoothing)
 
     def _mixed_rows(self, logits, target, weights):
         target = self.smooth_target(target, logits.shape[-1])
@@ -217,7 +268,8 @@ class MultiMixLoss(nn.Module):
         mixed_target = functional.interpolate(weights, target)
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
-    def _clean_loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The criterion with the label smoothing on `[b, c]` logits, without mixing: what eval mode gives."""
         if self.criterion is not None:
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
         logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -229,15 +281,21 @@ class MultiMixLoss(nn.Module):
             loss = loss * (1. - self.label_smoothing) - log_probabilities.mean() * self.label_smoothing
         return loss
 
-    def _weight_blocks(self, logits: torch.Tensor, attention: Optional[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _weight_blocks(
+            self,
+            logits: torch.Tensor,
+            attention: Optional[torch.Tensor],
+            num_tuples: Optional[int] = None,
+    ) -> Iterator[torch.Tensor]:
         batch_size, device = logits.shape[0], logits.device
         positions = logits.shape[1] if logits.ndim == 3 else None
+        num_tuples = num_tuples or self.tuples(positions)
         alpha = functional.draw_alpha(self.alpha, device=device)
         budget = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ACCELERATOR)
         block = max(budget // (batch_size * (positions or 1)), _MIN_BLOCK_ROWS)
-        for start in range(0, self.num_tuples, block):
+        for start in range(0, num_tuples, block):
             lam = functional.sample_dirichlet(
-                min(block, self.num_tuples - start),
+                min(block, num_tuples - start),
                 batch_size,
                 alpha,
                 concentration=self.concentration,

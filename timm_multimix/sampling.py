@@ -123,7 +123,7 @@ def _gamma_and_exponential(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
     if device.type == 'cpu':
-        rng, np_dtype = _numpy_generator(generator), _numpy_dtype(dtype)
+        rng, np_dtype = numpy_generator(generator), _numpy_dtype(dtype)
         gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
         return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
     alpha = alpha.to(device=device, dtype=dtype)
@@ -148,7 +148,7 @@ def _break_sticks(
     broken at Beta(1, κ) again and again, and every piece falls to an example drawn uniformly. The last takes the rest.
     """
     rows = math.prod(shape)
-    left = torch.from_numpy(_numpy_generator(generator).standard_exponential((rows, sticks), _numpy_dtype(dtype)))
+    left = torch.from_numpy(numpy_generator(generator).standard_exponential((rows, sticks), _numpy_dtype(dtype)))
     left = left.div_(-total).exp_().cumprod(dim=-1)  # 1 - Beta(1, κ) = exp(-E / κ)
     left[:, -1] = 0.
     pieces = torch.cat([1. - left[:, :1], left[:, :-1] - left[:, 1:]], dim=-1)
@@ -158,7 +158,7 @@ def _break_sticks(
     return weights.view(*shape, length)
 
 
-def _numpy_generator(generator: Optional[torch.Generator]) -> np.random.Generator:
+def numpy_generator(generator: Optional[torch.Generator] = None) -> np.random.Generator:
     """numpy's samplers are several times faster than torch's on a CPU; the seed is torch's."""
     return np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
 

@@ -6,10 +6,16 @@ METHODS = {
     'mixup': '--smoothing 0 --mixup 1',
     'cutmix': '--smoothing 0 --cutmix 1',
     'mixup-cutmix': '--smoothing 0 --mixup 1 --cutmix 1',
+    'mixup-half': '--smoothing 0 --mixup 1 --mixup-prob 0.5',
     'manifold-mixup': '--smoothing 0 --mixup-mode multimix --multimix-length 2 --multimix-concentration example '
                       '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128',
     'multimix': '--smoothing 0 --mixup-mode multimix',
     'dense-multimix': '--smoothing 0 --mixup-mode dense-multimix',
+    'mixup+multimix': '--smoothing 0 --mixup-mode multimix --mixup 1 --multimix-clean-weight 1',
+    'mixup+dense-multimix': '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --multimix-clean-weight 1',
+    'mixup-cutmix+dense-multimix':
+        '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --cutmix 1 --multimix-clean-weight 1',
+    'auto': '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --multimix-input-prob auto --multimix-clean-weight 1',
     'mixupe': '--smoothing 0 --mixup-mode mixupe --mixup 1',
     'multimix-distilled': '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99',
     'dense-multimix-distilled': '--smoothing 0 --mixup-mode dense-multimix --multimix-teacher-decay 0.99',

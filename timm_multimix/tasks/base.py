@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from .._checks import check_device, check_dtype, check_flag, check_kwargs
+from .._checks import check_criterion, check_device, check_dtype, check_flag, check_kwargs, check_number
 
 
 class StepModel(nn.Module):
@@ -54,27 +54,36 @@ class StepTask(ClassificationTask):
 class Criterion(NamedTuple):
     criterion: Union[nn.Module, Callable]
     fast: bool  # it is cross-entropy
-    smoothing: float
+    label_smoothing: float
 
 
 def resolve_criterion(
         criterion: Optional[Union[nn.Module, Callable]],
         criterion_kwargs: Optional[Dict[str, Any]],
+        label_smoothing: Optional[float] = None,
         multi_label: bool = False,
 ) -> Criterion:
     """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
+    check_criterion(criterion)
     check_kwargs('criterion_kwargs', criterion_kwargs)
-    if criterion is None:
-        kwargs = dict(criterion_kwargs or {})
-        smoothing = kwargs.pop('smoothing', None) or 0.
-        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
-        return Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), smoothing)
-    if criterion_kwargs:
+    if criterion is not None and criterion_kwargs:
         raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
-    if isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
-        return Criterion(criterion, False, criterion.smoothing)  # which it applies to class indices alone
-    if isinstance(criterion, LabelSmoothingCrossEntropy):
-        return Criterion(criterion, True, criterion.smoothing)
-    if isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
-        return Criterion(criterion, True, criterion.label_smoothing)
-    return Criterion(criterion, isinstance(criterion, SoftTargetCrossEntropy), 0.)
+    kwargs = dict(criterion_kwargs or {})
+    name, smoothing = 'criterion_kwargs', kwargs.pop('smoothing', None)
+    is_cross_entropy = None
+    if criterion is None:
+        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
+    elif isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
+        name, smoothing = 'criterion', criterion.smoothing  # which it applies to class indices alone
+    elif isinstance(criterion, LabelSmoothingCrossEntropy):
+        name, smoothing, is_cross_entropy = 'criterion', criterion.smoothing, True
+    elif isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
+        name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
+    if is_cross_entropy is None:
+        is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
+    if label_smoothing is not None and smoothing:
+        raise ValueError(
+            f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
+    if label_smoothing is not None:
+        smoothing = label_smoothing
+    return Criterion(criterion, is_cross_entropy, check_number('label_smoothing', smoothing or 0., high=1.))

@@ -1,13 +1,12 @@
 """MixupE as a `timm.task` training task."""
+import logging
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
-import numpy as np
 import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
 from .._checks import (
-    check_criterion,
     check_finite,
     check_flag,
     check_float_tensor,
@@ -16,28 +15,32 @@ from .._checks import (
     check_target,
 )
 from ..embeddings import check_classifier
-from ..functional import _accumulation
+from ..functional import _accumulation, soft_targets
+from ..input_mixing import InputMixing, MixedImages
 from .base import StepModel, StepTask, resolve_criterion
 from .mixupe_terms import average_image, exact_terms, fast_terms, mixupe_loss
+
+_logger = logging.getLogger(__name__)
 
 
 class MixupETask(StepTask):
     """Training task: Mixup of the images, as timm's in mode 'batch', and MixupE's term on the clean batch.
 
     ```python
-    task = MixupETask(model, alpha=1.0, eta=0.001, criterion_kwargs=dict(smoothing=0.1))
+    task = MixupETask(model, mixup_alpha=1.0, eta=0.001, label_smoothing=0.1)
     result = task(images, target)
     result['loss'].backward()
     ```
 
     A step has two forward passes, of the mixed and of the clean images; batch norms in train mode see both. With
-    `eta=0` it is Mixup, in one. Checkpoints hold the plain timm model.
+    `eta=0` it is Mixup, in one. Checkpoints hold the plain timm model. In eval mode the loss is plain cross-entropy.
 
     Args:
         model: Any module that returns logits.
         criterion: None, or cross-entropy of torch or timm.
-        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `smoothing`.
-        alpha: Mixup's λ ~ Beta(alpha, alpha).
+        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `loss_type`.
+        label_smoothing: Share of every target that is spread over all classes (0, or that of the criterion).
+        mixup_alpha: Mixup's λ ~ Beta(mixup_alpha, mixup_alpha).
         eta: Weight η of the term.
         threshold: Only images whose q_i is below it have one; None for all. (The authors' exact version compares -q_i.)
         exact: Differentiate along μ - x_i by double backward, in full precision; without torch.compile.
@@ -57,7 +60,8 @@ class MixupETask(StepTask):
             criterion: Optional[Union[nn.Module, Callable]] = None,
             criterion_kwargs: Optional[Dict[str, Any]] = None,
             *,
-            alpha: float = 1.,
+            label_smoothing: Optional[float] = None,
+            mixup_alpha: float = 1.,
             eta: float = 0.001,
             threshold: Optional[float] = None,
             exact: bool = False,
@@ -68,15 +72,15 @@ class MixupETask(StepTask):
             verbose: bool = True,
     ):
         check_classifier(model)
-        resolved = resolve_criterion(check_criterion(criterion), criterion_kwargs)
+        resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing)
         if not resolved.fast:
             raise ValueError(f'criterion must be cross-entropy for MixupE, got {resolved.criterion!r}')
         super().__init__(model, SoftTargetCrossEntropy(), device=device, dtype=dtype, verbose=verbose)
-        self.alpha = check_number('alpha', alpha, open_low=True)
+        mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
+        self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
         self.eta = check_number('eta', eta)
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-float('inf'))
-        self.label_smoothing = check_number('smoothing', resolved.smoothing, high=1.)
-        self.prob = check_number('prob', prob, high=1.)
+        self.label_smoothing = resolved.label_smoothing
         self.exact = check_flag('exact', exact)
         self.mixup_enabled = True
         if self.exact and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
@@ -88,6 +92,10 @@ class MixupETask(StepTask):
                 raise ValueError('mean_image needs exact=True, got it with exact=False')
             self._set_mean_image(mean_image)
         self.trainable_module = _TwoPasses(model)
+        if self.verbose:
+            how = 'exact' if self.exact else 'fast'
+            _logger.info(
+                f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; {self.input_mixing}.')
 
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
         """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`.
@@ -108,25 +116,24 @@ class MixupETask(StepTask):
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', which says if they
             are those of mixed images instead (with `eta=0`).
         """
-        if not self.mixup_enabled or np.random.rand() >= self.prob:
+        if not (self.training and self.mixup_enabled and self.input_mixing.draw() == 'images'):
             output = self.trainable_module(input)
             loss = self.criterion(_accumulation(output), self._soft_target(target, output))
             return {'loss': loss, 'output': output, 'input_mixed': False}
-        lam = float(np.random.beta(self.alpha, self.alpha))
-        mixed = input * lam + input.flip(0) * (1. - lam)
+        mixed = self.input_mixing.mix(input)
         if not self.eta:
-            output = self.trainable_module(mixed)
-            loss = self.criterion(_accumulation(output), self._soft_target(target, output, lam))
+            output = self.trainable_module(mixed.images)
+            loss = self.criterion(_accumulation(output), self._soft_target(target, output, mixed))
             return {'loss': loss, 'output': output, 'input_mixed': True}
         if self.exact:
             self._check_mean_image(input)
             mixed_output, output, terms = self.trainable_module(
-                mixed, input, lambda logits: self._soft_target(target, logits), self.mean_image)
+                mixed.images, input, lambda logits: self._soft_target(target, logits), self.mean_image)
         else:
-            mixed_output, output = self.trainable_module(mixed, input)
+            mixed_output, output = self.trainable_module(mixed.images, input)
             terms = fast_terms(_accumulation(output), self._soft_target(target, output))
-        mixed_loss = self.criterion(_accumulation(mixed_output), self._soft_target(target, mixed_output, lam))
-        loss = mixupe_loss(mixed_loss, terms, self.alpha, self.eta, self.threshold)
+        mixed_loss = self.criterion(_accumulation(mixed_output), self._soft_target(target, mixed_output, mixed))
+        loss = mixupe_loss(mixed_loss, terms, self.input_mixing.mixup_alpha, self.eta, self.threshold)
         return {'loss': loss, 'output': output, 'input_mixed': False}
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
@@ -162,15 +169,18 @@ class MixupETask(StepTask):
             raise ValueError(
                 f'mean_image must be {list(input.shape[1:])} as the images are, got {list(self.mean_image.shape)}')
 
-    def _soft_target(self, target: torch.Tensor, logits: torch.Tensor, lam: float = 1.) -> torch.Tensor:
+    def _soft_target(
+            self,
+            target: torch.Tensor,
+            logits: torch.Tensor,
+            mixed: Optional[MixedImages] = None,
+    ) -> torch.Tensor:
         check_logits(logits)
         check_target(target, *logits.shape)
         if target.ndim != 1:
             raise ValueError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')
-        off_value = self.label_smoothing / logits.shape[-1]
-        soft = torch.full_like(_accumulation(logits), off_value, requires_grad=False)
-        soft.scatter_(1, target.long().unsqueeze(1), 1. - self.label_smoothing + off_value)
-        return soft * lam + soft.flip(0) * (1. - lam)
+        soft = soft_targets(target, logits.shape[-1], self.label_smoothing, dtype=_accumulation(logits).dtype)
+        return soft if mixed is None else mixed.mix_target(soft)
 
 
 class _TwoPasses(StepModel):

@@ -1,33 +1,39 @@
 """MultiMix as a `timm.task` training task."""
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+import logging
+from typing import Any, Callable, Dict, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
-from timm.loss import SoftTargetCrossEntropy
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from .._checks import check_choice, check_criterion, check_flag, check_number, check_target, check_tensor
+from .._checks import check_choice, check_flag, check_number, check_target, check_tensor
 from ..embeddings import check_classifier
-from ..functional import ACTIVATIONS, ATTENTION_KINDS
-from ..head import MODES, HeadOutput, MultiMixHead
-from ..input_mixing import BatchSwitch
+from ..functional import soft_targets
+from ..head import MODES, DenseOptions, HeadOutput, MultiMixHead
+from ..input_mixing import InputMixing
 from ..loss import MultiMixLoss
 from .base import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, check_teacher, split_views
 from .gather import agree, gather_batches
+
+_logger = logging.getLogger(__name__)
 
 
 class MultiMixTask(StepTask):
     """Training task: the model, MultiMix and its fast loss.
 
     ```python
-    task = MultiMixTask(model, mode='dense-multimix', criterion_kwargs=dict(smoothing=0.1))
+    task = MultiMixTask(model, mode='dense-multimix', mixup_alpha=1., label_smoothing=0.1)
     result = task(images, target)
     result['loss'].backward()
     ```
 
-    Checkpoints hold the plain timm model. DDP, torch.compile, EMA and evaluation are those of `ClassificationTask`.
+    Checkpoints hold the plain timm model. DDP, torch.compile, EMA and evaluation are those of `ClassificationTask`. In
+    eval mode the loss is the plain criterion.
+
+    Where image mixing is on (`mixup_alpha` or `cutmix_alpha` > 0), whole batches alternate: the images of some are
+    mixed as by timm's Mixup, under the plain criterion, and the embeddings of the others.
 
     `teacher_decay` turns self-distillation on (v1 = arXiv 2206.14868, section 3.3): the mixed loss becomes
     γ·H(ΛY, p) + (1 - γ)·H(p', p), p' of a moving average of the model on a second view of every image. The loop calls
@@ -38,19 +44,16 @@ class MultiMixTask(StepTask):
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss; any other mean-reduced criterion
             for `(logits [N, c], soft targets [N, c])` is called on the mixed rows.
-        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `smoothing`.
+        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `loss_type`.
+        label_smoothing: Share of every target that is spread over all classes (0, or that of the criterion).
         mode: 'multimix' or 'dense-multimix'.
         multi_label: Targets are independent labels, floats `[b, c]` in [0, 1], as for timm's
             MultiLabelClassificationTask: the criterion is binary cross-entropy where `criterion_kwargs` names no other,
             smoothing draws each label towards 0.5, and evaluation is that of timm's task.
         gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
             their losses. All must have batches of one size.
-        prob: Probability that a batch is mixed at all.
-        switch_prob: Probability that a whole batch gets CutMix of the images instead, where that is active.
-        cutmix_alpha: CutMix of the images is active if > 0.
-        cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
-        correct_lam: Correct CutMix's λ where the image's border clips the box.
-        attention, activation, attention_grad, input_size: For the dense mode, see `MultiMixHead`.
+        mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches: How images
+            are mixed, and on which batches; see `InputMixing`. By default no image is.
         teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
         teacher_warmup: Let that decay grow from 0, by timm's schedule.
         gamma: Weight γ of the targets beside the teacher, in [0, 1] (0.5); 1 is MultiMix without a teacher.
@@ -58,7 +61,8 @@ class MultiMixTask(StepTask):
         device: Device of the criterion.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
-        **loss_kwargs: For `MultiMixLoss`: num_tuples, alpha, length, concentration, clean_weight, implementation.
+        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
+            alpha, length, concentration, clean_weight, implementation.
 
     Raises:
         ValueError: If an argument is out of range or the model cannot serve the mode.
@@ -71,17 +75,17 @@ class MultiMixTask(StepTask):
             criterion_kwargs: Optional[Dict[str, Any]] = None,
             *,
             mode: str = 'multimix',
+            label_smoothing: Optional[float] = None,
             multi_label: bool = False,
             gather: bool = False,
-            prob: float = 1.,
-            switch_prob: float = 0.5,
+            mixup_alpha: float = 0.,
             cutmix_alpha: float = 0.,
             cutmix_minmax: Optional[Sequence[float]] = None,
+            prob: float = 1.,
+            switch_prob: float = 0.5,
             correct_lam: bool = True,
-            attention: str = 'gap',
-            activation: str = 'relu',
-            attention_grad: bool = False,
-            input_size: Optional[Tuple[int, int, int]] = None,
+            input_prob: Union[float, str] = 0.5,
+            num_batches: Optional[int] = None,
             teacher_decay: Optional[float] = None,
             teacher_warmup: bool = False,
             gamma: Optional[float] = None,
@@ -89,53 +93,69 @@ class MultiMixTask(StepTask):
             device: Optional[torch.device] = None,
             dtype: Optional[torch.dtype] = None,
             verbose: bool = True,
-            **loss_kwargs: Any,
+            **kwargs: Any,
     ):
         check_choice('mode', mode, MODES)
-        check_choice('attention', attention, ATTENTION_KINDS)
-        check_choice('activation', activation, ACTIVATIONS)
-        if 'label_smoothing' in loss_kwargs:
-            raise ValueError(
-                'label_smoothing is not an argument of MultiMixTask; give criterion_kwargs=dict(smoothing=...), '
-                f'got {loss_kwargs["label_smoothing"]!r}')
+        options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        check_criterion(criterion)
         self.multi_label = check_flag('multi_label', multi_label)
-        resolved = resolve_criterion(criterion, criterion_kwargs, multi_label)
+        resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing, multi_label)
         teacher_warmup = check_flag('teacher_warmup', teacher_warmup)
         self.single_view = check_flag('single_view', single_view)
         check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
         self.gather = check_flag('gather', gather)
-        self.multi_label_smoothing = resolved.smoothing if multi_label else 0.
+        self.label_smoothing = resolved.label_smoothing
         self.mixup_enabled = True
-        self.switch = BatchSwitch(prob, switch_prob, cutmix_alpha, cutmix_minmax, correct_lam)
+        self.input_mixing = InputMixing(
+            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
+        if multi_label and self.input_mixing.found_share is not None:
+            raise ValueError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
         loss_kwargs = dict(
-            loss_kwargs,
-            label_smoothing=0. if multi_label else resolved.smoothing,
+            kwargs,
+            label_smoothing=0. if multi_label else resolved.label_smoothing,  # labels are smoothed in forward
             criterion=None if resolved.fast else self.criterion,
         )
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
         else:
-            head = MultiMixHead(
-                model,
-                mode,
-                attention=attention,
-                activation=activation,
-                attention_grad=attention_grad,
-                input_size=input_size,
-                **loss_kwargs,
-            )
+            head = MultiMixHead(model, mode, **vars(options), **loss_kwargs)
             self.loss = head.loss
             self.trainable_module = _DenseModel(model, head)
+        self._options = options
+        self._positions = None if mode == 'multimix' else head.dense.example_positions
         self.teacher = None
         self._shares_buffers = False
         if teacher_decay is not None:
             self.loss.gamma = check_number('gamma', 0.5 if gamma is None else gamma, high=1.)
             forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
             self.teacher = Teacher(self.trainable_module, forward, teacher_decay, teacher_warmup)
+        if self.verbose:
+            what = self.loss.describe() if mode == 'multimix' else head.describe()
+            teacher = '' if self.teacher is None else f', teacher_decay {teacher_decay:g}, gamma {self.loss.gamma:g}'
+            _logger.info(
+                f'{mode}: {what}, label smoothing {self.label_smoothing:g}{teacher}'
+                f'{", over all processes" if self.gather else ""}; {self.input_mixing}.')
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The value of every argument that was left to a default, as it is in force.
+
+        The number of tuples is that of the example that the model was tried on.
+        """
+        loss = self.loss
+        settings: Dict[str, Any] = dict(
+            num_tuples=loss.tuples(self._positions), alpha=loss.alpha, concentration=loss.concentration,
+            length=loss.length, clean_weight=loss.clean_weight, implementation=loss.implementation, gather=self.gather)
+        if self.mode == 'dense-multimix':
+            settings.update(attention=self._options.attention, activation=self._options.activation)
+        if self.input_mixing.is_active:
+            found = self.input_mixing.found_share is not None
+            settings.update(input_prob='auto' if found else self.input_mixing.input_prob)
+        if self.teacher is not None:
+            settings.update(gamma=loss.gamma, single_view=self.single_view)
+        return settings
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """One training step's loss.
@@ -147,19 +167,22 @@ class MultiMixTask(StepTask):
 
         Returns:
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'mixed_loss' and 'clean_loss', the
-            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if CutMix changed the images; the
-            teacher has no part in such a batch.
+            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if the images were; the teacher has
+            no part in such a batch.
         """
         check_tensor('target', target)
         if self.multi_label:
             if target.ndim != 2 or not target.is_floating_point():
                 raise ValueError(
                     f'target must be [b, c] of floats with multi_label, got {target.dtype} {list(target.shape)}')
-            target = target.lerp(torch.full_like(target, 0.5), self.multi_label_smoothing)
+            target = soft_targets(target, target.shape[1], self.label_smoothing, multi_label=True)
+        if not self.training:
+            output = self.trainable_module(input)
+            return {'loss': self.loss.plain(output, target), 'output': output}
         if self.teacher is not None:
             input, teacher_input = split_views(input, target.shape[0], self.single_view)
         what = self._draw()
-        if what == 'multimix':
+        if what == 'embeddings':
             of_teacher = {}
             if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
@@ -169,23 +192,25 @@ class MultiMixTask(StepTask):
             inputs = {**outputs.loss_inputs(target), **of_teacher}
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
-            terms = self.loss.terms(**inputs)
-            return {**terms, 'output': outputs.clean_logits}
-        lam = 1.
-        if what == 'cutmix':
-            input, lam = self.switch.cutmix(input)
-        output = self.trainable_module(input)
-        check_target(target, *output.shape)
-        target = self.loss.smooth_target(target, output.shape[-1])
-        target = target * lam + target.flip(0) * (1. - lam)
-        criterion = self.loss.criterion or SoftTargetCrossEntropy()
-        return {'loss': criterion(output.float(), target), 'output': output, 'input_mixed': what == 'cutmix'}
+            result = {**self.loss.terms(**inputs), 'output': outputs.clean_logits}
+        else:
+            mixed = self.input_mixing.mix(input) if what == 'images' else None
+            output = self.trainable_module(input if mixed is None else mixed.images)
+            check_target(target, *output.shape)
+            mixed_target = target if mixed is None else mixed.mix_target(soft_targets(target, output.shape[-1]))
+            result = {
+                'loss': self.loss.plain(output, mixed_target), 'output': output, 'input_mixed': mixed is not None}
+        if self.mixup_enabled:
+            self.input_mixing.observe(None if what == 'images' else result['output'].detach(), target)
+        return result
 
     def _draw(self) -> str:
         """What happens to the batch. With `gather` the same in all processes, which wait for each other."""
-        what = self.switch.draw() if self.mixup_enabled else 'none'
-        if self.gather and self.mixup_enabled and self.switch.is_random:
-            what = self.switch.CHOICES[agree(self.switch.CHOICES.index(what), self.device)]
+        if not self.mixup_enabled:
+            return 'none'
+        what = self.input_mixing.draw()
+        if self.gather and self.input_mixing.is_random:
+            what = InputMixing.CHOICES[agree(InputMixing.CHOICES.index(what), self.device)]
         return what
 
     def create_evaluator(self, **kwargs):
@@ -218,7 +243,14 @@ class MultiMixTask(StepTask):
                 self.teacher.share(weights=False)
 
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
-        return {'teacher': self.teacher.get_state()} if self.teacher is not None and not ema else {}
+        if ema:
+            return {}
+        state = {}
+        if self.teacher is not None:
+            state['teacher'] = self.teacher.get_state()
+        if self.input_mixing.found_share is not None:
+            state['input_share'] = self.input_mixing.found_share.state_dict()
+        return state
 
     def load_task_state(
             self,
@@ -227,7 +259,11 @@ class MultiMixTask(StepTask):
             module: Optional[nn.Module] = None,
             ema: bool = False,
     ) -> None:
-        if self.teacher is None or ema:
+        if ema:
+            return
+        if self.input_mixing.found_share is not None and state and 'input_share' in state:
+            self.input_mixing.found_share.load_state_dict(state['input_share'])
+        if self.teacher is None:
             return
         if state and 'teacher' in state:
             self.teacher.load_state(state['teacher'])

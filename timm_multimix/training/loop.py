@@ -15,6 +15,7 @@ from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
 
 from .._checks import any_values
+from ..tasks.multimix import MultiMixTask
 from .bad_steps import BadSteps
 from .checkpoints.recovery import Recovery
 from .data.naflex import to_device
@@ -24,7 +25,8 @@ _logger = logging.getLogger('train')
 
 
 METRICS = ('loss', 'mixed_loss', 'clean_loss', 'task_loss', 'distill_loss', 'top1')
-LABELS = dict(mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill')
+LABELS = dict(
+    mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', input_prob='Input', fit='Fit')
 
 
 class TrainMeters:
@@ -136,6 +138,7 @@ def train_one_epoch(
 
         if is_update and (last_batch or update_idx % args.log_interval == 0):
             meters.read(args)
+            meters.mean.update(_input_share(task))
             bad_steps.report()
             if runtime.primary:
                 _log(epoch, update_idx, updates_per_epoch, meters, optimizer, batch_size * args.world_size)
@@ -149,6 +152,7 @@ def train_one_epoch(
 
     if not meters.mean:  # all batches were done before
         meters.read(args)
+    meters.mean.update(_input_share(task))
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
     return OrderedDict(meters.mean)
@@ -203,6 +207,11 @@ def _train_metrics(terms, labels, mixup_fn):
         top1, = accuracy(terms['output'].detach(), labels, topk=(1,))
         metrics['top1'] = top1
     return metrics
+
+
+def _input_share(task: TrainingTask) -> Dict[str, float]:
+    """Of --multimix-input-prob auto, what it has come to; not a mean over the epoch."""
+    return task.input_mixing.metrics() if isinstance(task, MultiMixTask) else {}
 
 
 def mean_lr(optimizer: torch.optim.Optimizer) -> float:

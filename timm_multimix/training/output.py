@@ -223,7 +223,7 @@ def _train_columns(args: argparse.Namespace) -> Tuple[str, ...]:
     """What summary.csv holds of training; top-1 of mixed images against mixed labels would mean nothing."""
     parts: Tuple[str, ...] = ()
     if args.mixup_mode in MODES:
-        parts = ('mixed_loss', 'clean_loss')
+        parts = ('mixed_loss', 'clean_loss', *(('input_prob', 'fit') if args.multimix_input_prob == 'auto' else ()))
     elif args.kd_model_name:
         parts = ('task_loss', 'distill_loss')
     top1 = () if mixes_input(args) or args.task == 'multilabel' else ('top1',)

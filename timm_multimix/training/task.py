@@ -26,8 +26,12 @@ def create_task(
         model: nn.Module,
         data_config: Dict[str, Any],
         runtime: Runtime,
+        num_batches: int,
 ) -> Tuple[TrainingTask, Optional[Callable]]:
     """The task, and timm's Mixup for batches on the device where that is the mode.
+
+    Args:
+        num_batches: Batches that the whole run trains on, in one process.
 
     Raises:
         ValueError: If the model or the criterion cannot serve the mode.
@@ -51,14 +55,9 @@ def create_task(
         task = MultiMixTask(
             model,
             criterion_kwargs=criterion_kwargs,
-            mode=args.mixup_mode,
-            multi_label=multi_label,
-            prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob,
-            cutmix_alpha=args.cutmix,
-            cutmix_minmax=args.cutmix_minmax,
-            input_size=data_config['input_size'],
+            num_batches=num_batches if args.multimix_input_prob == 'auto' else None,
             **multimix_kwargs(args),
+            **({'input_size': data_config['input_size']} if args.mixup_mode == 'dense-multimix' else {}),
             **shared,
         )
         return task, None

@@ -6,7 +6,7 @@ from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 from ..._checks import check_alpha
 from ...head import MODES
 from ...loss import PAPER
-from .combinations import check_combinations, flag_name, mixes_input
+from .combinations import check_combinations, flag_name, mixes_images, mixes_input
 from .methods import check_mixupe, check_teacher
 from .ranges import check_ranges
 
@@ -103,8 +103,10 @@ def check_mixing(args: argparse.Namespace) -> None:
         clash = [name for name in given if name.replace('multimix_', '') in PAPER]
         if clash:
             raise ValueError(f'{flag_name(clash[0])} is set by --multimix-paper; give one of them')
-    if args.mixup > 0. and args.multimix_alpha is not None:
-        raise ValueError('--mixup and --multimix-alpha are the same concentration; give one of them')
+    if args.multimix_input_prob is not None and not mixes_images(args):
+        raise ValueError('--multimix-input-prob needs --mixup, --cutmix or --cutmix-minmax, which mix the images')
+    if args.multimix_input_prob == 'auto' and args.task == 'multilabel':
+        raise ValueError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
     if args.multimix_alpha is not None and len(args.multimix_alpha) > 2:
         raise ValueError(f'--multimix-alpha must be one number or a range of two, got {args.multimix_alpha}')
     if args.multimix_length is not None and args.multimix_length > args.batch_size:

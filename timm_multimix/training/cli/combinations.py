@@ -47,8 +47,12 @@ def flag_name(name: str) -> str:
 
 def mixes_input(args: argparse.Namespace) -> bool:
     """Whether the flags ask for timm's own Mixup."""
-    asked = args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
-    return args.mixup_mode not in (*MODES, 'mixupe') and asked
+    return args.mixup_mode not in (*MODES, 'mixupe') and mixes_images(args)
+
+
+def mixes_images(args: argparse.Namespace) -> bool:
+    """Whether images are mixed, by Mixup or CutMix, whatever the mode."""
+    return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
 
 
 def loss_type(args: argparse.Namespace) -> str:

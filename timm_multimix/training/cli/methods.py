@@ -18,7 +18,7 @@ def needs_two_views(args: argparse.Namespace) -> bool:
 def mixupe_kwargs(args: argparse.Namespace) -> dict:
     """Keyword arguments of `MixupETask` that the flags set."""
     given = dict(
-        alpha=args.mixup if args.mixup > 0. else None,
+        mixup_alpha=args.mixup if args.mixup > 0. else None,
         eta=args.mixupe_eta,
         threshold=args.mixupe_threshold,
         exact=args.mixupe_exact,

@@ -4,8 +4,10 @@ import logging
 from typing import List, Optional, Tuple
 
 import yaml
+from timm.task import TrainingTask
 
 from ...loss import PAPER
+from ...tasks.multimix import MultiMixTask
 from . import timm_flags, timm_flags_more
 from .checks import check_args
 from .combinations import warn_of_ignored
@@ -101,7 +103,7 @@ def _config_value(action: argparse.Action, value: object) -> object:
     if isinstance(value, list) and not many:
         raise ValueError(f'{action.dest} must be one value, got {value!r}')
     values = value if isinstance(value, list) else [value]
-    if action.type in (int, float):
+    if action.type not in (None, str):
         try:
             values = [action.type(str(item)) for item in values]
         except ValueError as error:
@@ -123,9 +125,15 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
     alpha = args.multimix_alpha
     if alpha is not None:
         alpha = alpha[0] if len(alpha) == 1 else tuple(alpha)
-    elif args.mixup > 0.:
-        alpha = args.mixup
     given = dict(
+        mode=args.mixup_mode,
+        multi_label=args.task == 'multilabel',
+        mixup_alpha=args.mixup,
+        cutmix_alpha=args.cutmix,
+        cutmix_minmax=args.cutmix_minmax,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
+        input_prob=args.multimix_input_prob,
         num_tuples=args.multimix_tuples,
         alpha=alpha,
         concentration=args.multimix_concentration,
@@ -142,6 +150,20 @@ def multimix_kwargs(args: argparse.Namespace) -> dict:
     )
     given = {name: value for name, value in given.items() if value is not None}
     return {**PAPER, **given} if args.multimix_paper else given
+
+
+def resolved_text(args_text: str, task: TrainingTask) -> str:
+    """args.yaml with the values of MultiMix that flags left to a default, as they are in force."""
+    if not isinstance(task, MultiMixTask):
+        return args_text
+    values = yaml.safe_load(args_text)
+    names = dict(num_tuples='tuples')
+    settings = {f'multimix_{names.get(name, name)}': value for name, value in task.settings.items()}
+    alpha = settings['multimix_alpha']
+    settings.update(multimix_alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], multimix_paper=None)
+    # what a flag turns on has no value that says off
+    settings = {name: None if value is False else value for name, value in settings.items()}
+    return yaml.safe_dump({**values, **settings}, default_flow_style=False)
 
 
 def scaled_learning_rate(args: argparse.Namespace) -> float:

@@ -24,7 +24,7 @@ _ABOVE_0 = ('clip_grad', 'crop_pct', 'decay_epochs', 'decay_rate', 'layer_decay'
 _SHARES = (
     'mixup_prob', 'mixup_switch_prob', 'smoothing', 'model_ema_decay', 'reprob', 'hflip', 'vflip', 'momentum',
     'bn_momentum', 'color_jitter_prob', 'grayscale_prob', 'gaussian_blur_prob', 'train_size_random_mix',
-    'bce_target_thresh')
+    'bce_target_thresh', 'multimix_input_prob')
 _SHARES_BELOW_1 = ('drop', 'drop_path', 'drop_connect', 'drop_block', 'opt_betas')
 
 

@@ -1,5 +1,6 @@
 """The flags of the training script: timm's, with timm's names, types and defaults, and the --multimix-* ones."""
 import argparse
+from typing import Union
 
 from timm.loss import LOSS_TYPES
 from timm.utils import ParseKwargs
@@ -19,6 +20,11 @@ class NamedValues(ParseKwargs):
             if not value.split('=', 1)[0].isidentifier() or '=' not in value:
                 raise argparse.ArgumentError(self, f'must be key=value, got {value!r}')
         super().__call__(parser, namespace, values, option_string)
+
+
+def input_prob(text: str) -> Union[float, str]:
+    """A share, or 'auto'."""
+    return text if text == 'auto' else float(text)
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -162,13 +168,14 @@ def add_augmentation_flags(parser: argparse.ArgumentParser) -> None:
     add('--remode', type=str, default='pixel', help='mode of random erasing')
     add('--recount', type=int, default=1, help='boxes of random erasing')
     add('--resplit', action='store_true', help='no random erasing in the first of --aug-splits')
-    add('--mixup', type=float, default=0.0, help='mixup alpha; with a multimix mode the Dirichlet concentration')
+    add('--mixup', type=float, default=0.0, help='mixup alpha; active if > 0')
     add('--cutmix', type=float, default=0.0, help='cutmix alpha; active if > 0')
     add('--cutmix-minmax', type=float, nargs='+', help='cutmix with boxes of (min, max) shares of the image')
     add('--mixup-prob', type=float, default=1.0, help='probability that a batch is mixed')
     add('--mixup-switch-prob', type=float, default=0.5, help='probability of cutmix where both are active')
     add('--mixup-mode', type=str, default='batch', choices=MIXUP_MODES,
-        help='batch, pair, elem: timm\'s Mixup, active with --mixup or --cutmix; the others: always')
+        help='batch, pair, elem: timm\'s Mixup of the images, active with --mixup or --cutmix; multimix, '
+             'dense-multimix: embeddings are mixed, and with --mixup or --cutmix the images of half of the batches')
     add('--mixup-off-epoch', type=int, default=0, metavar='N', help='no mixing from this epoch on')
     add('--smoothing', type=float, default=0.1, help='label smoothing')
     add('--train-interpolation', type=str, default='random', help='resize interpolation in training')
@@ -182,12 +189,17 @@ def add_multimix_flags(parser: argparse.ArgumentParser) -> None:
     """Their default is None, for the library's own: so a flag that the mode does not use can be refused."""
     group = parser.add_argument_group('MultiMix parameters')
     add = group.add_argument
-    add('--multimix-tuples', type=int, metavar='N', help='tuples per step, and per position if dense (1000)')
+    add('--multimix-tuples', type=int, metavar='N',
+        help='tuples per step (1000), or per position of dense-multimix (8192 / positions, from 32 to 1000: 167 at 49 '
+             'positions, 42 at 196)')
     add('--multimix-alpha', type=float, nargs='+', metavar='A', help='Dirichlet concentration, or a range of two (2.0)')
     add('--multimix-concentration', choices=CONCENTRATIONS,
         help='what alpha counts for: the total of a tuple, whatever the batch size (default), or each example')
     add('--multimix-length', type=int, metavar='M', help='examples per tuple (the whole batch)')
     add('--multimix-clean-weight', type=float, metavar='W', help='weight of plain cross-entropy beside it (3.0)')
+    add('--multimix-input-prob', type=input_prob, metavar='P',
+        help='with --mixup or --cutmix, the share of batches whose images are mixed, not their embeddings (0.5); auto: '
+             'found by the run, which raises it while training images are fitted')
     add('--multimix-attention', choices=ATTENTION_KINDS, help='attention of dense-multimix (gap)')
     add('--multimix-activation', choices=ACTIVATIONS, help='its activation (relu)')
     add('--multimix-implementation', choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed (auto)')

@@ -1,0 +1,78 @@
+"""How many batches get their images mixed, found by the run itself: `input_prob='auto'`."""
+from typing import Dict, Optional
+
+import torch
+import torch.distributed as dist
+
+from ._checks import check_integer
+
+_TARGET = 0.93
+_DECAY = 0.95  # of the average, per batch
+_HIGHEST = 0.6
+_RISE = 0.1  # of the run: in which the share can go from 0 to the highest
+
+
+class FoundShare:
+    """A share of batches that rises while training images are fitted, and falls while they are not.
+
+    It begins at 0. After every batch whose images were not mixed, an average of the accuracy of their clean logits
+    (weight 0.05 of the batch) is compared with 0.93: above it the share rises by a step, below it it falls, between 0
+    and 0.6. The step is 0.6 / (0.1·num_batches), so that it means the same in a run of any length. In several processes
+    all count together, and have one share.
+
+    Args:
+        num_batches: Batches that the whole run trains on, in one process; it may be set later, as an attribute, before
+            the first batch.
+
+    Raises:
+        ValueError: If it is no integer >= 1.
+    """
+
+    def __init__(self, num_batches: Optional[int] = None):
+        self.num_batches = None if num_batches is None else check_integer('num_batches', num_batches)
+        self.share = 0.
+        self.accuracy = 0.
+        self._counts: Optional[torch.Tensor] = None  # of the last batch, read when the next one is drawn
+
+    @torch.no_grad()
+    def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
+        """Count the batch.
+
+        Args:
+            logits: `[b, c]`, of images that were not mixed; None where they were, which all processes must tell too.
+            target: `[b]` class indices or `[b, c]` soft targets, whose largest entry is taken.
+        """
+        self.settle()
+        counts = torch.zeros(2, device=target.device)
+        if logits is not None:
+            labels = target if target.ndim == 1 else target.argmax(dim=1)
+            counts[0] = (logits.argmax(dim=1) == labels).sum()
+            counts[1] = len(labels)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(counts)
+        self._counts = counts
+
+    def settle(self) -> None:
+        """Let the last batch count. Not at once, where an accelerator would have to be waited for.
+
+        Raises:
+            ValueError: If the length of the run is not known.
+        """
+        if self._counts is None:
+            return
+        if self.num_batches is None:
+            raise ValueError("input_prob='auto' needs num_batches, how many batches the run trains on, got None")
+        (hits, count), self._counts = self._counts.tolist(), None
+        if count:
+            self.accuracy = _DECAY * self.accuracy + (1. - _DECAY) * hits / count
+            step = _HIGHEST / (_RISE * self.num_batches)
+            self.share += step if self.accuracy > _TARGET else -step
+            self.share = min(max(self.share, 0.), _HIGHEST)
+
+    def state_dict(self) -> Dict[str, float]:
+        self.settle()
+        return dict(share=self.share, accuracy=self.accuracy)
+
+    def load_state_dict(self, state: Dict[str, float]) -> None:
+        self.share, self.accuracy = state['share'], state['accuracy']
+        self._counts = None
