@@ -53,7 +53,7 @@ def main():
     if args.kd_model_name:
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(0.1)
-    task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=False)
+    task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=True)
     assert isinstance(task, ClassificationTask)
     if args.compile_task:
         task = torch.compile(task, backend='eager')

@@ -1,12 +1,13 @@
 import copy
+import logging
 import pickle
 
-import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from torch.utils.checkpoint import checkpoint
 
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss
@@ -15,7 +16,6 @@ from timm_multimix.head import MODES
 
 def seed(value=3):
     torch.manual_seed(value)
-    np.random.seed(value)
 
 
 def step(mixup_fn, model, x, target, loss_fn=None):
@@ -29,7 +29,17 @@ def step(mixup_fn, model, x, target, loss_fn=None):
 
 
 def make(mode='multimix', **kwargs):
-    return MultiMix(num_classes=NUM_CLASSES, mode=mode, **{'num_tuples': 12, **kwargs})
+    return MultiMix(num_classes=NUM_CLASSES, mode=mode, **{**kwargs, 'num_tuples': 12})
+
+
+def head_of_rows(model, mode, mixup_fn, x, **kwargs):
+    """A head whose tuples and clean weight are those that whole rows come to."""
+    head = MultiMixHead(model, mode, **kwargs)
+    positions = None if mode == 'multimix' else head.dense.num_positions(x)
+    num_tuples, copies = mixup_fn.loss.row_counts(len(x), positions)
+    head.loss.num_tuples = num_tuples
+    head.loss.clean_weight = copies * len(x) / (num_tuples * (positions or 1))
+    return head
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -37,12 +47,13 @@ def make(mode='multimix', **kwargs):
 @pytest.mark.parametrize('clean_weight', [0., 1.])
 @pytest.mark.parametrize('key', ['efficientnet', 'vit', 'swin'])
 def test_a_stock_loop_gets_the_loss_and_gradients_of_the_head(key, clean_weight, label_smoothing, mode):
-    kwargs = dict(num_tuples=12, clean_weight=clean_weight, label_smoothing=label_smoothing)
+    kwargs = dict(alpha=(0.5, 2.), clean_weight=clean_weight, label_smoothing=label_smoothing)
     model, x, target = build(key).train(), images(key, 4), labels(4)
     plain = copy.deepcopy(model)
-    loss = step(make(mode, mixup_alpha=(0.5, 2.), **kwargs).attach(model), model, x, target)
+    mixup_fn = make(mode, **kwargs).attach(model)
+    loss = step(mixup_fn, model, x, target)
 
-    head = MultiMixHead(plain, mode, alpha=(0.5, 2.), **kwargs)
+    head = head_of_rows(plain, mode, mixup_fn, x, **kwargs)
     seed()
     expected = head(plain.forward_features(x), target)
     expected.backward()
@@ -57,7 +68,7 @@ def test_paper_setting(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
     loss = step(make(mode, label_smoothing=0., **PAPER).attach(model), model, x, target)
-    head = MultiMixHead(plain, mode, num_tuples=12, **PAPER)
+    head = MultiMixHead(plain, mode, **{**PAPER, 'num_tuples': 12})
     seed()
     torch.testing.assert_close(loss, head(plain.forward_features(x), target).detach())
 
@@ -67,8 +78,9 @@ def test_binary_cross_entropy(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
     bce = BinaryCrossEntropy()
-    loss = step(make(mode, label_smoothing=0.1).attach(model), model, x, target, bce)
-    head = MultiMixHead(plain, mode, num_tuples=12, label_smoothing=0.1, criterion=bce)
+    mixup_fn = make(mode, label_smoothing=0.1).attach(model)
+    loss = step(mixup_fn, model, x, target, bce)
+    head = head_of_rows(plain, mode, mixup_fn, x, label_smoothing=0.1, criterion=bce)
     seed()
     torch.testing.assert_close(loss, head(plain.forward_features(x), target).detach())
 
@@ -100,14 +112,14 @@ def test_evaluation_is_bit_identical_to_the_plain_model(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('soft', [False, True])
-@pytest.mark.parametrize('cutmix_alpha, switch_prob', [(0., 0.5), (1., 1.), (1., 0.)])
-def test_inputs_are_never_changed(cutmix_alpha, switch_prob, soft, mode):
+@pytest.mark.parametrize('mixing', [{}, dict(cutmix_alpha=1.), dict(mixup_alpha=1.)], ids=['none', 'cutmix', 'mixup'])
+def test_inputs_are_never_changed(mixing, soft, mode):
     model, x, target = build('resnet'), images('resnet', 5), labels(5)
     if soft:
         target = nn.functional.one_hot(target, NUM_CLASSES).float()
     kept = x.clone(), target.clone()
     for label_smoothing in (0., 0.1):
-        mixup_fn = make(mode, cutmix_alpha=cutmix_alpha, switch_prob=switch_prob, label_smoothing=label_smoothing)
+        mixup_fn = make(mode, input_prob=1., label_smoothing=label_smoothing, **mixing)
         step(mixup_fn.attach(model), model, x, target)
         mixup_fn.detach()
         assert torch.equal(x, kept[0]) and torch.equal(target, kept[1])
@@ -117,8 +129,8 @@ def test_inputs_are_never_changed(cutmix_alpha, switch_prob, soft, mode):
 @pytest.mark.parametrize('batch_size', [1, 3, 5])
 def test_any_batch_size(batch_size, mode):
     model, x, target = build('vit'), images('vit', batch_size), labels(batch_size)
-    mixup_fn = make(mode, cutmix_alpha=1.).attach(model)
-    for value in range(6):  # some are CutMix
+    mixup_fn = make(mode, mixup_alpha=1., cutmix_alpha=1.).attach(model)
+    for value in range(8):  # some are Mixup, some CutMix
         seed(value)
         model.train()
         mixed_x, mixed_target = mixup_fn(x, target)
@@ -154,7 +166,7 @@ def test_disabled_or_improbable_mixing_is_an_ordinary_step(mode):
 def test_cutmix_batches(kwargs, mode):
     model, x, target = build('resnet').train(), images('resnet', 5), labels(5)
     plain = copy.deepcopy(model)
-    mixup_fn = make(mode, switch_prob=1., label_smoothing=0.1, **kwargs).attach(model)
+    mixup_fn = make(mode, input_prob=1., label_smoothing=0.1, **kwargs).attach(model)
     seed()
     cut, soft = mixup_fn(x, target)
     assert soft.shape == (5, NUM_CLASSES)
@@ -165,19 +177,6 @@ def test_cutmix_batches(kwargs, mode):
     lam = own[0].double().mean()
     torch.testing.assert_close(
         soft, mixup_target(target, NUM_CLASSES, float(lam), smoothing=0.1), rtol=1e-5, atol=1e-6)
-
-
-def test_switch_prob_is_the_share_of_cutmix_batches():
-    model, x, target = build('vit'), images('vit', 2), labels(2)
-    mixup_fn = make(cutmix_alpha=1., switch_prob=0.25, prob=0.8).attach(model)
-    seed()
-    counts = {}
-    for _ in range(2000):
-        what = mixup_fn.switch.draw()
-        counts[what] = counts.get(what, 0) + 1 / 2000
-    assert counts == pytest.approx({'none': 0.2, 'cutmix': 0.2, 'multimix': 0.6}, abs=0.04)
-    mixed_x, mixed_target = mixup_fn(x, target)
-    assert mixed_x.shape == x.shape and mixed_target.shape[1] == NUM_CLASSES
 
 
 def test_detach_gives_the_model_its_own_forward_back():
@@ -216,12 +215,142 @@ def test_copies_of_an_attached_model(clone, mode):
     assert torch.equal(lone(x), model.eval()(x)) and lone.forward.__self__.model is lone
 
 
-def test_a_second_forward_is_an_ordinary_one():
+def test_a_second_training_forward_says_what_to_do():
     model, x = build('resnet').train(), images('resnet', 4)
     mixup_fn = make().attach(model)
     _, target = mixup_fn(x, labels(4))
     assert model(x).shape == target.shape != (4, NUM_CLASSES)
+    with pytest.raises(ValueError, match=r'call x, y = mixup_fn\(x, y\) before every training forward.*reuse=True'):
+        model(x)
+    assert model.eval()(x).shape == (4, NUM_CLASSES)  # evaluation in between is no mistake
+    model.train()
+    mixup_fn(x, labels(4))
+    model(x)
+    mixup_fn.mixup_enabled = False
     assert model(x).shape == (4, NUM_CLASSES)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_the_same_batch_may_be_run_again_on_purpose(mode):
+    """By the same tuples: of a closure of LBFGS, or a step of SAM, the loss is a function of the weights alone."""
+    model, x = build('resnet').train(), images('resnet', 4)
+    mixup_fn = make(mode, reuse=True).attach(model)
+    mixup_fn(x, labels(4))
+    _, target = mixup_fn(x, labels(4))
+    first, rows = model(x), target.clone()
+    assert torch.equal(model(x), first) and torch.equal(target, rows)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    assert not torch.equal(model(x), first) and torch.isfinite(target).all()
+    mixup_fn(x, labels(4))
+    assert not torch.equal(model(x), first)
+
+
+def test_checkpointing_of_the_whole_model():
+    model, x, target = build('vit').train(), images('vit', 4), labels(4)
+    plain = copy.deepcopy(model)
+    for each, run in ((model, lambda m, x: checkpoint(m, x, use_reentrant=False)), (plain, lambda m, x: m(x))):
+        mixup_fn = make('dense-multimix', reuse=True).attach(each)
+        seed()
+        mixed_x, mixed_target = mixup_fn(x, target)
+        SoftTargetCrossEntropy()(run(each, mixed_x), mixed_target).backward()
+    torch.testing.assert_close(gradients(model), gradients(plain))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('batch_size', [1, 4])
+def test_in_eval_mode_batches_pass_through(batch_size, mode):
+    model, x, target = build('resnet').eval(), images('resnet', batch_size), labels(batch_size)
+    plain = copy.deepcopy(model)
+    mixup_fn = make(mode, mixup_alpha=1., label_smoothing=0.1).attach(model)
+    for _ in range(4):
+        same_x, soft = mixup_fn(x, target)
+        assert same_x is x and torch.equal(soft, mixup_target(target, NUM_CLASSES, smoothing=0.1))
+        assert torch.equal(model(same_x), plain(x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_clean_logits(mode):
+    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
+    plain = copy.deepcopy(model)
+    mixup_fn = make(mode).attach(model)
+    assert mixup_fn.clean_logits is None
+    x, y = mixup_fn(x, target)
+    model(x)
+    assert torch.equal(mixup_fn.clean_logits, plain(x)) and not mixup_fn.clean_logits.requires_grad
+    mixup_fn.detach()
+    mixup_fn = make(mode, mixup_alpha=1., input_prob=1.).attach(model)
+    mixed, _ = mixup_fn(x, target)
+    model(mixed)
+    assert mixup_fn.clean_logits is None  # of mixed images none are clean
+
+
+def test_wrapped_models_are_refused_with_the_way_out():
+    model = build('resnet')
+    with pytest.raises(ValueError, match='attach before torch.compile'):
+        make().attach(torch.compile(model, backend='eager'))
+    with pytest.raises(ValueError, match='nn.DataParallel is not supported: use DistributedDataParallel'):
+        make().attach(nn.DataParallel(model))
+    mixup_fn = make().attach(model.train())
+    mixup_fn(images('resnet', 4), labels(4))
+    with pytest.raises(ValueError, match='of 4 images, got 2; nn.DataParallel, which splits batches, is not supported'):
+        model(images('resnet', 2))
+
+
+def test_an_attached_model_may_be_compiled():
+    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
+    eager = copy.deepcopy(model)
+    expected = step(make().attach(eager), eager, x, target)
+    mixup_fn = make().attach(model)
+    compiled = torch.compile(model, backend='eager')
+    seed()
+    mixed_x, mixed_target = mixup_fn(x, target)
+    torch.testing.assert_close(SoftTargetCrossEntropy()(compiled(mixed_x), mixed_target).detach(), expected)
+
+
+def test_the_first_batch_tells_its_rows(caplog):
+    model = build('resnet').train()
+    with caplog.at_level(logging.INFO):
+        mixup_fn = MultiMix(mode='dense-multimix', num_classes=NUM_CLASSES).attach(model)
+        for _ in range(2):
+            x, y = mixup_fn(images('resnet', 4), labels(4))
+            model(x)
+    rows, = [record.message for record in caplog.records if 'rows' in record.message]
+    assert rows.startswith(f'MultiMix makes {len(y):,} rows of {NUM_CLASSES} classes of a batch of 4')
+    assert f'{6 * y.nbytes / 2 ** 20:,.0f} MiB' in rows
+
+
+def test_rows_of_the_readme_are_bounded():
+    """8 images of 224 px through a ResNet: 49 positions, 1,000 classes."""
+    criterion = MultiMix(mode='dense-multimix', num_classes=1000).loss
+    num_tuples, copies = criterion.row_counts(8, 49)
+    assert num_tuples * 49 + copies * 8 < 8400
+
+
+def test_repr():
+    mixup_fn = make('dense-multimix', mixup_alpha=0.8, cutmix_alpha=1., prob=0.9)
+    text = repr(mixup_fn)
+    for part in ("mode='dense-multimix'", 'num_tuples=12', 'alpha=2.0', 'mixup_alpha 0.8', 'cutmix_alpha 1', '50 %',
+                 'prob 0.9', 'not attached'):
+        assert part in text
+    assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))
+
+
+def test_a_share_found_by_the_run():
+    """Labels that the model gives itself are fitted: the share rises, and rests while images are mixed."""
+    model, x = build('vit'), images('vit', 4)
+    target = model(x).argmax(dim=1)
+    mixup_fn = make(mixup_alpha=1., input_prob='auto', num_batches=200).attach(model.train())
+    shares = []
+    for value in range(150):
+        torch.manual_seed(value)
+        model(mixup_fn(x, target)[0])
+        shares.append(mixup_fn.input_mixing.metrics()['input_prob'])
+    assert shares[40] == 0. and max(shares) == pytest.approx(0.6) and shares == sorted(shares)
+    again = make(mixup_alpha=1., input_prob='auto', num_batches=200)
+    again.load_state_dict(mixup_fn.state_dict())
+    assert again.state_dict() == mixup_fn.state_dict() and make().state_dict() == {}
 
 
 def test_a_batch_that_was_never_forwarded_is_forgotten():

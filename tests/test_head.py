@@ -9,7 +9,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from tests import naive
 from tests.models import MODELS, build, gradients, images, labels
-from timm_multimix import PAPER, MultiMixHead
+from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixTask
 
 MODES = ('multimix', 'dense-multimix')
 
@@ -59,7 +59,7 @@ def test_dense_loss_by_hand(attention, activation):
 def test_pooled_loss_by_hand():
     model, target = build('vit').double(), labels(4)
     x = images('vit', 4).double()
-    head = MultiMixHead(model, num_tuples=6, **PAPER)
+    head = MultiMixHead(model, 'multimix', **{**PAPER, 'num_tuples': 6})
     features = model.forward_features(x)
     loss = seeded(head, features, target)
 
@@ -74,12 +74,43 @@ def test_pooled_loss_by_hand():
 
 @pytest.mark.parametrize('mode', MODES)
 def test_mixed_rows_give_the_same_loss(mode):
+    """The loss with the tuples and the clean weight that whole rows come to."""
     model, x, target = build('vit'), images('vit', 4), labels(4)
-    head = MultiMixHead(model, mode, num_tuples=8, label_smoothing=0.1)
-    features = model.forward_features(x)
+    head = MultiMixHead(model, mode, num_tuples=16, label_smoothing=0.1)
+    features, positions = model.forward_features(x), 1 if mode == 'multimix' else 16
     logits, targets = seeded(head.mix, features, target)
-    assert logits.shape == targets.shape == ((8 if mode == 'multimix' else 8 * 16) * 4, 7)
-    torch.testing.assert_close(SoftTargetCrossEntropy()(logits, targets), seeded(head, features, target))
+    num_tuples, copies = head.loss.row_counts(4, None if mode == 'multimix' else 16)
+    assert logits.shape == targets.shape == (num_tuples * positions + 4 * copies, 7)
+    assert (num_tuples, copies * 4) == (4, 3 * 4 * positions)
+    same = MultiMixHead(model, mode, num_tuples=num_tuples, label_smoothing=0.1)
+    torch.testing.assert_close(SoftTargetCrossEntropy()(logits, targets), seeded(same, features, target))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_in_eval_mode_the_loss_is_plain_cross_entropy(mode, monkeypatch):
+    model, x, target = build('vit'), images('vit', 4), labels(4)
+    head = MultiMixHead(model, mode, label_smoothing=0.1).eval()
+    monkeypatch.setattr(head, 'dense', None)  # nothing dense is computed
+    loss = head(model.forward_features(x), target)
+    torch.testing.assert_close(loss, F.cross_entropy(model(x), target, label_smoothing=0.1))
+
+
+def test_the_default_mode_is_dense():
+    assert MultiMixHead(build('vit')).mode == 'dense-multimix'
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(attention='cam'), dict(attention='none'), dict(activation='softmax'), dict(attention_grad=True),
+    dict(input_size=(3, 32, 32))], ids=str)
+def test_options_of_the_dense_form_are_refused_without_it(kwargs):
+    name, = kwargs
+    for call in (
+            lambda: MultiMixHead(build('vit'), 'multimix', **kwargs),
+            lambda: MultiMix(mode='multimix', **kwargs),
+            lambda: MultiMixTask(build('vit'), mode='multimix', **kwargs),
+    ):
+        with pytest.raises(ValueError, match=f"{name} needs mode 'dense-multimix', got {name}="):
+            call()
 
 
 @pytest.mark.parametrize('key', ['vit', 'vit_registers', 'cait', 'coat_lite', 'swin', 'mobilenetv4', 'levit', 'repvit'])
@@ -94,7 +125,7 @@ def test_every_parameter_gets_a_gradient(key):
 def test_every_parameter_gets_a_gradient_without_the_clean_term():
     # or DistributedDataParallel stops at the second step
     model = build('cait').train()
-    head = MultiMixHead(model, 'dense-multimix', num_tuples=10, **PAPER)
+    head = MultiMixHead(model, 'dense-multimix', **{**PAPER, 'num_tuples': 10})
     head(model.forward_features(images('cait', 3)), labels(3)).backward()
     assert not [name for name, grad in gradients(model).items() if grad is None]
 
@@ -162,12 +193,11 @@ def test_one_image_and_one_tuple():
 
 def test_soft_targets():
     model, x, target = build('vit'), images('vit', 3), labels(3)
-    for mode in MODES:
-        for attention in ('gap', 'cam'):
-            head = MultiMixHead(model, mode, num_tuples=10, attention=attention, label_smoothing=0.1)
-            features = model.forward_features(x)
-            one_hot = F.one_hot(target, 7).float()
-            torch.testing.assert_close(seeded(head, features, one_hot), seeded(head, features, target))
+    for mode, kwargs in (('multimix', {}), ('dense-multimix', {}), ('dense-multimix', dict(attention='cam'))):
+        head = MultiMixHead(model, mode, num_tuples=10, label_smoothing=0.1, **kwargs)
+        features = model.forward_features(x)
+        one_hot = F.one_hot(target, 7).float()
+        torch.testing.assert_close(seeded(head, features, one_hot), seeded(head, features, target))
 
 
 def test_a_module_without_forward_head_is_refused():

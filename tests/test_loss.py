@@ -3,11 +3,14 @@ import pickle
 
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
 from tests import naive
-from timm_multimix import PAPER, MultiMixLoss
+from timm_multimix import PAPER, MultiMixLoss, functional
 from timm_multimix import loss as loss_module
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
@@ -48,7 +51,7 @@ def by_hand(weights, logits, target, clean_logits, clean_weight, label_smoothing
 def test_loss_by_hand(dense, clean_weight, label_smoothing, soft, kwargs):
     logits, target, attention, clean_logits = problem(dense, soft=soft)
     criterion = MultiMixLoss(
-        num_tuples=9, **{**kwargs, 'clean_weight': clean_weight, 'label_smoothing': label_smoothing})
+        **{**kwargs, 'num_tuples': 9, 'clean_weight': clean_weight, 'label_smoothing': label_smoothing})
     weights = seeded(criterion.sample_weights, logits, attention)
     loss = seeded(criterion, logits, target, attention, clean_logits)
     expected = by_hand(
@@ -78,7 +81,7 @@ def test_terms():
     assert set(terms) == {'loss', 'mixed_loss', 'clean_loss'}
     torch.testing.assert_close(terms['clean_loss'], F.cross_entropy(logits, target), **CLOSE)
     torch.testing.assert_close(terms['loss'], 0.25 * terms['mixed_loss'] + 0.75 * terms['clean_loss'], **CLOSE)
-    assert set(MultiMixLoss(num_tuples=9, **PAPER).terms(logits, target)) == {'loss', 'mixed_loss'}
+    assert set(MultiMixLoss(**{**PAPER, 'num_tuples': 9}).terms(logits, target)) == {'loss', 'mixed_loss'}
 
 
 @pytest.mark.parametrize('kwargs, kappa', [({}, 2.), (dict(alpha=0.5), 0.5), (dict(PAPER, alpha=1.), 6.)])
@@ -86,7 +89,7 @@ def test_what_tells_examples_apart(kwargs, kappa):
     """On uniform predictions the mixed loss has 1 / (κ + 1) of plain cross-entropy's gradient for it."""
     logits, target = torch.zeros(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
-    criterion = MultiMixLoss(num_tuples=50_000, **kwargs)
+    criterion = MultiMixLoss(**{**kwargs, 'num_tuples': 50_000})
     grad, = torch.autograd.grad(criterion(logits, target), logits)
     plain, = torch.autograd.grad(F.cross_entropy(logits, target), logits)
     share = (1. / (kappa + 1.) + criterion.clean_weight) / (1. + criterion.clean_weight)
@@ -107,41 +110,116 @@ def test_the_margin_that_the_loss_asks_for(kwargs, margin):
 
 
 @pytest.mark.parametrize('dense', [False, True])
-@pytest.mark.parametrize('num_tuples, clean_weight', [(8, 0.), (7, 0.), (8, 1.), (4, 1.), (8, 0.5), (1, 0.25)])
+@pytest.mark.parametrize('num_tuples, clean_weight', [(8, 0.), (7, 0.), (8, 1.), (40, 3.), (8, 0.5), (2, 1.)])
 def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_weight, dense):
+    """As of the loss with the tuples and the clean weight that whole rows come to."""
     logits, target, attention, clean_logits = problem(dense, positions=4)
     criterion = MultiMixLoss(num_tuples=num_tuples, clean_weight=clean_weight, label_smoothing=0.1)
-    if clean_weight == 0.25 and dense:
-        criterion.clean_weight = 1.  # 4 rows beside a batch of 4; pooled it is 1 row, copied
-    expected = seeded(criterion, logits, target, attention, clean_logits)
+    positions = 4 if dense else None
+    counts = criterion.row_counts(4, positions)
     rows = seeded(criterion.mix, logits, target, attention, clean_logits)
+    num_mixed = counts.num_tuples * (positions or 1)
+    assert len(rows[0]) == num_mixed + 4 * counts.clean_copies
+
+    weight = 4 * counts.clean_copies / num_mixed
+    assert weight == pytest.approx(clean_weight, rel=0.1)
+    same = MultiMixLoss(num_tuples=counts.num_tuples, clean_weight=weight, label_smoothing=0.1)
+    expected = seeded(same, logits, target, attention, clean_logits)
     # targets are float32, as timm's
     torch.testing.assert_close(SoftTargetCrossEntropy()(*rows).double(), expected, rtol=1e-6, atol=0.)
 
 
-@pytest.mark.parametrize('num_mixed, batch_size, clean_weight, copies', [
-    (10, 4, 0., (1, 0)),
-    (12, 4, 1., (1, 3)),
-    (10, 4, 1., (1, 2)),
-    (4, 8, 1., (2, 1)),
-    (4, 4, 1., (1, 1)),
-    (100, 4, 1e-3, (40, 1)),
+@pytest.mark.parametrize('batch_size, positions, kwargs, counts', [
+    (128, None, {}, (256, 6)),
+    (128, 49, {}, (42, 48)),
+    (8, 49, {}, (42, 772)),
+    (16, 196, {}, (10, 368)),
+    (1024, None, {}, (341, 1)),
+    (128, None, dict(clean_weight=0.), (1000, 0)),
+    (128, 49, dict(clean_weight=0.), (167, 0)),
+    (128, None, dict(clean_weight=1., num_tuples=12), (128, 1)),
+    (4, None, dict(clean_weight=1., num_tuples=12), (8, 2)),
 ])
-def test_copies_of_rows_come_closest_to_the_clean_weight(num_mixed, batch_size, clean_weight, copies):
-    assert MultiMixLoss(clean_weight=clean_weight).row_copies(num_mixed, batch_size) == copies
+def test_row_counts(batch_size, positions, kwargs, counts):
+    assert MultiMixLoss(**kwargs).row_counts(batch_size, positions) == counts
 
 
-def test_a_clean_weight_that_would_need_too_many_copies_is_refused():
-    with pytest.raises(ValueError, match='clean_weight must be 0 or at least 0.0005.*got 1e-06'):
-        MultiMixLoss(clean_weight=1e-6).row_copies(1000, 32)
-    with pytest.raises(ValueError, match='clean_weight must be at most 64.*got 65'):
-        MultiMixLoss(clean_weight=65).row_copies(1000, 32)
+@given(
+    st.integers(1, 600), st.one_of(st.none(), st.integers(1, 1024)), st.floats(0.1, 10.),
+    st.one_of(st.none(), st.integers(20, 1000)))
+def test_rows_are_bounded_and_come_close_to_the_clean_weight(batch_size, positions, clean_weight, num_tuples):
+    criterion, r = MultiMixLoss(num_tuples, clean_weight=clean_weight), positions or 1
+    try:
+        counts = criterion.row_counts(batch_size, positions)
+    except ValueError as error:
+        assert 'clean_weight' in str(error) and clean_weight < 1.
+        return
+    num_mixed, num_clean = counts.num_tuples * r, counts.clean_copies * batch_size
+    assert num_mixed + num_clean <= 2 * (criterion.tuples(positions) * r + batch_size)
+    # a copy more or less, or a tuple of every position
+    assert abs(num_clean - clean_weight * num_mixed) <= max(batch_size, clean_weight * r)
+
+
+@pytest.mark.parametrize('clean_weight', [1e-3, 1000.])
+def test_a_clean_weight_that_would_need_too_many_rows_is_refused(clean_weight):
+    with pytest.raises(ValueError, match=f'clean_weight={clean_weight:g} would take .* rows'):
+        MultiMixLoss(clean_weight=clean_weight).row_counts(64, 196 if clean_weight > 1 else None)
+
+
+@pytest.mark.parametrize('positions, tuples', [
+    (None, 1000), (1, 1000), (8, 1000), (9, 910), (49, 167), (64, 128), (196, 42), (256, 32), (1024, 32)])
+def test_budget_of_tuples(positions, tuples):
+    assert MultiMixLoss().tuples(positions) == tuples
+    assert MultiMixLoss(num_tuples=7).tuples(positions) == 7
+    assert MultiMixLoss(**PAPER).tuples(positions) == 1000
+
+
+@pytest.mark.parametrize('dense', [False, True])
+def test_the_loss_draws_its_budget(dense, monkeypatch):
+    """And no less: counted where the weights are used."""
+    drawn = []
+    cross_entropy = functional.mixed_cross_entropy
+
+    def counted(logits, target, weights, **kwargs):
+        weights = list(weights)
+        drawn.append(sum(block.shape[-2] for block in weights))
+        return cross_entropy(logits, target, weights, **kwargs)
+
+    monkeypatch.setattr(functional, 'mixed_cross_entropy', counted)
+    logits, target, attention, clean_logits = problem(dense, positions=20)
+    MultiMixLoss()(logits, target, attention, clean_logits)
+    assert drawn == [410 if dense else 1000]
+
+
+@pytest.mark.parametrize('dense', [False, True])
+@pytest.mark.parametrize('label_smoothing', [0., 0.1])
+@pytest.mark.parametrize('soft', [False, True])
+def test_in_eval_mode_it_is_the_plain_criterion(soft, label_smoothing, dense):
+    logits, target, attention, clean_logits = problem(dense, soft=soft)
+    criterion = MultiMixLoss(length=3, label_smoothing=label_smoothing).eval()
+    plain = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    inputs = clean_logits if dense else logits
+    loss = criterion(logits, target, attention, clean_logits)
+    torch.testing.assert_close(loss, plain(inputs, target), **CLOSE)
+    assert torch.equal(criterion(logits, target, attention, clean_logits), loss)
+    rows, soft_target = criterion.mix(logits, target, attention, clean_logits)
+    torch.testing.assert_close(SoftTargetCrossEntropy()(rows, soft_target.double()), loss, rtol=1e-6, atol=1e-6)
+    # any batch will do: a shorter one than a tuple is nothing to mix
+    criterion(logits[:2], target[:2], None if attention is None else attention[:2],
+              None if clean_logits is None else clean_logits[:2])
+    assert criterion.train()(logits, target, attention, clean_logits) != loss
+
+    bce = BinaryCrossEntropy(smoothing=0.)
+    other = MultiMixLoss(criterion=bce, label_smoothing=label_smoothing).eval()
+    expected = bce(inputs, naive.soft_targets(target, 3, label_smoothing))
+    found = other(logits, target, attention, clean_logits)
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
 
 
 def test_mix_takes_weights():
     logits, target, *_ = problem()
     criterion = MultiMixLoss(clean_weight=0.)
-    mixed_logits, mixed_target = criterion.mix(logits, target, weights=torch.eye(4, dtype=torch.float64).flip(0))
+    mixed_logits, mixed_target = criterion.mix(logits, target, lam=torch.eye(4, dtype=torch.float64).flip(0))
     torch.testing.assert_close(mixed_logits, logits.flip(0))
     torch.testing.assert_close(mixed_target, F.one_hot(target.flip(0), 3).double())
 

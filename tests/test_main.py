@@ -1,11 +1,13 @@
 """`python -m timm_multimix`: a training script of others, unedited."""
 import json
+import logging
 import os
 import sys
 
 import pytest
 import timm
 import timm.task
+import torch
 
 from timm_multimix.__main__ import main
 
@@ -27,12 +29,19 @@ def run(image_folder, tmp_path):
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
 def test_the_script_trains_with_multimix(mode, run):
     before = sys.argv[:], timm.task.ClassificationTask
-    record = run('--mixup-mode', mode, '--mixup', '1.5', '--multimix-tuples', '16')
+    record = run('--mixup-mode', mode, '--multimix-alpha', '1.5', '--multimix-tuples', '16')
     assert record['task'] == 'PluggedTask'
     assert all(step['keys'] == ['clean_loss', 'loss', 'mixed_loss', 'output'] for step in record['steps'])
     assert {step['target_dims'] for step in record['steps']} == {1}  # its loader did not mix
     assert record['keys'] == sorted(timm.create_model('test_resnet', num_classes=3).state_dict())
     assert (sys.argv, timm.task.ClassificationTask) == before
+
+
+def test_the_images_of_half_of_the_batches_are_mixed(run):
+    torch.manual_seed(0)
+    steps = run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-tuples', '16', '--epochs', '6')['steps']
+    assert {step['target_dims'] for step in steps} == {1}
+    assert {'input_mixed' in step['keys'] for step in steps} == {True, False}
 
 
 def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
@@ -48,10 +57,18 @@ def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
     run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--mixup-switch-prob', '0.25',
         '--mixup-prob', '0.75', '--multimix-paper', code=2)
     assert not made
-    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--mixup-switch-prob', '0.25')
-    kwargs = made[0]
-    assert (kwargs['alpha'], kwargs['cutmix_alpha'], kwargs['switch_prob']) == ((0.5, 2.), 1., 0.25)
-    assert kwargs['input_size'] == (3, 32, 32)
+    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--mixup', '0.8', '--cutmix', '1',
+        '--mixup-switch-prob', '0.25', '--multimix-input-prob', '0.4')
+    run('--mixup-mode', 'dense-multimix')
+    names = ('alpha', 'mixup_alpha', 'cutmix_alpha', 'switch_prob', 'input_prob')
+    assert [made[0][name] for name in names] == [(0.5, 2.), 0.8, 1., 0.25, 0.4]
+    assert made[1]['input_size'] == (3, 32, 32)
+
+
+def test_the_share_is_found_there_too(run, caplog):
+    with caplog.at_level(logging.INFO):
+        run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-input-prob', 'auto')
+    assert 'a share of the batches that the run finds' in caplog.text and 'input_prob 0.000' in caplog.text
 
 
 def test_mixing_ends_at_its_epoch(run):

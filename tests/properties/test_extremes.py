@@ -146,10 +146,12 @@ model_cases = given(
 def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
     torch.manual_seed(seed)
     model = Positions(num_classes)
+    dense = {}
+    if mode == 'dense-multimix':
+        dense.update(input_size=(3, size, size), activation=data.draw(st.sampled_from(ACTIVATIONS)))
     head = MultiMixHead(
-        model, mode, num_tuples=data.draw(st.integers(1, 20)), alpha=alpha, input_size=(3, size, size),
-        activation=data.draw(st.sampled_from(ACTIVATIONS)), clean_weight=data.draw(st.floats(0., 2.)),
-        concentration=data.draw(st.sampled_from(CONCENTRATIONS)))
+        model, mode, num_tuples=data.draw(st.integers(1, 20)), alpha=alpha, clean_weight=data.draw(st.floats(0., 2.)),
+        concentration=data.draw(st.sampled_from(CONCENTRATIONS)), **dense)
     images, target = make_images(kind, batch_size, size, scale, num_classes)
     assert torch.equal(head(model.forward_features(images)), model(images))
     loss = head(model.forward_features(images), target)
@@ -164,8 +166,8 @@ def test_drop_in(seed, batch_size, num_classes, alpha, kind, mode, size, scale, 
     model = Positions(num_classes).train()
     smoothing = data.draw(st.floats(0., 1.))
     mixup_fn = MultiMix(
-        alpha, num_tuples=data.draw(st.integers(1, 20)), mode=mode, num_classes=num_classes, label_smoothing=smoothing,
-        clean_weight=data.draw(st.sampled_from([0., 1.])) if batch_size <= 64 else 0.,
+        alpha=alpha, num_tuples=data.draw(st.integers(1, 20)), mode=mode, num_classes=num_classes,
+        label_smoothing=smoothing, clean_weight=data.draw(st.sampled_from([0., 1.])) if batch_size <= 64 else 0.,
         **(dict(input_size=(3, size, size)) if mode == 'dense-multimix' else {}),
     ).attach(model)
     images, target = make_images(kind, batch_size, size, scale, num_classes)

@@ -34,18 +34,20 @@ ANYTHING = [
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 LOSS = ('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'implementation', 'gamma')
 DENSE = ('mode', 'attention', 'activation', 'attention_grad', 'input_size')
-SWITCH = ('prob', 'switch_prob', 'cutmix_alpha', 'cutmix_minmax', 'correct_lam')
+MIXING = (
+    'prob', 'switch_prob', 'mixup_alpha', 'cutmix_alpha', 'cutmix_minmax', 'correct_lam', 'input_prob', 'num_batches')
 TASK = ('model', 'criterion', 'criterion_kwargs', 'device', 'dtype', 'verbose')
 OURS = dict(num_tuples=3)
 TARGETS = {
     MultiMixLoss: (OURS, (*LOSS, 'label_smoothing', 'criterion')),
     MultiMixHead: (lambda: dict(OURS, model=Positions(3)), ('model', *DENSE, *LOSS, 'label_smoothing', 'criterion')),
     MultiMix: (OURS, (
-        'mixup_alpha', *SWITCH, 'mode', 'label_smoothing', 'num_classes', 'multi_label', *LOSS, *DENSE)),
+        *MIXING, 'label_smoothing', 'num_classes', 'multi_label', 'reuse', *LOSS, *DENSE)),
     MultiMixTask: (lambda: dict(OURS, model=Positions(3), verbose=False), (
-        *TASK, *DENSE, *SWITCH, *LOSS, 'multi_label', 'gather', 'teacher_decay', 'teacher_warmup', 'single_view')),
+        *TASK, *DENSE, *MIXING, *LOSS, 'label_smoothing', 'multi_label', 'gather', 'teacher_decay', 'teacher_warmup',
+        'single_view')),
     MixupETask: (lambda: dict(model=Positions(3), verbose=False), (
-        *TASK, 'alpha', 'eta', 'threshold', 'exact', 'mean_image', 'prob')),
+        *TASK, 'label_smoothing', 'mixup_alpha', 'eta', 'threshold', 'exact', 'mean_image', 'prob')),
     sample_dirichlet: (dict(num_tuples=2, num_examples=4, alpha=1.), (
         'num_tuples', 'num_examples', 'alpha', 'concentration', 'length', 'positions', 'device', 'dtype', 'generator')),
     draw_alpha: (dict(alpha=1.), ('alpha', 'device', 'generator')),
@@ -74,7 +76,7 @@ def attempt(call, changes):
 
 # what an argument is called where the message comes from
 OTHER_NAMES = dict(
-    mixup_alpha='alpha', model='model|has no|Linear|Positions', criterion_kwargs="criterion|smoothing|'a'")
+    model='model|has no|Linear|Positions', input_size='input_size|Positions', criterion_kwargs="criterion|smoothing|'a'")
 
 
 def values_for(name):

@@ -78,6 +78,18 @@ def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
     assert first == second and set(first) == {'mixed', 'cutmix', 'none'}
 
 
+def test_the_share_that_a_run_finds_is_one(both):
+    """Half of the images are fitted and half are not, so neither process alone would find it."""
+    first, second = both(two_processes.found_shares)
+    assert first == second
+    assert 0.3 < first[-1]['fit'] < 0.9
+
+
+def test_a_head_outside_of_ddp_says_so(both):
+    for message in both(two_processes.head_alone):
+        assert message.startswith('the head must run inside the forward of the module that DistributedDataParallel')
+
+
 def test_the_teachers_of_both_are_one(both):
     """Without a first update that would make each of them its student."""
     first, second = both(two_processes.teacher_steps)

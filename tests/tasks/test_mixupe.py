@@ -8,12 +8,13 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 
 from tests import naive
 from tests.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import MixupETask
+from timm_multimix.functional import soft_targets
+from timm_multimix.input_mixing import InputMixing
 from timm_multimix.tasks.mixupe_terms import average_image, exact_terms, mixupe_loss
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
@@ -52,9 +53,10 @@ def seeded(function, *args, seed=3):
     return function(*args)
 
 
-def drawn_lam(alpha):
-    """λ as timm's Mixup draws it, after the draw of whether to mix."""
-    return seeded(lambda: (np.random.rand(), float(np.random.beta(alpha, alpha)))[1])
+def drawn(alpha, x):
+    """The mixed images and λ that the task draws."""
+    mixing = InputMixing(alpha, input_prob=1.)
+    return seeded(lambda: (mixing.draw(), mixing.mix(x))[1])
 
 
 @pytest.mark.parametrize('exact', [False, True], ids=['fast', 'exact'])
@@ -66,12 +68,12 @@ def test_loss_and_gradients_are_those_of_the_written_equations(
     model, x, target = problem(batch_size)
     mean = MU if exact else None
     expected = naive.mixupe_loss(
-        model, x, target, drawn_lam(alpha), alpha, eta, threshold, label_smoothing, mean)
+        model, x, target, drawn(alpha, x).lam, alpha, eta, threshold, label_smoothing, mean)
     expected_grads = torch.autograd.grad(expected, tuple(model.parameters()))
     kept = x.clone()
     result = seeded(make(
-        model, alpha=alpha, eta=eta, threshold=threshold, exact=exact, mean_image=mean,
-        criterion_kwargs=dict(smoothing=label_smoothing)), x, target)
+        model, mixup_alpha=alpha, eta=eta, threshold=threshold, exact=exact, mean_image=mean,
+        label_smoothing=label_smoothing), x, target)
     grads = torch.autograd.grad(result['loss'], tuple(model.parameters()))
     torch.testing.assert_close(result['loss'], expected, **CLOSE)
     torch.testing.assert_close(grads, expected_grads, **CLOSE)
@@ -124,24 +126,24 @@ def test_the_loss_keeps_the_size_of_mixups():
 @pytest.mark.parametrize('smoothing', [0., 0.1])
 @pytest.mark.parametrize('alpha', [1., 0.3])
 @pytest.mark.parametrize('key', ['resnet', 'vit'])
-def test_eta_of_zero_is_timms_mixup_bit_for_bit(key, alpha, smoothing):
+def test_eta_of_zero_is_mixup_bit_for_bit(key, alpha, smoothing):
     """Loss, gradients and running statistics: there is no second pass."""
     model = build(key, drop_rate=0.2).train()
     plain, other = copy.deepcopy(model), copy.deepcopy(model)
     x, target = images(key, 4), labels(4)
-    result = seeded(make(model, alpha=alpha, eta=0., criterion_kwargs=dict(smoothing=smoothing)), x, target)
+    result = seeded(make(model, mixup_alpha=alpha, eta=0., criterion_kwargs=dict(smoothing=smoothing)), x, target)
     result['loss'].backward()
 
-    mixup_fn = Mixup(mixup_alpha=alpha, num_classes=NUM_CLASSES, label_smoothing=smoothing)
-    mixed, soft = seeded(mixup_fn, x.clone(), target)
-    expected = seeded(lambda: SoftTargetCrossEntropy()(plain(mixed), soft))
+    mixed = drawn(alpha, x)  # the seed is now where the task's forward begins
+    soft = mixed.mix_target(soft_targets(target, NUM_CLASSES, smoothing))
+    expected = SoftTargetCrossEntropy()(plain(mixed.images), soft)
     expected.backward()
     assert torch.equal(result['loss'], expected) and result['input_mixed']
     for name, grad in gradients(plain).items():
         assert torch.equal(gradients(model)[name], grad), name
     for (name, value), buffer in zip(plain.named_buffers(), model.buffers(), strict=True):
         assert torch.equal(value, buffer), name
-    seeded(make(other, alpha=alpha, eta=0.5), x, target)['loss'].backward()
+    seeded(make(other, mixup_alpha=alpha, eta=0.5), x, target)['loss'].backward()
     grads = [m.get_classifier().weight.grad for m in (other, plain)]
     assert not torch.allclose(*grads), 'another eta is not'
 
@@ -266,7 +268,7 @@ X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 
 
 
 @pytest.mark.parametrize('call, parts', [
-    (lambda: make(Smooth(), alpha=0.), ('alpha', '> 0', '0.0')),
+    (lambda: make(Smooth(), mixup_alpha=0.), ('mixup_alpha', '> 0', '0.0')),
     (lambda: make(Smooth(), eta=-0.1), ('eta', '>= 0', '-0.1')),
     (lambda: make(Smooth(), threshold=float('nan')), ('threshold', 'finite', 'nan')),
     (lambda: make(Smooth(), prob=1.5), ('prob', '<= 1', '1.5')),
@@ -291,3 +293,11 @@ def test_errors(call, parts):
     with pytest.raises(ValueError) as error:
         call()
     assert all(re.search(part, str(error.value)) for part in parts), error.value
+
+
+@pytest.mark.parametrize('eta', [0., 0.5])
+def test_in_eval_mode_it_is_plain_cross_entropy(eta):
+    model, x, target = problem()
+    result = make(model, eta=eta, label_smoothing=0.1).eval()(x, target)
+    torch.testing.assert_close(result['loss'], F.cross_entropy(model(x), target, label_smoothing=0.1), **CLOSE)
+    assert not result['input_mixed']

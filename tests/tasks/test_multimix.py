@@ -1,6 +1,6 @@
 import copy
+import logging
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -27,7 +27,6 @@ class Tiny(nn.Module):
 
 def seed(value=3):
     torch.manual_seed(value)
-    np.random.seed(value)
 
 
 def seeded(function, *args):
@@ -36,7 +35,7 @@ def seeded(function, *args):
 
 
 def make(model, mode='multimix', *args, **kwargs):
-    return MultiMixTask(model, *args, mode=mode, verbose=False, **{'num_tuples': 10, **kwargs})
+    return MultiMixTask(model, *args, mode=mode, verbose=False, **{**kwargs, 'num_tuples': 10})
 
 
 def batch(key='resnet', batch_size=4):
@@ -67,8 +66,8 @@ def test_paper_setting(mode):
     x, target = batch('vit')
     result = seeded(make(model, mode, **PAPER), x, target)
     assert set(result) == {'loss', 'mixed_loss', 'output'}
-    torch.testing.assert_close(
-        result['loss'], seeded(MultiMixHead(model, mode, num_tuples=10, **PAPER), model.forward_features(x), target))
+    head = MultiMixHead(model, mode, **{**PAPER, 'num_tuples': 10})
+    torch.testing.assert_close(result['loss'], seeded(head, model.forward_features(x), target))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -148,22 +147,23 @@ def test_distributed(mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize(
+    'mixing', [dict(mixup_alpha=1.), dict(cutmix_alpha=1.), dict(cutmix_minmax=(0.2, 0.6))], ids=str)
 @pytest.mark.parametrize('soft', [False, True])
-def test_cutmix_batches(soft, mode):
+def test_batches_of_mixed_images(soft, mixing, mode):
     model = build('resnet').train()
     plain = copy.deepcopy(model)
     x, target = batch()
     one_hot = F.one_hot(target, NUM_CLASSES).float() * 0.9 + 0.1 / NUM_CLASSES
     kept = x.clone()
-    task = make(
-        model, mode, cutmix_alpha=1., switch_prob=1., criterion_kwargs=None if soft else dict(smoothing=0.1))
+    task = make(model, mode, input_prob=1., label_smoothing=0. if soft else 0.1, **mixing)
     result = seeded(task, x, one_hot if soft else target)
     assert set(result) == {'loss', 'output', 'input_mixed'} and torch.equal(x, kept)
 
-    cut, lam = seeded(lambda: (task.switch.draw(), task.switch.cutmix(x))[1])
-    output = plain(cut)
+    mixed = seeded(lambda: (task.input_mixing.draw(), task.input_mixing.mix(x))[1])
+    output = plain(mixed.images)
     assert torch.equal(result['output'], output)
-    expected = SoftTargetCrossEntropy()(output, lam * one_hot + (1. - lam) * one_hot.flip(0))
+    expected = SoftTargetCrossEntropy()(output, mixed.lam * one_hot + (1. - mixed.lam) * one_hot.flip(0))
     torch.testing.assert_close(result['loss'], expected)
 
 
@@ -263,7 +263,71 @@ def test_binary_cross_entropy_summed_over_classes():
 
 
 def test_a_cut_batch_says_so():
-    task = MultiMixTask(build('resnet'), cutmix_alpha=1., switch_prob=1., verbose=False)
+    task = MultiMixTask(build('resnet'), cutmix_alpha=1., input_prob=1., verbose=False)
     assert task(images('resnet', 4), labels(4))['input_mixed'] is True
     task.mixup_enabled = False
     assert task(images('resnet', 4), labels(4))['input_mixed'] is False
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_in_eval_mode_it_is_the_plain_criterion(mode):
+    model, (x, target) = build('resnet'), batch()
+    task = make(model, mode, mixup_alpha=1., label_smoothing=0.1, teacher_decay=0.9).eval()
+    for _ in range(4):
+        result = task(x, target)
+        assert set(result) == {'loss', 'output'} and torch.equal(result['output'], model(x))
+        torch.testing.assert_close(result['loss'], F.cross_entropy(model(x), target, label_smoothing=0.1))
+    bce = make(model, mode, criterion_kwargs=dict(loss_type='bce')).eval()
+    one_hot = F.one_hot(target, NUM_CLASSES).float()
+    torch.testing.assert_close(bce(x, target)['loss'], F.binary_cross_entropy_with_logits(model(x), one_hot))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_multi_label_images_are_mixed(mode):
+    model, x = build('resnet').train(), images('resnet', 5)
+    plain = copy.deepcopy(model)
+    target = (torch.rand(5, NUM_CLASSES, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    task = make(model, mode, mixup_alpha=1., input_prob=1., multi_label=True, label_smoothing=0.2)
+    result = seeded(task, x, target)
+    mixed = seeded(lambda: (task.input_mixing.draw(), task.input_mixing.mix(x))[1])
+    smooth = mixed.mix_target(target * 0.8 + 0.1)
+    torch.testing.assert_close(result['loss'], F.binary_cross_entropy_with_logits(plain(mixed.images), smooth))
+
+
+@pytest.mark.parametrize('criterion, kwargs, given', [
+    (None, dict(smoothing=0.2), '0.2 by criterion_kwargs'),
+    (LabelSmoothingCrossEntropy(0.2), None, '0.2 by criterion'),
+])
+def test_label_smoothing_given_twice(criterion, kwargs, given):
+    with pytest.raises(ValueError, match=f'label_smoothing is given twice, 0.1 and {given}'):
+        make(Tiny(), 'multimix', criterion, kwargs, label_smoothing=0.1)
+    assert make(Tiny(), 'multimix', None, dict(smoothing=0.2)).label_smoothing == 0.2
+    assert make(Tiny(), 'multimix', label_smoothing=0.3).loss.label_smoothing == 0.3
+
+
+def test_one_line_says_what_is_mixed(caplog):
+    kwargs = dict(mode='dense-multimix', mixup_alpha=0.8, cutmix_alpha=1., label_smoothing=0.1, clean_weight=1.)
+    with caplog.at_level(logging.INFO):
+        task = MultiMixTask(build('vit'), **kwargs)
+    line, = [record.message for record in caplog.records if record.name.startswith('timm_multimix')]
+    for part in ('dense-multimix', '512 tuples x 16 positions', 'alpha 2 for each tuple', 'clean weight 1',
+                 'label smoothing 0.1', 'Mixup (mixup_alpha 0.8) or CutMix (cutmix_alpha 1)', 'switch_prob 0.5',
+                 'on 50 % of the batches', 'attention gap (relu)'):
+        assert part in line
+    assert task.settings == dict(
+        num_tuples=512, alpha=2., concentration='total', length=None, clean_weight=1., implementation='auto',
+        gather=False, attention='gap', activation='relu', input_prob=0.5)
+
+
+def test_the_share_is_in_the_state():
+    kwargs = dict(mixup_alpha=1., input_prob='auto', num_batches=20)
+    model, x = Tiny(), torch.randn(4, 3, 2, 2)
+    task, target = make(model, **kwargs), model(x).argmax(dim=1)
+    for _ in range(70):
+        task(x, target)
+    state = task.get_task_state()
+    assert state['input_share']['share'] > 0. and state['input_share']['accuracy'] > 0.9
+    other = make(Tiny(), **kwargs)
+    other.load_task_state(state)
+    assert other.input_mixing.metrics() == task.input_mixing.metrics()
+    assert 'input_share' not in make(Tiny(), mixup_alpha=1.).get_task_state()

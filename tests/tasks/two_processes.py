@@ -2,13 +2,12 @@
 import copy
 import os
 
-import numpy as np
 import timm
 import torch
 import torch.distributed as dist
 from timm.utils import unwrap_model
 
-from timm_multimix import MultiMixTask
+from timm_multimix import MultiMixHead, MultiMixTask
 from timm_multimix.tasks.gather import gather_batches
 
 BATCH, CLASSES, SIZE = 3, 5, 32
@@ -62,7 +61,7 @@ def one_step(rank, folder, mode, gather, kwargs):
 def switched_steps(rank, folder):
     """Gathering while each batch's fate is drawn: a draw that differs would leave one waiting for the other."""
     start(rank, folder)
-    np.random.seed(rank)
+    torch.manual_seed(rank)
     task = build('multimix', gather=True, prob=0.7, cutmix_alpha=1.)
     task.prepare_distributed(device_ids=None)
     kinds = []
@@ -72,6 +71,38 @@ def switched_steps(rank, folder):
         result['loss'].backward()
         kinds.append('mixed' if 'mixed_loss' in result else 'cutmix' if result['input_mixed'] else 'none')
     torch.save(kinds, os.path.join(folder, f'{rank}.pt'))
+
+
+def found_shares(rank, folder):
+    """One share for both, though only one of them fits its images."""
+    start(rank, folder)
+    torch.manual_seed(rank)
+    task = build('multimix', mixup_alpha=1., input_prob='auto', num_batches=30)
+    task.prepare_distributed(device_ids=None)
+    shares = []
+    for step in range(40):
+        images, labels = batches(step)
+        if rank:
+            with torch.no_grad():
+                labels = [task.get_eval_model()(image).argmax(dim=1) for image in images]
+        task(images[rank], labels[rank])
+        shares.append(task.input_mixing.metrics())
+    torch.save(shares, os.path.join(folder, f'{rank}.pt'))
+
+
+def head_alone(rank, folder):
+    """A head outside of what DDP wraps."""
+    start(rank, folder)
+    model = timm.create_model('test_resnet', num_classes=CLASSES)
+    head, (images, labels) = MultiMixHead(model), batches(0)
+    message = ''
+    try:
+        head(model.forward_features(images[rank]), labels[rank])
+    except ValueError as error:
+        message = str(error)
+    with torch.no_grad():  # of which no gradient is lost
+        head(model.forward_features(images[rank]), labels[rank])
+    torch.save(message, os.path.join(folder, f'{rank}.pt'))
 
 
 def three_steps(rank, folder, mode):

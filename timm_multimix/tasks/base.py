@@ -81,9 +81,10 @@ def resolve_criterion(
         name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
     if is_cross_entropy is None:
         is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
-    if label_smoothing is not None and smoothing:
-        raise ValueError(
-            f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
+    smoothing = check_number('label_smoothing', 0. if smoothing is None else smoothing, high=1.)
     if label_smoothing is not None:
-        smoothing = label_smoothing
-    return Criterion(criterion, is_cross_entropy, check_number('label_smoothing', smoothing or 0., high=1.))
+        if smoothing:
+            raise ValueError(
+                f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
+        smoothing = check_number('label_smoothing', label_smoothing, high=1.)
+    return Criterion(criterion, is_cross_entropy, smoothing)

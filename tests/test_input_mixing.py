@@ -1,0 +1,169 @@
+"""What happens to whole batches, and images mixed as timm's Mixup does."""
+import collections
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.data import Mixup
+from timm.data.mixup import mixup_target
+
+from tests.models import build
+from timm_multimix import MultiMix, MultiMixTask
+from timm_multimix.functional import soft_targets
+from timm_multimix.input_mixing import InputMixing
+
+
+def shares(mixing, draws=4000):
+    torch.manual_seed(0)
+    return {what: count / draws for what, count in collections.Counter(mixing.draw() for _ in range(draws)).items()}
+
+
+@pytest.mark.parametrize('kwargs, expected', [
+    ({}, dict(embeddings=1.)),
+    (dict(prob=0.7), dict(none=0.3, embeddings=0.7)),
+    (dict(mixup_alpha=1.), dict(images=0.5, embeddings=0.5)),
+    (dict(cutmix_alpha=1., input_prob=0.3), dict(images=0.3, embeddings=0.7)),
+    (dict(cutmix_minmax=(0.2, 0.8), input_prob=0.3, prob=0.8), dict(none=0.2, images=0.24, embeddings=0.56)),
+    (dict(mixup_alpha=1., cutmix_alpha=1., input_prob=1.), dict(images=1.)),
+    (dict(mixup_alpha=1., input_prob=0.), dict(embeddings=1.)),
+    (dict(input_prob=1.), dict(embeddings=1.)),  # without image mixing there is nothing to share
+    (dict(prob=0.), dict(none=1.)),
+], ids=str)
+def test_shares_of_batches(kwargs, expected):
+    """Within four standard deviations of the binomial distribution."""
+    found = shares(InputMixing(**kwargs))
+    assert set(found) == {what for what, share in expected.items() if share}
+    for what, share in expected.items():
+        assert abs(found[what] - share) <= 4. * math.sqrt(share * (1. - share) / 4000)
+
+
+@pytest.mark.parametrize('switch_prob', [0., 0.25, 1.])
+def test_switch_prob_is_the_share_of_cutmix_where_both_are_active(switch_prob):
+    mixing = InputMixing(mixup_alpha=1., cutmix_alpha=1., switch_prob=switch_prob)
+    images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    torch.manual_seed(0)
+    # CutMix leaves pixels of one image or the other, Mixup of neither
+    cut = sum(bool(((mixed == 0.) | (mixed == 1.)).all()) for mixed in (mixing.mix(images).images for _ in range(1000)))
+    assert abs(cut / 1000 - switch_prob) <= 4. * math.sqrt(switch_prob * (1. - switch_prob) / 1000)
+
+
+@pytest.mark.parametrize('kwargs', [dict(mixup_alpha=0.8), dict(cutmix_alpha=1., switch_prob=0.)], ids=str)
+def test_switch_prob_has_no_effect_where_one_is_active(kwargs):
+    mixing = InputMixing(**{'switch_prob': 1., **kwargs})
+    images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    for value in range(20):
+        torch.manual_seed(value)
+        mixed = mixing.mix(images).images
+        assert bool(((mixed == 0.) | (mixed == 1.)).all()) == ('cutmix_alpha' in kwargs)
+
+
+class Fixed:
+    """Stands in for numpy's generators, ours and the global one that timm's Mixup draws from."""
+
+    def __init__(self, lam, integers=()):
+        self.lam, self.drawn = lam, iter(integers)
+
+    def beta(self, a, b, size=None):
+        return self.lam
+
+    def random(self, size=None):
+        return 0. if size is None else np.zeros(size)
+
+    rand = random
+
+    def integers(self, low, high=None, size=None):
+        low, high = (0, low) if high is None else (low, high)
+        return low + next(self.drawn) % (high - low)
+
+    randint = integers
+
+
+@pytest.mark.parametrize('lam', [0., 0.3, 0.77, 1.])
+@pytest.mark.parametrize('kwargs', [
+    dict(mixup_alpha=1.), dict(cutmix_alpha=1.), dict(cutmix_alpha=1., correct_lam=False),
+    dict(cutmix_minmax=(0.2, 0.7))], ids=str)
+@pytest.mark.parametrize('label_smoothing', [0., 0.1])
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_a_batch_is_that_of_timms_mixup(multi_label, label_smoothing, kwargs, lam, monkeypatch):
+    """For the same λ, box and order of the images."""
+    if 'cutmix_minmax' in kwargs and lam == 1.:
+        pytest.skip('timm leaves a batch alone whose λ is 1, though this box has nothing to do with it')
+    images = torch.randn(6, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(6) % 4
+    if multi_label:
+        target = (torch.rand(6, 4, generator=torch.Generator().manual_seed(1)) < 0.5).float()
+    theirs = Mixup(**{
+        'mixup_alpha': 0., **kwargs, 'label_smoothing': label_smoothing, 'num_classes': 4, 'multi_label': multi_label})
+    # timm draws the middle of both sides, or both lengths, before both starts; ours draws side by side
+    drawn = [5, 9, 3, 2]
+    fixed = Fixed(lam, drawn)
+    for name in ('beta', 'rand', 'randint'):
+        monkeypatch.setattr(np.random, name, getattr(fixed, name))
+    expected, expected_target = theirs(images.clone(), target)
+
+    order = [drawn[0], drawn[2], drawn[1], drawn[3]] if 'cutmix_minmax' in kwargs else drawn
+    monkeypatch.setattr('timm_multimix.input_mixing.numpy_generator', lambda: Fixed(lam, order))
+    mixed = InputMixing(**kwargs).mix(images)
+    torch.testing.assert_close(mixed.images, expected)
+    mixed_target = mixed.mix_target(soft_targets(target, 4, label_smoothing, multi_label=multi_label))
+    torch.testing.assert_close(mixed_target, expected_target)
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.booleans(), st.integers(0, 2 ** 32))
+def test_lam_is_the_share_that_an_image_keeps(batch_size, height, width, cuts, minmax, value):
+    """For any size of batch and image, also odd ones; images are left as they are."""
+    cutmix = dict(cutmix_minmax=(0.3, 0.9)) if minmax else dict(cutmix_alpha=1.)
+    kwargs = cutmix if cuts else dict(mixup_alpha=0.5)
+    torch.manual_seed(value)
+    images = torch.arange(float(batch_size)).view(-1, 1, 1, 1).expand(batch_size, 2, height, width).contiguous()
+    kept = images.clone()
+    mixed = InputMixing(**kwargs).mix(images)
+    assert torch.equal(images, kept) and 0. <= mixed.lam <= 1.
+    values = torch.arange(float(batch_size))
+    torch.testing.assert_close(
+        mixed.images.mean(dim=(1, 2, 3)), values * mixed.lam + values.flip(0) * (1. - mixed.lam), rtol=1e-4, atol=1e-4)
+
+
+def test_the_seed_is_torchs():
+    mixing, images = InputMixing(mixup_alpha=1., cutmix_alpha=1.), torch.randn(3, 1, 4, 4)
+    results = []
+    for value in (7, 7, 8):
+        torch.manual_seed(value)
+        np.random.seed(0)
+        results.append((mixing.draw(), mixing.mix(images).images))
+    assert results[0][0] == results[1][0] and torch.equal(results[0][1], results[1][1])
+    assert not torch.equal(results[0][1], results[2][1])
+
+
+def test_without_randomness_nothing_is_drawn():
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    assert InputMixing().draw() == 'embeddings' and torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(mixup_alpha=-1.), 'mixup_alpha must be >= 0, got -1.0'),
+    (dict(mixup_alpha=(0.5, 2.)), 'mixup_alpha must be a finite number'),
+    (dict(input_prob=1.5), 'input_prob must be >= 0 and <= 1, got 1.5'),
+    (dict(input_prob='half'), "input_prob must be a number from 0 to 1 or 'auto', got 'half'"),
+    (dict(input_prob='auto'), "input_prob='auto' needs mixup_alpha > 0"),
+    (dict(mixup_alpha=1., num_batches=10), "num_batches needs input_prob='auto', got 10 with 0.5"),
+    (dict(mixup_alpha=1., input_prob='auto', num_batches=0), 'num_batches must be >= 1, got 0'),
+], ids=str)
+def test_mistakes_name_the_argument(kwargs, message):
+    for call in (
+            lambda: InputMixing(**kwargs),
+            lambda: MultiMix(**kwargs),
+            lambda: MultiMixTask(build('vit'), verbose=False, **kwargs),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert str(error.value).startswith(message)
+
+
+def test_timms_target_is_that_of_soft_targets():
+    target = torch.tensor([0, 3, 1])
+    assert torch.equal(soft_targets(target, 4, 0.1), mixup_target(target, 4, smoothing=0.1))
