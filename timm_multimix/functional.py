@@ -18,7 +18,7 @@ from ._checks import (
     check_target,
     check_teacher_logits,
 )
-from .ops import IMPLEMENTATIONS
+from .ops import IMPLEMENTATIONS, LossParams
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
 __all__ = [
@@ -251,7 +251,8 @@ def mixed_cross_entropy(
     blocks = [weights] if isinstance(weights, torch.Tensor) else weights
     blocks = (_position_first(block, num_positions, batch_size) for block in blocks)
     with torch.autocast(logits.device.type, enabled=False):
-        return IMPLEMENTATIONS[implementation](logits, target, blocks, label_smoothing, teacher_logits, gamma)
+        params = LossParams(target, label_smoothing, teacher_logits, gamma)
+        return IMPLEMENTATIONS[implementation](logits, blocks, params)
 
 
 def _logits_by_position(logits: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from tests.test_functional import ANYWHERE, random_target, random_weights
+from timm_multimix import MultiMixLoss
 from timm_multimix.functional import mixed_cross_entropy
-from timm_multimix.ops import IMPLEMENTATIONS, chunked, reference_cross_entropy
+from timm_multimix.ops import IMPLEMENTATIONS, LossParams, chunked, reference_cross_entropy
+from timm_multimix.training.cli.parser import parse_args
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 
@@ -17,7 +19,7 @@ def problem(kind='hard', batch_size=5, num_tuples=11, positions=7, num_classes=3
 
 
 def loss_and_grad(implementation, logits, target, blocks, label_smoothing=0.1):
-    loss = implementation(logits, target, blocks, label_smoothing)
+    loss = implementation(logits, blocks, LossParams(target, label_smoothing))
     return loss.detach(), torch.autograd.grad(2.5 * loss, logits)[0]
 
 
@@ -78,7 +80,7 @@ def test_blocks_of_weights_stand_for_their_concatenation(kind):
 def test_gradcheck():
     logits, target, weights = problem('soft', batch_size=3, num_tuples=4, positions=2)
     for implementation in (IMPLEMENTATIONS[name] for name in ANYWHERE):
-        assert torch.autograd.gradcheck(lambda s, f=implementation: f(s, target, [weights], 0.1), logits)
+        assert torch.autograd.gradcheck(lambda s, f=implementation: f(s, [weights], LossParams(target, 0.1)), logits)
 
 
 def first_gradient(implementation, classifier):
@@ -100,7 +102,7 @@ def test_second_derivative_is_refused_and_never_silently_wrong():
 
 def test_second_derivative_through_the_incoming_gradient_is_refused():
     logits, target, weights = problem()
-    loss = chunked.chunked_cross_entropy(logits, target, [weights])
+    loss = chunked.chunked_cross_entropy(logits, [weights], LossParams(target))
     grad, = torch.autograd.grad(loss.square(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match='no second derivatives'):
         grad.square().sum().backward()
@@ -126,7 +128,7 @@ def test_nothing_that_grows_with_the_tuples_is_kept_for_backward():
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            chunked.chunked_cross_entropy(logits, target, [weights])
+            chunked.chunked_cross_entropy(logits, [weights], LossParams(target))
         return sum(sizes)
 
     assert 0 < kept(1000) == kept(10)
@@ -135,17 +137,17 @@ def test_nothing_that_grows_with_the_tuples_is_kept_for_backward():
 def test_no_gradient_is_computed_without_need():
     logits, target, weights = problem()
     with torch.no_grad():
-        assert not chunked.chunked_cross_entropy(logits, target, [weights]).requires_grad
-    loss = chunked.chunked_cross_entropy(logits.detach(), target, [weights])
+        assert not chunked.chunked_cross_entropy(logits, [weights], LossParams(target)).requires_grad
+    loss = chunked.chunked_cross_entropy(logits.detach(), [weights], LossParams(target))
     assert not loss.requires_grad
-    torch.testing.assert_close(loss, reference_cross_entropy(logits.detach(), target, [weights]), **CLOSE)
+    torch.testing.assert_close(loss, reference_cross_entropy(logits.detach(), [weights], LossParams(target)), **CLOSE)
 
 
 def test_inputs_are_not_changed():
     logits, target, weights = problem('soft')
     copies = [x.detach().clone() for x in (logits, target, weights)]
     for implementation in (IMPLEMENTATIONS[name] for name in ANYWHERE):
-        implementation(logits, target, [weights], 0.1).backward()
+        implementation(logits, [weights], LossParams(target, 0.1)).backward()
         assert all(torch.equal(a, b) for a, b in zip((logits, target, weights), copies, strict=True))
 
 
@@ -155,3 +157,17 @@ def test_weights_in_a_list_receive_their_gradient():
     losses = [mixed_cross_entropy(logits, target, form) for form in (weights, [weights])]
     grads = [torch.autograd.grad(loss, weights)[0] for loss in losses]
     assert torch.equal(*grads) and grads[0].any()
+
+
+def test_a_new_implementation_is_found_by_its_name(monkeypatch):
+    """In the registry, it is there for the functions, the loss and the command line."""
+    def doubled(logits, weight_blocks, params):
+        return 2. * reference_cross_entropy(logits, weight_blocks, params)
+
+    monkeypatch.setitem(IMPLEMENTATIONS, 'doubled', doubled)
+    logits, target, weights = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((2, 4), 0.25)
+    losses = [mixed_cross_entropy(logits, target, weights, implementation=name) for name in ('doubled', 'reference')]
+    assert losses[0] == 2. * losses[1]
+    assert MultiMixLoss(8, implementation='doubled')(logits, target).isfinite()
+    args, _ = parse_args(['folder', '--mixup-mode', 'multimix', '--multimix-implementation', 'doubled'])
+    assert args.multimix_implementation == 'doubled'

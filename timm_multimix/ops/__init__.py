@@ -1,5 +1,10 @@
-"""How the loss is computed: one file per implementation, all with the same signature and the same result."""
+"""How the loss is computed: one file per implementation, all with the same signature and the same result.
+
+A new one is a file with a function `(logits, weight_blocks, params)`, see `reference`, and its name in IMPLEMENTATIONS.
+The functions, `MultiMixLoss` and the command lines find it there.
+"""
 from .chunked import chunked_cross_entropy, compiled_cross_entropy
+from .params import LossParams
 from .reference import reference_cross_entropy
 from .triton_impl import tiled_cross_entropy
 
@@ -12,6 +17,7 @@ IMPLEMENTATIONS = {
 
 __all__ = [
     'IMPLEMENTATIONS',
+    'LossParams',
     'chunked_cross_entropy',
     'compiled_cross_entropy',
     'reference_cross_entropy',

@@ -15,6 +15,7 @@ from typing import Iterable, Optional, Protocol, Tuple
 
 import torch
 
+from .params import LossParams
 from .saturate import SUM_SCALE, saturate
 
 
@@ -43,11 +44,8 @@ class AddLogsumexp(Protocol):
 def one_pass_cross_entropy(
         add_logsumexp: AddLogsumexp,
         logits: torch.Tensor,
-        target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
-        label_smoothing: float = 0.,
-        teacher_logits: Optional[torch.Tensor] = None,
-        gamma: float = 1.,
+        params: LossParams,
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
@@ -55,8 +53,7 @@ def one_pass_cross_entropy(
     """
     need_grad = torch.is_grad_enabled() and logits.requires_grad
     anchor = logits[:0].clone()  # empty, but in the graph of the logits: see _FirstOrderOnly
-    return _OnePassCrossEntropy.apply(
-        logits, anchor, target, weight_blocks, label_smoothing, teacher_logits, gamma, need_grad, add_logsumexp)
+    return _OnePassCrossEntropy.apply(logits, anchor, weight_blocks, params, need_grad, add_logsumexp)
 
 
 class _OnePassCrossEntropy(torch.autograd.Function):
@@ -69,7 +66,7 @@ class _OnePassCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), *(None,) * 8
+        return _FirstOrderOnly.apply(grad_output, *ctx.saved_tensors), *(None,) * 5
 
 
 class _FirstOrderOnly(torch.autograd.Function):
@@ -90,15 +87,14 @@ class _FirstOrderOnly(torch.autograd.Function):
 
 def _loss_and_grad(
         logits: torch.Tensor,
-        target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
-        label_smoothing: float,
-        teacher_logits: Optional[torch.Tensor],
-        gamma: float,
+        params: LossParams,
         need_grad: bool,
         add_logsumexp: AddLogsumexp,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
     num_positions, batch_size, num_classes = logits.shape
+    target, smoothing, teacher_logits, gamma = (
+        params.target, params.label_smoothing, params.teacher_logits, params.gamma)
     grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
     gram = logits.new_zeros(num_positions, batch_size, batch_size)
     total_weight = logits.new_zeros(num_positions, batch_size)  # sum of λ_ki over the tuples k
@@ -106,7 +102,7 @@ def _loss_and_grad(
     num_tuples = 0
     target_mass = None
     if target.ndim == 2:
-        target = target.to(logits.dtype) * (1. - label_smoothing) + label_smoothing / num_classes
+        target = target.to(logits.dtype) * (1. - smoothing) + smoothing / num_classes
         target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for a multi-hot row
         if teacher_logits is not None:
             target_mass = gamma * target_mass + (1. - gamma)
@@ -125,7 +121,7 @@ def _loss_and_grad(
         raise ValueError('weights must hold at least one tuple (n >= 1), got none')
     if teacher_logits is not None:
         gram, total_weight = gamma * gram, gamma * total_weight
-    target_term = _add_target_term(logits, target, gram, total_weight, label_smoothing, grad)
+    target_term = _add_target_term(logits, target, gram, total_weight, smoothing, grad)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma
         if grad is not None:

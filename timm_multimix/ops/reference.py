@@ -2,21 +2,19 @@
 
 It is what the fast implementations are held against, and the only one that lets a gradient through the weights.
 """
-from typing import Iterable, Optional
+from typing import Iterable
 
 import torch
 import torch.nn.functional as F
 
+from .params import LossParams
 from .saturate import saturate
 
 
 def reference_cross_entropy(
         logits: torch.Tensor,
-        target: torch.Tensor,
         weight_blocks: Iterable[torch.Tensor],
-        label_smoothing: float = 0.,
-        teacher_logits: Optional[torch.Tensor] = None,
-        gamma: float = 1.,
+        params: LossParams,
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
@@ -24,17 +22,14 @@ def reference_cross_entropy(
 
     Args:
         logits: `[r, b, c]`, float32 or float64.
-        target: `[b]` class indices or `[b, c]` soft targets.
         weight_blocks: Tensors `[r, n', b]`, whose n' add up to n.
-        label_smoothing: Share of every target that is spread over all classes.
-        teacher_logits: `[r, b, c]`, in the dtype of `logits`; None for no teacher.
-        gamma: Weight γ of the targets, where there is a teacher.
+        params: Targets, label smoothing and teacher.
     """
-    num_classes = logits.shape[-1]
+    num_classes, target = logits.shape[-1], params.target
     if target.ndim == 1:
         target = F.one_hot(target.long(), num_classes)
     target = target.to(logits.dtype)
-    target = target * (1. - label_smoothing) + label_smoothing / num_classes
+    target = target * (1. - params.label_smoothing) + params.label_smoothing / num_classes
 
     blocks = [block.to(logits.dtype) for block in weight_blocks]
     if not blocks:
@@ -42,7 +37,7 @@ def reference_cross_entropy(
     weights = torch.cat(blocks, dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
     mixed_target = weights @ target
-    if teacher_logits is not None:
-        teacher = (weights.detach() @ teacher_logits.detach()).softmax(dim=-1)
-        mixed_target = gamma * mixed_target + (1. - gamma) * teacher
+    if params.teacher_logits is not None:
+        teacher = (weights.detach() @ params.teacher_logits.detach()).softmax(dim=-1)
+        mixed_target = params.gamma * mixed_target + (1. - params.gamma) * teacher
     return -(mixed_target * saturate(mixed_logits.log_softmax(dim=-1))).sum(dim=-1).mean()
