@@ -1,7 +1,6 @@
 """Updates whose gradients are not finite: left out, counted, and the end of a run that has no others."""
 import logging
 import math
-from typing import List
 
 import torch
 import torch.nn as nn
@@ -9,7 +8,6 @@ import torch.nn as nn
 from .errors import RunFailed
 
 _logger = logging.getLogger('train')
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Diverged(RunFailed):
@@ -38,15 +36,14 @@ class BadSteps:
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row up to now, longest row
         self._reported = 0
-        statistics = [buffer for name, buffer in module.named_buffers() if _is_statistic(name) and buffer.numel()]
-        # as integers of the same bits, which unlike NaN become 0 when multiplied by it
-        self._statistics = [[_bits(buffer) for buffer in group] for group in _by_dtype(statistics)]
-        self._kept = [[torch.empty_like(buffer) for buffer in group] for group in self._statistics]
+        self._statistics = [buffer for name, buffer in module.named_buffers() if _is_statistic(name)]
+        self._kept = [torch.empty_like(buffer) for buffer in self._statistics]
 
+    @torch.no_grad()
     def begin(self) -> None:
         """Before the first batch of an update: remember the running statistics."""
-        for kept, group in zip(self._kept, self._statistics):
-            torch._foreach_copy_(kept, group)
+        for kept, statistic in zip(self._kept, self._statistics):
+            kept.copy_(statistic)
 
     @torch.no_grad()
     def judge(self) -> bool:
@@ -55,24 +52,21 @@ class BadSteps:
             parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
             if parameter.grad is not None and parameter.grad.numel()]
         self.bad.zero_()
-        for group in _by_dtype(gradients):
-            largest = torch.stack(torch._foreach_norm(group, math.inf))
-            self.bad.logical_or_(largest.isfinite().all().logical_not())
+        if gradients:  # the largest absolute value of each: one pass, and NaN passes through it
+            largest = torch.stack([torch.linalg.vector_norm(gradient, math.inf) for gradient in gradients])
+            self.bad.copy_(largest.isfinite().all().logical_not())
         if self.host_sees:
             return not self.bad
-        for group in _by_dtype(gradients):
-            bits = [_bits(gradient) for gradient in group]
-            torch._foreach_mul_(bits, self.bad.logical_not().to(bits[0].dtype))
+        for gradient in gradients:
+            gradient.masked_fill_(self.bad, 0.)
         return True
 
     @torch.no_grad()
     def end(self) -> bool:
         """After an update: put back the statistics of a bad one, and count it. False if no average must move."""
-        for kept, group in zip(self._kept, self._statistics):
-            bad = self.bad.to(kept[0].dtype)
-            torch._foreach_mul_(group, 1 - bad)
-            torch._foreach_mul_(kept, bad)
-            torch._foreach_add_(group, kept)
+        if not self.host_sees or self.bad:
+            for kept, statistic in zip(self._kept, self._statistics):
+                statistic.copy_(torch.where(self.bad, kept, statistic))
         total, row, longest = self._counts.unbind()
         total += self.bad
         row += 1
@@ -109,14 +103,3 @@ class BadSteps:
 def _is_statistic(name: str) -> bool:
     name = name.rpartition('.')[2]
     return name.startswith('running_') or name == 'num_batches_tracked'
-
-
-def _by_dtype(tensors: List[torch.Tensor]) -> List[List[torch.Tensor]]:
-    groups = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    return list(groups.values())
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().view(_BITS[tensor.element_size()])
