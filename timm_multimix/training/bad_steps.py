@@ -1,6 +1,5 @@
 """Updates whose gradients are not finite: left out, counted, and the end of a run that has no others."""
 import logging
-import math
 
 import torch
 import torch.nn as nn
@@ -52,9 +51,9 @@ class BadSteps:
             parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
             if parameter.grad is not None and parameter.grad.numel()]
         self.bad.zero_()
-        if gradients:  # the largest absolute value of each: one pass, and NaN passes through it
-            largest = torch.stack([torch.linalg.vector_norm(gradient, math.inf) for gradient in gradients])
-            self.bad.copy_(largest.isfinite().all().logical_not())
+        if gradients:  # NaN, too, is the smallest and the largest value
+            extremes = torch.stack([extreme for gradient in gradients for extreme in gradient.aminmax()])
+            self.bad.copy_(extremes.isfinite().all().logical_not())
         if self.host_sees:
             return not self.bad
         for gradient in gradients:
