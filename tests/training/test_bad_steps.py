@@ -14,10 +14,12 @@ from tests.training.test_train import MODES, rows_of
 from timm_multimix import MultiMixTask
 from timm_multimix.training import loop
 from timm_multimix.training.bad_steps import BadSteps, Diverged
+from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import create_runtime
+from timm_multimix.training.schedule import Schedule
 
-FLAGS = ['folder', '--device', 'cpu', '--batch-size', '4', '--log-interval', '1']
+FLAGS = ['folder', '--device', 'cpu', '--batch-size', '4', '--log-interval', '1', '--sched', 'none']
 
 
 def batches(count, bad=()):
@@ -46,7 +48,8 @@ def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw',
         task.setup_ema(decay=0.9)
     bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     bad_steps.host_sees = host_sees
-    metrics = loop.train_one_epoch(0, task, data, optimizer, args, runtime, bad_steps=bad_steps)
+    training = loop.Training(args, runtime, task, optimizer, Schedule(args, optimizer, len(data)), bad_steps)
+    metrics = loop.train_one_epoch(0, training, data, Recovery(args, runtime))
     return copy.deepcopy(
         dict(model=model.state_dict(), ema=task.get_trainable_module(ema=True).state_dict(),
              optimizer=optimizer.state_dict()['state'])), metrics
@@ -165,16 +168,14 @@ def test_two_in_a_row_of_three_go_on():
 
 
 def test_a_run_that_diverges_keeps_its_checkpoint(flags, tmp_path, capsys, monkeypatch):
-    def poisoned(task, input, *rest):
-        if rest[2].poison:
-            input = input * float('nan')
-        return forward_backward(task, input, *rest)
+    def poisoned(training, input, *rest):
+        return forward_backward(training, input * float('nan') if epochs[-1] == 2 else input, *rest)
 
     def watched(epoch, *args, **kwargs):
-        args[3].poison = epoch == 2
+        epochs.append(epoch)
         return train_one_epoch(epoch, *args, **kwargs)
 
-    forward_backward, train_one_epoch = loop._forward_backward, train_timm.train_one_epoch
+    epochs, forward_backward, train_one_epoch = [], loop._forward_backward, train_timm.train_one_epoch
     monkeypatch.setattr(loop, '_forward_backward', poisoned)
     monkeypatch.setattr(train_timm, 'train_one_epoch', watched)
     assert train_timm.main([*flags, *MODES['multimix'], '--epochs', '4', '--max-bad-steps', '2']) == 1

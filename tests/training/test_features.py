@@ -25,9 +25,9 @@ def steps(monkeypatch):
     seen = []
     forward_backward = loop._forward_backward
 
-    def watched(task, input, target, optimizer, args, runtime, scale, *rest):
-        result = forward_backward(task, input, target, optimizer, args, runtime, scale, *rest)
-        seen.append(types.SimpleNamespace(task=task, input=input, target=target, scale=scale, result=result))
+    def watched(training, input, target, scale, *rest):
+        result = forward_backward(training, input, target, scale, *rest)
+        seen.append(types.SimpleNamespace(task=training.task, input=input, target=target, scale=scale, result=result))
         return result
 
     monkeypatch.setattr(loop, '_forward_backward', watched)

@@ -10,8 +10,11 @@ from timm.utils import random_seed
 
 import train_timm
 from timm_multimix.training import loop
+from timm_multimix.training.bad_steps import BadSteps
+from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import create_runtime
+from timm_multimix.training.schedule import Schedule
 
 
 @pytest.fixture
@@ -62,18 +65,21 @@ def test_the_first_losses_are_those_of_timms_parts(mixing, flags, image_folder, 
 
 
 def test_accumulation_is_one_step_of_the_joined_batch(image_folder):
-    args, _ = parse_args([str(image_folder), '--device', 'cpu', '--grad-accum-steps', '2', '--batch-size', '4'])
-    runtime = create_runtime(args)
     images, labels = torch.randn(10, 3, 32, 32), torch.randint(3, (10,))
     states = []
     for sizes in ((4, 4, 1, 1), (8, 2)):  # the second update is of a shorter group
-        args.grad_accum_steps = len(sizes) // 2
+        args, _ = parse_args([
+            str(image_folder), '--device', 'cpu', '--batch-size', '4', '--sched', 'none',
+            '--grad-accum-steps', str(len(sizes) // 2)])
+        runtime = create_runtime(args)
         torch.manual_seed(0)
         model = timm.create_model('test_vit', num_classes=3, img_size=32)
         optimizer = create_optimizer_v2(model, 'sgd', lr=0.1)
         task = ClassificationTask(model, device=runtime.device, verbose=False)
         batches = list(zip(images.split(sizes), labels.split(sizes)))
-        loop.train_one_epoch(0, task, batches, optimizer, args, runtime)
+        training = loop.Training(
+            args, runtime, task, optimizer, Schedule(args, optimizer, 2), BadSteps(model, optimizer, 0))
+        loop.train_one_epoch(0, training, batches, Recovery(args, runtime))
         states.append(model.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-6)

@@ -2,27 +2,39 @@
 import argparse
 import logging
 
+import numpy as np
 import pytest
+from timm.data import create_dataset
+from torch.utils.data import IterableDataset
 
 import train_timm
-from timm_multimix.training.task import warn_if_at_chance, warn_if_teacher_lags
+from timm_multimix.training.data.digits import Digits
+from timm_multimix.training.data.sample_seeds import SeededSamples
+from timm_multimix.training.task import chance_level, warn_if_at_chance, warn_if_averages_lag
 
 
 def args_of(**kwargs):
-    return argparse.Namespace(**{**dict(mixup_mode='multimix', warmup_epochs=5, num_classes=10), **kwargs})
+    return argparse.Namespace(**{
+        **dict(mixup_mode='multimix', warmup_epochs=5, multimix_teacher_decay=None, multimix_teacher_warmup=None,
+               model_ema=False, model_ema_decay=0.9998, model_ema_warmup=False), **kwargs})
 
 
-@pytest.mark.parametrize('top1, epoch, kwargs, warns', [
-    (10.1, 5, {}, True),
-    (9.0, 50, {}, True),
-    (10.1, 4, {}, False),  # still in the warm-up
-    (12.0, 5, {}, False),
-    (10.1, 5, dict(mixup_mode='batch'), False),
-    (0.11, 5, dict(num_classes=1000), True),
-    (1.0, 5, dict(num_classes=1000), False),
+@pytest.mark.parametrize('top1, epoch, kwargs, num_images, chance, warns', [
+    (10.1, 5, {}, 50_000, 0.1, True),
+    (9.0, 50, {}, 50_000, 0.1, True),
+    (10.1, 4, {}, 50_000, 0.1, False),  # still in the warm-up
+    (12.0, 5, {}, 50_000, 0.1, False),
+    (10.1, 5, dict(mixup_mode='batch'), 50_000, 0.1, False),
+    (0.11, 5, {}, 50_000, 0.001, True),
+    (1.0, 5, {}, 50_000, 0.001, False),
+    (43.75, 1, dict(warmup_epochs=0), 32, 1 / 3, False),  # on so few images it may well be learnt
+    (34.4, 1, dict(warmup_epochs=0), 32, 1 / 3, True),
+    (34.4, 0, dict(warmup_epochs=0), 32, 1 / 3, False),  # a mean from the very beginning
+    (60.0, 5, {}, 50_000, 0.6, True),  # of 3 classes the most frequent one, always
+    (64.0, 5, {}, 50_000, 0.6, False),
 ])
-def test_warning_at_chance(top1, epoch, kwargs, warns, caplog):
-    assert warn_if_at_chance(args_of(**kwargs), epoch, dict(top1=top1), 50_000) == warns
+def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplog):
+    assert warn_if_at_chance(args_of(**kwargs), epoch, dict(top1=top1), num_images, chance) == warns
     assert ('--multimix-alpha' in caplog.text) == warns
 
 
@@ -36,14 +48,45 @@ def test_warning_at_chance(top1, epoch, kwargs, warns, caplog):
 ])
 def test_warning_of_a_teacher_that_lags(decay, warmup, updates, warns, caplog):
     args = args_of(multimix_teacher_decay=decay, multimix_teacher_warmup=warmup)
-    assert warn_if_teacher_lags(args, updates) == warns
+    assert warn_if_averages_lag(args, updates) == warns
     assert ('--multimix-teacher-warmup' in caplog.text) == warns
+    if decay is not None:
+        caplog.clear()
+        args = args_of(model_ema=True, model_ema_decay=decay, model_ema_warmup=bool(warmup))
+        assert warn_if_averages_lag(args, updates) == warns
+        assert ('Give --model-ema-warmup, or a lower --model-ema-decay' in caplog.text) == warns
+
+
+def test_chance_is_naming_the_most_frequent_class(image_folder):
+    dataset = create_dataset('', root=str(image_folder), split='train')
+    assert chance_level(dataset, 3) == pytest.approx(1 / 3)
+    samples = dataset.reader.samples
+    dataset.reader.samples = samples + [sample for sample in samples if sample[1] == 2] * 2
+    assert chance_level(SeededSamples(dataset, 0), 3) == pytest.approx(3 / 5)
+    assert chance_level(Digits('train'), 10) == pytest.approx(np.bincount(Digits('train').targets).max() / 1198)
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    assert chance_level(Stream(), 4) == 0.25
+    dataset.reader.samples = [('image', [0, 1]), ('image', [1])]
+    assert chance_level(dataset, 4) == 0.25
 
 
 def test_a_short_run_with_a_teacher_warns(flags, caplog):
     more = ['--mixup-mode', 'multimix', '--multimix-tuples', '8', '--multimix-teacher-decay', '0.9']
     assert train_timm.main([*flags, *more]) == 0
     assert 'of the 6 that this run has' in caplog.text
+
+
+def test_a_short_run_with_an_average_warns(flags, caplog):
+    """6 updates, of an average over 5,000: its model is that of the beginning."""
+    assert train_timm.main([*flags, '--model-ema']) == 0
+    assert 'The average of --model-ema is over 1 / (1 - 0.9998) updates of the 6' in caplog.text
+    caplog.clear()
+    assert train_timm.main([*flags, '--model-ema', '--model-ema-warmup']) == 0
+    assert 'average of --model-ema' not in caplog.text
 
 
 def test_a_run_that_cannot_learn_warns(flags, caplog):

@@ -133,8 +133,8 @@ def test_mixup_off_epoch_ends_mixing(mode, flags, monkeypatch):
     """From that epoch on the loss is that of the clean batch with hard labels, smoothed."""
     seen = []
 
-    def spy(task, input, target, *args, **kwargs):
-        result = forward_backward(task, input, target, *args, **kwargs)
+    def spy(training, input, target, *args, **kwargs):
+        result = forward_backward(training, input, target, *args, **kwargs)
         target = target if target.ndim == 1 else target.argmax(dim=1)
         smooth = torch.nn.functional.cross_entropy(result['output'], target, label_smoothing=0.1)
         seen.append(torch.allclose(result['loss'], smooth, atol=1e-6))

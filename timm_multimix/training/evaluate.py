@@ -1,39 +1,62 @@
 """Validation."""
-import argparse
 import logging
 import time
 from typing import Any, Dict, Optional
 
 import torch
 import torch.nn as nn
-from timm.task import TrainingTask, evaluation_sample_limit
-from timm.utils import AverageMeter
+from timm.task import evaluation_sample_limit
+from timm.utils import AverageMeter, distribute_bn
 
 from .checkpoints.recovery import Recovery
 from .data.naflex import to_device
+from .loop import Training
 from .progress import progress
-from .runtime import Runtime
 
 _logger = logging.getLogger('train')
 
 
+def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[str, float]:
+    """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate.
+
+    Raises:
+        Stopped: If the run is told to end.
+    """
+    args, task = training.args, training.task
+    metrics = validate(training, task.get_eval_model(), loader, recovery)
+    student_metrics = metrics
+    if task.has_ema() and not (args.model_ema and args.model_ema_force_cpu):
+        ema_model = task.get_eval_model(ema=True)
+        share_statistics(training, ema_model)
+        metrics = validate(training, ema_model, loader, recovery, log_suffix=' (EMA)')
+    if args.multimix_teacher_decay is not None:
+        metrics['student_top1'] = student_metrics['top1']
+    return metrics
+
+
+def share_statistics(training: Training, model: nn.Module) -> None:
+    """--dist-bn: give all processes the same running statistics; with --sync-bn they have them already."""
+    args, runtime = training.args, training.runtime
+    if runtime.distributed and not args.sync_bn and args.dist_bn in ('broadcast', 'reduce'):
+        distribute_bn(model, runtime.world_size, args.dist_bn == 'reduce')
+
+
 @torch.no_grad()
 def validate(
-        task: TrainingTask,
+        training: Training,
         model: nn.Module,
         loader: Any,
-        args: argparse.Namespace,
-        runtime: Runtime,
-        log_suffix: str = '',
         recovery: Optional[Recovery] = None,
+        log_suffix: str = '',
 ) -> Dict[str, float]:
     """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent.
 
     Raises:
         Stopped: If the run is told to end, which it does here without waiting for the validation.
     """
+    args, runtime = training.args, training.runtime
     model.eval()
-    evaluator = task.create_evaluator(max_samples=evaluation_sample_limit(loader))
+    evaluator = training.task.create_evaluator(max_samples=evaluation_sample_limit(loader))
     batch_time = AverageMeter()
     start = time.time()
     for batch_idx, (input, target) in enumerate(progress(loader, f'Test{log_suffix}', runtime.primary)):
@@ -64,4 +87,4 @@ def validate(
             break
     if recovery is not None:
         recovery.in_validation()
-    return evaluator.compute(distributed=args.distributed)
+    return evaluator.compute(distributed=runtime.distributed)

@@ -6,10 +6,10 @@ import os
 import time
 from collections import OrderedDict
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 
 import torch
-from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torchvision.utils import save_image
@@ -20,13 +20,35 @@ from .bad_steps import BadSteps
 from .checkpoints.recovery import Recovery
 from .data.naflex import to_device
 from .runtime import Runtime
+from .schedule import Schedule
 
 _logger = logging.getLogger('train')
-
 
 METRICS = ('loss', 'mixed_loss', 'clean_loss', 'task_loss', 'distill_loss', 'top1')
 LABELS = dict(
     mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', input_prob='Input', fit='Fit')
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts of a run that stay the same from epoch to epoch.
+
+    Args:
+        args: The flags.
+        runtime: Where the run computes.
+        task: With the model, and its moving average if there is one.
+        optimizer: Of the task's weights.
+        schedule: Of its learning rates.
+        bad_steps: Keeps gradients that are not finite out.
+        mixup_fn: timm's Mixup for batches on the device; None where the task or nobody mixes.
+    """
+    args: argparse.Namespace
+    runtime: Runtime
+    task: TrainingTask
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    bad_steps: BadSteps
+    mixup_fn: Optional[Callable] = None
 
 
 class TrainMeters:
@@ -62,31 +84,32 @@ class TrainMeters:
         self._sums.copy_(state[:-1].view_as(self._sums))
         self._last_loss = state[-1].to(self._sums)
 
-    def read(self, args: argparse.Namespace) -> None:
+    def read(self, runtime: Runtime) -> None:
         """Bring the numbers to the host, over all processes."""
         numbers = torch.cat([self._sums.flatten(), self._last_loss.reshape(1)])
-        if args.distributed:
+        if runtime.distributed:
             torch.distributed.all_reduce(numbers)
         *numbers, last_loss = numbers.tolist()
-        self.last_loss = last_loss / args.world_size
+        self.last_loss = last_loss / runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
 
 
 def train_one_epoch(
         epoch: int,
-        task: TrainingTask,
+        training: Training,
         loader: Any,
-        optimizer: torch.optim.Optimizer,
-        args: argparse.Namespace,
-        runtime: Runtime,
-        lr_scheduler: Optional[Scheduler] = None,
-        mixup_fn: Optional[Callable] = None,
+        recovery: Recovery,
         output_dir: Optional[str] = None,
-        bad_steps: Optional[BadSteps] = None,
-        recovery: Optional[Recovery] = None,
 ) -> Dict[str, float]:
     """Train on every batch once, or on those that an interrupted run had left.
+
+    Args:
+        epoch: From 0.
+        training: The parts of the run.
+        loader: Of batches of images and labels.
+        recovery: Knows which batches are left, and writes checkpoints within the epoch.
+        output_dir: For the images of --save-images.
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
@@ -95,13 +118,13 @@ def train_one_epoch(
         Stopped: If the run is told to end.
         Diverged: If too many updates in a row had gradients that are not finite.
     """
+    args, runtime, task, optimizer = training.args, training.runtime, training.task, training.optimizer
+    mixup_fn, bad_steps = training.mixup_fn, training.bad_steps
     accum_steps = args.grad_accum_steps
     updates_per_epoch = -(-len(loader) // accum_steps)
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
     meters = TrainMeters(runtime.device)
-    recovery = recovery or Recovery(args, runtime)
     num_updates = epoch * updates_per_epoch + recovery.updates_done(epoch, len(loader))
-    bad_steps = bad_steps or BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     task.train()
     optimizer.zero_grad()
     start = time.time()
@@ -120,11 +143,11 @@ def train_one_epoch(
         meters.data_time.update(time.time() - start)
 
         batch_size = labels.shape[0]
-        scale = _loss_scale(args, batch_size, runtime.device) / group
+        scale = _loss_scale(args, batch_size, runtime) / group
         if batch_idx % accum_steps == 0:
             bad_steps.begin()
         with nullcontext() if is_update else task.no_sync():
-            terms = _forward_backward(task, input, target, optimizer, args, runtime, scale, is_update, bad_steps)
+            terms = _forward_backward(training, input, target, scale, is_update)
         meters.update(_train_metrics(terms, labels, mixup_fn), batch_size)
         if is_update:
             num_updates += 1
@@ -137,28 +160,28 @@ def train_one_epoch(
         start = time.time()
 
         if is_update and (last_batch or update_idx % args.log_interval == 0):
-            meters.read(args)
+            meters.read(runtime)
             meters.mean.update(_input_share(task))
             bad_steps.report()
             if runtime.primary:
-                _log(epoch, update_idx, updates_per_epoch, meters, optimizer, batch_size * args.world_size)
+                _log(epoch, update_idx, meters, training.schedule, batch_size * runtime.world_size)
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
-        if lr_scheduler is not None and is_update:
-            lr_scheduler.step_update(num_updates=num_updates, metric=meters.mean.get('loss'))
         if is_update:
+            training.schedule.step_update(num_updates)
             recovery.after_update(batch_idx, update_idx)
 
     if not meters.mean:  # all batches were done before
-        meters.read(args)
+        meters.read(runtime)
     meters.mean.update(_input_share(task))
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
     return OrderedDict(meters.mean)
 
 
-def _forward_backward(task, input, target, optimizer, args, runtime, scale, need_update, bad_steps):
+def _forward_backward(training, input, target, scale, need_update):
+    args, runtime, task = training.args, training.runtime, training.task
     with runtime.autocast(), any_values():  # what is not finite is met in the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
@@ -166,35 +189,35 @@ def _forward_backward(task, input, target, optimizer, args, runtime, scale, need
     if runtime.loss_scaler is not None:
         runtime.loss_scaler(
             loss,
-            optimizer,
+            training.optimizer,
             clip_grad=args.clip_grad,
             clip_mode=args.clip_mode,
             parameters=task.get_clip_parameters(exclude_head=exclude_head),
             need_update=need_update,
         )
         if need_update:
-            bad_steps.judge()  # to count: the scaler has seen them, and has not called the optimizer
+            training.bad_steps.judge()  # to count: the scaler has seen them, and has not called the optimizer
         return result
     loss.backward()
-    if need_update and bad_steps.judge():
+    if need_update and training.bad_steps.judge():
         if args.clip_grad is not None:
             dispatch_clip_grad(
                 task.get_clip_parameters(exclude_head=exclude_head), value=args.clip_grad, mode=args.clip_mode)
-        optimizer.step()
+        training.optimizer.step()
     return result
 
 
-def _loss_scale(args, batch_size, device):
+def _loss_scale(args, batch_size, runtime):
     """What a batch of another size than --batch-size counts for, where sizes vary."""
     kind = args.naflex_loss_scale if args.naflex_loader else args.variable_batch_loss_scale
     if not (args.naflex_loader or args.train_img_sizes):
         return 1.
     ratio = batch_size / args.batch_size
     scale = dict(none=1., sqrt=ratio ** 0.5, linear=ratio)[kind]
-    if args.distributed and args.naflex_loader:  # the last batches of processes may differ; DDP averages over them
-        total = torch.tensor(float(batch_size), device=device)
+    if runtime.distributed and args.naflex_loader:  # the last batches of processes may differ; DDP averages over them
+        total = torch.tensor(float(batch_size), device=runtime.device)
         torch.distributed.all_reduce(total)
-        scale *= batch_size * args.world_size / total.item()
+        scale *= batch_size * runtime.world_size / total.item()
     return scale
 
 
@@ -214,15 +237,10 @@ def _input_share(task: TrainingTask) -> Dict[str, float]:
     return task.input_mixing.metrics() if isinstance(task, MultiMixTask) else {}
 
 
-def mean_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The learning rate that is logged: the mean over the parameter groups."""
-    return sum(group['lr'] for group in optimizer.param_groups) / len(optimizer.param_groups)
-
-
-def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_batch):
-    done = 100. * (update_idx + 1) / updates_per_epoch
+def _log(epoch, update_idx, meters, schedule, images_per_batch):
+    done = 100. * (update_idx + 1) / schedule.updates_per_epoch
     line = [
-        f'Train: {epoch} [{update_idx:>4d}/{updates_per_epoch} ({done:>3.0f}%)]',
+        f'Train: {epoch} [{update_idx:>4d}/{schedule.updates_per_epoch} ({done:>3.0f}%)]',
         f'Loss: {meters.last_loss:#.3g} ({meters.mean.get("loss", math.nan):#.3g})',
     ]
     for name, label in LABELS.items():
@@ -233,7 +251,7 @@ def _log(epoch, update_idx, updates_per_epoch, meters, optimizer, images_per_bat
     line += [
         f'Time: {meters.time.val:.3f}s, {images_per_batch / meters.time.val:>7.2f}/s',
         f'({meters.time.avg:.3f}s, {images_per_batch / meters.time.avg:>7.2f}/s)',
-        f'LR: {mean_lr(optimizer):.3e}',
+        f'LR: {schedule.mean_rate():.3e}',
         f'Data: {meters.data_time.val:.3f} ({meters.data_time.avg:.3f})',
     ]
     _logger.info('  '.join(line))

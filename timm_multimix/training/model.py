@@ -19,9 +19,7 @@ _logger = logging.getLogger('train')
 
 
 def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.Module, Dict[str, Any]]:
-    """The model on its device, and its data config (input_size, mean, std, interpolation, crop_pct).
-
-    Sets `args.num_classes` to the model's.
+    """The model on its device, and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
 
     Raises:
         ValueError: If the model is unknown or cannot be built with these flags.
@@ -62,13 +60,12 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         with named(f'--initial-checkpoint {args.initial_checkpoint}'):
             load_checkpoint(model, args.initial_checkpoint)
     _init_head(model, args)
-    if args.num_classes is None:
-        args.num_classes = model.num_classes
     if args.grad_checkpointing:
         with named('--grad-checkpointing'):
             model.set_grad_checkpointing(enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
+    data_config['num_classes'] = model.num_classes if args.num_classes is None else args.num_classes
     if args.naflex_loader:
         data_config['patch_size'] = patch_size(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -79,9 +76,8 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     model.to(device=runtime.device, dtype=runtime.model_dtype)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    if args.distributed and args.sync_bn:
+    if runtime.distributed and args.sync_bn:
         model = convert_sync_batchnorm(model)
-        args.dist_bn = ''  # its statistics are those of all processes already
     if args.torchscript:
         with named('--torchscript'):
             model = torch.jit.script(model)

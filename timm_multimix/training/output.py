@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from datetime import datetime
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from timm.models import safe_model_name
@@ -19,6 +19,7 @@ from .checkpoints.find import newest_checkpoint
 from .checkpoints.saver import AtomicCheckpointSaver
 from .cli.combinations import mixes_input
 from .errors import RunFailed
+from .loop import Training
 from .runtime import Runtime
 from .tracking import Tracker
 
@@ -26,23 +27,27 @@ _logger = logging.getLogger('train')
 _DEFAULT_OUTPUT = './output/train'
 
 
+class Resumed(NamedTuple):
+    """How a run goes on: `position` is the place within the epoch (see `Recovery`), None for its beginning."""
+    epoch: Optional[int] = None
+    position: Optional[Dict[str, Any]] = None
+    schedule: Optional[Dict[str, Any]] = None
+
+
 def resume(
+        path: str,
         args: argparse.Namespace,
         task: TrainingTask,
         optimizer: torch.optim.Optimizer,
         runtime: Runtime,
-) -> Tuple[Optional[int], Optional[Dict[str, Any]]]:
-    """Load the checkpoint that --resume names.
-
-    Returns:
-        The epoch to go on with, None for a fresh start; and where in it, None for its beginning (see `Recovery`).
+) -> Resumed:
+    """Load the checkpoint at `path`; '' for a fresh start.
 
     Raises:
         ValueError: If there is no such checkpoint, or it is of another model.
     """
-    path = args.resume
     if not path:
-        return None, None
+        return Resumed()
     try:
         epoch = resume_task_checkpoint(
             task,
@@ -54,7 +59,7 @@ def resume(
         if args.model_ema:  # a teacher has its own place in the task's state
             load_task_ema_checkpoint(task, path)
         metadata = load_checkpoint_metadata(path)
-        position = (metadata.get('saver') or {}).get('position')
+        saver_state = metadata.get('saver') or {}
         had_average = getattr(metadata.get('args'), 'model_ema', False)
         if args.model_ema and not had_average and 'teacher' in (metadata.get('task_state') or {}):
             _logger.info('The average of --model-ema begins as the teacher: the checkpoint has no other.')
@@ -63,9 +68,9 @@ def resume(
     except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
         reason = str(error).split('\n')[0][:200]
         raise ValueError(f'--resume {path}: not a checkpoint of this run ({reason})') from error
-    if position is None:
-        return epoch, None
-    return position['epoch'], position
+    position = saver_state.get('position')
+    schedule = None if args.no_resume_opt else saver_state.get('schedule')
+    return Resumed(epoch if position is None else position['epoch'], position, schedule)
 
 
 def find_resumed(args: argparse.Namespace) -> str:
@@ -80,52 +85,59 @@ def find_resumed(args: argparse.Namespace) -> str:
 
 
 class Output:
-    """Checkpoints, args.yaml and summary.csv in the folder of this run; on the primary process only."""
+    """Checkpoints, args.yaml and summary.csv in the folder of this run; on the primary process only.
+
+    Args:
+        training: The parts of the run.
+        args_text: For args.yaml.
+        image_size: For the folder's name, where no flag gives one.
+        start_epoch: The first epoch that will be trained.
+        checkpoint: The path of the one that is resumed, '' for none.
+    """
 
     def __init__(
             self,
-            args: argparse.Namespace,
+            training: Training,
             args_text: str,
-            task: TrainingTask,
-            optimizer: torch.optim.Optimizer,
-            runtime: Runtime,
             image_size: int,
             start_epoch: int,
-            auto: bool = False,
+            checkpoint: str = '',
     ):
+        args = training.args
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
         root = args.output or _DEFAULT_OUTPUT
         here = os.path.join(root, name)
-        checkpoint_here = os.path.realpath(os.path.dirname(args.resume)) == os.path.realpath(here)
-        continued = bool(args.resume) and checkpoint_here
+        checkpoint_here = os.path.realpath(os.path.dirname(checkpoint)) == os.path.realpath(here)
+        continued = bool(checkpoint) and checkpoint_here
         # a run never writes into the folder of another; with --resume auto it is always its own
-        self.folder = get_outdir(root, name, inc=not (continued or auto))
+        self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         if self.folder != here:
             _logger.warning(f'{here} is of another run; this one is in {self.folder}.')
         self.summary = os.path.join(self.folder, 'summary.csv')
         self.results: List[Dict[str, Any]] = []
         self._rows: List[tuple] = []  # of the summary, to be written
         self.train_columns = _train_columns(args)
-        self.eval_columns = tuple(task.create_evaluator().metric_names)
+        self.eval_columns = tuple(training.task.create_evaluator().metric_names)
         if args.multimix_teacher_decay is not None:
             self.eval_columns += ('student_top1',)  # the others are those of an average of it
         self.milestones = set(args.save_epochs or ())
         self.tracker = Tracker(args, name, self.folder)
         self.decreasing = args.eval_metric == 'loss'
         self.saver = AtomicCheckpointSaver(
-            model=task.get_eval_model(),
-            optimizer=optimizer,
+            model=training.task.get_eval_model(),
+            optimizer=training.optimizer,
             args=args,
-            amp_scaler=runtime.loss_scaler,
+            amp_scaler=training.runtime.loss_scaler,
             checkpoint_dir=self.folder,
             recovery_dir=self.folder,
             decreasing=self.decreasing,
             max_history=args.checkpoint_hist,
-            task=task,
+            task=training.task,
+            schedule=training.schedule,
         )
         if continued:
-            self.saver.load_state_dict_from_checkpoint(args.resume)
+            self.saver.load_state_dict_from_checkpoint(checkpoint)
         trim_summary(self.summary, start_epoch)
         self._keep_columns()
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
@@ -195,15 +207,13 @@ class Output:
                 os.truncate(self.summary, size)
 
     def close(self, eval_metric: str) -> None:
-        """The closing lines: the best metric, and the best ten epochs as JSON after '--result'.
+        """The closing lines: the best ten epochs as JSON after '--result'; the best metric, and where its model is.
 
         Raises:
             RunFailed: If the last checkpoint, or a row of the summary, could not be written.
         """
         self._write_rows()
         self.tracker.close()
-        if self.saver.best_metric is not None:
-            _logger.info(f'*** Best metric: {self.saver.best_metric} (epoch {self.saver.best_epoch})')
         worst = float('inf') if self.decreasing else float('-inf')
         ranked = sorted(
             self.results,
@@ -211,6 +221,10 @@ class Output:
             reverse=self.decreasing,
         )
         print(f'--result\n{json.dumps(ranked[-10:], indent=4)}', flush=True)
+        best = os.path.join(self.folder, 'model_best.pth.tar')
+        if self.saver.best_metric is not None and os.path.exists(best):
+            metric = f'{eval_metric} {self.saver.best_metric:.4g} (epoch {self.saver.best_epoch})'
+            _logger.info(f'*** Best metric: {metric}, in {best}')
         if self.saver.failure:
             raise RunFailed(
                 f'the last checkpoint was not written: {self.saver.failure}. The one before it is whole; --resume goes '

@@ -1,14 +1,15 @@
-"""Where a run computes: device, processes, precision, seeds."""
+"""Where a run computes: device, processes, precision, seeds; and processes that start together or not at all."""
 import argparse
 import importlib
 import logging
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 from timm.layers import set_fast_norm
-from timm.utils import NativeScaler, init_distributed_device, is_primary, random_seed
+from timm.utils import NativeScaler, random_seed
+from timm.utils.distributed import init_distributed_device_so
 
 from .errors import named
 
@@ -22,19 +23,23 @@ class Runtime(NamedTuple):
     autocast: Callable
     loss_scaler: Optional[NativeScaler]
     model_dtype: Optional[torch.dtype]
+    rank: int = 0
+    world_size: int = 1
+    distributed: bool = False
 
 
-def seed_epoch(args: argparse.Namespace, epoch: int) -> None:
+def seed_epoch(args: argparse.Namespace, runtime: Runtime, epoch: int) -> None:
     """Seed every generator for an epoch, so that a resumed run goes on exactly as an uninterrupted one.
 
     The first epoch keeps the seed of the process, which the model was built from, as in timm.
     """
     if epoch > 0:
-        random_seed((args.seed + 1_000_003 * epoch) % (2 ** 32 - args.world_size), args.rank)  # numpy takes 32 bits
+        seed = (args.seed + 1_000_003 * epoch) % (2 ** 32 - runtime.world_size)  # numpy takes 32 bits
+        random_seed(seed, runtime.rank)
 
 
 def create_runtime(args: argparse.Namespace) -> Runtime:
-    """Set up the device and the process group; sets `args.device`, `rank`, `world_size` and `distributed`.
+    """Set up the device and the process group.
 
     Raises:
         ValueError: If a device or dtype is not available.
@@ -42,23 +47,25 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     for module in args.device_modules or ():
         with named(f'--device-modules {module}'):
             importlib.import_module(module)
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        _logger.info(f'No GPU found: training on the CPU instead of {args.device}.')
-        args.device = 'cpu'
+    wanted = args.device
+    if wanted.startswith('cuda') and not torch.cuda.is_available():
+        _logger.info(f'No GPU found: training on the CPU instead of {wanted}.')
+        wanted = 'cpu'
     try:
-        device = init_distributed_device(args)
+        place = init_distributed_device_so(wanted)
+        device, rank, world_size = torch.device(place['device']), place['global_rank'], place['world_size']
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {args.device}: {error}') from error
-    if not is_primary(args):
+        raise ValueError(f'--device {wanted}: {error}') from error
+    if rank != 0:
         _logger.setLevel(logging.WARNING)  # one process tells
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     if args.fast_norm:
         set_fast_norm()
-    random_seed(args.seed, args.rank)
-    where = f'process {args.rank}, total {args.world_size}, device {args.device}' if args.distributed else args.device
+    random_seed(args.seed, rank)
+    where = f'process {rank}, total {world_size}, device {device}' if place['distributed'] else device
     _logger.info(f'Training on {where}.')
 
     model_dtype = None
@@ -74,4 +81,37 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         autocast = partial(torch.autocast, device_type=device.type, dtype=amp_dtype)
         loss_scaler = NativeScaler(device=device.type) if amp_dtype == torch.float16 else None
         _logger.info(f'AMP with {args.amp_dtype}.')
-    return Runtime(device, is_primary(args), autocast, loss_scaler, model_dtype)
+    return Runtime(
+        device, rank == 0, autocast, loss_scaler, model_dtype, rank, world_size, distributed=place['distributed'])
+
+
+@contextmanager
+def together(runtime: Runtime):
+    """A part of the start in which processes do not wait for each other: what fails in one ends all.
+
+    Raises:
+        ValueError: In the processes that did not fail, which would wait for the others.
+    """
+    error = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if runtime.distributed:
+        failed = torch.tensor(float(error is not None), device=runtime.device)
+        torch.distributed.all_reduce(failed)
+        if error is None and failed > 0.:
+            raise ValueError('another process could not start; its own message says why')
+    if error is not None:
+        raise error
+
+
+def primary_says(runtime: Runtime, find: Callable[[], Any]) -> Any:
+    """What `find` returns in the primary process, in all of them; what it raises there ends all."""
+    found = [None]
+    with together(runtime):
+        if runtime.primary:
+            found = [find()]
+    if runtime.distributed:
+        torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
+    return found[0]

@@ -2,11 +2,19 @@
 import argparse
 import logging
 import math
+from collections import Counter
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch.nn as nn
 from timm.data import Mixup
-from timm.task import ClassificationTask, FeatureDistillationTask, MultiLabelClassificationTask, TrainingTask
+from timm.task import (
+    ClassificationTask,
+    FeatureDistillationTask,
+    LogitDistillationTask,
+    MultiLabelClassificationTask,
+    TokenDistillationTask,
+    TrainingTask,
+)
 
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
@@ -15,7 +23,6 @@ from .cli.combinations import loss_type, mixes_input
 from .cli.methods import mixupe_kwargs
 from .cli.parser import multimix_kwargs
 from .errors import named
-from .knowledge_distillation import create_distillation_task
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -38,10 +45,11 @@ def create_task(
     """
     loss = loss_type(args)
     multi_label = args.task == 'multilabel'
-    if loss in ('twoway', 'zlpr') and args.smoothing:
-        _logger.info(f'--loss {loss} takes no label smoothing; --smoothing {args.smoothing} is not used.')
-        args.smoothing = 0.
-    criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=args.smoothing)
+    smoothing = args.smoothing
+    if loss in ('twoway', 'zlpr') and smoothing:
+        _logger.info(f'--loss {loss} takes no label smoothing; --smoothing {smoothing} is not used.')
+        smoothing = 0.
+    criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=smoothing)
     if loss == 'bce':
         criterion_kwargs.update(
             bce_target_thresh=args.bce_target_thresh,
@@ -77,16 +85,48 @@ def create_task(
             prob=args.mixup_prob,
             switch_prob=args.mixup_switch_prob,
             mode=args.mixup_mode,
-            label_smoothing=args.smoothing,
-            num_classes=args.num_classes,
+            label_smoothing=smoothing,
+            num_classes=data_config['num_classes'],
             multi_label=multi_label,
         )
     criterion_kwargs['soft_targets'] = mixes_input(args)
     if args.kd_model_name:
-        return create_distillation_task(args, model, criterion_kwargs, shared), mixup_fn
+        return _create_distillation_task(args, model, criterion_kwargs, shared), mixup_fn
     with named(f'--loss {loss}'):
         create = MultiLabelClassificationTask if multi_label else ClassificationTask
         return create(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
+
+
+def _create_distillation_task(
+        args: argparse.Namespace,
+        model: nn.Module,
+        criterion_kwargs: Dict[str, Any],
+        shared: Dict[str, Any],
+) -> TrainingTask:
+    """The task that distils the pretrained --kd-model-name into `model`.
+
+    Raises:
+        ValueError: If there is no such teacher, or the model does not fit the kind of distillation.
+    """
+    kwargs = dict(
+        student_model=model,
+        teacher_model=args.kd_model_name,
+        criterion_kwargs=criterion_kwargs,
+        distill_loss_weight=args.distill_loss_weight,
+        task_loss_weight=args.task_loss_weight,
+        **shared,
+    )
+    with named(f'--kd-model-name {args.kd_model_name}'):
+        if args.kd_distill_type == 'logit':
+            return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **kwargs)
+        if args.kd_distill_type == 'token':
+            return TokenDistillationTask(
+                distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **kwargs)
+        return FeatureDistillationTask(
+            student_feature_dim=args.kd_student_feature_dim,
+            teacher_feature_dim=args.kd_teacher_feature_dim,
+            **kwargs,
+        )
 
 
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
@@ -112,15 +152,19 @@ def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any])
     task.estimate_mean_image(loader, source)
 
 
-def warn_if_teacher_lags(args: argparse.Namespace, num_updates: int) -> bool:
-    """Say so when a teacher without warm-up spends much of the run as an average of its beginning."""
-    decay = args.multimix_teacher_decay
-    if decay is None or args.multimix_teacher_warmup or num_updates * (1. - decay) >= 10.:
-        return False
-    _logger.warning(
-        f'The teacher averages over 1 / (1 - {decay:g}) updates of the {num_updates} that this run has: for long it '
-        f'is an early state of the model. Give --multimix-teacher-warmup, or a lower --multimix-teacher-decay.')
-    return True
+def warn_if_averages_lag(args: argparse.Namespace, num_updates: int) -> bool:
+    """Say so when a moving average without warm-up spends much of the run as an average of its beginning."""
+    averages = [('teacher', args.multimix_teacher_decay, args.multimix_teacher_warmup, '--multimix-teacher')]
+    if args.model_ema:
+        averages.append(('average of --model-ema', args.model_ema_decay, args.model_ema_warmup, '--model-ema'))
+    lagging = [
+        (name, decay, flag) for name, decay, warmup, flag in averages
+        if decay is not None and not warmup and num_updates * (1. - decay) < 10.]
+    for name, decay, flag in lagging:
+        _logger.warning(
+            f'The {name} is over 1 / (1 - {decay:g}) updates of the {num_updates} that this run has: for long it is an '
+            f'early state of the model. Give {flag}-warmup, or a lower {flag}-decay.')
+    return bool(lagging)
 
 
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
@@ -131,19 +175,51 @@ def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
         task.mixup_enabled = False
 
 
-def warn_if_at_chance(args: argparse.Namespace, epoch: int, train_metrics: Dict[str, float], num_images: int) -> bool:
+def chance_level(dataset: Any, num_classes: int) -> float:
+    """Accuracy that can be had without looking: by always naming the most frequent class.
+
+    Of datasets whose labels are not at hand, as those of streams, the classes are taken to be equally frequent.
+    """
+    while hasattr(dataset, 'dataset'):  # what wraps it
+        dataset = dataset.dataset
+    labels = getattr(dataset, 'targets', None)
+    if labels is None:
+        labels = [label for _, label in getattr(getattr(dataset, 'reader', None), 'samples', ())]
+    try:
+        counts = Counter(map(int, labels))
+    except TypeError:  # lists of labels
+        counts = Counter()
+    return max(counts.values()) / counts.total() if counts else 1. / num_classes
+
+
+def warn_if_at_chance(
+        args: argparse.Namespace,
+        epoch: int,
+        train_metrics: Dict[str, float],
+        num_images: int,
+        chance: float,
+) -> bool:
     """Say so when a MultiMix run has learnt nothing by the end of its warm-up and one more epoch.
 
-    The clean logits tell: their accuracy is compared with chance, 1 / c, plus three standard deviations of a guess.
+    The clean logits tell: their accuracy is compared with chance plus one standard deviation that it has on so many
+    images, which a run that learns soon leaves behind, and one that does not is below of in five epochs of six. The
+    first epoch does not count, as its mean is that of a model which has seen nothing yet.
+
+    Args:
+        args: The flags.
+        epoch: From 0.
+        train_metrics: Of the epoch.
+        num_images: That were trained on in it.
+        chance: See `chance_level`.
     """
-    if args.mixup_mode not in MODES or epoch < args.warmup_epochs or 'top1' not in train_metrics:
+    if args.mixup_mode not in MODES or epoch < max(args.warmup_epochs, 1) or 'top1' not in train_metrics:
         return False
-    chance = 1. / args.num_classes
-    bound = chance + 3. * math.sqrt(chance * (1. - chance) / num_images)
-    if train_metrics['top1'] > 100. * bound:
+    spread = math.sqrt(chance * (1. - chance) / num_images)
+    if train_metrics['top1'] > 100. * (chance + spread):
         return False
     _logger.warning(
-        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is chance '
-        f'({100. * chance:.2f} %). Mixing may be too strong for this schedule: lower --multimix-alpha, give '
-        f'--multimix-concentration total, raise --multimix-clean-weight, or mix fewer batches by --mixup-prob.')
+        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is chance, as always '
+        f'naming the most frequent class gives {100. * chance:.2f} %, give or take {100. * spread:.2f}. Mixing may be '
+        f'too strong for this schedule: lower --multimix-alpha, give --multimix-concentration total, raise '
+        f'--multimix-clean-weight, or mix fewer batches by --mixup-prob.')
     return True

@@ -12,7 +12,7 @@ import torch
 import train_timm
 from tests.training.states import read
 from tests.training.test_train import MODES, rows_of
-from timm_multimix.training import output
+from timm_multimix.training import evaluate, output
 from timm_multimix.training.checkpoints import find, saver
 from timm_multimix.training.data import images
 
@@ -229,9 +229,9 @@ def test_a_read_only_file_system(flags, small_disk, capsys):
 
 
 def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
-    validate, losses = train_timm.validate, iter([float('nan'), 2., 1.])
+    validate, losses = evaluate.validate, iter([float('nan'), 2., 1.])
     monkeypatch.setattr(
-        train_timm, 'validate', lambda *args, **kwargs: {**validate(*args, **kwargs), 'loss': next(losses)})
+        evaluate, 'validate', lambda *args, **kwargs: {**validate(*args, **kwargs), 'loss': next(losses)})
     assert train_timm.main([*flags, '--epochs', '3', '--eval-metric', 'loss']) == 0
     best = read(tmp_path / 'run' / 'model_best.pth.tar')
     assert best['epoch'] == 2 and best['metric'] == 1.
@@ -241,9 +241,9 @@ def test_a_mistake_met_in_training_is_one_line(flags, capsys, monkeypatch):
     """Labels beyond the classes, which the library refuses."""
     forward = train_timm.train_one_epoch
 
-    def wrong_labels(epoch, task, loader, *args, **kwargs):
+    def wrong_labels(epoch, training, loader, *args, **kwargs):
         batches = [(images, target + 10) for images, target in loader]
-        return forward(epoch, task, batches, *args, **kwargs)
+        return forward(epoch, training, batches, *args, **kwargs)
 
     monkeypatch.setattr(train_timm, 'train_one_epoch', wrong_labels)
     assert train_timm.main([*flags, *MODES['multimix']]) == 2

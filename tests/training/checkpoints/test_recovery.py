@@ -11,6 +11,7 @@ import torch
 import train_timm
 from tests.training.states import assert_identical, final_state, read
 from tests.training.test_train import MODES, rows_of
+from timm_multimix import input_share
 from timm_multimix.training import loop
 from timm_multimix.training.checkpoints import rng_state
 
@@ -136,6 +137,42 @@ def test_with_other_batches_the_epoch_begins_anew(six_batches, tmp_path, termina
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 
+def test_a_place_of_the_old_form_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
+    """As version 0.1 wrote it: all random states as one tensor of bytes."""
+    flags = [*six_batches, '--resume', 'auto']
+    terminate.at = 8
+    assert train_timm.main(flags) == 0 and terminate.seen == 10
+    path, = (tmp_path / 'run').glob('recovery-*')
+    checkpoint = read(path)
+    del checkpoint['saver']['position']['ranks']
+    checkpoint['saver']['position']['states'] = torch.zeros(1, 100, dtype=torch.uint8)
+    torch.save(checkpoint, path)
+    assert train_timm.main(flags) == 0
+    assert terminate.seen == 16
+    warning, = (record.message for record in caplog.records if 'before 0.2' in record.message)
+    assert 'epoch 1 begins anew' in warning
+    assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
+
+
+@pytest.mark.parametrize('at', [7, 20])
+def test_the_share_of_mixed_batches_goes_on_where_it_was(at, six_batches, tmp_path, terminate, monkeypatch):
+    """--multimix-input-prob auto: the share, the average that it follows, and so the weights."""
+    monkeypatch.setattr(input_share, '_TARGET', 0.02)  # in so few batches nothing else is above it
+    flags = [*six_batches, '--epochs', '4', '--mixup-mode', 'multimix', '--multimix-tuples', '16', '--mixup', '1',
+             '--multimix-input-prob', 'auto', '--resume', 'auto']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    terminate.at = 24 + at
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    within, = (tmp_path / 'parts').glob('recovery-*')
+    share = read(within)['task_state']['input_share']
+    assert 0. < share['share'] <= 0.6 and 0. < share['accuracy'] < 1.
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    shares = [read(tmp_path / name / 'last.pth.tar')['task_state']['input_share'] for name in ('whole', 'parts')]
+    assert shares[0] == shares[1] and shares[0] != share and shares[0]['share'] > 0.
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+
+
 def test_the_handler_is_put_back(six_batches):
     before = signal.getsignal(signal.SIGTERM)
     assert train_timm.main([*six_batches, '--epochs', '1']) == 0
@@ -157,7 +194,7 @@ def test_every_generator_goes_back():
 
     draw()  # an odd number of Gaussians: each generator keeps the second of a pair
     state = rng_state.get_state(CPU)
-    assert state.dtype == torch.uint8
+    assert set(state) == {'cpu', 'numpy', 'python'}
     first = draw()
     rng_state.set_state(state, CPU)
     assert draw() == first

@@ -4,12 +4,12 @@ import logging
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
-from timm.utils import CheckpointSaver
 
 from ..progress import progress
 from ..runtime import Runtime
 from ..stopping import Stopped, StopRequest
 from . import rng_state
+from .saver import AtomicCheckpointSaver
 
 _logger = logging.getLogger('train')
 
@@ -17,37 +17,45 @@ _logger = logging.getLogger('train')
 class Recovery:
     """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and goes on from them.
 
-    Beside the weights such a file holds how many batches of the epoch are done, the sums of its metrics, and three
-    states of the random generators of each process. Going on, the loader gives the batches that are done once more,
-    unused: its order and its workers are then where they were. The states are those at the beginning of the epoch,
-    before the last batch was asked for (a loader without workers draws then; timm's is one batch ahead), and after it.
+    Beside the weights such a file holds how many batches of the epoch are done, and for each process a dictionary: the
+    sums of its metrics, and three states of its random generators. Going on, the loader gives the batches that are done
+    once more, unused: its order and its workers are then where they were. The states are those at the beginning of the
+    epoch, before the last batch was asked for (a loader without workers draws then; timm's is one batch ahead), and
+    after it.
 
     Args:
         args: The flags.
         runtime: Where the run computes.
-        stop: Whether the run shall end.
         position: What the checkpoint that is resumed says, or None.
+        saver: Writes the checkpoints; None but in the primary process.
     """
 
     def __init__(
             self,
             args: argparse.Namespace,
             runtime: Runtime,
-            stop: Optional[StopRequest] = None,
             position: Optional[Dict[str, Any]] = None,
+            saver: Optional[AtomicCheckpointSaver] = None,
     ):
         self.args = args
+        self.runtime = runtime
         self.device = runtime.device
-        self.primary = runtime.primary
-        self.stop = stop or StopRequest(args.distributed, runtime.device)
+        self.stop = StopRequest(runtime.distributed, runtime.device)
         self.position = position
-        self.saver: Optional[CheckpointSaver] = None
+        self.saver = saver
         self._stopping = False
 
     def batches_done(self, epoch: int, num_batches: int) -> int:
         """How many batches of the epoch an interrupted run had done; 0 where it cannot be gone on with exactly."""
         position = self.position
         if not position or position['epoch'] != epoch:
+            return 0
+        if 'ranks' not in position:
+            _logger.warning(
+                f'The checkpoint was written within epoch {epoch} by a version of timm_multimix before 0.2, whose form '
+                f'of the random states is not read any more: epoch {epoch} begins anew, with the weights of the '
+                f'checkpoint.')
+            self.position = None
             return 0
         made_with, here = position['made_with'], self._made_with(num_batches)
         if made_with == here:
@@ -67,7 +75,7 @@ class Recovery:
             batches=num_batches,
             batch_size=self.args.batch_size,
             grad_accum_steps=self.args.grad_accum_steps,
-            processes=self.args.world_size,
+            processes=self.runtime.world_size,
             device=self.device.type,
         )
 
@@ -78,16 +86,15 @@ class Recovery:
         self._begin = rng_state.get_state(self.device)
         self._before = self._begin
         if done:
-            own = self.position['states'][self.args.rank]
-            length = self._begin.numel()
-            self._begin, self._before, now, numbers = own.split([length] * 3 + [len(own) - 3 * length])
-            meters.load(numbers.clone().view(torch.float64))
+            own = self.position['ranks'][self.runtime.rank]
+            self._begin, self._before, now = own['begin'], own['before'], own['now']
+            meters.load(own['meters'])
             if done == len(loader):
                 rng_state.set_state(now, self.device)
                 return
             _logger.info(f'Going on in epoch {epoch} after {done} of {len(loader)} batches, which are read once more.')
             rng_state.set_state(self._begin, self.device)
-        iterator = iter(progress(loader, f'Epoch {epoch}', self.primary))
+        iterator = iter(progress(loader, f'Epoch {epoch}', self.runtime.primary))
         for index in range(done):
             if index == done - 1:
                 rng_state.set_state(self._before, self.device)
@@ -139,23 +146,17 @@ class Recovery:
             raise Stopped
 
     def _save(self, batches: int, update_idx: int) -> None:
-        numbers = self._meters.state()
-        own = torch.cat([
-            self._begin, self._before, rng_state.get_state(self.device), numbers.view(torch.uint8)])
-        states = own.unsqueeze(0)
-        if self.args.distributed:
-            own = own.to(self.device)
-            gathered = [torch.empty_like(own) for _ in range(self.args.world_size)]
-            torch.distributed.all_gather(gathered, own)
-            states = torch.stack(gathered).cpu()
+        own = dict(
+            begin=self._begin,
+            before=self._before,
+            now=rng_state.get_state(self.device),
+            meters=self._meters.state(),
+        )
+        ranks = [own]
+        if self.runtime.distributed:
+            ranks = [None] * self.runtime.world_size
+            torch.distributed.all_gather_object(ranks, own)
         if self.saver is not None:
-            self.saver.position = dict(
-                epoch=self._epoch,
-                batches=batches,
-                made_with=self._made_with(self._num_batches),
-                states=states,
-            )
-            try:
-                self.saver.save_recovery(self._epoch, batch_idx=update_idx)
-            finally:
-                self.saver.position = None
+            position = dict(
+                epoch=self._epoch, batches=batches, made_with=self._made_with(self._num_batches), ranks=ranks)
+            self.saver.save_recovery(self._epoch, batch_idx=update_idx, position=position)

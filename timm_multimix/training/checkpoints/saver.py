@@ -7,6 +7,8 @@ from typing import Any, Dict, Optional
 
 from timm.utils import CheckpointSaver
 
+from ..schedule import Schedule
+
 _logger = logging.getLogger('train')
 
 
@@ -16,10 +18,17 @@ class AtomicCheckpointSaver(CheckpointSaver):
     timm removes the old file before it puts the new one in its place, so a kill between the two leaves neither. Here
     the new file takes the name in one step, and is on the disk before it does. Where it cannot be written, the reason
     is logged and kept in `failure` until a later checkpoint is; the earlier ones stay.
+
+    Args:
+        schedule: Whose state travels with the checkpoints, if it has one.
+        **kwargs: For timm's.
     """
 
-    failure: Optional[str] = None
-    position: Optional[Dict[str, Any]] = None  # within the epoch, for a recovery checkpoint
+    def __init__(self, *args: Any, schedule: Optional[Schedule] = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.schedule = schedule
+        self.failure: Optional[str] = None
+        self._position: Optional[Dict[str, Any]] = None
 
     def save_checkpoint(self, epoch, metric=None):
         before = list(self.checkpoint_files), self.best_epoch, self.best_metric
@@ -41,12 +50,16 @@ class AtomicCheckpointSaver(CheckpointSaver):
         except OSError as error:
             self._fail(f'milestone-{completed_epochs}', error)
 
-    def save_recovery(self, epoch, batch_idx=0):
+    def save_recovery(self, epoch, batch_idx=0, position=None):
+        """Write a checkpoint within the epoch; `position` says where (see `Recovery`)."""
+        self._position = position
         try:
             super().save_recovery(epoch, batch_idx)
             self.failure = None
         except OSError as error:
             self._fail(f'the recovery checkpoint of epoch {epoch}', error)
+        finally:
+            self._position = None
 
     def remove_recoveries(self) -> None:
         """Remove all recovery checkpoints, of earlier runs in this folder too: a newer checkpoint is written."""
@@ -57,7 +70,11 @@ class AtomicCheckpointSaver(CheckpointSaver):
 
     def state_dict(self, epoch=None, metric=None):
         state = super().state_dict(epoch, metric)
-        return state if self.position is None else dict(state, position=self.position)
+        if self._position is not None:
+            state['position'] = self._position
+        if self.schedule is not None:
+            state['schedule'] = self.schedule.state_dict()
+        return state
 
     def _fail(self, what: str, error: OSError) -> None:
         self.failure = f'{error.filename or self.checkpoint_dir}: {error.strerror or error}'

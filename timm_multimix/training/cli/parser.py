@@ -166,11 +166,11 @@ def resolved_text(args_text: str, task: TrainingTask) -> str:
     return yaml.safe_dump({**values, **settings}, default_flow_style=False)
 
 
-def scaled_learning_rate(args: argparse.Namespace) -> float:
+def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:
     """--lr, or --lr-base scaled by the global batch size: linearly, or by its root for adaptive optimizers."""
     if args.lr is not None:
         return args.lr
-    global_batch_size = args.batch_size * args.world_size * args.grad_accum_steps
+    global_batch_size = args.batch_size * world_size * args.grad_accum_steps
     ratio = global_batch_size / args.lr_base_size
     adaptive = any(name in args.opt.lower() for name in ('ada', 'lamb'))
     scale = args.lr_base_scale or ('sqrt' if adaptive else 'linear')

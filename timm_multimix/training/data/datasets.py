@@ -24,13 +24,14 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     _check_splits(args, dataset_train, dataset_eval)
     for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
         check_folders(split, dataset, args)
-    check_classes(args, dataset_train, dataset_eval)
+    check_classes(args, data_config['num_classes'], dataset_train, dataset_eval)
     dataset_train, dataset_eval = map(_read_or_refuse, (dataset_train, dataset_eval))
     for dataset in (dataset_train, dataset_eval):
         if args.task == 'classification' and hasattr(dataset, 'target_transform'):
-            dataset.target_transform = ClassIndex(args.num_classes, dataset.target_transform)
+            dataset.target_transform = ClassIndex(data_config['num_classes'], dataset.target_transform)
         elif args.task == 'multilabel':
-            dataset.target_transform = MultiLabelTarget(args.num_classes, dense=args.target_format == 'multihot')
+            dataset.target_transform = MultiLabelTarget(
+                data_config['num_classes'], dense=args.target_format == 'multihot')
             if not isinstance(dataset, IterableDataset):
                 with named('--task multilabel needs lists of class indices, or vectors with --target-format multihot'):
                     dataset[0]

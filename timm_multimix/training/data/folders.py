@@ -37,7 +37,12 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
         _logger.warning(f'{split}: no images in {_some(unused)}; no classes are made of them.')
 
 
-def check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+def check_classes(
+        args: argparse.Namespace,
+        num_classes: int,
+        dataset_train: Dataset,
+        dataset_eval: Dataset,
+) -> None:
     """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class.
 
     Raises:
@@ -48,11 +53,11 @@ def check_classes(args: argparse.Namespace, dataset_train: Dataset, dataset_eval
     if not train:
         return
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
-    if needed > args.num_classes:
-        raise ValueError(f'--num-classes must be at least the {needed} classes of the data, got {args.num_classes}')
-    if needed < args.num_classes:
+    if needed > num_classes:
+        raise ValueError(f'--num-classes must be at least the {needed} classes of the data, got {num_classes}')
+    if needed < num_classes:
         _logger.warning(
-            f'The model has {args.num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
+            f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
     if evaluation and train != evaluation:
         names = [sorted(set(a) - set(b), key=str) for a, b in ((train, evaluation), (evaluation, train))]
         lacking = [f'only {split} has {_some(some)}' for split, some in zip((args.train_split, args.val_split), names)

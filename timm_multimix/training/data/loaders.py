@@ -20,7 +20,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     Raises:
         ValueError: If the data is missing, or the training split does not fill one batch.
     """
-    if args.aug_repeats and not args.distributed:
+    if args.aug_repeats and not runtime.distributed:
         raise ValueError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
     allow_posterize_to_black()
     dataset_train, dataset_eval = create_datasets(args, data_config)
@@ -29,7 +29,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         mean=data_config['mean'],
         std=data_config['std'],
         num_workers=args.workers,
-        distributed=args.distributed,
+        distributed=runtime.distributed,
         pin_memory=args.pin_mem,
         img_dtype=runtime.model_dtype,
         device=runtime.device,
@@ -56,7 +56,8 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
     )
     if args.naflex_loader:
-        loaders = create_naflex_loaders(args, data_config, dataset_train, dataset_eval, shared, augmentation)
+        loaders = create_naflex_loaders(
+            args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
         for loader in loaders:
             shield_workers(loader)
         return loaders

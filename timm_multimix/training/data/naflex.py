@@ -10,11 +10,13 @@ from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
 from ..cli.combinations import mixes_input
+from ..runtime import Runtime
 
 
 def create_naflex_loaders(
         args: argparse.Namespace,
         data_config: Dict[str, Any],
+        runtime: Runtime,
         dataset_train: Dataset,
         dataset_eval: Dataset,
         shared: Dict[str, Any],
@@ -38,7 +40,7 @@ def create_naflex_loaders(
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
-            num_classes=args.num_classes,
+            num_classes=data_config['num_classes'],
             mixup_alpha=args.mixup,
             cutmix_alpha=args.cutmix,
             switch_prob=args.mixup_switch_prob,
@@ -54,8 +56,8 @@ def create_naflex_loaders(
         train_seq_lens=tuple(args.naflex_train_seq_lens),
         max_seq_len=args.naflex_max_seq_len,
         mixup_fn=mixup_fn,
-        rank=args.rank,
-        world_size=args.world_size,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
         seed=args.seed,
         patchify_channels_last=channels_last,
         **patches,

@@ -1,0 +1,89 @@
+"""The learning rates of a run: timm's schedulers, with the state that a resumed run needs."""
+import argparse
+import logging
+import warnings
+from typing import Any, Dict, Optional
+
+import torch
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.scheduler.plateau_lr import PlateauLRScheduler
+
+from .errors import named
+
+_logger = logging.getLogger('train')
+_PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # what torch's scheduler counts
+
+
+class Schedule:
+    """timm's scheduler of --sched, or none.
+
+    timm's schedulers compute the rates from the epoch or the update, so that a resumed run has them by asking for its
+    own. Plateau alone goes by what the run has met. That is its state; what flags say is not part of it, so that a run
+    may go on with others.
+
+    Args:
+        args: The flags.
+        optimizer: Whose learning rates are set.
+        updates_per_epoch: Updates of the weights in an epoch.
+
+    Raises:
+        ValueError: If there is no such scheduler, or its flags do not fit.
+    """
+
+    def __init__(self, args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int):
+        self.optimizer = optimizer
+        self.updates_per_epoch = updates_per_epoch
+        self.on_updates = args.sched_on_updates
+        with named(f'--sched {args.sched}'), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # for its state is not saved
+            self.scheduler, self.num_epochs = create_scheduler_v2(
+                optimizer,
+                **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
+                updates_per_epoch=updates_per_epoch,
+            )
+
+    def begin(self, epoch: int, updates: int, state: Optional[Dict[str, Any]] = None) -> None:
+        """Set the rates with which a run goes on.
+
+        Args:
+            epoch: The epoch that it goes on with.
+            updates: All that were made before.
+            state: What the checkpoint holds of the schedule; None where it begins anew.
+        """
+        if isinstance(self.scheduler, PlateauLRScheduler) and state:
+            self._load_plateau(state)
+        if self.on_updates:
+            self.step_update(updates)
+        elif epoch > 0:
+            self.step(epoch)
+
+    def step(self, epoch: int, metric: Optional[float] = None) -> None:
+        """Set the rates of that epoch; `metric` is that of the one before, None where it was not validated."""
+        if self.scheduler is not None:
+            self.scheduler.step(epoch, metric)
+
+    def step_update(self, updates: int) -> None:
+        """Set the rates of the next update; `updates` is the number of those that are done."""
+        if self.scheduler is not None and updates > 0:
+            self.scheduler.step_update(updates)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What `begin` takes: plain values, empty for a scheduler that has no state."""
+        if not isinstance(self.scheduler, PlateauLRScheduler):
+            return {}
+        return dict(
+            {name: getattr(self.scheduler.lr_scheduler, name) for name in _PLATEAU},
+            rates=[group['lr'] for group in self.optimizer.param_groups],
+            without_noise=self.scheduler.restore_lr,
+        )
+
+    def _load_plateau(self, state: Dict[str, Any]) -> None:
+        for name in _PLATEAU:
+            setattr(self.scheduler.lr_scheduler, name, state[name])
+        self.scheduler.restore_lr = state['without_noise']
+        for group, rate in zip(self.optimizer.param_groups, state['rates'], strict=True):
+            group['lr'] = rate  # which timm set to the first ones again
+
+    def mean_rate(self) -> float:
+        """The learning rate that is logged: the mean over the parameter groups."""
+        return sum(group['lr'] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)
