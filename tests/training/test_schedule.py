@@ -1,0 +1,152 @@
+"""An interrupted run has the learning rates of an uninterrupted one, under every scheduler that timm has."""
+import copy
+import os
+import signal
+
+import pytest
+import torch
+from timm.scheduler import scheduler_factory
+
+import train_timm
+from tests.training.states import assert_identical, final_state, read
+from tests.training.test_train import rows_of
+from timm_multimix.training import evaluate, loop
+from timm_multimix.training.cli.parser import parse_args
+from timm_multimix.training.schedule import Schedule
+
+NAMES = ['cosine', 'tanh', 'step', 'constant', 'multistep', 'plateau', 'poly', 'wsd', 'rsqrt', 'none']
+MORE = ['--decay-rate', '0.5', '--decay-epochs', '2', '--decay-milestones', '2', '4', '--warmup-epochs', '1',
+        '--warmup-lr', '1e-4', '--patience-epochs', '0', '--lr-noise', '0.3', '0.9', '--epochs', '6', '--seed', '3']
+NOISE_FREE = [name for name in MORE if name not in ('--lr-noise', '0.3', '0.9')]
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """The learning rate of every batch, as (epoch, rate); SIGTERM is sent in the batch `at`, counted from 0."""
+    class Rates(list):
+        at = None
+
+    def watched(training, *args):
+        rates.append(training.optimizer.param_groups[0]['lr'])
+        if rates.at is not None and len(rates) - 1 == rates.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward_backward(training, *args)
+
+    rates, forward_backward = Rates(), loop._forward_backward
+    monkeypatch.setattr(loop, '_forward_backward', watched)
+    return rates
+
+
+@pytest.fixture
+def metrics(monkeypatch):
+    """Let validation find a metric that goes up and down; a run that goes on finds what comes next."""
+    def validate(training, model, loader, recovery=None, log_suffix=''):
+        result = original(training, model, loader, recovery, log_suffix)
+        count = len([name for name in os.listdir(training.args.output + '/' + training.args.experiment)
+                     if name.startswith('checkpoint-')])
+        return dict(result, top1=METRICS[count])
+
+    original = evaluate.validate
+    monkeypatch.setattr(evaluate, 'validate', validate)
+
+
+def test_these_are_all_that_timm_has():
+    """Every scheduler class of timm's factory comes from one of the names."""
+    args, _ = parse_args(['folder', *NOISE_FREE])
+    made = set()
+    for name in NAMES:
+        args.sched = name
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        made.add(type(Schedule(args, optimizer, 3).scheduler).__name__)
+    classes = {name for name in vars(scheduler_factory) if name.endswith('LRScheduler')}
+    assert classes and made == classes | {'NoneType'}
+
+
+METRICS = [30., 40., 35., 41., 20., 50.]
+
+
+class Run:
+    """The rates of a run without a model, three updates to each of the six epochs, and what a checkpoint would hold."""
+
+    def __init__(self, args, checkpoint=None):
+        weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+        self.optimizer = torch.optim.SGD([{'params': weights[:1], 'lr_scale': 0.5}, {'params': weights[1:]}], lr=0.1)
+        self.done, state = 0, None
+        if checkpoint is not None:
+            self.done, state, optimizer = checkpoint
+            self.optimizer.load_state_dict(optimizer)
+        self.schedule = Schedule(args, self.optimizer, 3)
+        self.schedule.begin(self.done // 3, self.done, state)
+
+    def rates(self):
+        return [group['lr'] for group in self.optimizer.param_groups]
+
+    def update(self):
+        """The rates of one update."""
+        rates = self.rates()
+        self.done += 1
+        self.schedule.step_update(self.done)
+        if self.done % 3 == 0:
+            self.schedule.step(self.done // 3, METRICS[self.done // 3 - 1])
+        return rates
+
+    def checkpoint(self):
+        return copy.deepcopy((self.done, self.schedule.state_dict(), self.optimizer.state_dict()))
+
+
+@pytest.mark.parametrize('on_updates', [False, True])
+@pytest.mark.parametrize('name', NAMES)
+def test_a_run_that_goes_on_has_the_same_rates(name, on_updates):
+    """Interrupted after any update, at the end of an epoch or inside one; with warm-up, and with noise on the rates."""
+    if on_updates and name == 'plateau':
+        pytest.skip('timm has it by epochs alone')
+    args, _ = parse_args(['folder', *MORE, '--sched', name, *(['--sched-on-updates'] if on_updates else [])])
+    run = Run(args)
+    whole = [run.update() for _ in range(18)]
+    assert len({rates[0] for rates in whole}) > (0 if name == 'none' else 2)
+    for interrupt in range(1, 18):
+        run = Run(args)
+        parts = [run.update() for _ in range(interrupt)]
+        run = Run(args, run.checkpoint())
+        assert parts + [run.update() for _ in range(18 - interrupt)] == whole
+
+
+@pytest.mark.parametrize('more', ['plateau', pytest.param('cosine --sched-on-updates', marks=pytest.mark.slow)])
+def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, rates, metrics):
+    """Ended by --stop-epoch, and by SIGTERM within an epoch."""
+    flags = [*flags, *MORE, '--sched', *more.split(), '--resume', 'auto', '--checkpoint-hist', '10']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    whole, rates[:] = list(rates), []
+    assert len(whole) == 18 and len(set(whole)) > 2
+
+    rates.at = 10  # in the fourth of the epochs, of which --stop-epoch does three
+    assert train_timm.main([*flags, '--experiment', 'parts', '--stop-epoch', '3']) == 0
+    assert rates == whole[:9]
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert len(rates) == 12
+    rates.at = None
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert rates == whole
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+
+
+def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metrics):
+    """What the checkpoint holds is what matters: with `--no-resume-opt` the rates begin anew."""
+    flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto']
+    assert train_timm.main([*flags, '--stop-epoch', '4']) == 0
+    state = read(tmp_path / 'run' / 'last.pth.tar')['saver']['schedule']
+    assert state['best'] == 41. and state['rates'] == [pytest.approx(0.005)] and state['num_bad_epochs'] == 0
+    rates.clear()
+    assert train_timm.main([*flags, '--no-resume-opt', '--stop-epoch', '5']) == 0
+    assert rates == [pytest.approx(0.01)] * 3
+
+
+def test_an_epoch_that_is_validated_for_its_being_the_last_does_not_count(flags, tmp_path, rates, metrics):
+    """With --val-interval: else the rates would depend on where a run was ended."""
+    flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto', '--val-interval', '2']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    whole, rates[:] = list(rates), []
+    for more in (['--stop-epoch', '3'], []):
+        assert train_timm.main([*flags, '--experiment', 'parts', *more]) == 0
+    assert rates == whole
