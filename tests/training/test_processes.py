@@ -1,4 +1,5 @@
 """Signals, and the end of one of two processes; each prints the seconds that it took (pytest -s shows them)."""
+import json
 import os
 import re
 import signal
@@ -149,6 +150,34 @@ def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
         run = launch(*more)
         assert [run.end(index)[0] for index in range(len(run.processes))] == [0] * len(run.processes), run.text()
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
+
+
+def test_the_share_of_mixed_batches_goes_on_in_both(tmp_path):
+    """--multimix-input-prob auto, ended within an epoch: both have the share, the average and the weights."""
+    def run(name, stop_at, *more):
+        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-input-prob', 'auto',
+                 '--workers', '0', '--output', str(tmp_path), *more]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, '-m', 'tests.training.two_processes', str(tmp_path / name), str(stop_at), *flags],
+                env={**os.environ, 'PYTHONPATH': '.', **environment}, stderr=subprocess.PIPE, text=True,
+                stdout=subprocess.DEVNULL)
+            for environment in two_by_hand(free_port())]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+        return [json.loads((tmp_path / f'{name}-{rank}').read_text()) for rank in range(2)]
+
+    whole = run('whole', -1, '--experiment', 'whole')
+    stopped = run('stopped', 12)
+    assert list((tmp_path / 'run').glob('recovery-1-*'))
+    resumed = run('resumed', -1)
+    for rank in range(2):
+        assert 12 < stopped[rank]['batches'] < whole[rank]['batches']
+        assert stopped[rank]['batches'] + resumed[rank]['batches'] == whole[rank].pop('batches')
+        assert 0. < whole[rank]['share'] and 0. < stopped[rank]['share'] != whole[rank]['share']
+        del resumed[rank]['batches']
+        assert resumed[rank] == whole[rank]
+    assert whole[0]['share'] == whole[1]['share'] and whole[0]['accuracy'] == whole[1]['accuracy']
 
 
 @pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
