@@ -187,7 +187,7 @@ def chance_level(dataset: Any, num_classes: int) -> float:
         labels = [label for _, label in getattr(getattr(dataset, 'reader', None), 'samples', ())]
     try:
         counts = Counter(map(int, labels))
-    except TypeError:  # lists of labels
+    except (TypeError, ValueError):  # lists of labels, or names
         counts = Counter()
     return max(counts.values()) / counts.total() if counts else 1. / num_classes
 
