@@ -157,8 +157,10 @@ def any_values():
 
 def check_finite(name: str, value: torch.Tensor) -> None:
     """Refuse NaN and infinities on the CPU; on an accelerator they reach the loss, where loss scaling meets them."""
-    if _looks_at_values.get() and value.device.type == 'cpu' and not bool(torch.isfinite(value).all()):
-        bad = int((~torch.isfinite(value)).sum())
+    if not _looks_at_values.get() or value.device.type != 'cpu' or bool(torch.isfinite(value.detach().sum())):
+        return  # a sum of finite values may overflow, so that it is looked at each of them then
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
         raise ValueError(f'{name} must be finite, got {bad} NaN or infinite values of {value.numel()}')
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from tests.test_functional import ANYWHERE, random_target, random_weights
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import mixed_cross_entropy
-from timm_multimix.ops import IMPLEMENTATIONS, LossParams, chunked, reference_cross_entropy
+from timm_multimix.ops import IMPLEMENTATIONS, LossParams, chunked, one_pass, reference_cross_entropy
 from timm_multimix.training.cli.parser import parse_args
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
@@ -37,7 +37,7 @@ def test_implementations_agree(name, kind):
 def test_any_chunk_of_positions_and_tuples_gives_the_same(kind, shape, monkeypatch):
     logits, target, weights = problem(kind)
     expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
-    monkeypatch.setattr(chunked, '_chunk_shape', lambda _: shape)
+    monkeypatch.setattr(chunked, '_chunk_shape', lambda *_: shape)
     torch.testing.assert_close(
         loss_and_grad(chunked.chunked_cross_entropy, logits, target, [weights]), expected, **CLOSE)
 
@@ -47,16 +47,17 @@ def test_chunk_constants_bound_the_mixed_logits(monkeypatch):
     expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
     monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', {'cpu': 6})
     monkeypatch.setattr(chunked, '_MIN_CHUNK_ROWS', 1)
-    assert chunked._chunk_shape(logits) == (1, 2)
+    assert chunked._chunk_shape(logits, 9) == (1, 2)
     torch.testing.assert_close(
         loss_and_grad(chunked.chunked_cross_entropy, logits, target, [weights]), expected, **CLOSE)
 
 
 def test_chunk_shapes():
-    def shape(num_classes, device):
-        return chunked._chunk_shape(torch.empty(9, 4, num_classes, device=device))
+    def shape(num_classes, device, num_tuples=1000):
+        return chunked._chunk_shape(torch.empty(9, 4, num_classes, device=device), num_tuples)
 
     assert shape(1000, 'cpu') == (1, (1 << 18) // 1000)
+    assert shape(1000, 'cpu', 42) == (6, 262)  # positions together, where one has few tuples
     assert shape(1 << 20, 'cpu') == (1, 64)  # never so few rows that the product is bound by memory
     # any other device counts as an accelerator: whole positions together
     assert shape(1000, 'meta') == ((1 << 25) // 1000 // 1024, 1024)
@@ -171,3 +172,24 @@ def test_a_new_implementation_is_found_by_its_name(monkeypatch):
     assert MultiMixLoss(8, implementation='doubled')(logits, target).isfinite()
     args, _ = parse_args(['folder', '--mixup-mode', 'multimix', '--multimix-implementation', 'doubled'])
     assert args.multimix_implementation == 'doubled'
+
+
+@pytest.mark.parametrize('kind', ['hard', 'soft'])
+@pytest.mark.parametrize('label_smoothing', [0., 0.1])
+@pytest.mark.parametrize('with_teacher', [False, True])
+def test_few_classes_and_many_have_the_same_target_term(with_teacher, label_smoothing, kind, monkeypatch):
+    """Either way of computing it serves any number of classes."""
+    logits, target, weights = problem(kind)
+    teacher = torch.randn_like(logits) if with_teacher else None
+    params = LossParams(target, label_smoothing, teacher, 0.3)
+
+    def loss_and_grad(implementation):
+        loss = implementation(logits, [weights], params)
+        return loss.detach(), torch.autograd.grad(2.5 * loss, logits)[0]
+
+    expected = loss_and_grad(reference_cross_entropy)
+    for way in (one_pass._FewClasses, one_pass._GramMatrix):
+        for name in ('_FewClasses', '_GramMatrix'):
+            monkeypatch.setattr(one_pass, name, way)
+        torch.testing.assert_close(loss_and_grad(chunked.chunked_cross_entropy), expected, **CLOSE)
+        monkeypatch.undo()

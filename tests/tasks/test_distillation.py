@@ -53,7 +53,7 @@ def test_any_chunk_and_block_gives_the_same(kind, chunk, monkeypatch):
     """Chunks of tuples and positions, and blocks of weights, that do not divide n and r."""
     student, teacher, target, weights = problem('dense', kind)
     expected = naive.distillation_loss(student, teacher, target, weights, 0.3, 0.1)
-    monkeypatch.setattr(chunked, '_chunk_shape', lambda _: chunk)
+    monkeypatch.setattr(chunked, '_chunk_shape', lambda *_: chunk)
     loss = mixed_cross_entropy(
         F.linear(*student), target, iter(weights.split(3, dim=1)), label_smoothing=0.1,
         teacher_logits=F.linear(*teacher), gamma=0.3)

@@ -29,7 +29,7 @@ def add_logsumexp(
 
 def _in_chunks(exp_of_mixed, logits, weights, mass, grad, need_sum):
     total = logits.new_zeros(())
-    chunk_positions, chunk_tuples = _chunk_shape(logits)
+    chunk_positions, chunk_tuples = _chunk_shape(logits, weights.shape[1])
     for j in range(0, weights.shape[0], chunk_positions):
         for k in range(0, weights.shape[1], chunk_tuples):
             here = slice(j, j + chunk_positions)
@@ -69,11 +69,11 @@ chunked_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp)
 compiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_compiled)
 
 
-def _chunk_shape(logits: torch.Tensor) -> Tuple[int, int]:
+def _chunk_shape(logits: torch.Tensor, num_tuples: int) -> Tuple[int, int]:
     """How many positions and how many tuples to mix at a time."""
     num_classes = logits.shape[-1]
     budget = _CHUNK_ELEMENTS.get(logits.device.type, _CHUNK_ELEMENTS_ACCELERATOR)
     rows = max(budget // num_classes, _MIN_CHUNK_ROWS)
     if logits.device.type == 'cpu':
-        return 1, rows
+        return max(rows // num_tuples, 1), rows
     return max(rows // 1024, 1), min(rows, 1024)

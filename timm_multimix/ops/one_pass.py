@@ -4,7 +4,8 @@ With S the logits `[b, c]` of one position, Λ its weights `[n, b]` and Y the ta
 
     sum_k logsumexp((ΛS)_k)  -  sum_k (ΛY)_k · (ΛS)_k
 
-and, the second term being bilinear in Λ, it needs the Gram matrix G = ΛᵀΛ `[b, b]` alone: sum_ij G_ij (Y_i · S_j).
+and, the second term being bilinear in Λ, it needs the Gram matrix G = ΛᵀΛ `[b, b]` alone: sum_ij G_ij (Y_i · S_j), or,
+where there are fewer classes than examples, ΛᵀΛY `[b, c]`.
 The first term and its gradient Λᵀ softmax(ΛS) are what an implementation brings. The gradient is ready when the loss
 is, and nothing of size n x c is kept for backward.
 
@@ -96,8 +97,6 @@ def _loss_and_grad(
     target, smoothing, teacher_logits, gamma = (
         params.target, params.label_smoothing, params.teacher_logits, params.gamma)
     grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
-    gram = logits.new_zeros(num_positions, batch_size, batch_size)
-    total_weight = logits.new_zeros(num_positions, batch_size)  # sum of λ_ki over the tuples k
     logsumexp = logits.new_zeros(())
     num_tuples = 0
     target_mass = None
@@ -108,20 +107,18 @@ def _loss_and_grad(
             target_mass = gamma * target_mass + (1. - gamma)
     teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
 
+    targets = (_FewClasses if num_classes < batch_size else _GramMatrix)(logits, target, smoothing)
     for weights in weight_blocks:
         weights = weights.to(logits.dtype)
         num_tuples += weights.shape[1]
-        gram.baddbmm_(weights.transpose(1, 2), weights)
-        total_weight += weights.sum(dim=1)
+        targets.add(weights)
         logsumexp += add_logsumexp(logits, weights, target_mass, grad)
         if teacher_logits is not None:
             add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
 
     if num_tuples == 0:
         raise ValueError('weights must hold at least one tuple (n >= 1), got none')
-    if teacher_logits is not None:
-        gram, total_weight = gamma * gram, gamma * total_weight
-    target_term = _add_target_term(logits, target, gram, total_weight, smoothing, grad)
+    target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma
         if grad is not None:
@@ -133,21 +130,57 @@ def _loss_and_grad(
     return saturate((logsumexp - target_term) / count / SUM_SCALE), grad
 
 
-def _add_target_term(logits, target, gram, total_weight, label_smoothing, grad):
-    """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k, through the Gram matrix; takes its derivative from `grad`."""
-    if target.ndim == 2:
-        pull = gram @ target  # [r, b, c]
+class _FewClasses:
+    """The term of the targets by ΛᵀΛY `[r, b, c]`, which is also its derivative."""
+
+    def __init__(self, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float):
+        self.logits = logits
+        self.pull = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        if target.ndim == 1:
+            off_value = label_smoothing / logits.shape[-1]
+            hard, target = target.long().unsqueeze(1), logits.new_full(logits.shape[1:], off_value)
+            target.scatter_(1, hard, 1. - label_smoothing + off_value)
+        self.target = target  # soft ones have their smoothing
+
+    def add(self, weights: torch.Tensor) -> None:
+        self.pull.baddbmm_(weights.transpose(1, 2), weights @ self.target)
+
+    def term(self, grad: Optional[torch.Tensor], share: float) -> torch.Tensor:
+        """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k, times `share`; takes its derivative from `grad`."""
+        return _pulled(self.logits, self.pull, grad, share)
+
+
+class _GramMatrix:
+    """The same by G = ΛᵀΛ `[r, b, b]`; of hard labels it takes b logits of an example, not all c."""
+
+    def __init__(self, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float):
+        num_positions, batch_size, _ = logits.shape
+        self.logits, self.target, self.label_smoothing = logits, target, label_smoothing
+        self.gram = logits.new_zeros(num_positions, batch_size, batch_size)
+        self.total_weight = logits.new_zeros(num_positions, batch_size)  # sum of λ_ki over the tuples k
+
+    def add(self, weights: torch.Tensor) -> None:
+        self.gram.baddbmm_(weights.transpose(1, 2), weights)
+        self.total_weight += weights.sum(dim=1)
+
+    def term(self, grad: Optional[torch.Tensor], share: float) -> torch.Tensor:
+        logits, target = self.logits, self.target
+        if target.ndim == 2:
+            return _pulled(logits, self.gram @ target, grad, share)
+        target = target.long()
+        gram = self.gram.mul_(share * (1. - self.label_smoothing))
         if grad is not None:
-            grad -= pull
-        return (pull.mul_(SUM_SCALE) * logits).sum()
-    target = target.long()
-    on_value, off_value = 1. - label_smoothing, label_smoothing / logits.shape[-1]
-    gram = gram * on_value
+            grad.index_add_(2, target, gram, alpha=-1.)
+        off_weight = self.total_weight * (share * self.label_smoothing / logits.shape[-1])
+        if grad is not None and self.label_smoothing:
+            grad -= off_weight.unsqueeze(-1)
+        term = (gram.mul_(SUM_SCALE) * logits.index_select(2, target)).sum()
+        if self.label_smoothing:
+            term = term + (off_weight * (logits @ logits.new_full((logits.shape[-1],), SUM_SCALE))).sum()
+        return term
+
+
+def _pulled(logits: torch.Tensor, pull: torch.Tensor, grad: Optional[torch.Tensor], share: float) -> torch.Tensor:
     if grad is not None:
-        grad.index_add_(2, target, gram, alpha=-1.)
-        if label_smoothing:
-            grad -= off_value * total_weight.unsqueeze(-1)
-    term = (gram.mul_(SUM_SCALE) * logits.index_select(2, target)).sum()
-    if label_smoothing:
-        term = term + off_value * (total_weight * (logits @ logits.new_full((logits.shape[-1],), SUM_SCALE))).sum()
-    return term
+        grad.sub_(pull, alpha=share)
+    return (pull.mul_(SUM_SCALE * share) * logits).sum()
