@@ -111,7 +111,8 @@ def _progress(folder: str) -> Tuple[List[Dict[str, Optional[float]]], float]:
         wanted = yaml.safe_load(file)['epochs']
     if not os.path.exists(checkpoint):
         return [], wanted
-    saved = torch.load(checkpoint, map_location='cpu', weights_only=False)['epoch']
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True)['epoch']
     return [row for row in _epochs(os.path.join(folder, 'summary.csv')) if row['epoch'] <= saved], wanted
 
 

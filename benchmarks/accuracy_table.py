@@ -6,6 +6,7 @@ from typing import List, Optional
 from .accuracy import RESULTS
 from .report.page import markdown_table
 from .report.provenance import caption
+from .suite.methods import find
 from .suite.recipes import RECIPES
 from .suite.runs import Runs, cell, read_runs
 
@@ -17,7 +18,7 @@ def table(runs: Runs) -> List[List[str]]:
         cells = [
             cell([record['result'][metric] for record in records], digits)
             for metric, digits in (('top1', 2), ('loss', 3))]
-        rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+        rows.append([find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
     return rows
 
 

@@ -4,10 +4,9 @@ import csv
 import os
 import sys
 import time
+from typing import Dict, List
 
 import train_timm
-
-from .report.curves import plot_curves
 
 FLAGS = (
     '--dataset digits --num-classes 10 --model resnet10t --input-size 3 32 32 --model-kwargs output_stride=8 '
@@ -15,6 +14,38 @@ FLAGS = (
     '--epochs 8 --batch-size 64 --opt adamw --lr 2e-3 --weight-decay 0.05 --warmup-epochs 1 '
     '--scale 0.7 1 --ratio 0.9 1.1 --hflip 0 --color-jitter 0 --crop-pct 1 --workers 2 --checkpoint-hist 1'
 ).split()
+_CURVES = (
+    ('loss', (('train_clean_loss', 'training images'), ('eval_loss', 'held-out images'))),
+    ('top-1 (%)', (('train_top1', 'training images'), ('eval_top1', 'held-out images'))),
+)
+"""Of each panel its curves, by their columns of summary.csv. The mixed loss, which is no match for the held-out one, is
+left out."""
+
+
+def plot_curves(rows: List[Dict[str, str]], path: str, title: str) -> None:
+    """Draw loss and accuracy of a run by epoch, as a PNG; a curve without numbers is left out.
+
+    Args:
+        rows: Of the run's summary.csv.
+        path: PNG file to write.
+        title: Heading of the figure.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    figure.suptitle(title)
+    for axis, (label, curves) in zip(axes, _CURVES):
+        for column, name in curves:
+            points = [(int(row['epoch']) + 1, float(row[column])) for row in rows if row.get(column)]
+            if points:
+                axis.plot(*zip(*points), marker='.', label=name)
+        axis.set(xlabel='epoch', ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> int:
@@ -28,10 +59,11 @@ def main() -> int:
     if code:
         return code
     folder = os.path.join(args.output, experiment)
-    summary = os.path.join(folder, 'summary.csv')
-    curves = plot_curves(summary, os.path.join(folder, 'curves.png'), 'Dense MultiMix on digits, resnet10t')
+    summary, curves = (os.path.join(folder, name) for name in ('summary.csv', 'curves.png'))
     with open(summary, newline='') as file:
-        best = max(float(row['eval_top1']) for row in csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    plot_curves(rows, curves, 'Dense MultiMix on digits, resnet10t')
+    best = max(float(row['eval_top1']) for row in rows)
     print(f'Held-out top-1: {best:.2f} % after {time.time() - start:.0f} s. '
           f'Checkpoint: {os.path.join(folder, "model_best.pth.tar")}, summary: {summary}, curves: {curves}')
     return 0

@@ -96,21 +96,19 @@ def main(argv: Optional[List[str]] = None) -> int:
         model, data_config = load_run(run, args.device)
         pixels, labels = load_pixels(os.path.join(data, RECIPES[run.recipe].eval_split), data_config, args.images)
         embeddings = F.normalize(apply(model.embed, pixels, args.device), dim=-1)
-        chosen = torch.arange(min(POINTS, len(labels))) * len(labels) // min(POINTS, len(labels))
-        points = project(embeddings[chosen], args.projection)
-        return dict(
+        result = dict(
             images=len(pixels),
             width=embeddings.shape[1],
             alignment=alignment(embeddings, labels),
             uniformity=uniformity(embeddings),
             **class_spread(embeddings, labels),
-            picture=dict(
-                projection=args.projection,
-                x=[round(value, 2) for value in points[:, 0].tolist()],
-                y=[round(value, 2) for value in points[:, 1].tolist()],
-                label=labels[chosen].tolist(),
-            ),
         )
+        if run.seed == args.seeds[0]:  # one is drawn
+            count = min(POINTS, len(labels))
+            chosen = torch.arange(count) * len(labels) // count
+            x, y = project(embeddings[chosen], args.projection).T.double().round(decimals=2).tolist()
+            result['picture'] = dict(projection=args.projection, x=x, y=y, label=labels[chosen].tolist())
+        return result
 
     settings = dict(images=args.images, projection=args.projection)
     return evaluate_runs('embedding_space', parser, args, settings, evaluate)

@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 from . import accuracy, attention, embedding_space, ood, robustness, step_time
 from .report import __main__ as report
 from .suite import budget
-from .suite.methods import METHODS
+from .suite.methods import KNOBS, METHODS
 from .suite.recipes import RECIPES
 from .suite.running import create_parser, exclusive
 from .suite.runs import existing_settings
@@ -42,11 +42,11 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
     changed = [name for name, value in steps.items() if existing.get(name, value) != value]
     if changed:
         raise ValueError(f'{path} must be of {steps}, got another {", ".join(changed)}; delete it to time anew')
-    chosen = ['plain'] + [method for method in step_time.METHODS if method in methods and method != 'plain']
+    chosen = ['plain'] + [method for method in [*METHODS, *KNOBS] if method in methods and method != 'plain']
     timed = existing.get('methods', [])
     if set(chosen) <= set(timed):
         return 0
-    chosen = [method for method in step_time.METHODS if method in {*chosen, *timed}]
+    chosen = [method for method in [*METHODS, *KNOBS] if method in {*chosen, *timed}]
     return step_time.main([
         '--models', *steps['models'], '--batch-size', *map(str, steps['batch_size']),
         '--image-size', str(steps['image_size']), '--num-classes', str(steps['num_classes']),

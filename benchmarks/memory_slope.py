@@ -1,4 +1,4 @@
-"""Does memory grow over a long run? `python -m benchmarks.memory_slope`.
+"""Growth of memory over a long run: `python -m benchmarks.memory_slope`.
 
 A tiny model takes 2,000 steps of training by each method, on images that are new at each step. The resident set of the
 process (on a GPU also what the CUDA allocator has in use) is read every few steps; after a warm-up a line is fitted
@@ -9,24 +9,17 @@ import argparse
 import gc
 import json
 import os
-import subprocess
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 
-from .step_time import METHODS, Stepper
+from .step_time import DEFAULT_METHODS, Stepper
 from .suite.device import add_device
+from .suite.memory import MIB, resident_set, run_apart
+from .suite.methods import KNOBS, METHODS
 from .suite.results import write_result
-
-_MIB = 2 ** 20
-
-
-def resident_set() -> int:
-    """Bytes of memory that the process has."""
-    with open('/proc/self/statm') as file:
-        return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 
 
 def slope(steps: List[int], values: List[float]) -> Tuple[float, float]:
@@ -55,9 +48,9 @@ def measure(method: str, args: argparse.Namespace) -> Dict[str, Any]:
             gc.collect()  # what is garbage already is no leak
             if on_gpu:
                 torch.cuda.synchronize()
-                allocated.append(torch.cuda.memory_allocated() / _MIB)
+                allocated.append(torch.cuda.memory_allocated() / MIB)
             steps.append(step)
-            resident.append(resident_set() / _MIB)
+            resident.append(resident_set() / MIB)
     gc.unfreeze()
     return dict(resident=summary(steps, resident), cuda=summary(steps, allocated) if on_gpu else None)
 
@@ -74,13 +67,6 @@ def summary(steps: List[int], mib: List[float]) -> Dict[str, float]:
     )
 
 
-def measure_apart(method: str, argv: List[str]) -> Dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, '-m', 'benchmarks.memory_slope', *argv, '--methods', method, '--in-this-process']
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_device(parser)
@@ -88,8 +74,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--image-size', type=int, default=32)
     parser.add_argument('--num-classes', type=int, default=10)
-    parser.add_argument('--tuples', type=int, default=100)
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--tuples', type=int, default=100, help='of MultiMix')
+    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=DEFAULT_METHODS, metavar='METHOD')
     parser.add_argument('--steps', type=int, default=2000)
     parser.add_argument('--warmup', type=int, default=500, help='steps before the first reading')
     parser.add_argument('--interval', type=int, default=20, help='steps between readings')
@@ -116,7 +102,8 @@ def main(argv: Optional[List[str]] = None) -> int:
              for text in (f'--{name.replace("_", "-")}', str(value))]
     results = {}
     for method in args.methods:
-        results[method] = measure_apart(method, flags)
+        argv_apart = [*flags, '--methods', method, '--in-this-process']
+        results[method] = json.loads(run_apart('benchmarks.memory_slope', argv_apart))
         for kind, row in results[method].items():
             if row is not None:
                 print(

@@ -2,66 +2,60 @@
 
 A step is the mixing, forward, loss, backward, optimizer and, with a teacher, its update, on images that are on the
 device already. In every round each method takes its steps in turn, in an order that rotates, and is compared with plain
-training in the same round; medians over the rounds, with quartiles. What a teacher adds to a step is told in forward
-passes of that teacher, timed in the same round. Memory is the peak that the CUDA allocator reports for one step of a
-method; on a CPU it is not measured.
+training in the same round; medians over the rounds, with quartiles. The time that a teacher adds to a step is given in
+forward passes of that teacher, timed in the same round. Memory is the peak that the CUDA allocator reports for one step
+of a method; on a CPU it is not measured.
 """
 import argparse
 import os
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import timm
 import torch
 import torch.nn as nn
-from timm.data import Mixup
-from timm.task import ClassificationTask, TrainingTask
+from timm.task import TrainingTask
 
-from timm_multimix import MixupETask, MultiMixTask
+from timm_multimix.training.cli.methods import needs_two_views
+from timm_multimix.training.cli.parser import parse_args
+from timm_multimix.training.runtime import Runtime
+from timm_multimix.training.task import create_task
 
 from .suite.device import add_device
+from .suite.methods import KNOBS, METHODS, find
 from .suite.results import write_result
 
-METHODS = (
-    'plain', 'label-smoothing', 'mixup', 'mixup-elem', 'cutmix', 'mixup-cutmix', 'manifold-mixup', 'multimix',
-    'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled', 'mixupe')
+DEFAULT_METHODS = [*METHODS, 'mixup-elem']
 _DEFAULTS = dict(
     cuda=dict(models=['resnet50', 'vit_small_patch16_224'], batch_size=[128, 256], rounds=15, steps=10),
     cpu=dict(models=['resnet18', 'vit_tiny_patch16_224'], batch_size=[16], rounds=9, steps=1),
 )
+_RUN_LENGTH = 1000  # batches of the run that 'auto' takes this for; its share of mixed images stays near 0
 
 
-class Method(NamedTuple):
-    """A task, and what it does to a batch before."""
+class TimedMethod(NamedTuple):
+    """A task, timm's Mixup for the batches before it, and whether it takes two views of them."""
     task: TrainingTask
     mix: Optional[Callable]
+    two_views: bool
 
 
-def create_method(name: str, model: nn.Module, num_classes: int, num_tuples: Optional[int] = None) -> Method:
-    """One of `METHODS` on a model; all may be on the same one."""
-    shared = dict(device=next(model.parameters()).device, verbose=False)
-    if 'multimix' in name:
-        teacher = dict(teacher_decay=0.999, single_view=True) if name.endswith('distilled') else {}
-        mode = 'dense-multimix' if name.startswith('dense') else 'multimix'
-        return Method(MultiMixTask(model, mode=mode, num_tuples=num_tuples, **teacher, **shared), None)
-    if name == 'mixupe':
-        return Method(MixupETask(model, **shared), None)
-    if name == 'manifold-mixup':
-        pairs = dict(num_tuples=128, length=2, concentration='example', alpha=1., clean_weight=0.)
-        return Method(MultiMixTask(model, mode='multimix', **pairs, **shared), None)
-    if name in ('plain', 'label-smoothing'):
-        smoothing = 0. if name == 'plain' else 0.1
-        return Method(ClassificationTask(model, criterion_kwargs=dict(smoothing=smoothing), **shared), None)
-    alphas = dict(mixup_alpha=float('mixup' in name), cutmix_alpha=float('cutmix' in name))
-    mode = 'elem' if name.endswith('elem') else 'batch'
-    mix = Mixup(**alphas, mode=mode, label_smoothing=0., num_classes=num_classes)
-    return Method(ClassificationTask(model, criterion_kwargs=dict(soft_targets=True), **shared), mix)
+def create_method(name: str, model: nn.Module, image_size: int, num_tuples: Optional[int] = None) -> TimedMethod:
+    """Build what train_timm.py builds from the flags of a method; all methods may be on the same model."""
+    flags = find(name).flags
+    if num_tuples is not None and 'multimix' in flags:
+        flags = f'--multimix-tuples {num_tuples} {flags}'  # first, so that the method's own number stands
+    args, _ = parse_args(['DIR', '--num-classes', str(model.num_classes), *flags.split()])
+    runtime = Runtime(next(model.parameters()).device, False, nullcontext, None, None)
+    data_config = dict(input_size=(3, image_size, image_size))
+    return TimedMethod(*create_task(args, model, data_config, runtime, _RUN_LENGTH), needs_two_views(args))
 
 
 class Stepper:
-    """Training steps of any method, on one model, optimizer and batch."""
+    """Training steps of any method, on one model, optimizer and batch; a second view is the first one again."""
 
     def __init__(self, name: str, batch_size: int, image_size: int, args: argparse.Namespace):
         torch.manual_seed(args.seed)
@@ -75,7 +69,7 @@ class Stepper:
         self.target = torch.randint(args.num_classes, (batch_size,), device=self.device)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
         self.amp = args.amp
-        self.methods = {method: create_method(method, model, args.num_classes, args.tuples) for method in args.methods}
+        self.methods = {method: create_method(method, model, image_size, args.tuples) for method in args.methods}
 
     def batches(self, method: str, count: int) -> List[torch.Tensor]:
         """Images for that many steps; copies for timm's Mixup, which writes into what it is given."""
@@ -83,10 +77,12 @@ class Stepper:
         return [self.images.clone() if copied else self.images for _ in range(count)]
 
     def step(self, method: str, images: torch.Tensor) -> None:
-        task, mix = self.methods[method]
+        task, mix, two_views = self.methods[method]
         target = self.target
         if mix is not None:
             images, target = mix(images, target)
+        if two_views:
+            images = (images, images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             loss = task(images, target)['loss']
         loss.backward()
@@ -148,6 +144,7 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
         ratios = [value / plain for value, plain in zip(values, seconds['plain'])]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         result[method] = dict(
+            flags=find(method).flags,
             seconds=statistics.median(values),
             ratio=ratio,
             ratio_quartiles=[low, high],
@@ -169,7 +166,7 @@ def _without_teacher(method: str) -> str:
 
 
 def describe_teacher(row: Dict[str, Any]) -> str:
-    """What the teacher adds to a step, in its forward passes; '' without one."""
+    """Say how much the teacher adds to a step, in its forward passes; '' without one."""
     if 'teacher_forwards' not in row:
         return ''
     low, high = row['teacher_forwards_quartiles']
@@ -184,7 +181,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--image-size', type=int, default=224)
     parser.add_argument('--num-classes', type=int, default=1000)
     parser.add_argument('--tuples', type=int, help='of MultiMix (its default)')
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS), metavar='METHOD')
+    parser.add_argument(
+        '--methods', nargs='+', choices=[*METHODS, *KNOBS], default=DEFAULT_METHODS, metavar='METHOD')
     parser.add_argument('--rounds', type=int, help='(by device)')
     parser.add_argument('--steps', type=int, help='steps in a row (by device)')
     parser.add_argument('--threads', type=int, help="of a CPU (torch's own)")

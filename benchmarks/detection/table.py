@@ -7,8 +7,8 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from benchmarks.report.page import markdown_table
-from benchmarks.report.provenance import machine, seeds
-from benchmarks.suite.methods import METHODS
+from benchmarks.report.provenance import hardware, seeds
+from benchmarks.suite.methods import METHODS, find
 from benchmarks.suite.runs import Runs, cell, read_result
 
 from .run import RESULTS, SCRATCH
@@ -33,15 +33,15 @@ def table(runs: Runs) -> List[List[str]]:
     rows = [['backbone', *(f'{name} (%)' for _, name in _COLUMNS), 'seeds']]
     for method, records in runs.items():
         cells = [cell([record['result'][metric] for record in records], 1) for metric, _ in _COLUMNS]
-        rows.append([method, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+        rows.append([find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
     return rows
 
 
 def caption(runs: Runs) -> str:
-    """What the runs were made with: seeds, each budget that occurs, hardware, versions and commits."""
+    """Name what the runs were made with: seeds, each budget that occurs, hardware."""
     records = [record for of_method in runs.values() for record in of_method]
     budgets = dict.fromkeys(_budget(record) for record in records)
-    return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {machine(records)}.'
+    return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {hardware(records)}.'
 
 
 def _budget(record: Dict[str, Any]) -> str:

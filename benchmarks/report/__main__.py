@@ -10,23 +10,23 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..detection import table as detection
 from ..suite.budget import budget, is_of, recipe_args
-from ..suite.methods import KNOBS, METHODS
+from ..suite.methods import KNOBS, METHODS, find
 from ..suite.recipes import RECIPES
 from ..suite.running import DIGEST_LENGTH, RESULTS
 from ..suite.runs import Runs, read_result, read_runs
 from . import figures, map_figures
 from .metrics import TABLES, num_tests, verdicts
 from .page import Section, to_html, to_markdown
-from .provenance import caption, machine, missing
+from .provenance import caption, hardware, missing, versions
 
 KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
     "Differences of means, and a win or a loss where Welch's t-test gives p < 0.05: where the difference is large "
     'beside the spread over the seeds, on these test images. Nothing is corrected for the number of comparisons, '
-    '{count}, of which one in twenty would be told apart if no method differed from another. The best of the others is '
-    'chosen for each metric after the fact, which favours it. All methods have the learning rate of the recipe, which '
-    'need not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen on '
-    'held-out images of CIFAR-10. Arrows show which way is better.')
+    '{count}, of which one in twenty would be significant if no method differed from another. The best of the others '
+    'is chosen for each metric after the fact, which favours it. All methods have the learning rate of the recipe, '
+    'which need not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen '
+    'on held-out images of CIFAR-10. Arrows show which way is better.')
 _ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
 _ATTACKS = (
     'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
@@ -41,6 +41,7 @@ _OUTLIERS = 'Filled: maximum softmax probability; open: energy. Bars are means o
 _EMBEDDINGS = (
     'Test embeddings of length 1. Alignment: mean squared distance within a class; uniformity: log mean exp(-2 d²) of '
     'all pairs; spread: mean distance to the centre of the class; separation: between centres.')
+_PICTURE = 'Projections, by t-SNE or PCA, of test embeddings of one seed; colours are classes.'
 _ATTENTION = (
     'Attention of Dense MultiMix (its default, with the mean embedding) over test images, on the model of each method; '
     'bright is the largest of an image.')
@@ -71,9 +72,12 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     _check_runs(recipe, parts)
     sections = [_verdict_section(parts, recipe), *_table_sections(parts, recipe)]
 
-    def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: bool = False) -> None:
-        """`first`: of the first seed alone."""
-        runs = {method: records[:1] if first else records for method, records in parts[kind].items()}
+    def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: str = '') -> None:
+        """Draw all seeds, or of each method the first one whose result has what `first` names."""
+        runs = parts[kind]
+        if first:
+            having = {name: [r for r in records if first in r['result']] for name, records in runs.items()}
+            runs = {name: records[:1] for name, records in having.items() if records}
         if runs:
             sections.append(Section(heading, list(text), png=figures.to_png(draw(runs)), caption=caption(runs, recipe)))
         else:
@@ -86,14 +90,16 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     figure('Outliers and calibration', 'ood', figures.outliers, _OUTLIERS)
     figure('Embedding space in numbers', 'embedding_space', figures.embedding_numbers, _EMBEDDINGS)
     figure(
-        'Embedding space in pictures', 'embedding_space', figures.embedding_pictures, _picture_text(parts), first=True)
-    figure('Attention', 'attention', map_figures.attention_maps, _ATTENTION, first=True)
+        'Embedding space in pictures', 'embedding_space', figures.embedding_pictures, _PICTURE, first='picture')
+    figure('Attention', 'attention', map_figures.attention_maps, _ATTENTION, first='attention')
     dense = parts['attention'].get('dense-multimix')
     if dense:
         sections.append(Section(
             'Tuples of Dense MultiMix', [_TUPLES], png=figures.to_png(map_figures.mixed_tuples(dense[0])),
             caption=caption({'dense-multimix': dense[:1]}, recipe)))
     sections += _detection_sections(parts, os.path.join(results, 'detection'))
+    records = [record for runs in parts.values() for of_method in runs.values() for record in of_method]
+    sections.append(Section('Versions', [f'{versions(records)}.']))
     lacking = missing(parts, methods)
     sections.append(Section('What is missing', lacking or ['Nothing: all methods, parts and seeds.']))
     return sections
@@ -154,7 +160,9 @@ def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:
     for (heading, metrics), text in zip(TABLES.items(), texts, strict=True):
         runs = parts[metrics[0].kind]
         if runs:
-            rows = [[method, *(metric.cell(parts, method) for metric in metrics)] for method in parts['accuracy']]
+            rows = [
+                [find(method).label, *(metric.cell(parts, method) for metric in metrics)]
+                for method in parts['accuracy']]
             header = ['method', *(metric.title for metric in metrics)]
             sections.append(Section(heading, text, [header, *rows], caption=caption(runs, recipe)))
     return sections
@@ -169,26 +177,16 @@ def _step_time_section(runs: Runs, recipe: str, results: str) -> Section:
     text = f'{run["model"]}, batches of {run["batch_size"]}; all methods in turn in one process.'
     untimed = [method for method in runs if method not in run['methods']]
     if untimed:
-        text += f' Not timed: {", ".join(untimed)}.'
-    if any(method.endswith('distilled') for method in runs):
-        text += ' Self-distillation was timed with a single view, and trained with two.'
+        text += f' Not timed: {", ".join(find(method).label for method in untimed)}.'
     return Section(
         heading, [text], png=figures.to_png(figures.step_times(runs, run['methods'])),
-        caption=f'{caption(runs, recipe)} Step time: {machine([record])}.')
+        caption=f'{caption(runs, recipe)} Step time: {hardware([record])}.')
 
 
 def _attack_text(runs: Runs) -> List[str]:
     rows = [record['result'] for records in runs.values() for record in records]
     return [_ATTACKS.format(
         steps=max(row['steps'] for row in rows[0]['attacks']), images=rows[0]['images'])] if rows else []
-
-
-def _picture_text(parts: Dict[str, Runs]) -> str:
-    names = dict(tsne='t-SNE', pca='PCA')
-    kinds = dict.fromkeys(
-        names[record['result']['picture']['projection']] for records in parts['embedding_space'].values()
-        for record in records)
-    return f'{" and ".join(kinds)} of test embeddings of the first seed; colours are classes.'
 
 
 def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:

@@ -11,35 +11,15 @@ import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from ..suite.methods import KNOBS  # noqa: E402
+from ..suite.methods import find  # noqa: E402
 from ..suite.runs import Runs, mean_and_spread  # noqa: E402
-
-_STYLES = {
-    'plain': ('#222222', '-', 'o'),
-    'label-smoothing': ('#8c8c8c', '-', 's'),
-    'mixup': ('#1f77b4', '-', 'o'),
-    'cutmix': ('#17becf', '-', 's'),
-    'mixup-cutmix': ('#2ca02c', '-', '^'),
-    'manifold-mixup': ('#9467bd', '-', 'D'),
-    'mixupe': ('#8c564b', '-', 'v'),
-    'multimix': ('#d62728', '-', 'o'),
-    'dense-multimix': ('#ff7f0e', '-', 's'),
-    'multimix-distilled': ('#d62728', '--', 'o'),
-    'dense-multimix-distilled': ('#ff7f0e', '--', 's'),
-}
-_VARIANTS = 'xP*<>1234phd'
 
 
 def style(method: str) -> Dict[str, Any]:
-    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour, others grey."""
-    if method in _STYLES:
-        color, line, marker = _STYLES[method]
-    elif method in KNOBS:
-        base = max((name for name in _STYLES if method.startswith(f'{name}-')), key=len)
-        color, line, marker = _STYLES[base][0], ':', _VARIANTS[list(KNOBS).index(method) % len(_VARIANTS)]
-    else:
-        color, line, marker = '#999999', ':', 'o'
-    return dict(color=color, linestyle=line, marker=marker, markerfacecolor='white' if line == '--' else color)
+    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour."""
+    entry = find(method)
+    face = 'white' if entry.line == '--' else entry.color
+    return dict(color=entry.color, linestyle=entry.line, marker=entry.marker, markerfacecolor=face)
 
 
 def attacks(runs: Runs) -> Figure:
@@ -131,7 +111,7 @@ def embedding_pictures(runs: Runs) -> Figure:
         picture = records[0]['result']['picture']
         colours = [label % 10 for label in picture['label']]  # of more classes some share one
         axis.scatter(picture['x'], picture['y'], c=colours, cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
-        axis.set_title(method, fontsize=11)
+        axis.set_title(find(method).label, fontsize=11)
         axis.axis('on')
         axis.set_xticks([])
         axis.set_yticks([])
@@ -151,8 +131,8 @@ def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
             ratio, (low, high) = times[method]['ratio'], times[method]['ratio_quartiles']
             mean, spread = mean_and_spread([record['result']['top1'] for record in records])
             axis.errorbar(
-                ratio, mean, yerr=spread, xerr=[[max(ratio - low, 0.)], [max(high - ratio, 0.)]], label=method,
-                markersize=8, capsize=3, **dict(style(method), linestyle='none'))
+                ratio, mean, yerr=spread, xerr=[[max(ratio - low, 0.)], [max(high - ratio, 0.)]],
+                label=find(method).label, markersize=8, capsize=3, **dict(style(method), linestyle='none'))
     axis.set_xlabel('time of a training step, ratio to plain training (median and quartiles)')
     axis.set_ylabel('top-1 (%)')
     axis.grid(alpha=0.3)
@@ -200,7 +180,8 @@ def to_png(figure: Figure) -> bytes:
 def _line(axis, method: str, points: Dict[float, List[float]]) -> None:
     x, mean, spread = zip(*[(x, *mean_and_spread(values)) for x, values in sorted(points.items())])
     axis.errorbar(
-        x, mean, yerr=[value or 0. for value in spread], label=method, markersize=5, capsize=2, **style(method))
+        x, mean, yerr=[value or 0. for value in spread], label=find(method).label, markersize=5, capsize=2,
+        **style(method))
     axis.grid(alpha=0.3)
 
 
@@ -215,14 +196,14 @@ def _dots(axis, method: str, values: List[Optional[float]], row: float, filled: 
 def _point(axis, method: str, xs: List[float], ys: List[float]) -> None:
     (x, x_spread), (y, y_spread) = mean_and_spread(xs), mean_and_spread(ys)
     axis.errorbar(
-        x, y, xerr=x_spread, yerr=y_spread, label=method, markersize=8, capsize=2,
+        x, y, xerr=x_spread, yerr=y_spread, label=find(method).label, markersize=8, capsize=2,
         **dict(style(method), linestyle='none'))
 
 
 def _rows(axes, methods: List[str]) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
-    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_yticks(range(len(methods)), [find(method).label for method in methods])
     axes[0].invert_yaxis()
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from ..suite.methods import find  # noqa: E402
 from ..suite.runs import Runs  # noqa: E402
 
 _EXAMPLES = 4  # of a tuple that are shown
@@ -29,7 +30,7 @@ def attention_maps(runs: Runs) -> Figure:
         axis.set_title(first['classes'][label], fontsize=9)
     axes[0, 0].set_ylabel('image', fontsize=9)
     for row, (method, records) in zip(axes[1:], runs.items()):
-        row[0].set_ylabel(method, fontsize=9)
+        row[0].set_ylabel(find(method).label, fontsize=9)
         for axis, image, weights in zip(row, images, records[0]['result']['attention']):
             _overlay(axis, image, np.array(weights))
     _bare(axes)

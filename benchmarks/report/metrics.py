@@ -5,10 +5,8 @@ from typing import Any, Callable, Dict, List, Optional
 
 from scipy.stats import ttest_ind
 
-from ..suite.methods import METHODS
+from ..suite.methods import METHODS, find
 from ..suite.runs import Runs, cell
-
-OURS = ('multimix', 'dense-multimix', 'multimix-distilled', 'dense-multimix-distilled')
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ TABLES: Dict[str, List[Metric]] = {
 
 
 def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: float = 0.) -> str:
-    """Which mean is better, ours or theirs, if Welch's t-test tells them apart at the level of 5 %.
+    """Which mean is better, ours or theirs, if they differ by Welch's t-test at the level of 5 %.
 
     With a single seed on a side there is nothing to test with, and no verdict; nor where no seed differs from another,
     or where both have a top-1 of no more than `chance`, in percent.
@@ -118,7 +116,7 @@ def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: floa
     if min(len(ours), len(theirs)) < 2:
         return f'{signed}, one seed: no verdict'
     if not _differ(ours, theirs):
-        return f'{signed}, not told apart'
+        return f'{signed}, not significantly different'
     return f'{signed}, {"wins" if (difference > 0.) == metric.higher else "loses"}'
 
 
@@ -132,7 +130,7 @@ def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
     """The method with the best mean among those of `METHODS` that are not ours; with several seeds, where one has."""
     others = {
         method: values for method in parts.get('accuracy', {})
-        if method in METHODS and method not in OURS and (values := metric.values(parts, method))}
+        if method in METHODS and not METHODS[method].ours and (values := metric.values(parts, method))}
     several = {method: values for method, values in others.items() if len(values) > 1}
     means = {method: statistics.fmean(values) for method, values in (several or others).items()}
     if not means:
@@ -151,15 +149,15 @@ def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
     for metrics in TABLES.values():
         for metric in metrics:
             other = best_other(metric, parts)
-            for method in OURS:
+            for method in (name for name, entry in METHODS.items() if entry.ours):
                 ours = metric.values(parts, method)
                 if ours and other is not None:
                     plain, best = (
                         metric.diverged(parts, name) or verdict(metric, ours, metric.values(parts, name), chance)
                         for name in ('plain', other))
-                    rows.append([metric.title, method, plain, other, best])
+                    rows.append([metric.title, find(method).label, plain, find(other).label, best])
                 elif metric.diverged(parts, method):
-                    rows.append([metric.title, method, metric.diverged(parts, method), '', ''])
+                    rows.append([metric.title, find(method).label, metric.diverged(parts, method), '', ''])
     return rows
 
 
@@ -167,4 +165,5 @@ def num_tests(rows: List[List[str]]) -> int:
     """How many comparisons of two methods these rows of `verdicts` tested; plain may be the best other, too."""
     return len({
         (metric, method, other) for metric, method, plain, best, against in rows
-        for other, text in (('plain', plain), (best, against)) if text.endswith(('wins', 'loses', 'told apart'))})
+        for other, text in (('plain', plain), (best, against))
+        if text.endswith(('wins', 'loses', 'significantly different'))})

@@ -1,7 +1,8 @@
-"""What a figure was made from, in a sentence: seeds, budget, hardware, versions, commit; and what is missing."""
+"""Where numbers come from, in a sentence: seeds, budget and hardware; versions and commits; and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
 from ..suite.budget import recipe_args
+from ..suite.methods import find
 from ..suite.recipes import RECIPES
 from ..suite.runs import Runs
 
@@ -12,7 +13,7 @@ _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 def caption(runs: Runs, recipe: str) -> str:
     """Of a figure over these runs."""
     records = [record for of_method in runs.values() for record in of_method]
-    return f'{seeds(runs)}. {budget(recipe)}. {machine(records)}.'
+    return f'{seeds(runs)}. {budget(recipe)}. {hardware(records)}.'
 
 
 def seeds(runs: Runs) -> str:
@@ -23,7 +24,7 @@ def seeds(runs: Runs) -> str:
         if count == 1:
             return 'n = 1 seed each, so no spread'
         return f'n = {count} seeds each; spreads are standard deviations over them'
-    numbers = ', '.join(f'{method} {count}' for method, count in counts.items())
+    numbers = ', '.join(f'{find(method).label} {count}' for method, count in counts.items())
     return f'n seeds: {numbers}; spreads are standard deviations over them'
 
 
@@ -37,20 +38,24 @@ def budget(recipe: str) -> str:
         + (f', learning rate {args.lr:g}' if args.lr else ''))
 
 
-def machine(records: Iterable[Dict[str, Any]]) -> str:
-    """Hardware, versions and commits, each value that occurs."""
-    records = list(records)
+def hardware(records: Iterable[Dict[str, Any]]) -> str:
+    """Each processor, or GPU, that occurs."""
     environments = [record['environment'] for record in records]
+    if {environment['gpu'] for environment in environments} == {None}:
+        return f'{_each(environments, "processor")}, CPU threads: {_each(environments, "threads")}'
+    return _each(environments, 'gpu')
+
+
+def versions(records: Iterable[Dict[str, Any]]) -> str:
+    """Each version of a library that occurs, and each commit that trained or measured."""
+    records = list(records)
+    found = ', '.join(f'{name} {_each([record["environment"] for record in records], name)}' for name in _VERSIONS)
     trained = [record['result'].get('commits') or [record['environment']['commit']] for record in records]
+    return f'{found}; commit {" and ".join(dict.fromkeys(commit for commits in trained for commit in commits))}'
 
-    def values(name: str) -> str:
-        return ' and '.join(dict.fromkeys(str(environment[name]) for environment in environments))
 
-    gpus = {environment['gpu'] for environment in environments}
-    hardware = f'{values("processor")}, CPU threads: {values("threads")}' if gpus == {None} else values('gpu')
-    versions = ', '.join(f'{name} {values(name)}' for name in _VERSIONS)
-    commits = ' and '.join(dict.fromkeys(commit for of_record in trained for commit in of_record))
-    return f'{hardware}; {versions}; commit {commits}'
+def _each(environments: List[Dict[str, Any]], name: str) -> str:
+    return ' and '.join(dict.fromkeys(str(environment[name]) for environment in environments))
 
 
 def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:

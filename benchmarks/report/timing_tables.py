@@ -9,6 +9,7 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from ..loss_time import Size
+from ..suite.methods import find
 
 RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
 _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
@@ -56,7 +57,7 @@ def step_table(record: Dict[str, Any]) -> str:
                 least, most = row['teacher_forwards_quartiles']
                 teacher = f'{row["teacher_forwards"]:.2f} ({least:.2f} to {most:.2f})'
             lines.append(
-                f'| {run["model"]} | {run["batch_size"]} | {method} | {_milliseconds(row["seconds"])} | '
+                f'| {run["model"]} | {run["batch_size"]} | {find(method).label} | {_milliseconds(row["seconds"])} | '
                 f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f}) | {teacher} | {memory} |')
     return '\n'.join(lines)
 
@@ -99,8 +100,8 @@ def plot_steps(record: Dict[str, Any], path: str) -> None:
             row = run['methods'][method]
             low, high = row['ratio_quartiles']
             errors = [[max(row['ratio'] - low, 0.)], [max(high - row['ratio'], 0.)]]
-            panel.barh(index, row['ratio'] - 1., left=1., xerr=errors, color='C1' if 'multimix' in method else 'C0')
-        panel.set_yticks(range(len(methods)), methods)
+            panel.barh(index, row['ratio'] - 1., left=1., xerr=errors, color=find(method).color)
+        panel.set_yticks(range(len(methods)), [find(method).label for method in methods])
         panel.invert_yaxis()
         panel.axvline(1., color='gray')
         panel.set(title=f'{run["model"]}, batch {run["batch_size"]}', xlabel='step time over plain training')
@@ -118,7 +119,7 @@ def _hardware(record: Dict[str, Any]) -> str:
     environment = record['environment']
     where = environment['gpu'] if record['settings']['device'].startswith('cuda') else (
         f'{environment["processor"]}, {environment["threads"]} thread(s)')
-    return f'{where}, torch {environment["torch"]}, commit {environment["commit"]}'
+    return f'{where}, torch {environment["torch"]}'
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -135,7 +136,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             found = True
             with open(path, encoding='utf-8') as file:
                 record = json.load(file)
-            print(f'{benchmark}, {_hardware(record)}\n\n{table(record)}\n')
+            print(f'{benchmark}, {_hardware(record)}, commit {record["environment"]["commit"]}\n\n{table(record)}\n')
             if args.figures:
                 import matplotlib
                 matplotlib.use('Agg')

@@ -1,4 +1,4 @@
-"""What runs that are compared must have in common, and which flags are the machine's own."""
+"""The budget that compared runs have in common, and the flags that are the machine's own."""
 import argparse
 import contextlib
 import io
@@ -9,7 +9,7 @@ import yaml
 
 from timm_multimix.training.cli.parser import parse_args
 
-from .methods import KNOBS, METHODS
+from .methods import find
 from .recipes import RECIPES
 from .runs import existing_settings
 
@@ -24,7 +24,7 @@ _SUITE = frozenset('data data_dir val_split output experiment resume checkpoint_
 
 def budget(recipe: str, method: str, seed: int) -> str:
     """Flags of a run, without those of the machine."""
-    return f'{RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]} --seed {seed}'
+    return f'{RECIPES[recipe].flags} {find(method).flags} --seed {seed}'
 
 
 def recipe_args(recipe: str) -> argparse.Namespace:
@@ -84,7 +84,8 @@ def check_folder(folder: str, expected: str) -> None:
         return
     with open(path, encoding='utf-8') as file:
         found = yaml.safe_load(file)
-    changed = _differences(_parse(expected), found, _MACHINE | _SUITE)
+    wanted = {name: value for name, value in _parse(expected).items() if not _is_left_to_a_default(name, value)}
+    changed = _differences(wanted, found, _MACHINE | _SUITE)
     if changed:
         raise ValueError(f'the run in {folder} was begun with another {", ".join(changed)}; delete it to train anew')
 
@@ -97,6 +98,11 @@ def _parse(flags: str) -> Dict[str, Any]:
             return yaml.safe_load(parse_args(['DIR', *flags.split()])[1])
     except SystemExit as error:
         raise ValueError(f'--flags: {message.getvalue().strip().splitlines()[-1]}') from error
+
+
+def _is_left_to_a_default(name: str, value: Any) -> bool:
+    """Whether args.yaml has what was in force in place of this flag's value: --multimix-paper stands for others."""
+    return name == 'multimix_paper' or (name.startswith('multimix_') and value is None)
 
 
 def _differences(expected: Dict[str, Any], found: Dict[str, Any], free: FrozenSet[str]) -> List[str]:

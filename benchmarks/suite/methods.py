@@ -1,26 +1,61 @@
-"""What the benchmarks compare: every method as flags of train_timm.py."""
+"""The methods that the benchmarks compare, one entry each: from it follow training, timing, tables and figures."""
+from dataclasses import dataclass, replace
+from typing import Dict
 
-METHODS = {
-    'plain': '--smoothing 0',
-    'label-smoothing': '--smoothing 0.1',
-    'mixup': '--smoothing 0 --mixup 1',
-    'cutmix': '--smoothing 0 --cutmix 1',
-    'mixup-cutmix': '--smoothing 0 --mixup 1 --cutmix 1',
-    'mixup-half': '--smoothing 0 --mixup 1 --mixup-prob 0.5',
-    'manifold-mixup': '--smoothing 0 --mixup-mode multimix --multimix-length 2 --multimix-concentration example '
-                      '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128',
-    'multimix': '--smoothing 0 --mixup-mode multimix',
-    'dense-multimix': '--smoothing 0 --mixup-mode dense-multimix',
-    'mixup+multimix': '--smoothing 0 --mixup-mode multimix --mixup 1 --multimix-clean-weight 1',
-    'mixup+dense-multimix': '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --multimix-clean-weight 1',
-    'mixup-cutmix+dense-multimix':
-        '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --cutmix 1 --multimix-clean-weight 1',
-    'auto': '--smoothing 0 --mixup-mode dense-multimix --mixup 1 --multimix-input-prob auto --multimix-clean-weight 1',
-    'mixupe': '--smoothing 0 --mixup-mode mixupe --mixup 1',
-    'multimix-distilled': '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99',
-    'dense-multimix-distilled': '--smoothing 0 --mixup-mode dense-multimix --multimix-teacher-decay 0.99',
+
+@dataclass(frozen=True)
+class Method:
+    """All that the benchmarks know of a method.
+
+    Args:
+        label: Its name as people say it, for tables and figures.
+        flags: For train_timm.py, beside those of the recipe.
+        color: Of its lines and points.
+        marker: Of its points.
+        line: Style of its lines.
+        ours: Whether it mixes by MultiMix, and so is judged against the others.
+    """
+    label: str
+    flags: str
+    color: str
+    marker: str = 'o'
+    line: str = '-'
+    ours: bool = False
+
+
+_DENSE = '--smoothing 0 --mixup-mode dense-multimix'
+METHODS: Dict[str, Method] = {
+    'plain': Method('plain', '--smoothing 0', '#222222'),
+    'label-smoothing': Method('label smoothing', '--smoothing 0.1', '#8c8c8c', 's'),
+    'mixup': Method('Mixup', '--smoothing 0 --mixup 1', '#1f77b4'),
+    'cutmix': Method('CutMix', '--smoothing 0 --cutmix 1', '#17becf', 's'),
+    'mixup-cutmix': Method('Mixup + CutMix', '--smoothing 0 --mixup 1 --cutmix 1', '#2ca02c', '^'),
+    'mixup-half': Method(
+        'Mixup on half of the batches', '--smoothing 0 --mixup 1 --mixup-prob 0.5', '#1f77b4', line='--'),
+    'manifold-mixup': Method(
+        'manifold mixup', '--smoothing 0 --mixup-mode multimix --multimix-length 2 --multimix-concentration example '
+        '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128', '#9467bd', 'D'),
+    'multimix': Method('MultiMix', '--smoothing 0 --mixup-mode multimix', '#d62728', ours=True),
+    'dense-multimix': Method('Dense MultiMix', _DENSE, '#ff7f0e', 's', ours=True),
+    'mixup+multimix': Method(
+        'Mixup + MultiMix', '--smoothing 0 --mixup-mode multimix --mixup 1 --multimix-clean-weight 1', '#e377c2', '^',
+        ours=True),
+    'mixup+dense-multimix': Method(
+        'Mixup + Dense MultiMix', f'{_DENSE} --mixup 1 --multimix-clean-weight 1', '#b35806', '^', ours=True),
+    'mixup-cutmix+dense-multimix': Method(
+        'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1 --multimix-clean-weight 1', '#b35806', 'D',
+        ours=True),
+    'auto': Method(
+        'Mixup + Dense MultiMix, share found',
+        f'{_DENSE} --mixup 1 --multimix-input-prob auto --multimix-clean-weight 1', '#bcbd22', 'P', ours=True),
+    'mixupe': Method('MixupE', '--smoothing 0 --mixup-mode mixupe --mixup 1', '#8c564b', 'v'),
+    'multimix-distilled': Method(
+        'MultiMix, self-distilled', '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99', '#d62728',
+        'o', '--', ours=True),
+    'dense-multimix-distilled': Method(
+        'Dense MultiMix, self-distilled', f'{_DENSE} --multimix-teacher-decay 0.99', '#ff7f0e', 's', '--', ours=True),
 }
-"""The methods by name. Both MultiMix modes have their default flags.
+"""By the name that `--methods` takes. MultiMix and Dense MultiMix have their default flags.
 
 Manifold mixup (Verma et al. 2019) is that of the last layer: 128 pairs by Beta(1, 1), as many as a batch of the CIFAR
 recipes has images. It is MultiMix of length 2, which differs in two ways: every pair has a λ of its own, where the
@@ -28,39 +63,48 @@ authors draw one per batch, and pairs are drawn anew, so an image may be in none
 permutation.
 """
 
-_PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
-_LITERAL = '--multimix-concentration example --multimix-alpha 0.5 2'
+KNOBS: Dict[str, Method] = {}
+"""Variants that `--methods` takes too: one knob turned at a time."""
 
-KNOBS = {
-    f'{mode}-{name}': f'{METHODS[mode]} {flags}'
-    for mode in ('multimix', 'dense-multimix')
-    for name, flags in {
-        'paper': '--multimix-paper',
-        'paper-clean': f'{_LITERAL} --multimix-clean-weight 1',
-        'mixed-only': '--multimix-clean-weight 0',
-        'clean-half': '--multimix-clean-weight 0.5',
-        'tuples-64': '--multimix-tuples 64',
-        'tuples-1000': '--multimix-tuples 1000',
-        'clean-1': '--multimix-clean-weight 1',
-        'clean-3': '--multimix-clean-weight 3',  # the default, by the name of runs from before it was
-        'alpha-0.5': '--multimix-alpha 0.5',
-        'alpha-1': '--multimix-alpha 1',
-        'alpha-4': '--multimix-alpha 4',
-        'pairs': f'{_PAIRS} --multimix-clean-weight 1',
-        'pairs-only': f'{_PAIRS} --multimix-clean-weight 0',
-        'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
-        'half-plain': '--mixup-prob 0.5',
-        'smoothing': '--smoothing 0.1',
-    }.items()
-} | {
-    f'dense-multimix-attention-{attention}': f'{METHODS["dense-multimix"]} --multimix-attention {attention}'
-    for attention in ('none', 'cam')
-} | {
-    f'{method}-avg-pool': f'{METHODS[method]} --gp avg' for method in ('plain', 'multimix', 'dense-multimix')
-} | {
-    f'{method}-lr-{rate}': f'{flags} --lr {rate}' for method, flags in METHODS.items()
-    for rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2)
-}
-"""Variants of the two, one knob turned at a time: what the defaults were chosen from. Three methods for the ViT, which
-is read out by a class token, with the mean of its patches instead. And every method at other learning rates than those
-of the recipes: for AdamW the first six, for SGD the others."""
+
+def find(name: str) -> Method:
+    """The entry of a method or a variant; what is neither, such as a model from scratch, is grey under its own name."""
+    return METHODS.get(name) or KNOBS.get(name) or Method(name, '', '#999999', line=':')
+
+
+def _add_variant(method: str, knob: str, flags: str) -> None:
+    base = METHODS[method]
+    KNOBS[f'{method}-{knob}'] = replace(
+        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base.flags} {flags}', line=':',
+        marker='xP*<>1234phd'[len(KNOBS) % 12])
+
+
+_PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
+for _mode in ('multimix', 'dense-multimix'):
+    for _knob, _flags in {
+            'paper': '--multimix-paper',
+            'paper-clean': '--multimix-concentration example --multimix-alpha 0.5 2 --multimix-clean-weight 1',
+            'mixed-only': '--multimix-clean-weight 0',
+            'clean-half': '--multimix-clean-weight 0.5',
+            'tuples-64': '--multimix-tuples 64',
+            'tuples-1000': '--multimix-tuples 1000',
+            'clean-1': '--multimix-clean-weight 1',
+            'clean-3': '--multimix-clean-weight 3',  # the default, by the name of runs from before it was
+            'alpha-0.5': '--multimix-alpha 0.5',
+            'alpha-1': '--multimix-alpha 1',
+            'alpha-4': '--multimix-alpha 4',
+            'pairs': f'{_PAIRS} --multimix-clean-weight 1',
+            'pairs-only': f'{_PAIRS} --multimix-clean-weight 0',
+            'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
+            'half-plain': '--mixup-prob 0.5',
+            'smoothing': '--smoothing 0.1',
+    }.items():
+        _add_variant(_mode, _knob, _flags)
+for _attention in ('none', 'cam'):
+    _add_variant('dense-multimix', f'attention-{_attention}', f'--multimix-attention {_attention}')
+_add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
+for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
+    _add_variant(_method, 'avg-pool', '--gp avg')
+for _method in METHODS:  # for AdamW the first six, for SGD the others
+    for _rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2):
+        _add_variant(_method, f'lr-{_rate}', f'--lr {_rate}')

@@ -1,4 +1,4 @@
-"""Result files of the benchmarks: what a run measured, with everything needed to judge it."""
+"""Result files of the benchmarks: measurements, with everything needed to judge them."""
 import json
 import os
 import platform
@@ -44,12 +44,26 @@ def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Di
         environment=environment(),
         result=result,
     )
-    text = json.dumps(record, indent=2, allow_nan=False) + '\n'
+    text = to_json(record) + '\n'
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     partial = f'{path}.{os.getpid()}'
     with open(partial, 'w', encoding='utf-8') as file:
         file.write(text)
     os.replace(partial, path)
+
+
+def to_json(value: Any, indent: str = '', is_row: bool = False) -> str:
+    """JSON with everything on one line that fits there; rows of a table and lists of numbers always are."""
+    text = json.dumps(value, allow_nan=False)
+    items = list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+    kinds = (int, float, str, type(None)) if is_row else (int, float)
+    if len(indent + text) <= 120 or all(isinstance(item, kinds) for item in items):
+        return text
+    inner = f'{indent}  '
+    lines = [to_json(item, inner, isinstance(value, list)) for item in items]
+    if isinstance(value, dict):
+        lines = [f'{json.dumps(name)}: {line}' for name, line in zip(value, lines)]
+    return f'{text[0]}\n{inner}' + f',\n{inner}'.join(lines) + f'\n{indent}{text[-1]}'
 
 
 def _commit() -> str:

@@ -3,19 +3,22 @@ import fcntl
 import hashlib
 import json
 import os
+import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
 from benchmarks import accuracy, accuracy_table
 from benchmarks.suite import recipes
-from benchmarks.suite.methods import KNOBS, METHODS
+from benchmarks.suite.methods import KNOBS, METHODS, find
 from benchmarks.suite.recipes import RECIPES, Recipe
 from benchmarks.suite.runs import mean_and_spread
 from timm_multimix import MultiMixTask
@@ -44,20 +47,20 @@ def suite(recipe, image_folder, tmp_path):
     return suite
 
 
-@pytest.mark.parametrize('method', [*METHODS, *KNOBS])
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_method_is_a_command_line(method, recipe):
-    flags = f'DIR {RECIPES[recipe].flags} {({**METHODS, **KNOBS})[method]}'
-    args, _ = parse_args(flags.split())
-    assert args.model.startswith('cifar_')
-    pooled = 'multimix' in method or method.startswith('manifold-mixup')
-    mode = 'dense-multimix' if method.startswith('dense') else 'multimix' if pooled else 'batch'
-    assert args.mixup_mode == ('mixupe' if method.startswith('mixupe') else mode)
+def test_every_method_is_a_command_line(recipe):
+    for method, entry in {**METHODS, **KNOBS}.items():
+        args, _ = parse_args(f'DIR {RECIPES[recipe].flags} {entry.flags}'.split())
+        assert args.model.startswith('cifar_')
+        pooled = 'multimix' in method or method.startswith('manifold-mixup')
+        dense = 'dense-multimix' in method or method.startswith('auto')
+        mode = 'dense-multimix' if dense else 'multimix' if pooled else 'elem' if method == 'mixup-elem' else 'batch'
+        assert args.mixup_mode == ('mixupe' if method.startswith('mixupe') else mode), method
 
 
 def test_the_two_modes_have_their_default_flags():
     for mode in ('multimix', 'dense-multimix'):
-        assert METHODS[mode] == f'--smoothing 0 --mixup-mode {mode}'
+        assert METHODS[mode].flags == f'--smoothing 0 --mixup-mode {mode}'
 
 
 def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
@@ -68,7 +71,7 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
     check_schema(record)
     checkpoint = (tmp_path / 'output' / 'tiny' / 'multimix-3' / 'last.pth.tar').read_bytes()
     assert record['settings'] == dict(
-        recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"]} --seed 3',
+        recipe='tiny', method='multimix', seed=3, flags=f'{RECIPES["tiny"].flags} {METHODS["multimix"].flags} --seed 3',
         data=json.loads((tmp_path / 'output' / 'data' / 'tiny' / 'contents.json').read_text())['digest'],
         checkpoint=hashlib.sha256(checkpoint).hexdigest()[:12])
     epochs = record['result']['epochs']
@@ -123,7 +126,7 @@ def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
     assert (result['top1'], result['teacher_top1']) == (last['eval_student_top1'], last['eval_top1'])
     capsys.readouterr()
     assert accuracy_table.main(['--recipe', 'tiny', '--results', str(tmp_path / 'results')]) == 0
-    assert f'| multimix-distilled | {result["top1"]:.2f} |  | 0 |' in capsys.readouterr().out
+    assert f'| MultiMix, self-distilled | {result["top1"]:.2f} |  | 0 |' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('at', [0, 1])
@@ -249,7 +252,7 @@ def test_table_and_figure(suite, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     runs = accuracy_table.read_runs('tiny', str(tmp_path / 'results'))
     mean, spread = mean_and_spread([record['result']['top1'] for record in runs['plain']])
-    assert [line.split(' | ')[0] for line in lines[2:]] == ['| plain', '| dense-multimix']
+    assert [line.split(' | ')[0] for line in lines[2:]] == ['| plain', '| Dense MultiMix']
     assert lines[2].startswith(f'| plain | {mean:.2f} ± {spread:.2f} | ') and lines[2].endswith('| 0, 1 |')
     assert (tmp_path / 'figure.png').stat().st_size > 5000
     assert mean_and_spread([1.5]) == (1.5, None)
@@ -271,3 +274,41 @@ def test_models_of_small_images(name, positions):
     task(images, torch.tensor([0, 1]))['loss'].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert model.pretrained_cfg['input_size'] == (3, 32, 32)
+
+
+class Payload:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return print, ('unpickled',)
+
+
+def test_a_checkpoint_runs_no_code(suite, tmp_path, capsys):
+    assert suite('--methods', 'plain', '--seeds', '0') == 0
+    shutil.rmtree(tmp_path / 'results')
+    checkpoint = tmp_path / 'output' / 'tiny' / 'plain-0' / 'last.pth.tar'
+    torch.save(dict(epoch=1, args=Payload()), checkpoint)
+    with pytest.raises(pickle.UnpicklingError):
+        suite('--methods', 'plain', '--seeds', '0')
+    assert 'unpickled' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('method, name, value', [
+    ('multimix', 'alpha', 4.), ('mixup+dense-multimix', 'input_prob', 0.25), ('dense-multimix-paper', 'attention', 'cam'),
+    ('multimix-distilled', 'gamma', 0.75)])
+def test_a_run_whose_defaults_were_resolved_goes_on(method, name, value, suite, tmp_path, monkeypatch, capsys):
+    """args.yaml holds the values in force where the flags leave them to their defaults."""
+    assert suite('--methods', method, '--seeds', '0') == 0
+    args = yaml.safe_load((tmp_path / 'output' / 'tiny' / f'{method}-0' / 'args.yaml').read_text())
+    assert None not in [args[f'multimix_{name}'] for name in ('tuples', 'alpha', 'clean_weight', 'concentration')]
+    shutil.rmtree(tmp_path / 'results')
+    monkeypatch.setattr(train_timm, 'train_one_epoch', None)  # would raise
+    assert suite('--methods', method, '--seeds', '0') == 0
+
+    shutil.rmtree(tmp_path / 'results')
+    entry, flag = find(method), f'--multimix-{name.replace("_", "-")}'
+    monkeypatch.setitem(METHODS, method, replace(entry, flags=f'{entry.flags} {flag} {value}'))
+    with pytest.raises(SystemExit, match='2'):
+        suite('--methods', method, '--seeds', '0')
+    found, wanted = args[f'multimix_{name}'], [value] if name == 'alpha' else value
+    assert f'another multimix_{name} ({found!r} instead of {wanted!r}); delete it' in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import memory_slope
-from benchmarks.step_time import METHODS
+from benchmarks.step_time import DEFAULT_METHODS
 
 from .suite.test_results import check_schema
 
@@ -47,7 +47,7 @@ def test_mistakes(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', DEFAULT_METHODS)
 def test_memory_does_not_grow(method, tmp_path):
     """A step that kept so much as its batch of images, 96 KiB, would add 94 MiB in 1,000 of them."""
     path = tmp_path / 'memory_slope.json'

@@ -1,4 +1,5 @@
 """`python -m benchmarks.detection`: from a checkpoint to a result, once, and again where it was interrupted."""
+import argparse
 import fcntl
 import importlib.util
 import json
@@ -65,7 +66,8 @@ def test_two_steps_end_to_end(suite, tmp_path, tiny, monkeypatch):
 def test_the_weights_are_trained_and_a_run_repeats(suite, tmp_path):
     suite()
     state = torch.load(tmp_path / 'output' / 'tiny' / 'plain-0.pth', weights_only=True)['detector']
-    start = torch.load(tmp_path / 'runs' / 'plain-0' / 'last.pth.tar', weights_only=False)['state_dict']
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        start = torch.load(tmp_path / 'runs' / 'plain-0' / 'last.pth.tar', weights_only=True)['state_dict']
     name = 'layer2.0.conv1.weight'
     trained = state[f'backbone.features.{name}']
     assert not torch.equal(trained, start[name]) and torch.allclose(trained, start[name], atol=0.01)  # from there

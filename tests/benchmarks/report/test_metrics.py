@@ -17,8 +17,8 @@ def accuracies(**values):
     (TOP1, [75., 75.5, 74.5], [70., 70.5, 69.5], '+5.00, wins'),
     (TOP1, [70., 70.5, 69.5], [75., 75.5, 74.5], '-5.00, loses'),
     (LOSS, [0.8, 0.81, 0.79], [1., 1.01, 0.99], '-0.200, wins'),
-    (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, not told apart'),
-    (TOP1, [70., 70.], [69., 69.], '+1.00, not told apart'),
+    (TOP1, [70., 75., 80.], [70., 74., 79.], '+0.67, not significantly different'),
+    (TOP1, [70., 70.], [69., 69.], '+1.00, not significantly different'),
     (TOP1, [70.], [60., 61.], '+9.50, one seed: no verdict'),
     (TOP1, [], [60.], 'not measured'),
     (TOP1, [9.9, 9.8, 9.7], [5., 5.1, 4.9], 'both at chance or below'),
@@ -57,16 +57,16 @@ def test_a_seed_that_diverged_is_not_left_out_of_the_mean():
     assert LOSS.cell(parts, 'multimix') == '1 of 2 diverged' and LOSS.values(parts, 'multimix') == []
     assert LOSS.cell(parts, 'multimix-distilled') == ''  # with a teacher it is not measured
     rows = [row for row in verdicts(parts, 10.) if row[0] == LOSS.title]
-    assert rows == [[LOSS.title, 'multimix', '1 of 2 diverged', '', '']]
+    assert rows == [[LOSS.title, 'MultiMix', '1 of 2 diverged', '', '']]
     parts = accuracies(
         plain=[(70., 1.), (10., None)], cutmix=[(70., 1.), (71., 1.2)], multimix=[(72., 0.9), (73., 0.6)])
     rows = [row for row in verdicts(parts, 10.) if row[0] == LOSS.title]
-    assert rows == [[LOSS.title, 'multimix', '1 of 2 diverged', 'cutmix', '-0.350, not told apart']]
+    assert rows == [[LOSS.title, 'MultiMix', '1 of 2 diverged', 'CutMix', '-0.350, not significantly different']]
 
 
 def test_a_comparison_counts_once():
     rows = [
         ['a', 'multimix', '+1.00, wins', 'plain', '+1.00, wins'],
-        ['b', 'multimix', '+1.00, loses', 'cutmix', '+0.10, not told apart'],
+        ['b', 'multimix', '+1.00, loses', 'cutmix', '+0.10, not significantly different'],
         ['c', 'multimix', 'both at chance or below', 'cutmix', '+0.10, one seed: no verdict']]
     assert num_tests(rows) == 3

@@ -48,14 +48,15 @@ def sections(folder):
 def test_accuracy_alone_is_reported_and_the_rest_is_named(accuracies):
     found = sections(accuracies)
     rows = found['Where MultiMix wins and loses'].table
-    assert ['top-1 (%) ↑', 'multimix', '+5.00, wins', 'plain', '+5.00, wins'] in rows
+    assert ['top-1 (%) ↑', 'MultiMix', '+5.00, wins', 'plain', '+5.00, wins'] in rows
     alone = '+6.00, one seed: no verdict'
-    assert ['top-1 (%) ↑', 'multimix-distilled', alone, 'plain', alone] in rows
-    assert ['loss ↓', 'multimix', '+0.000, not told apart', 'plain', '+0.000, not told apart'] in rows
-    assert not any(row[0].startswith('loss') and row[1] == 'multimix-distilled' for row in rows)
+    assert ['top-1 (%) ↑', 'MultiMix, self-distilled', alone, 'plain', alone] in rows
+    level = '+0.000, not significantly different'
+    assert ['loss ↓', 'MultiMix', level, 'plain', level] in rows
+    assert not any(row[0].startswith('loss') and row[1] == 'MultiMix, self-distilled' for row in rows)
     table = found['Accuracy: held-out images'].table
     assert table[1] == ['plain', '70.00 ± 0.50', '1.000 ± 0.000']
-    assert table[3] == ['multimix-distilled', '76.00', '']
+    assert table[3] == ['MultiMix, self-distilled', '76.00', '']
     assert found['Accuracy'].png.startswith(b'\x89PNG')
     unmeasured = (
         'Attacks', 'Corruptions', 'Outliers and calibration', 'Step time against accuracy', 'Object detection')
@@ -68,10 +69,11 @@ def test_accuracy_alone_is_reported_and_the_rest_is_named(accuracies):
 
 
 def test_a_figure_says_what_it_was_made_from(accuracies):
-    caption = sections(accuracies)['Accuracy'].caption
-    seeds = 'n seeds: plain 3, multimix 3, multimix-distilled 1'
-    for part in (seeds, 'cifar_resnet18, 40 epochs', 'torch ', 'commit '):
-        assert part in caption
+    found = sections(accuracies)
+    seeds = 'n seeds: plain 3, MultiMix 3, MultiMix, self-distilled 1'
+    for part in (seeds, 'cifar_resnet18, 40 epochs', 'CPU threads: '):
+        assert part in found['Accuracy'].caption
+    assert 'torch ' in found['Versions'].text[0] and 'commit ' in found['Versions'].text[0]
 
 
 def test_every_part(accuracies):
@@ -111,19 +113,19 @@ def test_every_part(accuracies):
         'Accuracy', 'Step time against accuracy', 'Attacks', 'Corruptions', 'Outliers and calibration',
         'Embedding space in numbers', 'Embedding space in pictures', 'Attention', 'Tuples of Dense MultiMix',
         'Object detection in a figure (shapes)']
-    assert all('commit' in found[title].caption and 'n ' in found[title].caption for title in pictures)
+    assert all('Budget' in found[title].caption and 'n ' in found[title].caption for title in pictures)
     detected = found['Object detection (shapes)']
     assert detected.table[1:] == [  # cutmix is of other weights than this report's
         ['scratch', '20.0', '50.0', '10.0', '0'], ['plain', '31.0 ± 1.4', '50.0 ± 0.0', '10.0 ± 0.0', '0, 1']]
     assert '1 runs on other weights are left out' in detected.text[0]
     assert 'fasterrcnn on m, 8 epochs' in detected.caption
-    assert ['multimix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
+    assert ['MultiMix', '40.00', '30.00', '10.00', '40.00', '30.00', '10.00'] in found['Attacks: top-1 (%)'].table
     for title in ('Attacks', 'Attacks: top-1 (%)'):
         assert 'PGD takes 10 steps' in found[title].text[0]
     assert found['Attention'].caption.startswith('n = 1 seed each')
     assert '; spreads are standard deviations over them' in found['Accuracy'].caption
     time = found['Step time against accuracy'].text[0]
-    assert 'Not timed: dense-multimix, multimix-distilled.' in time and 'timed with a single view' in time
+    assert 'Not timed: Dense MultiMix, MultiMix, self-distilled.' in time
 
 
 def test_the_files(accuracies, capsys):
@@ -196,9 +198,9 @@ def test_a_copy_is_no_further_seed(accuracies):
         report.build('cifar10', str(accuracies))
 
 
-def test_a_caption_names_the_code_that_trained(accuracies):
+def test_the_report_names_the_code_that_trained(accuracies):
     write(accuracies, 'accuracy', 'plain', 0, top1=70., loss=1., commits=['first', 'second'])
-    assert re.search('commit first and second and [0-9a-f]', sections(accuracies)['Accuracy'].caption)
+    assert re.search('commit first and second and [0-9a-f]', sections(accuracies)['Versions'].text[0])
 
 
 def test_what_is_no_result_is_named(accuracies, capsys):
@@ -232,10 +234,10 @@ def test_the_accuracy_figure_has_no_loss_where_there_is_none(accuracies):
 
 def test_variants_are_left_out_unless_named(accuracies):
     write(accuracies, 'accuracy', 'multimix-paper', 0, top1=10., loss=2.3)
-    assert 'multimix-paper' not in str(sections(accuracies)['Accuracy: held-out images'].table)
+    assert 'MultiMix, paper' not in str(sections(accuracies)['Accuracy: held-out images'].table)
     named = report.build('cifar10', str(accuracies), ['plain', 'multimix-paper'])
     rows = next(section.table for section in named if section.title == 'Accuracy: held-out images')
-    assert [row[0] for row in rows[1:]] == ['plain', 'multimix-paper']
+    assert [row[0] for row in rows[1:]] == ['plain', 'MultiMix, paper']
 
 
 def test_shares_of_a_mixed_target():

@@ -26,8 +26,8 @@ def test_tables_and_figures(tmp_path, monkeypatch, capsys):
     small, base = (line for line in lines if line.startswith('| 4 | 5 |'))
     assert small.startswith('| 4 | 5 | 8 | 3 | ') and base.startswith('| 4 | 5 | 32 | 3 | ')
     assert base.count(' ms') == 4 and base.endswith(') |') and base.count(' to ') == 1
-    assert any(line.startswith('| test_resnet | 4 | dense-multimix | ') for line in lines)
-    distilled, = (line for line in lines if line.startswith('| test_resnet | 4 | multimix-distilled | '))
+    assert any(line.startswith('| test_resnet | 4 | Dense MultiMix | ') for line in lines)
+    distilled, = (line for line in lines if line.startswith('| test_resnet | 4 | MultiMix, self-distilled | '))
     assert distilled.count(' to ') == 2
     for name in ('loss_time_cpu.png', 'step_time_cpu.png'):
         assert (tmp_path / 'figures' / name).stat().st_size > 5000

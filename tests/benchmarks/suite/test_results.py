@@ -7,7 +7,7 @@ import os
 import pytest
 
 from benchmarks.suite.methods import KNOBS, METHODS
-from benchmarks.suite.results import SCHEMA_VERSION, environment, write_result
+from benchmarks.suite.results import SCHEMA_VERSION, environment, to_json, write_result
 
 FOLDER = os.path.join(os.path.dirname(__file__), '..', '..', '..', 'benchmarks', 'results')
 RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True))
@@ -43,12 +43,13 @@ SCHEMAS = {
             _fits(found[score], _SCORES) for found in sets.values() for score in ('msp', 'energy')))),
     'embedding_space': (dict(_RUN, checkpoint=_TEXT, images=_COUNT, projection=_TEXT), dict(
         alignment=_is(float, 0., 4.), uniformity=_is(float, -8., 0.), spread=_is(float, 0., 2.),
-        separation=_is(float, 0., 2.), spread_per_class=_LIST, picture=_DICT)),
+        separation=_is(float, 0., 2.), spread_per_class=_LIST)),
     'attention': (dict(_RUN, checkpoint=_TEXT), dict(
         classes=_LIST, labels=_LIST, images=_LIST, attention=_LIST, weights=_LIST)),
     'detection': (dict(_RUN, budget=_DICT), dict(ap=_PERCENT, ap50=_PERCENT, ap75=_PERCENT, epochs=_LIST)),
     'step_time': (dict(models=_LIST, seed=_COUNT), dict(runs=_rows(model=_TEXT, batch_size=_COUNT, methods=_DICT))),
     'loss_time': (dict(repeats=_COUNT, seed=_COUNT), dict(rates=_DICT, sizes=_LIST)),
+    'drop_in_cost': (dict(model=_TEXT, seed=_COUNT), dict(peak_mib=_DICT, extra_mib=_NUMBER, ratio=_NUMBER)),
     'memory_slope': (dict(steps=_COUNT, seed=_COUNT), dict(methods=_DICT)),
     'coverage': (dict(commits=_LIST), dict(counts=_DICT)),
 }
@@ -106,3 +107,11 @@ def test_a_result_is_written_with_its_environment(tmp_path):
     record = json.loads(path.read_text())
     check_schema(record)
     assert record['settings'] == settings and record['result'] == result
+
+
+@pytest.mark.parametrize('value, lines', [
+    ({}, 1), ([], 1), (None, 1), (dict(a=1, b=[1., 2.]), 1), (list(range(1000)), 1), (dict(a=list(range(100))), 3),
+    (dict(a='x' * 80, b=dict(c=['y' * 80, 'z"[]{}' * 20])), 9), ([dict(epoch=0., name='x' * 100)] * 2, 4)])
+def test_the_text_of_a_result(value, lines):
+    text = to_json(value)
+    assert json.loads(text) == value and len(text.splitlines()) == lines

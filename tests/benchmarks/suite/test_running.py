@@ -159,9 +159,11 @@ def test_ood(trained, image_folder, tmp_path, capsys):
 def test_embedding_space(trained):
     flags, root = trained
     assert embedding_space.main([*flags, '--methods', 'plain', '--seeds', '0', '1', '--projection', 'pca']) == 0
+    picture = read(root, 'embedding_space', 'plain-0')['result']['picture']
+    assert len(picture['x']) == len(picture['y']) == 6 and picture['label'] == [0, 0, 0, 1, 1, 1]
     result = read(root, 'embedding_space', 'plain-1')['result']
+    assert 'picture' not in result  # one seed is drawn
     assert 0. <= result['alignment'] <= 4. and result['uniformity'] <= 0. and len(result['spread_per_class']) == 2
-    assert len(result['picture']['x']) == 6 and result['picture']['label'] == [0, 0, 0, 1, 1, 1]
     model, config = load_run(Run('tiny', 'plain', 1, str(root / 'output' / 'tiny' / 'plain-1')), 'cpu')
     pixels, labels = load_pixels(str(root / 'output' / 'data' / 'tiny' / 'validation'), config)
     embeddings = apply(model.embed, pixels, 'cpu')

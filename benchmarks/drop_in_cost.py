@@ -1,0 +1,118 @@
+"""Cost of the drop-in, `MultiMix.attach`, beside a plain step of the same loop: `python -m benchmarks.drop_in_cost`.
+
+By default Dense MultiMix on a ResNet-18: 8 images of 224 x 224, 1,000 classes. Both are timed in turn, round by round;
+the ratio is the median over the rounds, with quartiles. Memory is that of processes of their own, one for each: the
+highest resident set (on a GPU the peak of CUDA's allocator) during a step, over what was in use before it. The first
+step is left out, as libraries and the optimizer take memory once.
+"""
+import argparse
+import copy
+import os
+import statistics
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional
+
+import timm
+import torch
+import torch.nn as nn
+from timm.loss import SoftTargetCrossEntropy
+
+from timm_multimix import MultiMix
+from timm_multimix.head import MODES
+
+from .suite.device import add_device
+from .suite.memory import RETURN_FREED, peak_mib, run_apart
+from .suite.rates import synchronize
+from .suite.results import write_result
+
+KINDS = ('plain', 'drop-in')
+
+
+def create_step(kind: str, model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> Callable:
+    """A training step of a stock loop, with the drop-in or without mixing; each on a model of its own."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    if kind == 'drop-in':
+        mixup_fn = MultiMix(mode=mode, num_classes=model.num_classes).attach(model)
+        criterion: nn.Module = SoftTargetCrossEntropy()
+    else:
+        mixup_fn, criterion = (lambda images, target: (images, target)), nn.CrossEntropyLoss()
+
+    def step() -> None:
+        mixed, mixed_target = mixup_fn(images, target)
+        criterion(model(mixed), mixed_target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return step
+
+
+def create_steps(args: argparse.Namespace, kinds: List[str]) -> Dict[str, Callable]:
+    """A step of each kind, from the same weights on the same images; each was taken once."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    model = timm.create_model(args.model, num_classes=args.num_classes).to(args.device).train()
+    images = torch.randn(args.batch_size, 3, args.image_size, args.image_size, device=args.device)
+    target = torch.randint(args.num_classes, (args.batch_size,), device=args.device)
+    steps = {kind: create_step(kind, copy.deepcopy(model), images, target, args.mode) for kind in kinds}
+    for step in steps.values():
+        step()
+    return steps
+
+
+def measure_time(args: argparse.Namespace) -> Dict[str, Any]:
+    """Seconds of a step of each kind, and their ratio."""
+    steps = create_steps(args, list(KINDS))
+    seconds: Dict[str, List[float]] = {kind: [] for kind in KINDS}
+    device = torch.device(args.device)
+    for index in range(args.rounds):
+        for kind in KINDS[::1 if index % 2 else -1]:
+            synchronize(device)
+            start = time.perf_counter()
+            steps[kind]()
+            synchronize(device)
+            seconds[kind].append(time.perf_counter() - start)
+    low, ratio, high = statistics.quantiles([a / b for a, b in zip(seconds['drop-in'], seconds['plain'])], n=4)
+    return dict(
+        seconds={kind: statistics.median(values) for kind, values in seconds.items()}, ratio=ratio,
+        ratio_quartiles=[low, high])
+
+
+def create_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_device(parser)
+    parser.add_argument('--model', default='resnet18', help='a timm model (resnet18)')
+    parser.add_argument('--mode', choices=MODES, default='dense-multimix')
+    for name, default in (('batch-size', 8), ('image-size', 224), ('num-classes', 1000), ('rounds', 9), ('threads', 1)):
+        parser.add_argument(f'--{name}', type=int, default=default, help=f'({default})')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--output', help='(benchmarks/results/drop_in_cost_DEVICE.json)')
+    parser.add_argument('--memory-of', choices=KINDS, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = create_parser()
+    args = parser.parse_args(argv)
+    if args.rounds < 2:
+        parser.error(f'--rounds must be >= 2, got {args.rounds}')
+    if args.memory_of:
+        step = create_steps(args, [args.memory_of])[args.memory_of]
+        print(peak_mib(step, torch.device(args.device)))
+        return 0
+    settings = {name: value for name, value in vars(args).items() if name not in ('output', 'memory_of')}
+    flags = [text for name, value in settings.items() for text in (f'--{name.replace("_", "-")}', str(value))]
+    peak = {
+        kind: float(run_apart('benchmarks.drop_in_cost', [*flags, '--memory-of', kind], **RETURN_FREED))
+        for kind in KINDS}
+    extra = peak['drop-in'] - peak['plain']
+    result = dict(peak_mib=peak, extra_mib=extra, **measure_time(args))
+    low, high = result['ratio_quartiles']
+    print(f'{extra:+.0f} MiB over a plain step, {result["ratio"]:.3f} of its time ({low:.3f} to {high:.3f})')
+    kind = torch.device(args.device).type
+    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'drop_in_cost_{kind}.json')
+    write_result(path, 'drop_in_cost', settings, result)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
