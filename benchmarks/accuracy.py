@@ -42,7 +42,7 @@ class RunError(Exception):
 
 
 class Interrupted(Exception):
-    """A training that was told to end."""
+    """A training stopped by Ctrl-C or SIGTERM."""
 
 
 def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]:
@@ -50,7 +50,7 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
 
     Raises:
         RunError: If the training fails.
-        Interrupted: If it was told to end, by Ctrl-C or SIGTERM.
+        Interrupted: If it is stopped by Ctrl-C or SIGTERM.
     """
     recipe, method, seed = run.recipe, run.method, run.seed
     path = run.result_in(results)

@@ -1,4 +1,4 @@
-"""What Dense MultiMix sees and mixes, on real images: `python -m benchmarks.attention --recipe NAME --data-dir FOLDER`.
+"""Attention and tuples of Dense MultiMix on images: `python -m benchmarks.attention --recipe NAME --data-dir FOLDER`.
 
 Of each run the attention over some test images, and tuples that Dense MultiMix would mix of them: the weight of every
 example at every position. Default: the plain model and Dense MultiMix, of the first seed.

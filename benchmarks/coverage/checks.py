@@ -1,4 +1,4 @@
-"""What `benchmarks.coverage` checks of one model, each thing done once more without the package's help."""
+"""Checks of `benchmarks.coverage` on one model: each thing is done once more without the package's help."""
 import copy
 import traceback
 import warnings
@@ -129,7 +129,7 @@ def check_pooled(
     """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
     model.eval()
     with torch.no_grad():
-        head = MultiMixHead(model)
+        head = MultiMixHead(model, 'multimix')
         logits = model(images)
         _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
         loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))

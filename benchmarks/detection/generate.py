@@ -25,7 +25,7 @@ Objects = List[Tuple[str, object]]  # name of the class, and an array of ink or 
 
 @dataclass(frozen=True)
 class Scenes:
-    """What is generated: sizes in pixels, both ends included.
+    """Scenes to generate: sizes in pixels, both ends included.
 
     `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
 

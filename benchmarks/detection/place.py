@@ -29,7 +29,7 @@ def create_place(device: str, workers: int) -> Place:
 
 
 def agreed(decide: Callable[[], Any], place: Place) -> Any:
-    """What the first process decides, in all of them; its mistake (a ValueError) too."""
+    """Give all processes what the first one decides, or its mistake (a ValueError)."""
     if place.world_size == 1:
         return decide()
     decision = [None, None]

@@ -7,7 +7,7 @@ from .generate import Scenes
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all methods share.
+    """Budget that all methods share.
 
     `batch_size` is that of all processes together; sizes are in pixels. `data` is 'digits' or 'images' (both are
     generated as `scenes`), 'voc' or 'coco'; `train_sets` and `eval_sets` are those of VOC, or one split of COCO each.

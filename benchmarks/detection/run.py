@@ -28,7 +28,7 @@ RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results', 'd
 
 
 class Job(NamedTuple):
-    """What is to be run; `checkpoint` is None for random weights."""
+    """A run to be made; `checkpoint` is None for random weights."""
     setting: str
     recipe: Recipe
     method: str
@@ -127,7 +127,7 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
 
 
 def _settings(job: Job, checkpoint: Optional[Dict[str, Any]]) -> Dict[str, Any]:
-    """What makes two runs comparable, as it is read back from JSON."""
+    """Settings that make two runs comparable, as they are read back from JSON."""
     return dict(
         recipe=job.setting, method=job.method, seed=job.seed, budget=_budget(job.recipe), checkpoint=checkpoint)
 

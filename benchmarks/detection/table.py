@@ -38,7 +38,7 @@ def table(runs: Runs) -> List[List[str]]:
 
 
 def caption(runs: Runs) -> str:
-    """Name what the runs were made with: seeds, each budget that occurs, hardware."""
+    """Say how the runs were made: seeds, each budget that occurs, hardware."""
     records = [record for of_method in runs.values() for record in of_method]
     budgets = dict.fromkeys(_budget(record) for record in records)
     return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {hardware(records)}.'

@@ -59,7 +59,7 @@ def _each(environments: List[Dict[str, Any]], name: str) -> str:
 
 
 def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:
-    """What the report lacks, as sentences."""
+    """Name everything that the report lacks, in sentences."""
     trained = parts.get('accuracy', {})
     found = []
     untrained = [method for method in methods if method not in trained]

@@ -1,1 +1,1 @@
-"""What the commands share: methods, recipes, runs and their results."""
+"""Shared by the commands: methods, recipes, runs and their results."""

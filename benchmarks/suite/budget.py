@@ -19,7 +19,7 @@ _MACHINE = frozenset((
     'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
     'log_tensorboard').split())
 _SUITE = frozenset('data data_dir val_split output experiment resume checkpoint_hist'.split())
-"""What `benchmarks.accuracy` sets itself."""
+"""Set by `benchmarks.accuracy` itself."""
 
 
 def budget(recipe: str, method: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What this machine reaches at best: floating-point operations and bytes per second, as measured."""
+"""Peak rates of this machine: floating-point operations and bytes per second, as measured."""
 import time
 from typing import Callable
 

@@ -1,4 +1,4 @@
-"""What the parts of the suite share: their flags, which runs are there, one JSON file per run, never made again."""
+"""Shared by the parts of the suite: flags, the runs that are there, and one JSON file per run, never made again."""
 import argparse
 import contextlib
 import fcntl

@@ -28,7 +28,7 @@ def read_result(path: str) -> Dict[str, Any]:
 
 
 def existing_settings(path: str) -> Optional[Dict[str, Any]]:
-    """What the result in this file was made with; None where there is none yet."""
+    """Settings of the result in this file; None where there is none yet."""
     if not os.path.exists(path):
         return None
     return read_result(path)['settings']

@@ -294,8 +294,8 @@ def test_a_checkpoint_runs_no_code(suite, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('method, name, value', [
-    ('multimix', 'alpha', 4.), ('mixup+dense-multimix', 'input_prob', 0.25), ('dense-multimix-paper', 'attention', 'cam'),
-    ('multimix-distilled', 'gamma', 0.75)])
+    ('multimix', 'alpha', 4.), ('mixup+dense-multimix', 'input_prob', 0.25),
+    ('dense-multimix-paper', 'attention', 'cam'), ('multimix-distilled', 'gamma', 0.75)])
 def test_a_run_whose_defaults_were_resolved_goes_on(method, name, value, suite, tmp_path, monkeypatch, capsys):
     """args.yaml holds the values in force where the flags leave them to their defaults."""
     assert suite('--methods', method, '--seeds', '0') == 0

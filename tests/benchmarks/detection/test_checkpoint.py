@@ -1,4 +1,4 @@
-"""What train_timm.py wrote is read; all else is refused with a reason."""
+"""Checkpoints of train_timm.py are read; all else is refused with a reason."""
 import argparse
 import os
 import pickle
