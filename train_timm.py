@@ -12,16 +12,18 @@ import torch.distributed
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
+from timm_multimix import UsageError
+from timm_multimix._checks import call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.cli.parser import parse_args, resolved_text, scaled_learning_rate
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
-from timm_multimix.training.errors import RunFailed, named, unexpected
+from timm_multimix.training.errors import exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output, find_resumed, resume
-from timm_multimix.training.runtime import create_runtime, primary_says, seed_epoch, together
+from timm_multimix.training.runtime import agree_on, agree_to_start, create_runtime, seed_epoch
 from timm_multimix.training.schedule import Schedule
 from timm_multimix.training.stopping import Stopped
 from timm_multimix.training.task import (
@@ -47,34 +49,29 @@ def main(argv: Optional[List[str]] = None) -> int:
     if not logging.root.handlers:
         setup_default_logging()
     try:
-        run(args, args_text)
-    except ValueError as error:
-        _logger.debug('Where it was found:', exc_info=True)
-        print(f'train_timm.py: error: {error}', file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f'train_timm.py: error: {error}', file=sys.stderr)
-        return 1
+        return exit_code('train_timm.py', lambda: run(args, args_text))
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    return 0
 
 
 def run(args, args_text: str) -> None:
     # what computes
     runtime = create_runtime(args)
-    checkpoint = primary_says(runtime, lambda: find_resumed(args))
-    with together(runtime):
+    checkpoint = agree_on(runtime, lambda: find_resumed(args))
+    with agree_to_start(runtime):
         model, data_config = create_train_model(args, runtime)
-        with named('data'):
-            loader_train, loader_eval = create_loaders(args, data_config, runtime)
+        loader_train, loader_eval = create_loaders(args, data_config, runtime)
         task, mixup_fn = create_task(args, model, data_config, runtime, len(loader_train) * args.epochs)
 
         # what learns
-        with named(f'--opt {args.opt}'):
-            optimizer_config = dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, runtime.world_size))
-            optimizer = create_optimizer_v2(optimized_module(task, model), **optimizer_config, **args.opt_kwargs)
+        optimizer = call_library(
+            f'--opt {args.opt}',
+            create_optimizer_v2,
+            optimized_module(task, model),
+            **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, runtime.world_size)),
+            **args.opt_kwargs,
+        )
         if args.model_ema:
             task.setup_ema(
                 decay=args.model_ema_decay,
@@ -84,8 +81,12 @@ def run(args, args_text: str) -> None:
         resumed = resume(checkpoint, args, task, optimizer, runtime)
     prepare_mixing(task, loader_train, data_config)
     if args.torchcompile:
-        with named(f'--torchcompile {args.torchcompile}'):
-            task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+        call_library(
+            f'--torchcompile {args.torchcompile}',
+            task.compile,
+            backend=args.torchcompile,
+            mode=args.torchcompile_mode,
+        )
     if runtime.distributed:
         task.prepare_distributed(
             device_ids=[runtime.device] if runtime.device.type == 'cuda' else None,
@@ -100,10 +101,13 @@ def run(args, args_text: str) -> None:
     # what is written
     start_epoch = args.start_epoch if args.start_epoch is not None else resumed.epoch or 0
     output = None
-    with together(runtime), named(f'--output {args.output}'):
+    with agree_to_start(runtime):
         if runtime.primary:
             image_size = data_config['input_size'][-1]
-            output = Output(training, resolved_text(args_text, task), image_size, start_epoch, checkpoint)
+            try:
+                output = Output(training, resolved_text(args_text, task), image_size, start_epoch, checkpoint)
+            except OSError as error:
+                raise UsageError(f'--output {args.output}: {error}') from error
             _logger.info(f'Scheduled epochs: {schedule.num_epochs}. Output folder: {output.folder}')
     recovery = Recovery(args, runtime, resumed.position, output and output.saver)
 
@@ -118,7 +122,7 @@ def run(args, args_text: str) -> None:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
     chance = chance_level(loader_train.dataset, data_config['num_classes'])
     try:
-        with recovery.stop, unexpected('training'):
+        with recovery.stop:
             for epoch in range(start_epoch, end_epoch):
                 seed_epoch(args, runtime, epoch)
                 set_epoch(loader_train, epoch)

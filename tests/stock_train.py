@@ -23,6 +23,8 @@ parser.add_argument('--input-size', type=int, nargs=3)
 parser.add_argument('--epochs', type=int, default=2)
 parser.add_argument('--start-epoch', type=int, default=0)
 parser.add_argument('--batch-size', type=int, default=8)
+parser.add_argument('--opt', default='sgd')
+parser.add_argument('--sched', default='cosine')
 parser.add_argument('--mixup', type=float, default=0.)
 parser.add_argument('--cutmix', type=float, default=0.)
 parser.add_argument('--mixup-mode', default='batch')
@@ -49,7 +51,7 @@ def main():
     loader = create_loader(
         create_dataset('', root=args.data_dir, split='train', is_training=True), tuple(args.input_size),
         args.batch_size, is_training=True, num_workers=0, collate_fn=collate_fn, device=device)
-    optimizer = create_optimizer_v2(model, 'sgd', lr=0.01)
+    optimizer = create_optimizer_v2(model, args.opt, lr=0.01)
     if args.kd_model_name:
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(0.1)
@@ -58,7 +60,7 @@ def main():
     if args.compile_task:
         task = torch.compile(task, backend='eager')
     scheduler, epochs = create_scheduler_v2(
-        optimizer, 'cosine', num_epochs=args.epochs, updates_per_epoch=len(loader))
+        optimizer, args.sched, num_epochs=args.epochs, updates_per_epoch=len(loader))
     if args.start_epoch:
         scheduler.step(args.start_epoch)
     steps = []

@@ -12,27 +12,31 @@ import os
 import runpy
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from unittest import mock
 
+import timm
+import timm.data
+import timm.models
+import timm.optim
 import timm.scheduler
 import timm.task
 
+from ._checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.cli.checks import check_mixing
 from .training.cli.combinations import check_combinations
 from .training.cli.methods import needs_two_views
 from .training.cli.parser import create_parser, multimix_kwargs, read_defaults
+from .training.data.folders import check_classes, check_root
+from .training.errors import exit_code
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
 _OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
-
-
-class PlugInError(ValueError):
-    """The script cannot be plugged into."""
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -41,23 +45,21 @@ def main(argv: Optional[List[str]] = None) -> int:
     if not argv or argv[0] in ('-h', '--help'):
         print(__doc__)
         return 0 if argv else 2
-    script = argv[0]
-    try:
-        _check_script(script)
-        args, rest = _split_arguments(argv[1:])
-        path = os.path.abspath(script)
-        with (
-            mock.patch.object(sys, 'argv', [script, *rest]),
-            mock.patch.object(sys, 'path', [os.path.dirname(path), *sys.path]),  # as python does for a script
-            _plugged_in(args) as tasks,
-        ):
-            runpy.run_path(path, run_name='__main__')
-        if not tasks:
-            raise PlugInError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
-    except PlugInError as error:
-        print(f'timm_multimix: error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return exit_code('timm_multimix', lambda: _run(argv[0], argv[1:]))
+
+
+def _run(script: str, argv: List[str]) -> None:
+    _check_script(script)
+    args, rest = _split_arguments(argv)
+    path = os.path.abspath(script)
+    with (
+        mock.patch.object(sys, 'argv', [script, *rest]),
+        mock.patch.object(sys, 'path', [os.path.dirname(path), *sys.path]),  # as python does for a script
+        _plugged_in(args) as tasks,
+    ):
+        runpy.run_path(path, run_name='__main__')
+    if not tasks:
+        raise UsageError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
 
 
 def _check_script(path: str) -> None:
@@ -65,9 +67,9 @@ def _check_script(path: str) -> None:
         with open(path, encoding='utf-8') as file:
             source = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise PlugInError(f'cannot read the script {path}: {error}') from error
+        raise UsageError(f'cannot read the script {path}: {error}') from error
     if 'ClassificationTask' not in source:
-        raise PlugInError(
+        raise UsageError(
             f'{path} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')
 
 
@@ -77,14 +79,14 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     read_defaults(parser, argv)
     args, _ = parser.parse_known_args(argv)
     if args.mixup_mode not in MODES:
-        raise PlugInError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
+        raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
     try:
         check_mixing(args)
         check_combinations(args)
     except ValueError as error:
-        raise PlugInError(str(error)) from error
+        raise UsageError(str(error)) from error
     if needs_two_views(args):
-        raise PlugInError(
+        raise UsageError(
             '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
     taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for action in parser._actions:
@@ -92,7 +94,7 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
             taker._add_action(action)
     on_command_line, rest = taker.parse_known_args(argv)
     if args.cutmix_minmax is not None and args.config:
-        raise PlugInError('--cutmix-minmax must not be in --config, where the script would read it too')
+        raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     # the script may read others from the same --config
     return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
 
@@ -101,46 +103,55 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
 def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     """timm with our task in place of its own; the tasks that were built."""
     tasks: List[MultiMixTask] = []
+    datasets: Dict[bool, Any] = {}  # by whether they are for training
 
     class PluggedTask(MultiMixTask):
         """A MultiMixTask with the arguments of timm's task; a class, as the script may ask what a task is."""
 
         def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
             kwargs.pop('threshold', None)
-            try:
-                super().__init__(
-                    model,
-                    criterion,
-                    {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
-                    **multimix_kwargs(args),
-                    **({'input_size': _input_size(args)} if args.mixup_mode == 'dense-multimix' else {}),
-                    **kwargs,
-                )
-            except ValueError as error:
-                raise PlugInError(str(error)) from error
+            super().__init__(
+                model,
+                criterion,
+                {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
+                **multimix_kwargs(args),
+                **({'input_size': _input_size(args)} if args.mixup_mode == 'dense-multimix' else {}),
+                **kwargs,
+            )
             tasks.append(self)
+            _check_classes(args, tasks, datasets)
             self.num_batches = 0
 
         def forward(self, input, target):
             if self.teacher is not None and not self.teacher.moved:
                 if self.num_batches > args.grad_accum_steps:
-                    raise PlugInError(
+                    raise UsageError(
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
                         f'{self.num_batches} batches went by without it')
                 self.num_batches += 1
             return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
-        raise PlugInError('the script asked for knowledge distillation, which does not go with MultiMix')
+        raise UsageError('the script asked for knowledge distillation, which does not go with MultiMix')
 
-    create_scheduler = timm.scheduler.create_scheduler_v2
+    create_dataset, create_scheduler = timm.data.create_dataset, timm.scheduler.create_scheduler_v2
+
+    def create_dataset_checked(*positional: Any, **kwargs: Any):
+        check_root(args)
+        what = f'{kwargs.get("split", "a")} split of {args.dataset or args.data_dir or args.data}'
+        dataset = call_library(what, create_dataset, *positional, **kwargs)
+        datasets[bool(kwargs.get('is_training'))] = dataset
+        _check_classes(args, tasks, datasets)
+        return dataset
 
     def create_scheduler_v2(*positional: Any, **kwargs: Any):
-        scheduler, epochs = create_scheduler(*positional, **kwargs)
+        scheduler, epochs = call_library(f'--sched {args.sched}', create_scheduler, *positional, **kwargs)
+        if not args.mixup_off_epoch and args.multimix_input_prob != 'auto':
+            return scheduler, epochs
         updates_per_epoch = kwargs.get('updates_per_epoch')
         if args.multimix_input_prob == 'auto':
             if not updates_per_epoch:
-                raise PlugInError(
+                raise UsageError(
                     '--multimix-input-prob auto needs a script that gives create_scheduler_v2 its updates_per_epoch')
             for task in tasks:
                 task.input_mixing.found_share.num_batches = updates_per_epoch * epochs * args.grad_accum_steps
@@ -149,8 +160,17 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
     patches = [mock.patch.object(timm.task, name, PluggedTask) for name in _TASKS]
     patches += [mock.patch.object(timm.task, name, refuse) for name in _OTHER_TASKS]
-    if args.mixup_off_epoch or args.multimix_input_prob == 'auto':
-        patches.append(mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2))
+    patches += [
+        mock.patch.object(timm.data, 'create_dataset', create_dataset_checked),
+        mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
+    ]
+    # what these refuse of the flags is told as train_timm.py tells it
+    for module, name, what in (
+            (timm, 'create_model', f'--model {args.model}'),
+            (timm.models, 'create_model', f'--model {args.model}'),
+            (timm.optim, 'create_optimizer_v2', f'--opt {args.opt}'),
+    ):
+        patches.append(mock.patch.object(module, name, partial(call_library, what, getattr(module, name))))
     for patch in patches:
         patch.start()
     try:
@@ -165,7 +185,7 @@ def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List
     if scheduler is None:
         if not off_epoch:
             return
-        raise PlugInError('--mixup-off-epoch needs a --sched: from it the epoch is known')
+        raise UsageError('--mixup-off-epoch needs a --sched: from it the epoch is known')
     step, step_update = scheduler.step, scheduler.step_update
 
     def stepped(epoch: int, *positional: Any, **kwargs: Any):
@@ -182,6 +202,13 @@ def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List
         return step_update(num_updates, *positional, **kwargs)
 
     scheduler.step, scheduler.step_update = stepped, step_updated
+
+
+def _check_classes(args: argparse.Namespace, tasks: List[MultiMixTask], datasets: Dict[bool, Any]) -> None:
+    """Refuse data of other classes than the model's, as soon as both are there."""
+    num_classes = getattr(tasks[-1].get_eval_model(), 'num_classes', None) if tasks else None
+    if num_classes is not None and True in datasets:
+        check_classes(args, num_classes, datasets[True], datasets.get(False))
 
 
 def _input_size(args: argparse.Namespace) -> Optional[Tuple[int, int, int]]:

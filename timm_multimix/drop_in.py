@@ -7,10 +7,10 @@ import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ._checks import check_choice, check_flag, check_integer, check_number, check_target, refuse_gamma
+from ._checks import UsageError, check_integer, check_number, check_target
 from .embeddings import check_classifier
 from .functional import soft_targets
-from .head import MODES, DenseOptions, MultiMixHead
+from .head import DenseOptions, MultiMixHead, refuse_arguments
 from .input_mixing import InputMixing
 from .loss import MultiMixLoss
 
@@ -82,24 +82,20 @@ class MultiMix:
             reuse: bool = False,
             **kwargs: Any,
     ):
-        check_choice('mode', mode, MODES)
+        self._options = DenseOptions.take(mode, kwargs)
         self.mode = mode
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.num_classes = check_integer('num_classes', num_classes)
-        self.multi_label = check_flag('multi_label', multi_label)
-        self.reuse = check_flag('reuse', reuse)
+        self.multi_label = multi_label
+        self.reuse = reuse
         self.mixup_enabled = True
         self.input_mixing = InputMixing(
             mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
         if multi_label and self.input_mixing.found_share is not None:
-            raise ValueError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
+            raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
         # smoothing happens to the targets, before they are mixed
-        if 'criterion' in kwargs:
-            raise ValueError(
-                'criterion is not an argument of MultiMix; give the criterion of the loop, got '
-                f'{kwargs["criterion"]!r}')
-        refuse_gamma(kwargs, 'MultiMix')
-        self._options = DenseOptions.take(mode, kwargs)
+        refuse_arguments(
+            'MultiMix', kwargs, criterion='the loop has its own', gamma='MultiMixTask has one, with its teacher')
         self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**kwargs)
         self._forward: Optional[_AttachedForward] = None
@@ -139,11 +135,11 @@ class MultiMix:
         check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
-            raise ValueError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
+            raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
         if 'forward' in vars(model):
-            raise ValueError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
+            raise UsageError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
         if self._forward is not None:
-            raise ValueError('this MultiMix is attached to a model already; call detach() first')
+            raise UsageError('this MultiMix is attached to a model already; call detach() first')
         head = None
         if self.mode == 'dense-multimix':
             head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
@@ -175,7 +171,7 @@ class MultiMix:
             ValueError: If no model is attached, or the target does not fit.
         """
         if self._forward is None:
-            raise ValueError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
+            raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
         if self.multi_label:
             target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
         check_target(target, x.shape[0], self.num_classes)
@@ -195,11 +191,11 @@ class MultiMix:
 def _refuse_wrapped(model: nn.Module) -> None:
     """Attach to the bare model: a wrapper's forward is not its own."""
     if isinstance(model, nn.DataParallel):
-        raise ValueError('nn.DataParallel is not supported: use DistributedDataParallel, and attach to the bare model')
+        raise UsageError('nn.DataParallel is not supported: use DistributedDataParallel, and attach to the bare model')
     if isinstance(model, DistributedDataParallel):
-        raise ValueError('attach to the bare model, before DistributedDataParallel wraps it: attach(model.module)')
+        raise UsageError('attach to the bare model, before DistributedDataParallel wraps it: attach(model.module)')
     if hasattr(model, '_orig_mod'):
-        raise ValueError('attach before torch.compile: torch.compile(model) after MultiMix(...).attach(model)')
+        raise UsageError('attach before torch.compile: torch.compile(model) after MultiMix(...).attach(model)')
 
 
 class _Batch:
@@ -251,11 +247,11 @@ class _AttachedForward:
             return logits
         batch = self.batch
         if batch is None:
-            raise ValueError(
+            raise UsageError(
                 'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
-                'or build MultiMix(reuse=True) to run one batch several times, as SAM and LBFGS do')
+                'or build MultiMix(reuse=True), as SAM and LBFGS need it')
         if batch.target.shape[0] != x.shape[0]:
-            raise ValueError(
+            raise UsageError(
                 f'x must be the batch that was mixed last, of {batch.target.shape[0]} images, got {x.shape[0]}; '
                 'nn.DataParallel, which splits batches, is not supported: use DistributedDataParallel')
         if self.head is None:

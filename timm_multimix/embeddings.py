@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import AttentionPool2d, RotAttentionPool2d
 
-from ._checks import check_input_size
+from ._checks import UsageError, call_library, check_floats
 from .probing import Calls, FrozenStatistics, record_calls, seed, trial
 
 _POOLED_WORKS = "mode 'multimix' needs only the model's logits and works"
@@ -60,35 +60,25 @@ class DenseEmbeddings:
 
     def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
         self.model = model
-        check_classifier(model)
         _refuse_by_attributes(model)
         with trial(model):
             self._probe(_example_input(model, input_size))
 
     def _probe(self, example: torch.Tensor) -> None:
         model = self.model.eval()
-        try:
-            features = model.forward_features(example)
-        except Exception as error:
-            raise ValueError(
-                f'{_name(model)}: forward_features fails on an example of shape {list(example.shape)}; pass the '
-                f'input_size (channels, height, width) that it is built for. It said: {error}') from error
+        features = call_library(
+            f'{_name(model)}: forward_features fails on an example of shape {list(example.shape)}; pass the input_size '
+            f'(channels, height, width) that it is built for', model.forward_features, example, errors=Exception)
         self.layout = find_layout(model, features, example)
         self.example_positions = self.layout.num_positions(features)
         split = self.layout.split(features)
-        try:
-            calls = record_calls(model, lambda: model.forward_head(split))
-        except Exception as error:
-            raise ValueError(
-                f'{_name(model)}: forward_head cannot take single positions ({error}); {_POOLED_WORKS}') from error
+        calls = record_calls(model, lambda: call_library(
+            f'{_name(model)}: {_POOLED_WORKS}; forward_head cannot take single positions',
+            model.forward_head, split, errors=Exception))
         _refuse_by_head(model, calls.modules, calls.result, split.shape[0])
-        try:
-            model.forward_head(split, pre_logits=True)
-        except TypeError as error:
-            raise ValueError(
-                f'{_name(model)}: forward_head must take pre_logits=True and then return the embedding ({error}); '
-                f'{_POOLED_WORKS}') from error
-
+        call_library(
+            f'{_name(model)}: {_POOLED_WORKS}; forward_head must take pre_logits=True and then return the embedding',
+            model.forward_head, split, pre_logits=True, errors=TypeError)
         self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.classifier = self._find_classifier(split, calls)
 
@@ -151,9 +141,7 @@ def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor)
         ValueError: If they are not one tensor of positions.
     """
     if not isinstance(features, torch.Tensor):
-        raise ValueError(
-            f'{_name(model)}: forward_features returns a {type(features).__name__}, not one tensor of positions, so '
-            f'there is nothing dense to mix; {_POOLED_WORKS}')
+        raise _unserved(model, f'forward_features returns a {type(features).__name__}, not one tensor of positions')
     if features.ndim == 4:
         output_format = getattr(model, 'output_fmt', None)
         nhwc = getattr(output_format, 'value', output_format) == 'NHWC'
@@ -161,18 +149,13 @@ def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor)
     elif features.ndim == 3:
         layout = Layout('NLC', _num_prefix_tokens(model, features, example))
     else:
-        raise ValueError(
-            f'{_name(model)}: forward_features returns shape {list(features.shape)}, without spatial positions; '
-            f'{_POOLED_WORKS}')
+        raise _unserved(model, f'forward_features returns shape {list(features.shape)}, without spatial positions')
     width, expected = features.shape[1 if layout.format == 'NCHW' else -1], getattr(model, 'num_features', None)
     if isinstance(expected, int) and width != expected:
-        raise ValueError(
-            f'{_name(model)}: forward_features returns {width} channels ({layout.format}), num_features says '
-            f'{expected}, so its layout is not understood; {_POOLED_WORKS}')
+        raise _unserved(
+            model, f'forward_features returns {width} channels ({layout.format}), num_features says {expected}')
     if layout.num_prefix_tokens < 0 or layout.num_positions(features) < 1:
-        raise ValueError(
-            f'{_name(model)}: forward_features returns shape {list(features.shape)}, class tokens without patch '
-            f'tokens; {_POOLED_WORKS}')
+        raise _unserved(model, f'features have shape {list(features.shape)}, class tokens without patch tokens')
     return layout
 
 
@@ -196,47 +179,32 @@ def check_classifier(model: nn.Module) -> None:
     Raises:
         ValueError: If the model is none, has no classes, or gives two sets of logits in training.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f'model must be a torch.nn.Module, got {model!r}')
     if getattr(model, 'num_classes', None) == 0:
-        raise ValueError(
-            f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1, or choose a '
-            f'model that classifies')
+        raise UsageError(f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1')
     if getattr(model, 'distilled_training', False):
-        raise ValueError(
-            f'{_name(model)} is set to distilled training and returns two sets of logits; '
-            f'call set_distilled_training(False)')
+        raise UsageError(f'{_name(model)} returns two sets of logits; call set_distilled_training(False)')
 
 
 def _refuse_by_attributes(model: nn.Module) -> None:
     if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
-        raise ValueError(
-            f'{_name(model)} has no forward_features and forward_head, which the dense mode needs; {_POOLED_WORKS}')
+        raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
     dropout = getattr(model, 'patch_drop', None)
     if getattr(dropout, 'prob', 0.) > 0.:
-        raise ValueError(
-            f'{_name(model)} was built with patch_drop_rate={dropout.prob:g}: positions no longer match across '
-            f'images; build it with patch_drop_rate=0, or use mode \'multimix\'')
+        raise _unserved(model, f'patch_drop_rate={dropout.prob:g} drops positions; with patch_drop_rate=0, it works')
 
 
 def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: object, num_rows: int) -> None:
     for module in modules:
         if isinstance(module, (AttentionPool2d, RotAttentionPool2d)):
-            raise ValueError(
-                f'{_name(model)}: its {type(module).__name__} learns an embedding per position of the whole grid, '
-                f'so a position cannot be pooled alone; {_POOLED_WORKS}')
+            raise _unserved(model, f'its {type(module).__name__} pools the whole grid, never a position alone')
     num_classes = getattr(model, 'num_classes', None)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != num_rows or (
-            isinstance(num_classes, int) and logits.shape[1] != num_classes):
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(
-            f'{_name(model)}: forward_head of single positions must return logits [{num_rows}, {num_classes}], '
-            f'got {shape}; {_POOLED_WORKS}')
+    check_floats(
+        f'{_name(model)}: {_POOLED_WORKS}; logits of single positions by forward_head', logits,
+        (num_rows, num_classes if isinstance(num_classes, int) else 'c'))
 
 
 def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
     parameter = next(model.parameters())
-    check_input_size(input_size)
     if input_size is None:
         config = getattr(model, 'pretrained_cfg', None) or {}
         channels, height, width = config.get('input_size', (3, 224, 224))
@@ -256,6 +224,11 @@ def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(1)
+
+
+def _unserved(model: nn.Module, reason: str) -> UsageError:
+    """The refusal of a model in the dense mode."""
+    return UsageError(f'{_name(model)}: {reason}; {_POOLED_WORKS}')
 
 
 def _name(model: nn.Module) -> str:

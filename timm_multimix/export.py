@@ -8,9 +8,12 @@ import sys
 from typing import Dict, List, Optional
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models import load_state_dict
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
+
+from ._checks import UsageError, call_library
 
 
 def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.Tensor]:
@@ -28,27 +31,25 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
         ValueError: If the checkpoint cannot be read, or `path` has another ending or cannot be written.
     """
     if not path.endswith('.safetensors'):
-        raise ValueError(f'path must end in .safetensors, got {path}')
-    try:
-        state = load_state_dict(checkpoint, use_ema=use_ema)
-        about = load_checkpoint_metadata(checkpoint)
-    except FileNotFoundError as error:
-        raise ValueError(f'checkpoint {checkpoint}: no such file') from error
-    except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
-        reason = str(error).split('\n')[0][:200]
-        raise ValueError(f'checkpoint {checkpoint}: cannot be read ({reason})') from error
+        raise UsageError(f'path must end in .safetensors, got {path}')
+    if not os.path.isfile(checkpoint):
+        raise UsageError(f'checkpoint {checkpoint}: no such file')
+    # whatever a file that is no checkpoint makes of the unpickler
+    what = f'checkpoint {checkpoint}: cannot be read'
+    state = call_library(what, load_state_dict, checkpoint, use_ema=use_ema, errors=Exception)
+    about = call_library(what, load_checkpoint_metadata, checkpoint, errors=Exception)
     bad = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if bad:
-        raise ValueError(f'checkpoint {checkpoint}: {bad[0]} is not a tensor')
+        raise UsageError(f'checkpoint {checkpoint}: {bad[0]} is not a tensor')
     tensors = {name: value.clone().contiguous() for name, value in state.items()}  # no two share memory
     metadata = {name: str(about[name]) for name in ('arch', 'epoch', 'metric') if name in about}
     try:
         save_file(tensors, f'{path}.tmp', metadata=dict(metadata, format='pt'))
         os.replace(f'{path}.tmp', path)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         if os.path.exists(f'{path}.tmp'):
             os.remove(f'{path}.tmp')
-        raise ValueError(f'{path}: cannot be written ({error})') from error
+        raise UsageError(f'{path}: cannot be written ({error})') from error
     return tensors
 
 
@@ -60,7 +61,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     try:
         tensors = export(args.checkpoint, args.path, use_ema=not args.no_use_ema)
-    except ValueError as error:
+    except UsageError as error:
         parser.error(str(error))
     print(f'{len(tensors)} tensors, {sum(value.numel() for value in tensors.values()):,} values: {args.path}')
     return 0

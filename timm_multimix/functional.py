@@ -8,16 +8,7 @@ from typing import Optional, Union
 
 import torch
 
-from ._checks import (
-    check_choice,
-    check_flag,
-    check_float_tensor,
-    check_integer,
-    check_logits,
-    check_number,
-    check_target,
-    check_teacher_logits,
-)
+from ._checks import UsageError, check_choice, check_floats, check_logits, check_number, check_target
 from .ops import IMPLEMENTATIONS, LossParams
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
@@ -26,6 +17,7 @@ __all__ = [
     'ATTENTION_KINDS',
     'CONCENTRATIONS',
     'IMPLEMENTATIONS',
+    'at_least_float32',
     'dense_weights',
     'draw_alpha',
     'interpolate',
@@ -37,6 +29,11 @@ __all__ = [
 
 ATTENTION_KINDS = ('gap', 'cam', 'none')
 ACTIVATIONS = ('relu', 'softmax')
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, in which everything is computed; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def spatial_attention(
@@ -65,11 +62,11 @@ def spatial_attention(
     """
     check_choice('kind', kind, ATTENTION_KINDS)
     check_choice('activation', activation, ACTIVATIONS)
-    check_float_tensor('embeddings', embeddings, (3,), '[b, r, d]')
+    check_floats('embeddings', embeddings, 'brd')
     batch_size, num_positions, width = embeddings.shape
     if num_positions == 0:
-        raise ValueError(f'embeddings must have at least one position, got shape {list(embeddings.shape)}')
-    embeddings = _accumulation(embeddings)
+        raise UsageError(f'embeddings must have at least one position, got shape {list(embeddings.shape)}')
+    embeddings = at_least_float32(embeddings)
     uniform = embeddings.new_full((batch_size, num_positions), 1. / num_positions)
     if kind == 'none':
         return uniform
@@ -87,10 +84,8 @@ def spatial_attention(
 def _class_rows(weight: Optional[torch.Tensor], target: Optional[torch.Tensor], batch_size: int, width: int):
     if weight is None or target is None:
         missing = 'classifier_weight' if weight is None else 'target'
-        raise ValueError(f"{missing} must be given for kind 'cam', got None")
-    check_float_tensor('classifier_weight', weight, (2,), f'[c, {width}]')
-    if weight.shape[1] != width:
-        raise ValueError(f'classifier_weight must be [c, {width}] as the embeddings are, got {list(weight.shape)}')
+        raise UsageError(f"{missing} must be given for kind 'cam', got None")
+    check_floats('classifier_weight', weight, ('c', width))
     check_target(target, batch_size, weight.shape[0])
     return weight[target.long()] if target.ndim == 1 else target.to(weight.dtype) @ weight
 
@@ -108,12 +103,8 @@ def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: If the shapes do not fit.
     """
-    check_float_tensor('lam', lam, (3,), '[r, n, b]')
-    check_float_tensor('attention', attention, (2,), '[b, r]')
-    if attention.shape != (lam.shape[2], lam.shape[0]):
-        raise ValueError(
-            f'attention must be [b, r] = [{lam.shape[2]}, {lam.shape[0]}] to fit lam {list(lam.shape)}, '
-            f'got {list(attention.shape)}')
+    check_floats('lam', lam, 'rnb')
+    check_floats('attention', attention, (lam.shape[2], lam.shape[0]))
     return _normalise(lam * attention.t().unsqueeze(1).to(lam.dtype), lam)
 
 
@@ -137,13 +128,11 @@ def interpolate(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: If the shapes do not fit.
     """
-    check_float_tensor('weights', weights, (2, 3), '[n, b] or [r, n, b]')
-    check_float_tensor('values', values, (2, 3), '[b, k] or [b, r, k]')
-    if values.shape[0] != weights.shape[-1] or (values.ndim == 3 and values.shape[1:2] != weights.shape[:-2]):
-        raise ValueError(
-            f'values must be [b, k], or [b, r, k] with weights [r, n, b], '
-            f'got values {list(values.shape)} and weights {list(weights.shape)}')
-    weights, values = _accumulation(weights), _accumulation(values)
+    check_floats('weights', weights, 'nb', 'rnb')
+    *positions, _, batch_size = weights.shape
+    forms = [(batch_size, 'k'), *((batch_size, r, 'k') for r in positions)]
+    check_floats(f'values with weights {list(weights.shape)}', values, *forms)
+    weights, values = at_least_float32(weights), at_least_float32(values)
     dtype = torch.promote_types(weights.dtype, values.dtype)
     if values.ndim == 3:
         values = values.transpose(0, 1)
@@ -175,12 +164,10 @@ def soft_targets(
         ValueError: If the target does not fit, or an argument is out of range.
     """
     smoothing = check_number('smoothing', smoothing, high=1.)
-    num_classes = check_integer('num_classes', num_classes)
-    if check_flag('multi_label', multi_label) and not target.is_floating_point():
-        target = target.to(dtype)
+    if multi_label:
+        target = target if target.is_floating_point() else target.to(dtype)
+        check_floats('target of multi_label=True', target, ('b', num_classes))
     check_target(target, target.shape[0] if target.ndim else 0, num_classes)
-    if multi_label and target.ndim == 1:
-        raise ValueError(f'target must be [b, {num_classes}] labels with multi_label=True, got {list(target.shape)}')
     off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
     if target.ndim == 2:
         return target * (1. - smoothing) + off_value if smoothing else target
@@ -234,9 +221,8 @@ def mixed_cross_entropy(
     check_logits(logits)
     check_target(target, logits.shape[0], logits.shape[-1])
     gamma = check_number('gamma', gamma, high=1.)
-    check_teacher_logits(teacher_logits, logits)
-    if not isinstance(weights, (torch.Tensor, Iterable)):
-        raise ValueError(f'weights must be a tensor or an iterable of them, got {weights!r}')
+    if teacher_logits is not None:
+        check_floats('teacher_logits', teacher_logits, logits.shape, finite=True)
     if gamma == 1.:
         teacher_logits = None  # it has no say
     if implementation == 'auto':
@@ -245,7 +231,7 @@ def mixed_cross_entropy(
         implementation = 'reference' if literal else 'chunked'
 
     if teacher_logits is not None:
-        teacher_logits = _logits_by_position(teacher_logits.detach()).to(_accumulation(logits).dtype)
+        teacher_logits = _logits_by_position(teacher_logits.detach()).to(at_least_float32(logits).dtype)
     logits = _logits_by_position(logits)
     num_positions, batch_size, _ = logits.shape
     blocks = [weights] if isinstance(weights, torch.Tensor) else weights
@@ -256,18 +242,13 @@ def mixed_cross_entropy(
 
 
 def _logits_by_position(logits: torch.Tensor) -> torch.Tensor:
-    logits = _accumulation(logits)
+    logits = at_least_float32(logits)
     return logits.unsqueeze(0) if logits.ndim == 2 else logits.transpose(0, 1)  # [r, b, c]
 
 
 def _position_first(weights: torch.Tensor, num_positions: int, batch_size: int) -> torch.Tensor:
-    check_float_tensor('weights', weights, (2, 3), '[n, b] or [r, n, b]')
-    block = weights.unsqueeze(0) if weights.ndim == 2 else weights
-    if block.shape[0] != num_positions or block.shape[2] != batch_size or block.shape[1] == 0:
-        form = f'[n, {batch_size}]' if num_positions == 1 else f'[{num_positions}, n, {batch_size}]'
-        raise ValueError(f'weights must be {form} with n >= 1 to fit the logits, got shape {list(weights.shape)}')
-    return block
-
-
-def _accumulation(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    forms = [(num_positions, 'n', batch_size)] + ([('n', batch_size)] if num_positions == 1 else [])
+    check_floats('weights', weights, *forms)
+    if weights.shape[-2] == 0:
+        raise UsageError(f'weights must hold at least one tuple (n >= 1), got shape {list(weights.shape)}')
+    return weights.unsqueeze(0) if weights.ndim == 2 else weights

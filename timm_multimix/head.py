@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
-from ._checks import check_choice, check_flag, check_input_size, refuse_gamma
+from ._checks import UsageError, check_choice
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
@@ -40,21 +40,21 @@ class DenseOptions:
     def __post_init__(self):
         check_choice('attention', self.attention, functional.ATTENTION_KINDS)
         check_choice('activation', self.activation, functional.ACTIVATIONS)
-        check_flag('attention_grad', self.attention_grad)
-        check_input_size(self.input_size)
+        check_choice('attention_grad', self.attention_grad, (False, True))
 
     @classmethod
     def take(cls, mode: str, kwargs: Dict[str, Any]) -> 'DenseOptions':
         """Those among the keyword arguments, which lose them.
 
         Raises:
-            ValueError: If one is given that the mode does not have.
+            ValueError: If there is no such mode, or one is given that the mode does not have.
         """
+        check_choice('mode', mode, MODES)
         given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
         options = cls(**given)
         if mode != 'dense-multimix' and options != cls():
             name = next(name for name in given if getattr(options, name) != getattr(cls, name))
-            raise ValueError(f"{name} needs mode 'dense-multimix', got {name}={given[name]!r} with {mode!r}")
+            raise UsageError(f"{name} needs mode 'dense-multimix', got {name}={given[name]!r} with {mode!r}")
         return options
 
 
@@ -106,27 +106,24 @@ class MultiMixHead(nn.Module):
 
     def __init__(self, model: nn.Module, mode: str = 'dense-multimix', **kwargs: Any):
         super().__init__()
-        check_choice('mode', mode, MODES)
         options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        refuse_gamma(kwargs, 'MultiMixHead')
+        refuse_arguments('MultiMixHead', kwargs, gamma='MultiMixTask has one, with its teacher')
         if mode == 'multimix' and not hasattr(model, 'forward_head'):
-            raise ValueError(
-                f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model, for mode '
-                f"'multimix'")
+            raise UsageError(f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model')
         self.mode = mode
         self.options = options
         self.loss = MultiMixLoss(**kwargs)
         implementation = self.loss.implementation
         if options.attention_grad and implementation not in ('auto', 'reference'):
-            raise ValueError(
+            raise UsageError(
                 f"implementation must be 'auto' or 'reference' with attention_grad=True, got {implementation!r}")
         self.__dict__['model'] = model  # past nn.Module, which would register it
         self.dense = DenseEmbeddings(model, options.input_size) if mode == 'dense-multimix' else None
         needs_classifier = options.attention == 'cam' or options.attention_grad
         if self.dense is not None and self.dense.classifier is None and needs_classifier:
             what = "attention 'cam'" if options.attention == 'cam' else 'attention_grad=True'
-            raise ValueError(
+            raise UsageError(
                 f'{what} needs a linear classifier on the embedding, which {type(model).__name__} does not end in; '
                 f"allowed: attention 'gap' or 'none', attention_grad=False")
 
@@ -182,19 +179,23 @@ class MultiMixHead(nn.Module):
         return weight if self.options.attention_grad else weight.detach()
 
 
+def refuse_arguments(name: str, kwargs: Dict[str, Any], **reasons: str) -> None:
+    """Refuse arguments of `MultiMixLoss` that mean nothing here."""
+    for argument in reasons.keys() & kwargs.keys():
+        raise UsageError(f'{argument} is not an argument of {name}, {reasons[argument]}; got {kwargs[argument]!r}')
+
+
 def _check_gradients_are_averaged(model: nn.Module) -> None:
     """Refuse a forward in one of several processes that no DistributedDataParallel sees.
 
     Parameters that are not torch's plain ones are of another wrapper, such as FSDP's.
     """
-    if torch.compiler.is_compiling() or not (dist.is_available() and dist.is_initialized()):
-        return
-    if dist.get_world_size() == 1 or not torch.is_grad_enabled():
+    alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+    if torch.compiler.is_compiling() or alone or not torch.is_grad_enabled():
         return
     if DistributedDataParallel._get_active_ddp_module() is not None:
         return
     if all(type(parameter) is nn.Parameter for parameter in model.parameters()):
-        raise ValueError(
+        raise UsageError(
             'the head must run inside the forward of the module that DistributedDataParallel wraps, or gradients are '
-            'not averaged over the processes: move forward_features and the head there, or use MultiMixTask with '
-            'prepare_distributed(); got a call outside')
+            'not averaged over the processes; or use MultiMixTask with prepare_distributed()')

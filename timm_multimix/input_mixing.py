@@ -5,7 +5,7 @@ from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 
-from ._checks import check_flag, check_number, check_pair_of_shares
+from ._checks import UsageError, check_number
 from .input_share import FoundShare
 from .sampling import numpy_generator
 
@@ -55,24 +55,26 @@ class InputMixing:
     ):
         self.mixup_alpha = check_number('mixup_alpha', mixup_alpha)
         self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
-        check_pair_of_shares('cutmix_minmax', cutmix_minmax)
         if cutmix_minmax is not None:
             self.cutmix_alpha = 1.
+            pair = isinstance(cutmix_minmax, (tuple, list)) and len(cutmix_minmax) == 2
+            if not pair or not 0. <= cutmix_minmax[0] < cutmix_minmax[1] <= 1.:
+                raise UsageError(f'cutmix_minmax must be (min, max) with 0 <= min < max <= 1, got {cutmix_minmax!r}')
         self.cutmix_minmax = cutmix_minmax
         self.prob = check_number('prob', prob, high=1.)
         self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
-        self.correct_lam = check_flag('correct_lam', correct_lam)
+        self.correct_lam = correct_lam
         self.found_share: Optional[FoundShare] = None
         self._input_prob = 0.
         if isinstance(input_prob, str) and input_prob == 'auto':
             if not self.is_active:
-                raise ValueError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
+                raise UsageError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
             self.found_share = FoundShare(num_batches)
         else:
             if isinstance(input_prob, str):
-                raise ValueError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
+                raise UsageError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
             if num_batches is not None:
-                raise ValueError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
+                raise UsageError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
             self._input_prob = check_number('input_prob', input_prob, high=1.)
 
     @property

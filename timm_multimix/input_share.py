@@ -4,7 +4,7 @@ from typing import Dict, Optional
 import torch
 import torch.distributed as dist
 
-from ._checks import check_integer
+from ._checks import UsageError, check_integer
 
 _TARGET = 0.93
 _DECAY = 0.95  # of the average, per batch
@@ -61,7 +61,7 @@ class FoundShare:
         if self._counts is None:
             return
         if self.num_batches is None:
-            raise ValueError("input_prob='auto' needs num_batches, how many batches the run trains on, got None")
+            raise UsageError("input_prob='auto' needs num_batches, how many batches the run trains on, got None")
         (hits, count), self._counts = self._counts.tolist(), None
         if count:
             self.accuracy = _DECAY * self.accuracy + (1. - _DECAY) * hits / count

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from . import functional
 from ._checks import (
     Alpha,
+    UsageError,
     check_alpha,
     check_choice,
     check_criterion,
+    check_floats,
     check_integer,
-    check_loss_inputs,
+    check_logits,
     check_number,
+    check_target,
 )
 from .ops.saturate import saturate
 
@@ -144,12 +147,12 @@ class MultiMixLoss(nn.Module):
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """The loss and its parts: 'loss'; in train mode 'mixed_loss'; 'clean_loss' where it has a part in the loss."""
-        check_loss_inputs(logits, target, attention, clean_logits, self.length if self.training else None)
+        self._check_inputs(logits, target, attention, clean_logits)
         if not self.training:
             clean = self.plain(_clean_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
         if teacher_logits is not None and self.criterion is not None:
-            raise ValueError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
+            raise UsageError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
             mixed = functional.mixed_cross_entropy(
                 logits,
@@ -190,7 +193,7 @@ class MultiMixLoss(nn.Module):
         Returns:
             `[N, c]` and `[N, c]`; N is r·n, plus the copies.
         """
-        check_loss_inputs(logits, target, attention, clean_logits, self.length if self.training else None)
+        self._check_inputs(logits, target, attention, clean_logits)
         clean_target = self.smooth_target(target, logits.shape[-1])
         clean_logits = _clean_logits(logits, clean_logits)
         if not self.training:
@@ -206,6 +209,19 @@ class MultiMixLoss(nn.Module):
             torch.cat([mixed_logits] + [clean_logits.to(mixed_logits.dtype)] * copies),
             torch.cat([mixed_target] + [clean_target.to(mixed_target.dtype)] * copies),
         )
+
+    def _check_inputs(self, logits, target, attention, clean_logits) -> None:
+        check_logits(logits)
+        batch_size, num_classes = logits.shape[0], logits.shape[-1]
+        check_target(target, batch_size, num_classes)
+        if clean_logits is not None:
+            check_floats('clean_logits', clean_logits, (batch_size, num_classes), finite=True)
+        if attention is not None:
+            if logits.ndim != 3:
+                raise UsageError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
+            check_floats('attention', attention, logits.shape[:2], finite=True)
+            if attention.device.type == 'cpu' and bool((attention < 0).any()):
+                raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
 
     def row_counts(self, batch_size: int, positions: Optional[int] = None) -> RowCounts:
         """How many rows `mix` makes of a batch; None positions for the pooled form.
@@ -225,9 +241,8 @@ class MultiMixLoss(nn.Module):
             num_tuples = max(round(copies * batch_size / (weight * r)), 1)
         total = num_tuples * r + copies * batch_size
         if total > 2 * (num_rows + batch_size):
-            raise ValueError(
-                f'clean_weight={weight:g} would take {total} rows, where num_tuples allows for {num_rows}: give a '
-                f'clean_weight between 0.1 and 10, or more num_tuples')
+            raise UsageError(f'clean_weight={weight:g} takes {total} rows, num_tuples gives {num_rows}: give a '
+                             f'clean_weight between 0.1 and 10, or more num_tuples')
         return RowCounts(num_tuples, copies)
 
     def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
@@ -272,7 +287,7 @@ class MultiMixLoss(nn.Module):
         """The criterion with the label smoothing on `[b, c]` logits, without mixing: what eval mode gives."""
         if self.criterion is not None:
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = functional.at_least_float32(logits)
         log_probabilities = saturate(logits.log_softmax(dim=-1))
         if target.ndim == 2:
             return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
@@ -317,5 +332,5 @@ def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) ->
         return logits
     if clean_logits is not None:
         return clean_logits
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = functional.at_least_float32(logits)
     return (logits / logits.shape[1]).sum(dim=1)  # not mean(): the sum of the largest bfloat16 overflows

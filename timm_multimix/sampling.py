@@ -5,16 +5,7 @@ from typing import Optional, Tuple, Union
 import numpy as np
 import torch
 
-from ._checks import (
-    Alpha,
-    check_alpha,
-    check_alpha_tensor,
-    check_choice,
-    check_device,
-    check_dtype,
-    check_generator,
-    check_integer,
-)
+from ._checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
 
 CONCENTRATIONS = ('example', 'total')
 
@@ -57,14 +48,14 @@ def sample_dirichlet(
     Raises:
         ValueError: If an argument is out of range, or `length` exceeds `num_examples`.
     """
-    num_tuples = check_integer('num_tuples', num_tuples)
-    num_examples = check_integer('num_examples', num_examples)
+    num_tuples, num_examples = check_integer('num_tuples', num_tuples), check_integer('num_examples', num_examples)
     check_choice('concentration', concentration, CONCENTRATIONS)
     length = num_examples if length is None else check_integer('length', length)
     if length > num_examples:
-        raise ValueError(f'length must be at most the number of examples ({num_examples}), got {length}')
-    check_dtype(dtype)
-    device = check_device('cpu' if device is None else device)
+        raise UsageError(f'length must be at most the batch size ({num_examples}), got {length}')
+    if not dtype.is_floating_point:
+        raise UsageError(f'dtype must be a floating-point type of torch, got {dtype!r}')
+    device = torch.device('cpu' if device is None else device)
     shape = (num_tuples,) if positions is None else (check_integer('positions', positions), num_tuples)
     work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -98,10 +89,10 @@ def draw_alpha(
     A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
     A tensor given as `alpha` is passed on: draw once, sample several times.
     """
-    check_generator(generator)
-    device = None if device is None else check_device(device)
+    device = None if device is None else torch.device(device)
     if isinstance(alpha, torch.Tensor):
-        check_alpha_tensor(alpha)
+        if alpha.device.type == 'cpu':  # on an accelerator the host would have to wait for it
+            check_number('alpha', alpha.item(), open_low=True)
         return alpha
     alpha = check_alpha(alpha)
     low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)

@@ -11,7 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from timm_multimix.training.errors import named
+from timm_multimix._checks import call_library
 
 from .checkpoint import Checkpoint
 
@@ -110,13 +110,16 @@ def create_features(
     if in_chans != 3:
         raise ValueError(f'--checkpoint {checkpoint.path}: detectors take images of 3 channels, it was trained on '
                          f'{in_chans}')
-    with named(f'--model {model}'):
-        if args.get('img_size') and hasattr(getattr(timm.create_model(model), 'patch_embed', None), 'img_size'):
+    what = f'--model {model}'
+    if args.get('img_size'):
+        plain = call_library(what, timm.create_model, model)
+        if hasattr(getattr(plain, 'patch_embed', None), 'img_size'):
             kwargs.setdefault('img_size', args['img_size'])  # others were not built for a size
-        whole = timm.create_model(model, num_classes=args.get('num_classes'), global_pool=args.get('gp'), **kwargs)
-        for name, value in (('strict_img_size', False), ('dynamic_img_size', True)):
-            if name in inspect.signature(type(whole).__init__).parameters:
-                kwargs[name] = value  # a detector's images are of any size
+    whole = call_library(
+        what, timm.create_model, model, num_classes=args.get('num_classes'), global_pool=args.get('gp'), **kwargs)
+    for name, value in (('strict_img_size', False), ('dynamic_img_size', True)):
+        if name in inspect.signature(type(whole).__init__).parameters:
+            kwargs[name] = value  # a detector's images are of any size
     data_config = resolve_data_config(args, model=whole)
     weights = {}
     if checkpoint:
@@ -124,8 +127,7 @@ def create_features(
         whole.load_state_dict(checkpoint.state_dict)
         weights = dict(
             pretrained=True, pretrained_cfg_overlay=dict(state_dict=dict(checkpoint.state_dict), source='', url=''))
-    with named(f'--model {model}'):
-        features = timm.create_model(model, features_only=True, **weights, **kwargs)
+    features = call_library(what, timm.create_model, model, features_only=True, **weights, **kwargs)
     features.pretrained_cfg = features.default_cfg = {}  # the weights would be kept a second time
     return freeze_batch_norm_2d(features) if freeze_bn else features, data_config
 

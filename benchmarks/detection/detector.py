@@ -8,7 +8,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from timm_multimix.training.errors import named
+from timm_multimix._checks import call_library
 
 from .backbone import PyramidBackbone
 from .recipes import Recipe
@@ -48,18 +48,18 @@ def create_detector(
         min_size=recipe.min_size, max_size=recipe.max_size, image_mean=list(data_config['mean']),
         image_std=list(data_config['std']))
     width = recipe.pyramid_channels
-    with named(f'--model {recipe.model}'):
-        if recipe.detector == 'retinanet':
-            deep = max(features.feature_info.reduction()) > _P3
-            min_stride = max(recipe.min_stride, _P3) if deep else recipe.min_stride
-            backbone = PyramidBackbone(features, width, min_stride, LastLevelP6P7(width, width))
-            strides = [*backbone.strides, backbone.strides[-1] * 2, backbone.strides[-1] * 4]
-            sizes = tuple(tuple(4 * stride * 2 ** (step / 3) for step in range(3)) for stride in strides)
-            anchors = AnchorGenerator(sizes, (_RATIOS,) * len(sizes))
-            return RetinaNet(
-                backbone, num_classes + 1, anchor_generator=anchors, detections_per_img=100,
-                topk_candidates=recipe.proposals[1], **images)
-        backbone = PyramidBackbone(features, width, recipe.min_stride, LastLevelMaxPool())
+    what = f'--model {recipe.model}'
+    if recipe.detector == 'retinanet':
+        deep = max(features.feature_info.reduction()) > _P3
+        min_stride = max(recipe.min_stride, _P3) if deep else recipe.min_stride
+        backbone = call_library(what, PyramidBackbone, features, width, min_stride, LastLevelP6P7(width, width))
+        strides = [*backbone.strides, backbone.strides[-1] * 2, backbone.strides[-1] * 4]
+        sizes = tuple(tuple(4 * stride * 2 ** (step / 3) for step in range(3)) for stride in strides)
+        anchors = AnchorGenerator(sizes, (_RATIOS,) * len(sizes))
+        return RetinaNet(
+            backbone, num_classes + 1, anchor_generator=anchors, detections_per_img=100,
+            topk_candidates=recipe.proposals[1], **images)
+    backbone = call_library(what, PyramidBackbone, features, width, recipe.min_stride, LastLevelMaxPool())
     strides = [*backbone.strides, backbone.strides[-1] * 2]
     names = [str(level) for level in range(len(backbone.strides))]
     return FasterRCNN(

@@ -13,6 +13,7 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 
 import train_timm
 from tests.training.states import read
+from timm_multimix import UsageError
 from timm_multimix.training import loop
 from timm_multimix.training.data import datasets
 
@@ -293,10 +294,15 @@ def test_multi_label_losses_with_the_default_smoothing(loss, mode, flags, steps,
 
 def test_a_pretrained_cfg_overlay(flags, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_timm, 'create_loaders', lambda args, data_config, runtime: seen.append(data_config))
+
+    def create_loaders(args, data_config, runtime):
+        seen.append(data_config)
+        raise UsageError('far enough')
+
+    monkeypatch.setattr(train_timm, 'create_loaders', create_loaders)
     config = tmp_path / 'config.yaml'
     config.write_text('pretrained_cfg_overlay: {mean: [0.1, 0.2, 0.3]}\n')
-    assert train_timm.main([*flags, '--config', str(config)]) == 2  # there are no loaders to unpack
+    assert train_timm.main([*flags, '--config', str(config)]) == 2
     assert tuple(seen[0]['mean']) == (0.1, 0.2, 0.3)
 
 

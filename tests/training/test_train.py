@@ -168,7 +168,7 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
     (['--model', 'crossvit_9_240', '--img-size', '240'], "mode 'multimix' needs only the model's logits"),
     (['--amp'], 'needs --amp-dtype bfloat16'),
     (['--model-dtype', 'int8'], "got 'int8'"),
-    (['--aa', 'nosuch'], 'data: '),
+    (['--aa', 'nosuch'], '--aa nosuch: Unknown AA policy nosuch'),
     (['--gp', 'nosuch'], '--model test_resnet: '),
     (['--opt', 'nosuch'], '--opt nosuch: '),
     (['--opt-kwargs', 'foo=1'], '--opt sgd: '),

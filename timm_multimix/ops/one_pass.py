@@ -16,6 +16,7 @@ from typing import Iterable, Optional, Protocol, Tuple
 
 import torch
 
+from .._checks import UsageError
 from .params import LossParams
 from .saturate import SUM_SCALE, saturate
 
@@ -117,7 +118,7 @@ def _loss_and_grad(
             add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
 
     if num_tuples == 0:
-        raise ValueError('weights must hold at least one tuple (n >= 1), got none')
+        raise UsageError('weights must hold at least one tuple (n >= 1), got none')
     target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma

@@ -7,6 +7,7 @@ from typing import Iterable
 import torch
 import torch.nn.functional as F
 
+from .._checks import UsageError
 from .params import LossParams
 from .saturate import saturate
 
@@ -33,7 +34,7 @@ def reference_cross_entropy(
 
     blocks = [block.to(logits.dtype) for block in weight_blocks]
     if not blocks:
-        raise ValueError('weights must hold at least one tuple (n >= 1), got none')
+        raise UsageError('weights must hold at least one tuple (n >= 1), got none')
     weights = torch.cat(blocks, dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
     mixed_target = weights @ target

@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 
+from .._checks import UsageError
 from .one_pass import one_pass_cross_entropy
 from .saturate import SUM_SCALE
 
@@ -22,7 +23,7 @@ def add_logsumexp_tiled(
     """
     triton_kernels = _import_kernels()
     if logits.dtype != torch.float32 or not (logits.is_cuda or triton_kernels.INTERPRETED):
-        raise ValueError(
+        raise UsageError(
             "implementation='triton' needs logits of float32 (or lower) on a CUDA device, "
             f'got {logits.dtype} on {logits.device}')
     precision = 'ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
@@ -37,7 +38,7 @@ def _import_kernels():
     try:
         from . import triton_kernels
     except ImportError as error:
-        raise ValueError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
+        raise UsageError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
     return triton_kernels
 
 

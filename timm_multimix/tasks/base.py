@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from .._checks import check_criterion, check_device, check_dtype, check_flag, check_kwargs, check_number
+from .._checks import UsageError, call_library, check_criterion, check_number
 
 
 class StepModel(nn.Module):
@@ -29,9 +29,8 @@ class StepTask(ClassificationTask):
             dtype: Optional[torch.dtype],
             verbose: bool,
     ):
-        device = None if device is None else check_device(device)
-        dtype = None if dtype is None else check_dtype(dtype)
-        super().__init__(model, criterion, device=device, dtype=dtype, verbose=check_flag('verbose', verbose))
+        super().__init__(
+            model, criterion, device=None if device is None else torch.device(device), dtype=dtype, verbose=verbose)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -65,14 +64,19 @@ def resolve_criterion(
 ) -> Criterion:
     """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
     check_criterion(criterion)
-    check_kwargs('criterion_kwargs', criterion_kwargs)
     if criterion is not None and criterion_kwargs:
-        raise ValueError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
+        raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
     kwargs = dict(criterion_kwargs or {})
     name, smoothing = 'criterion_kwargs', kwargs.pop('smoothing', None)
     is_cross_entropy = None
     if criterion is None:
-        criterion = create_classification_loss(multi_label=multi_label, soft_targets=True, **kwargs)
+        criterion = call_library(
+            f'criterion_kwargs {kwargs}',
+            create_classification_loss,
+            multi_label=multi_label,
+            soft_targets=True,
+            **kwargs,
+        )
     elif isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
         name, smoothing = 'criterion', criterion.smoothing  # which it applies to class indices alone
     elif isinstance(criterion, LabelSmoothingCrossEntropy):
@@ -84,7 +88,7 @@ def resolve_criterion(
     smoothing = check_number('label_smoothing', 0. if smoothing is None else smoothing, high=1.)
     if label_smoothing is not None:
         if smoothing:
-            raise ValueError(
+            raise UsageError(
                 f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
         smoothing = check_number('label_smoothing', label_smoothing, high=1.)
     return Criterion(criterion, is_cross_entropy, smoothing)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 
-from .._checks import check_number
+from .._checks import UsageError, check_number
 from .base import StepModel
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Teacher(nn.Module):
     ):
         super().__init__()
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
-            raise ValueError(
+            raise UsageError(
                 f'teacher_decay needs a model of float32 or bfloat16 weights, got float16 and teacher_decay={decay!r}')
         self.moved = False  # by an update, ever
         self._num_asked = 0
@@ -113,10 +113,10 @@ def check_teacher(
     if teacher_decay is None:
         for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
             if value is not None and value is not False:
-                raise ValueError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
+                raise UsageError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
     elif not is_cross_entropy:
         reason = 'multi_label=True' if multi_label else 'another one'
-        raise ValueError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')
+        raise UsageError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')
 
 
 def split_views(
@@ -134,29 +134,15 @@ def split_views(
     Raises:
         ValueError: If there are not as many images as views.
     """
-    if not isinstance(images, (torch.Tensor, list, tuple)):
-        raise ValueError(f'input must be images [b, ch, h, w] or a pair of views, got {type(images).__name__}')
+    views = images.split(batch_size) if isinstance(images, torch.Tensor) else images
     if single_view:
-        if not isinstance(images, torch.Tensor) or images.shape[0] != batch_size:
-            raise ValueError(f'input must hold {batch_size} images, one for each target, got {_describe(images)}')
-        return images, images
-    if isinstance(images, torch.Tensor):
-        views = tuple(images.split(batch_size)) if images.shape[0] == 2 * batch_size else ()
-    else:
-        views = tuple(images)
-    if not all(isinstance(view, torch.Tensor) for view in views):
-        raise ValueError(f'input must be a pair of tensors, got {[type(view).__name__ for view in views]}')
-    if len(views) != 2 or any(view.shape[0] != batch_size for view in views):
-        raise ValueError(
-            f'input must hold two views of {batch_size} images, [{2 * batch_size}, ...] or a pair, or give '
-            f'single_view=True; got {_describe(images)}')
+        views = (images, images)
+    shapes = [list(view.shape) if isinstance(view, torch.Tensor) else type(view).__name__ for view in views]
+    if len(views) != 2 or any(shape[:1] != [batch_size] for shape in shapes):
+        raise UsageError(
+            f'input must hold two views of {batch_size} images, [{2 * batch_size}, ...] or a pair of tensors, or with '
+            f'single_view=True {batch_size} images; got {shapes}')
     return views
-
-
-def _describe(images: Union[torch.Tensor, Sequence[torch.Tensor]]) -> str:
-    if isinstance(images, torch.Tensor):
-        return f'shape {list(images.shape)}'
-    return f'shapes {[list(view.shape) for view in images]}'
 
 
 @torch.no_grad()

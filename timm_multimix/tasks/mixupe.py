@@ -6,16 +6,9 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from .._checks import (
-    check_finite,
-    check_flag,
-    check_float_tensor,
-    check_logits,
-    check_number,
-    check_target,
-)
+from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_target
 from ..embeddings import check_classifier
-from ..functional import _accumulation, soft_targets
+from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
 from .base import StepModel, StepTask, resolve_criterion
 from .mixupe_terms import average_image, exact_terms, fast_terms, mixupe_loss
@@ -74,22 +67,22 @@ class MixupETask(StepTask):
         check_classifier(model)
         resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing)
         if not resolved.fast:
-            raise ValueError(f'criterion must be cross-entropy for MixupE, got {resolved.criterion!r}')
+            raise UsageError(f'criterion must be cross-entropy for MixupE, got {resolved.criterion!r}')
         super().__init__(model, SoftTargetCrossEntropy(), device=device, dtype=dtype, verbose=verbose)
         mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
         self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
         self.eta = check_number('eta', eta)
-        self.threshold = None if threshold is None else check_number('threshold', threshold, low=-float('inf'))
+        self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
         self.label_smoothing = resolved.label_smoothing
-        self.exact = check_flag('exact', exact)
+        self.exact = exact
         self.mixup_enabled = True
         if self.exact and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-            raise ValueError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
+            raise UsageError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
         self.register_buffer('mean_image', None)
         self.mean_image_source = ''
         if mean_image is not None:
             if not exact:
-                raise ValueError('mean_image needs exact=True, got it with exact=False')
+                raise UsageError('mean_image needs exact=True, got it with exact=False')
             self._set_mean_image(mean_image)
         self.trainable_module = _TwoPasses(model)
         if self.verbose:
@@ -118,12 +111,12 @@ class MixupETask(StepTask):
         """
         if not (self.training and self.mixup_enabled and self.input_mixing.draw() == 'images'):
             output = self.trainable_module(input)
-            loss = self.criterion(_accumulation(output), self._soft_target(target, output))
+            loss = self.criterion(at_least_float32(output), self._soft_target(target, output))
             return {'loss': loss, 'output': output, 'input_mixed': False}
         mixed = self.input_mixing.mix(input)
         if not self.eta:
             output = self.trainable_module(mixed.images)
-            loss = self.criterion(_accumulation(output), self._soft_target(target, output, mixed))
+            loss = self.criterion(at_least_float32(output), self._soft_target(target, output, mixed))
             return {'loss': loss, 'output': output, 'input_mixed': True}
         if self.exact:
             self._check_mean_image(input)
@@ -131,14 +124,14 @@ class MixupETask(StepTask):
                 mixed.images, input, lambda logits: self._soft_target(target, logits), self.mean_image)
         else:
             mixed_output, output = self.trainable_module(mixed.images, input)
-            terms = fast_terms(_accumulation(output), self._soft_target(target, output))
-        mixed_loss = self.criterion(_accumulation(mixed_output), self._soft_target(target, mixed_output, mixed))
+            terms = fast_terms(at_least_float32(output), self._soft_target(target, output))
+        mixed_loss = self.criterion(at_least_float32(mixed_output), self._soft_target(target, mixed_output, mixed))
         loss = mixupe_loss(mixed_loss, terms, self.input_mixing.mixup_alpha, self.eta, self.threshold)
         return {'loss': loss, 'output': output, 'input_mixed': False}
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         if self.exact:
-            raise ValueError('exact=True takes second derivatives, which torch.compile does not give; use exact=False')
+            raise UsageError('exact=True takes second derivatives, which torch.compile does not give; use exact=False')
         return super().compile(backend=backend, mode=mode, **compile_kwargs)
 
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
@@ -157,17 +150,14 @@ class MixupETask(StepTask):
             self._set_mean_image(state['mean_image'], state.get('mean_image_source', ''))
 
     def _set_mean_image(self, mean_image: torch.Tensor, source: str = '') -> None:
-        check_float_tensor('mean_image', mean_image, (3,), '[ch, h, w]')
-        check_finite('mean_image', mean_image)
+        check_floats('mean_image', mean_image, ('ch', 'h', 'w'), finite=True)
         self.mean_image = mean_image.detach().to(self.device)
         self.mean_image_source = source
 
     def _check_mean_image(self, input: torch.Tensor) -> None:
         if self.mean_image is None:
-            raise ValueError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
-        if self.mean_image.shape != input.shape[1:]:
-            raise ValueError(
-                f'mean_image must be {list(input.shape[1:])} as the images are, got {list(self.mean_image.shape)}')
+            raise UsageError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
+        check_floats('mean_image', self.mean_image, input.shape[1:])
 
     def _soft_target(
             self,
@@ -178,8 +168,8 @@ class MixupETask(StepTask):
         check_logits(logits)
         check_target(target, *logits.shape)
         if target.ndim != 1:
-            raise ValueError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')
-        soft = soft_targets(target, logits.shape[-1], self.label_smoothing, dtype=_accumulation(logits).dtype)
+            raise UsageError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')
+        soft = soft_targets(target, logits.shape[-1], self.label_smoothing, dtype=at_least_float32(logits).dtype)
         return soft if mixed is None else mixed.mix_target(soft)
 
 

@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..functional import _accumulation
+from .._checks import UsageError
+from ..functional import at_least_float32
 
 
 def mixupe_loss(
@@ -69,12 +70,12 @@ def exact_terms(
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         logits = model(images)
-        projected = fast_terms(_accumulation(logits), target(logits)).sum()
+        projected = fast_terms(at_least_float32(logits), target(logits)).sum()
         gradient, = torch.autograd.grad(projected, images, create_graph=differentiable)
     if not differentiable:
         logits = logits.detach()
     direction = mean_image.to(images) - images.detach()
-    return logits, (_accumulation(gradient) * direction).flatten(1).sum(dim=1)
+    return logits, (at_least_float32(gradient) * direction).flatten(1).sum(dim=1)
 
 
 @torch.no_grad()
@@ -82,11 +83,11 @@ def average_image(loader: Iterable, device: torch.device) -> torch.Tensor:
     """The mean `[ch, h, w]` of all images of a loader of (images, target), over all processes."""
     mean, count = 0., 0
     for images, _ in loader:
-        images = _accumulation(images.to(device))
+        images = at_least_float32(images.to(device))
         count += images.shape[0]
         mean = mean + (images.mean(dim=0) - mean) * (images.shape[0] / count)
     if count == 0:
-        raise ValueError('loader must give at least one batch, got none')
+        raise UsageError('loader must give at least one batch, got none')
     if dist.is_available() and dist.is_initialized():
         counts = mean.new_tensor(count)
         mean = mean * counts

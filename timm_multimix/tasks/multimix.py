@@ -7,10 +7,10 @@ import torch.nn as nn
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from .._checks import check_choice, check_flag, check_number, check_target, check_tensor
+from .._checks import UsageError, check_floats, check_number, check_target
 from ..embeddings import check_classifier
 from ..functional import soft_targets
-from ..head import MODES, DenseOptions, HeadOutput, MultiMixHead
+from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing
 from ..loss import MultiMixLoss
 from .base import StepModel, StepTask, resolve_criterion
@@ -95,23 +95,21 @@ class MultiMixTask(StepTask):
             verbose: bool = True,
             **kwargs: Any,
     ):
-        check_choice('mode', mode, MODES)
         options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        self.multi_label = check_flag('multi_label', multi_label)
+        self.multi_label = multi_label
         resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing, multi_label)
-        teacher_warmup = check_flag('teacher_warmup', teacher_warmup)
-        self.single_view = check_flag('single_view', single_view)
+        self.single_view = single_view
         check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
-        self.gather = check_flag('gather', gather)
+        self.gather = gather
         self.label_smoothing = resolved.label_smoothing
         self.mixup_enabled = True
         self.input_mixing = InputMixing(
             mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
         if multi_label and self.input_mixing.found_share is not None:
-            raise ValueError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
+            raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
         loss_kwargs = dict(
             kwargs,
             label_smoothing=0. if multi_label else resolved.label_smoothing,  # labels are smoothed in forward
@@ -170,11 +168,8 @@ class MultiMixTask(StepTask):
             parts of the loss, where embeddings were mixed. Else 'input_mixed' says if the images were; the teacher has
             no part in such a batch.
         """
-        check_tensor('target', target)
         if self.multi_label:
-            if target.ndim != 2 or not target.is_floating_point():
-                raise ValueError(
-                    f'target must be [b, c] of floats with multi_label, got {target.dtype} {list(target.shape)}')
+            check_floats('target of multi_label=True', target, 'bc')
             target = soft_targets(target, target.shape[1], self.label_smoothing, multi_label=True)
         if not self.training:
             output = self.trainable_module(input)

@@ -1,55 +1,37 @@
-"""A user's mistake, whatever the library below made of it."""
-import os
-import re
-import traceback
-from contextlib import contextmanager
+"""What ends a run before its time, and with which exit code."""
+import logging
+import sys
+from typing import Callable
 
-from .data.images import BadSample
+from .._checks import UsageError
 
-_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), '')
-
+_logger = logging.getLogger('train')
 _TOO_SMALL = 'Expected more than 1 value per channel when training'  # torch's words
 
 
 class RunFailed(RuntimeError):
-    """A run ended without what it was to make, by no mistake of the user's and no error of the program."""
+    """A run ended without its result, by no mistake of the user's and no error of the program."""
 
 
-@contextmanager
-def unexpected(what: str):
-    """While a run goes on, a ValueError is a mistake of the user's only where this package raised it.
+def exit_code(prog: str, run: Callable[[], None]) -> int:
+    """Run; the exit code, after one line on stderr where it is not 0.
 
-    One that a library raised becomes a RuntimeError, which keeps its traceback; but for batches too small to
-    normalise.
+    It is 2 for a user's mistake (a `UsageError`, or batches too small to normalise, which torch alone can tell), and 1
+    for a `RunFailed`. Any other exception is an error of the program and keeps its traceback.
     """
+    code = 2
     try:
-        yield
+        run()
+        return 0
+    except UsageError as error:
+        message = str(error)
+    except RunFailed as error:
+        code, message = 1, str(error)
     except ValueError as error:
-        if isinstance(error, BadSample) or _is_ours(error):
+        if not str(error).startswith(_TOO_SMALL):
             raise
-        if str(error).startswith(_TOO_SMALL):
-            raise ValueError(
-                '--batch-size, --train-batch-sizes or --input-size is too small for the normalisation layers of this '
-                f'model: {error}') from error
-        raise RuntimeError(f'{type(error).__name__} in {what}: {error}') from error
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether the last line of the traceback is of this package; a loader's worker sends its own as text."""
-    files = re.findall(r'File "([^"]+)", line', str(error))
-    if not files:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return bool(files) and os.path.abspath(files[-1]).startswith(_PACKAGE)
-
-
-@contextmanager
-def named(what: str):
-    """Whatever fails while something is built becomes a ValueError that names it."""
-    try:
-        yield
-    except ValueError as error:
-        if str(error).startswith('--'):  # it names a flag of its own
-            raise
-        raise ValueError(f'{what}: {error}') from error
-    except Exception as error:
-        raise ValueError(f'{what}: {error or "cannot be used"} ({type(error).__name__})') from error
+        message = ('--batch-size, --train-batch-sizes or --input-size is too small for the normalisation layers of '
+                   f'this model: {error}')
+    _logger.debug('Where it was found:', exc_info=True)
+    print(f'{prog}: error: {message}', file=sys.stderr)
+    return code

@@ -2,17 +2,17 @@
 import argparse
 import logging
 import os
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm
-from timm.models import create_model, load_checkpoint, safe_model_name
+from timm.models import create_model, load_checkpoint, load_state_dict, safe_model_name
 from timm.utils.jit import set_jit_fuser
 
+from .._checks import UsageError, call_library
 from .data.naflex import patch_size
-from .errors import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -27,42 +27,37 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     factory_kwargs: Dict[str, Any] = {}
     if args.fuser:
-        with named(f'--fuser {args.fuser}'):
-            set_jit_fuser(args.fuser)
+        call_library(f'--fuser {args.fuser}', set_jit_fuser, args.fuser)
     overlay = dict(args.pretrained_cfg_overlay or {})
     if args.pretrained_path:
-        if not os.path.isfile(args.pretrained_path):
-            raise ValueError(f'--pretrained-path {args.pretrained_path}: no such file')
+        _read_checkpoint('--pretrained-path', args.pretrained_path)
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     if overlay:
         factory_kwargs['pretrained_cfg_overlay'] = overlay
     what = f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
-    with named(what):
-        model = _create_sized(
-            args,
-            args.model,
-            pretrained=args.pretrained or bool(args.pretrained_path),
-            in_chans=in_chans,
-            num_classes=args.num_classes,
-            drop_rate=args.drop,
-            drop_path_rate=args.drop_connect if args.drop_path is None else args.drop_path,
-            drop_block_rate=args.drop_block,
-            global_pool=args.gp,
-            bn_momentum=args.bn_momentum,
-            bn_eps=args.bn_eps,
-            scriptable=args.torchscript,
-            **factory_kwargs,
-            **args.model_kwargs,
-        )
-    if args.initial_checkpoint and not os.path.exists(args.initial_checkpoint):
-        raise ValueError(f'--initial-checkpoint {args.initial_checkpoint}: no such file')
+    model = call_library(
+        what,
+        _create_sized,
+        args.img_size,
+        args.model,
+        pretrained=args.pretrained or bool(args.pretrained_path),
+        in_chans=in_chans,
+        num_classes=args.num_classes,
+        drop_rate=args.drop,
+        drop_path_rate=args.drop_connect if args.drop_path is None else args.drop_path,
+        drop_block_rate=args.drop_block,
+        global_pool=args.gp,
+        bn_momentum=args.bn_momentum,
+        bn_eps=args.bn_eps,
+        scriptable=args.torchscript,
+        **factory_kwargs,
+        **args.model_kwargs,
+    )
     if args.initial_checkpoint:
-        with named(f'--initial-checkpoint {args.initial_checkpoint}'):
-            load_checkpoint(model, args.initial_checkpoint)
+        _load_initial(model, args.initial_checkpoint)
     _init_head(model, args)
     if args.grad_checkpointing:
-        with named('--grad-checkpointing'):
-            model.set_grad_checkpointing(enable=True)
+        call_library('--grad-checkpointing', model.set_grad_checkpointing, enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
     data_config['num_classes'] = model.num_classes if args.num_classes is None else args.num_classes
@@ -79,21 +74,42 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     if runtime.distributed and args.sync_bn:
         model = convert_sync_batchnorm(model)
     if args.torchscript:
-        with named('--torchscript'):
-            model = torch.jit.script(model)
+        model = call_library('--torchscript', torch.jit.script, model, errors=Exception)
     return model, data_config
 
 
-def _create_sized(args: argparse.Namespace, *positional: Any, **kwargs: Any) -> nn.Module:
-    """--img-size goes to the models that are built for a size; it is the size of the images for all."""
-    if args.img_size is None or 'img_size' in kwargs:
-        return create_model(*positional, **kwargs)
+def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:
+    """Call create_model, with --img-size for the models that are built for a size; it is that of the images for all."""
+    if img_size is None or 'img_size' in kwargs:
+        return create_model(*args, **kwargs)
     try:
-        return create_model(*positional, img_size=args.img_size, **kwargs)
+        return create_model(*args, img_size=img_size, **kwargs)
     except TypeError as error:
         if 'img_size' not in str(error):
             raise
-        return create_model(*positional, **kwargs)
+        return create_model(*args, **kwargs)
+
+
+def _load_initial(model: nn.Module, path: str) -> None:
+    what = f'--initial-checkpoint {path}'
+    state = _read_checkpoint('--initial-checkpoint', path)
+    if state is None:
+        call_library(what, load_checkpoint, model, path)
+        return
+    call_library(
+        f'{what} is not of this model with {model.num_classes} classes; --pretrained-path takes another number of '
+        f'classes', model.load_state_dict, state)
+
+
+def _read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
+    """The weights in a file; None for numpy's, which the model itself reads."""
+    if not os.path.isfile(path):
+        raise UsageError(f'{flag} {path}: no such file')
+    if path.lower().endswith(('.npz', '.npy')):
+        return None
+    # whatever a file that is no checkpoint makes of the unpickler
+    return call_library(
+        f'{flag} {path} is not a checkpoint of timm or torch, nor safetensors', load_state_dict, path, errors=Exception)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkp
 from timm.utils import get_outdir, trim_summary, update_summary
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
+from .._checks import UsageError, call_library
 from ..head import MODES
 from .checkpoints.find import newest_checkpoint
 from .checkpoints.saver import AtomicCheckpointSaver
@@ -48,26 +49,30 @@ def resume(
     """
     if not path:
         return Resumed()
-    try:
-        epoch = resume_task_checkpoint(
-            task,
-            path,
-            optimizer=None if args.no_resume_opt else optimizer,
-            loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
-            log_info=runtime.primary,
-        )
-        if args.model_ema:  # a teacher has its own place in the task's state
-            load_task_ema_checkpoint(task, path)
-        metadata = load_checkpoint_metadata(path)
-        saver_state = metadata.get('saver') or {}
-        had_average = getattr(metadata.get('args'), 'model_ema', False)
-        if args.model_ema and not had_average and 'teacher' in (metadata.get('task_state') or {}):
+    if not os.path.isfile(path):
+        raise UsageError(f'--resume {path}: no such file')
+    what = f'--resume {path}: not a checkpoint of this run'
+    metadata = call_library(what, load_checkpoint_metadata, path, errors=Exception)  # whatever the unpickler raises
+    earlier = metadata.get('args')
+    optimizer_name = getattr(earlier, 'opt', None)
+    if not args.no_resume_opt and optimizer_name and optimizer_name.lower() != args.opt.lower():
+        raise UsageError(
+            f'--resume {path}: its optimizer is {optimizer_name}, that of this run {args.opt}; give --opt '
+            f'{optimizer_name}, or --no-resume-opt to begin with a new optimizer')
+    epoch = call_library(
+        what,
+        resume_task_checkpoint,
+        task,
+        path,
+        optimizer=None if args.no_resume_opt else optimizer,
+        loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
+        log_info=runtime.primary,
+    )
+    if args.model_ema:  # a teacher has its own place in the task's state
+        call_library(what, load_task_ema_checkpoint, task, path)
+        if not getattr(earlier, 'model_ema', False) and 'teacher' in (metadata.get('task_state') or {}):
             _logger.info('The average of --model-ema begins as the teacher: the checkpoint has no other.')
-    except FileNotFoundError as error:
-        raise ValueError(f'--resume {path}: no such file') from error
-    except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
-        reason = str(error).split('\n')[0][:200]
-        raise ValueError(f'--resume {path}: not a checkpoint of this run ({reason})') from error
+    saver_state = metadata.get('saver') or {}
     position = saver_state.get('position')
     schedule = None if args.no_resume_opt else saver_state.get('schedule')
     return Resumed(epoch if position is None else position['epoch'], position, schedule)

@@ -1,17 +1,18 @@
-"""Where a run computes: device, processes, precision, seeds; and processes that start together or not at all."""
+"""Where a run computes: device, processes, precision, seeds; and what its processes agree on."""
 import argparse
 import importlib
 import logging
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 import torch
 from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed
 from timm.utils.distributed import init_distributed_device_so
 
-from .errors import named
+from .._checks import UsageError, call_library
+from .errors import RunFailed
 
 _logger = logging.getLogger('train')
 
@@ -45,18 +46,14 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         ValueError: If a device or dtype is not available.
     """
     for module in args.device_modules or ():
-        with named(f'--device-modules {module}'):
-            importlib.import_module(module)
+        call_library(f'--device-modules {module}', importlib.import_module, module)
     wanted = args.device
     if wanted.startswith('cuda') and not torch.cuda.is_available():
         _logger.info(f'No GPU found: training on the CPU instead of {wanted}.')
         wanted = 'cpu'
-    try:
-        place = init_distributed_device_so(wanted)
-        device, rank, world_size = torch.device(place['device']), place['global_rank'], place['world_size']
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {wanted}: {error}') from error
+    place = call_library(f'--device {wanted}', init_distributed_device_so, wanted)
+    rank, world_size = place['global_rank'], place['world_size']
+    device = call_library(f'--device {wanted}', torch.zeros, (), device=place['device']).device
     if rank != 0:
         _logger.setLevel(logging.WARNING)  # one process tells
     if device.type == 'cuda':
@@ -72,12 +69,12 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     if args.model_dtype:
         model_dtype = getattr(torch, args.model_dtype, None)
         if model_dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"--model-dtype must be 'float32', 'bfloat16' or 'float16', got {args.model_dtype!r}")
+            raise UsageError(f"--model-dtype must be 'float32', 'bfloat16' or 'float16', got {args.model_dtype!r}")
     autocast, loss_scaler = nullcontext, None
     if args.amp:
         amp_dtype = getattr(torch, args.amp_dtype)
         if amp_dtype == torch.float16 and device.type == 'cpu':
-            raise ValueError('--amp on the CPU needs --amp-dtype bfloat16, got float16')
+            raise UsageError('--amp on the CPU needs --amp-dtype bfloat16, got float16')
         autocast = partial(torch.autocast, device_type=device.type, dtype=amp_dtype)
         loss_scaler = NativeScaler(device=device.type) if amp_dtype == torch.float16 else None
         _logger.info(f'AMP with {args.amp_dtype}.')
@@ -85,12 +82,24 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         device, rank == 0, autocast, loss_scaler, model_dtype, rank, world_size, distributed=place['distributed'])
 
 
+def agree_on(runtime: Runtime, find: Callable[[], Any]) -> Any:
+    """Return in all processes what `find` returns in the primary one; what it raises there ends all of them."""
+    found = [None]
+    with agree_to_start(runtime):
+        if runtime.primary:
+            found = [find()]
+    if runtime.distributed:
+        torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
+    return found[0]
+
+
 @contextmanager
-def together(runtime: Runtime):
-    """A part of the start in which processes do not wait for each other: what fails in one ends all.
+def agree_to_start(runtime: Runtime) -> Iterator[None]:
+    """End all processes where one fails in this part of the start, so that none waits for another.
 
     Raises:
-        ValueError: In the processes that did not fail, which would wait for the others.
+        UsageError: In the processes that did not fail, where another met a mistake of the user's.
+        RunFailed: In them, where another met any other error.
     """
     error = None
     try:
@@ -98,20 +107,11 @@ def together(runtime: Runtime):
     except Exception as raised:
         error = raised
     if runtime.distributed:
-        failed = torch.tensor(float(error is not None), device=runtime.device)
-        torch.distributed.all_reduce(failed)
-        if error is None and failed > 0.:
-            raise ValueError('another process could not start; its own message says why')
+        failed = 0. if error is None else 1. if isinstance(error, UsageError) else 2.
+        worst = torch.tensor(failed, device=runtime.device)
+        torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
+        if error is None and worst > 0.:
+            kind = UsageError if worst == 1. else RunFailed
+            raise kind('another process could not start; its own message says why')
     if error is not None:
         raise error
-
-
-def primary_says(runtime: Runtime, find: Callable[[], Any]) -> Any:
-    """What `find` returns in the primary process, in all of them; what it raises there ends all."""
-    found = [None]
-    with together(runtime):
-        if runtime.primary:
-            found = [find()]
-    if runtime.distributed:
-        torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
-    return found[0]

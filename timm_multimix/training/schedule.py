@@ -8,7 +8,7 @@ import torch
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
 
-from .errors import named
+from .._checks import call_library
 
 _logger = logging.getLogger('train')
 _PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # what torch's scheduler counts
@@ -34,9 +34,11 @@ class Schedule:
         self.optimizer = optimizer
         self.updates_per_epoch = updates_per_epoch
         self.on_updates = args.sched_on_updates
-        with named(f'--sched {args.sched}'), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # for its state is not saved
-            self.scheduler, self.num_epochs = create_scheduler_v2(
+            self.scheduler, self.num_epochs = call_library(
+                f'--sched {args.sched}',
+                create_scheduler_v2,
                 optimizer,
                 **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
                 updates_per_epoch=updates_per_epoch,

@@ -16,13 +16,13 @@ from timm.task import (
     TrainingTask,
 )
 
+from .._checks import call_library
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.combinations import loss_type, mixes_input
 from .cli.methods import mixupe_kwargs
 from .cli.parser import multimix_kwargs
-from .errors import named
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -92,9 +92,8 @@ def create_task(
     criterion_kwargs['soft_targets'] = mixes_input(args)
     if args.kd_model_name:
         return _create_distillation_task(args, model, criterion_kwargs, shared), mixup_fn
-    with named(f'--loss {loss}'):
-        create = MultiLabelClassificationTask if multi_label else ClassificationTask
-        return create(model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
+    create = MultiLabelClassificationTask if multi_label else ClassificationTask
+    return call_library(f'--loss {loss}', create, model, criterion_kwargs=criterion_kwargs, **shared), mixup_fn
 
 
 def _create_distillation_task(
@@ -116,17 +115,17 @@ def _create_distillation_task(
         task_loss_weight=args.task_loss_weight,
         **shared,
     )
-    with named(f'--kd-model-name {args.kd_model_name}'):
-        if args.kd_distill_type == 'logit':
-            return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **kwargs)
-        if args.kd_distill_type == 'token':
-            return TokenDistillationTask(
-                distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **kwargs)
-        return FeatureDistillationTask(
-            student_feature_dim=args.kd_student_feature_dim,
-            teacher_feature_dim=args.kd_teacher_feature_dim,
-            **kwargs,
-        )
+    if args.kd_distill_type == 'logit':
+        create = LogitDistillationTask
+        kwargs.update(loss_type=args.kd_loss_type, temperature=args.kd_temperature)
+    elif args.kd_distill_type == 'token':
+        create = TokenDistillationTask
+        kwargs.update(distill_type=args.kd_token_distill_type, temperature=args.kd_temperature)
+    else:
+        create = FeatureDistillationTask
+        kwargs.update(
+            student_feature_dim=args.kd_student_feature_dim, teacher_feature_dim=args.kd_teacher_feature_dim)
+    return call_library(f'--kd-model-name {args.kd_model_name}', create, **kwargs)
 
 
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """Where a run is followed besides its own folder: Weights & Biases and TensorBoard."""
 import argparse
+import importlib
 from typing import Dict
 
-from .errors import named
+from .._checks import call_library
 
 
 class Tracker:
@@ -15,21 +16,21 @@ class Tracker:
     def __init__(self, args: argparse.Namespace, name: str, folder: str):
         self.wandb = self.tensorboard = None
         if args.log_wandb:
-            with named('--log-wandb'):
-                import wandb
-                wandb.init(
-                    project=args.wandb_project,
-                    name=name,
-                    config=vars(args),
-                    tags=args.wandb_tags,
-                    resume='must' if args.wandb_resume_id else None,
-                    id=args.wandb_resume_id or None,
-                )
-            self.wandb = wandb
+            self.wandb = call_library('--log-wandb', importlib.import_module, 'wandb')
+            call_library(
+                '--log-wandb',
+                self.wandb.init,
+                project=args.wandb_project,
+                name=name,
+                config=vars(args),
+                tags=args.wandb_tags,
+                resume='must' if args.wandb_resume_id else None,
+                id=args.wandb_resume_id or None,
+                errors=Exception,  # its own are no RuntimeErrors
+            )
         if args.log_tensorboard:
-            with named('--log-tensorboard'):
-                from torch.utils.tensorboard import SummaryWriter
-                self.tensorboard = SummaryWriter(folder)
+            module = call_library('--log-tensorboard', importlib.import_module, 'torch.utils.tensorboard')
+            self.tensorboard = module.SummaryWriter(folder)
 
     def add_epoch(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
         values = {f'train_{name}': value for name, value in train.items()}

@@ -8,6 +8,8 @@ from typing import List, Optional, Tuple
 
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
+from ..._checks import UsageError
+
 _logger = logging.getLogger('train')
 
 
@@ -34,7 +36,7 @@ def newest_checkpoint(folder: str) -> Optional[str]:
         if _progress(path, damaged) is not None and _is_whole(path, damaged):
             return path
     if damaged:
-        raise ValueError(f'--resume auto: no checkpoint in {folder} can be read: {"; ".join(damaged)}')
+        raise UsageError(f'--resume auto: no checkpoint in {folder} can be read: {"; ".join(damaged)}')
     return None
 
 

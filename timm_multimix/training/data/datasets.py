@@ -7,9 +7,9 @@ from PIL import Image
 from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
-from ..errors import named
+from ..._checks import UsageError, call_library
 from .digits import Digits
-from .folders import check_classes, check_folders
+from .folders import check_classes, check_folders, check_root
 from .images import CheckedImages, ClassIndex
 
 
@@ -33,8 +33,9 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
             dataset.target_transform = MultiLabelTarget(
                 data_config['num_classes'], dense=args.target_format == 'multihot')
             if not isinstance(dataset, IterableDataset):
-                with named('--task multilabel needs lists of class indices, or vectors with --target-format multihot'):
-                    dataset[0]
+                call_library(
+                    '--task multilabel needs lists of class indices, or vectors with --target-format multihot',
+                    dataset.__getitem__, 0)
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
@@ -52,7 +53,7 @@ def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval
     train, evaluation = map(os.path.realpath, roots)
     if os.path.commonpath([train, evaluation]) in (train, evaluation):
         folder = args.data_dir or args.data
-        raise ValueError(
+        raise UsageError(
             f'--train-split {args.train_split} and --val-split {args.val_split} read the same images (in {train} and '
             f'{evaluation}); folders in {folder}: {", ".join(sorted(os.listdir(folder))[:10])}')
 
@@ -61,28 +62,28 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
     channels = data_config['input_size'][0]
     img_mode = args.input_img_mode or ('L' if channels == 1 else 'RGB')
     if len(Image.new(img_mode, (1, 1)).getbands()) != channels:
-        raise ValueError(
+        raise UsageError(
             f'--input-img-mode {img_mode} does not give the {channels} channels of the input size; give another one, '
             f'or another --in-chans or --input-size')
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
     root = args.data_dir or args.data
-    if not args.dataset and not os.path.exists(root):
-        raise ValueError(f'--data-dir {root}: no such folder')
-    with named(f'{split} split of {args.dataset or root}'):
-        return create_dataset(
-            args.dataset,
-            root=root,
-            split=split,
-            is_training=is_training,
-            class_map=args.class_map,
-            download=args.dataset_download,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            repeats=args.epoch_repeats if is_training else 0,
-            num_samples=args.train_num_samples if is_training else args.val_num_samples,
-            input_img_mode=img_mode,
-            input_key=args.input_key,
-            target_key=args.target_key,
-            trust_remote_code=args.dataset_trust_remote_code,
-        )
+    check_root(args)
+    return call_library(
+        f'{split} split of {args.dataset or root}',
+        create_dataset,
+        args.dataset,
+        root=root,
+        split=split,
+        is_training=is_training,
+        class_map=args.class_map,
+        download=args.dataset_download,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        repeats=args.epoch_repeats if is_training else 0,
+        num_samples=args.train_num_samples if is_training else args.val_num_samples,
+        input_img_mode=img_mode,
+        input_key=args.input_key,
+        target_key=args.target_key,
+        trust_remote_code=args.dataset_trust_remote_code,
+    )

@@ -5,6 +5,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..._checks import UsageError
+
 _TRAIN_SPLITS = ('train', 'training')
 _VALIDATION_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation', 'test')
 
@@ -27,11 +29,11 @@ class Digits(Dataset):
 
     def __init__(self, split: str = 'train', input_img_mode: str = 'RGB', transform: Optional[Callable] = None):
         if split not in _TRAIN_SPLITS + _VALIDATION_SPLITS:
-            raise ValueError(f"split of digits must be 'train' or 'validation', got {split!r}")
+            raise UsageError(f"split of digits must be 'train' or 'validation', got {split!r}")
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise ValueError('dataset digits needs scikit-learn: pip install "timm-multimix[demo]"') from error
+            raise UsageError('dataset digits needs scikit-learn: pip install "timm-multimix[demo]"') from error
         digits = load_digits()
         order = np.random.RandomState(0).permutation(len(digits.target))
         held_out = len(order) // 3

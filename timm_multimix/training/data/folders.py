@@ -8,8 +8,17 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
+from ..._checks import UsageError
+
 _logger = logging.getLogger('train')
 _MOST = 10  # names in a message
+
+
+def check_root(args: argparse.Namespace) -> None:
+    """Refuse a folder of images that is not there."""
+    root = args.data_dir or args.data
+    if not args.dataset and not os.path.exists(root):
+        raise UsageError(f'--data-dir {root}: no such folder')
 
 
 def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
@@ -25,7 +34,7 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     folders = {os.path.relpath(os.path.dirname(path), root) for path, _ in reader.samples}
     if '.' in folders:
         loose = sorted(os.path.basename(path) for path, _ in reader.samples if os.path.dirname(path) == root)
-        raise ValueError(
+        raise UsageError(
             f'{split}: every image must be in the folder of its class, got {_some(loose)} in {root} itself')
     _check_order(split, reader.class_to_idx)
     _warn_of_shared_names(split, folders)
@@ -54,7 +63,7 @@ def check_classes(
         return
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
     if needed > num_classes:
-        raise ValueError(f'--num-classes must be at least the {needed} classes of the data, got {num_classes}')
+        raise UsageError(f'--num-classes must be at least the {needed} classes of the data, got {num_classes}')
     if needed < num_classes:
         _logger.warning(
             f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
@@ -62,7 +71,7 @@ def check_classes(
         names = [sorted(set(a) - set(b), key=str) for a, b in ((train, evaluation), (evaluation, train))]
         lacking = [f'only {split} has {_some(some)}' for split, some in zip((args.train_split, args.val_split), names)
                    if some]
-        raise ValueError(
+        raise UsageError(
             f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
             f'{len(evaluation)}; {"; ".join(lacking) or "their order differs"}')
 
@@ -73,7 +82,7 @@ def _check_order(split: str, names: Iterable[str]) -> None:
     for name in names:
         other = seen.setdefault(repr(natural_key(name)), name)
         if other is not name:
-            raise ValueError(
+            raise UsageError(
                 f'{split}: names of classes must differ in more than case and leading zeros, which their order '
                 f'does not tell apart, got {_some(sorted([other, name]))}')
 

@@ -10,10 +10,12 @@ from typing import Any, Callable, Optional
 from PIL import Image, ImageOps
 from timm.data import ImageDataset, auto_augment
 
+from ..._checks import UsageError
+
 _logger = logging.getLogger('train')
 
 
-class BadSample(ValueError):
+class BadSample(UsageError):
     """What is wrong with a sample.
 
     A loader's worker sends an exception as the text of its whole traceback; what is kept of it is the message.

@@ -2,8 +2,9 @@
 import argparse
 from typing import Any, Dict, Tuple
 
-from timm.data import create_loader
+from timm.data import create_loader, create_transform
 
+from ..._checks import UsageError, call_library
 from ..cli.methods import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
@@ -21,8 +22,10 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         ValueError: If the data is missing, or the training split does not fill one batch.
     """
     if args.aug_repeats and not runtime.distributed:
-        raise ValueError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
+        raise UsageError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
     allow_posterize_to_black()
+    if args.aa:
+        call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
     dataset_train, dataset_eval = create_datasets(args, data_config)
     shared = dict(
         use_prefetcher=not args.no_prefetcher,
@@ -77,7 +80,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         make_views(dataset_train)
     seed_samples(loader_train, args)
     if len(loader_train) == 0:
-        raise ValueError(
+        raise UsageError(
             f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')
     loader_eval = create_loader(
         dataset_eval,

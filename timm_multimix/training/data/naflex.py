@@ -9,6 +9,7 @@ from timm.data.naflex_mixup import NaFlexMixup
 from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
+from ..._checks import UsageError
 from ..cli.combinations import mixes_input
 from ..runtime import Runtime
 
@@ -29,14 +30,14 @@ def create_naflex_loaders(
     """
     sizes, probs = args.naflex_patch_sizes, args.naflex_patch_size_probs
     if probs and (not sizes or len(sizes) != len(probs)):
-        raise ValueError(
+        raise UsageError(
             f'--naflex-patch-size-probs must have one value for each of --naflex-patch-sizes ({sizes}), got {probs}')
     patches: Dict[str, Any] = dict(patch_size=data_config['patch_size'])
     if sizes:
         patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
     channels_last = not args.naflex_patchify_channels_first
     if args.cutmix_minmax is not None:
-        raise ValueError(f'--naflex-loader does not go with --cutmix-minmax, got {args.cutmix_minmax}')
+        raise UsageError(f'--naflex-loader does not go with --cutmix-minmax, got {args.cutmix_minmax}')
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
@@ -86,7 +87,7 @@ def patch_size(model: nn.Module) -> Tuple[int, int]:
     """
     size = getattr(getattr(model, 'embeds', None), 'patch_size', None)
     if size is None:
-        raise ValueError(f'--naflex-loader needs a naflexvit model, got {type(model).__name__}')
+        raise UsageError(f'--naflex-loader needs a naflexvit model, got {type(model).__name__}')
     return to_2tuple(size)
 
 

@@ -1,0 +1,163 @@
+"""A user's mistake is one line and exit code 2, an error of the program keeps its traceback: at every stage."""
+import os
+
+import pytest
+
+import train_timm
+from tests.training.states import read
+from timm_multimix import UsageError
+from timm_multimix.__main__ import main as launch
+
+SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'stock_train.py')
+MULTIMIX = ['--mixup-mode', 'multimix', '--multimix-tuples', '8']
+OF_THE_PROGRAM = [AttributeError, NameError, RuntimeError, TypeError, ValueError]
+STAGES = dict(  # a function of each, in which something goes wrong
+    device='train_timm.create_runtime',
+    model='train_timm.create_train_model',
+    data='train_timm.create_loaders',
+    datasets='timm_multimix.training.data.loaders.create_datasets',
+    task='train_timm.create_task',
+    optimizer='train_timm.optimized_module',
+    resume='train_timm.resume',
+    scheduler='timm_multimix.training.schedule.scheduler_kwargs',
+    output='train_timm.Output',
+    training='train_timm.train_one_epoch',
+    step='timm_multimix.loss.MultiMixLoss.terms',
+    validation='train_timm.validate_all',
+    summary='timm_multimix.training.output.Output.add_epoch',
+)
+LAUNCHED = dict(
+    dataset='timm.data.create_dataset',
+    task='timm_multimix.__main__.multimix_kwargs',
+    loader='timm.data.create_loader',
+    step='timm_multimix.loss.MultiMixLoss.terms',
+    update='timm_multimix.tasks.multimix.MultiMixTask.update_ema',
+)
+LIBRARY = {  # calls that answer to a value of the user's: which flag their message begins with
+    'timm_multimix.training.model.create_model': '--model test_resnet: ',
+    'timm_multimix.training.data.datasets.create_dataset': 'train split of ',
+    'train_timm.create_optimizer_v2': '--opt sgd: ',
+    'timm_multimix.training.schedule.create_scheduler_v2': '--sched cosine: ',
+}
+
+
+@pytest.fixture
+def launched(image_folder, tmp_path):
+    """Flags of the same run by the launcher."""
+    return [
+        SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
+        '--input-size', '3', '32', '32', '--record', str(tmp_path / 'log.json'), *MULTIMIX]
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Make a function fail, wherever it is called."""
+    def fail(where, error):
+        def failing(*args, **kwargs):
+            raise error
+        monkeypatch.setattr(where, failing)
+        return error
+    return fail
+
+
+def code_of(main, argv):
+    try:
+        return main(argv)
+    except SystemExit as end:  # of the parser
+        return end.code
+
+
+def only_line(capsys):
+    line, = [line for line in capsys.readouterr().err.splitlines() if ' error: ' in line]
+    return line
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_mistake_is_one_line(stage, flags, fail, capsys):
+    fail(STAGES[stage], UsageError('--flag must be 1, got 2'))
+    assert train_timm.main([*flags, *MULTIMIX]) == 2
+    assert only_line(capsys) == 'train_timm.py: error: --flag must be 1, got 2'
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_an_error_of_the_program_keeps_its_traceback(stage, flags, fail):
+    for kind in OF_THE_PROGRAM:
+        error = fail(STAGES[stage], kind('of the program'))
+        with pytest.raises(kind) as raised:
+            train_timm.main([*flags, *MULTIMIX])
+        assert raised.value is error
+
+
+@pytest.mark.parametrize('stage', LAUNCHED)
+def test_a_mistake_under_the_launcher(stage, launched, fail, capsys):
+    fail(LAUNCHED[stage], UsageError('--flag must be 1, got 2'))
+    assert launch(launched) == 2
+    line = only_line(capsys)
+    assert line.startswith('timm_multimix: error: ') and line.endswith('--flag must be 1, got 2')
+
+
+@pytest.mark.parametrize('stage', LAUNCHED)
+def test_an_error_of_the_program_under_the_launcher(stage, launched, fail):
+    for kind in OF_THE_PROGRAM[:2] if stage == 'dataset' else OF_THE_PROGRAM:
+        error = fail(LAUNCHED[stage], kind('of the program'))
+        with pytest.raises(kind) as raised:
+            launch(launched)
+        assert raised.value is error
+
+
+@pytest.mark.parametrize('where', LIBRARY)
+def test_what_a_library_answers_comes_after_the_flag(where, flags, fail, capsys):
+    fail(where, RuntimeError('several\nlines'))
+    assert train_timm.main(flags) == 2
+    line = only_line(capsys)
+    assert line.startswith(f'train_timm.py: error: {LIBRARY[where]}') and line.endswith('several lines (RuntimeError)')
+    fail(where, AttributeError('of the program'))
+    with pytest.raises(AttributeError, match='of the program'):
+        train_timm.main(flags)
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
+    (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model (resnet_of_dreams) (RuntimeError)'),
+    (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
+    (['--opt', 'nosuch'], '--opt nosuch: '),
+    (['--sched', 'nosuch'], '--sched nosuch: '),
+    (['--batch-size', '1'], '--batch-size, --train-batch-sizes or --input-size is too small for the normalisation'),
+    (['--multimix-length', '9', '--batch-size', '8'], '--multimix-length must be at most '),
+    (['--multimix-implementation', 'triton'], "implementation='triton' needs "),
+])
+def test_the_launcher_tells_a_mistake_as_the_script_does(more, message, flags, launched, capsys):
+    assert code_of(train_timm.main, [*flags, *MULTIMIX, *more]) == 2
+    line = only_line(capsys).removeprefix('train_timm.py: ')
+    assert line.startswith(f'error: {message}')
+    assert code_of(launch, [*launched, *more]) == 2
+    assert only_line(capsys).removeprefix('timm_multimix: ') == line
+
+
+@pytest.mark.parametrize('flag', ['--initial-checkpoint', '--pretrained-path'])
+@pytest.mark.parametrize('content', [b'', b'no checkpoint'])
+def test_a_file_that_is_no_checkpoint(flag, content, flags, tmp_path, capsys):
+    path = tmp_path / 'file.pth'
+    path.write_bytes(content)
+    assert train_timm.main([*flags, flag, str(path)]) == 2
+    assert f'error: {flag} {path} is not a checkpoint of timm or torch, nor safetensors: ' in only_line(capsys)
+
+
+def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
+    assert train_timm.main([*flags, '--epochs', '1', '--num-classes', '5']) == 0
+    path = str(tmp_path / 'run' / 'last.pth.tar')
+    more = ['--epochs', '1', '--experiment', 'next']
+    assert train_timm.main([*flags, *more, '--initial-checkpoint', path]) == 2
+    line = only_line(capsys)
+    assert f'--initial-checkpoint {path} is not of this model with 3 classes; --pretrained-path takes another' in line
+    assert 'size mismatch for fc.weight' in line
+    assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the way out that the message names'
+
+
+def test_a_checkpoint_of_another_optimizer(flags, tmp_path, capsys):
+    assert train_timm.main([*flags, '--epochs', '1']) == 0
+    path = str(tmp_path / 'run' / 'last.pth.tar')
+    assert read(path)['args'].opt == 'sgd'
+    assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path]) == 2
+    assert f'--resume {path}: its optimizer is sgd, that of this run adamw; give --opt sgd, or ' in only_line(capsys)
+    assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path, '--no-resume-opt']) == 0
