@@ -13,6 +13,7 @@ import runpy
 import sys
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 from unittest import mock
 
@@ -63,11 +64,7 @@ def _run(script: str, argv: List[str]) -> None:
 
 
 def _check_script(path: str) -> None:
-    try:
-        with open(path, encoding='utf-8') as file:
-            source = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f'cannot read the script {path}: {error}') from error
+    source = call_library(f'cannot read the script {path}', Path(path).read_text, encoding='utf-8')
     if 'ClassificationTask' not in source:
         raise UsageError(
             f'{path} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')

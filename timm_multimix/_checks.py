@@ -44,16 +44,18 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def check_integer(name: str, value: object, low: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value < 2 ** 31:
-        raise UsageError(f'{name} must be an integer >= {low} and < 2 ** 31, got {value!r}')
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or not low <= value < 2 ** 31:
+        upper = ' and < 2 ** 31' if is_integer and value > low else ''
+        raise UsageError(f'{name} must be {"" if is_integer else "an integer "}>= {low}{upper}, got {value!r}')
     return int(value)
 
 
 def check_number(name: str, value: object, low: float = 0., high: float = LARGEST, *, open_low: bool = False) -> float:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or (open_low and value == low):  # NaN is in no range
+    is_finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST  # nor NaN
+    if not is_finite or not low <= value <= high or (open_low and value == low):
         bounds = f'{">" if open_low else ">="} {low:g}' + (f' and <= {high:g}' if high < LARGEST else '')
-        raise UsageError(f'{name} must be a finite number {bounds}, got {value!r}')
+        raise UsageError(f'{name} must be {"" if is_finite else "a finite number "}{bounds}, got {value!r}')
     return float(value)
 
 

@@ -1,5 +1,9 @@
-"""Every public constructor and function, given anything for any argument, works or names the argument that is wrong."""
+"""Every public constructor and function, given anything for any argument, works or names the argument that is wrong.
+
+For a value of another type Python's own error will do; a number out of range is never taken.
+"""
 import fractions
+import numbers
 import re
 
 import numpy as np
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.properties.test_extremes import Positions
 from tests.properties.test_properties import many
-from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
+from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
 from timm_multimix.functional import (
     dense_weights,
     draw_alpha,
@@ -44,8 +48,8 @@ TARGETS = {
     MultiMix: (OURS, (
         *MIXING, 'label_smoothing', 'num_classes', 'multi_label', 'reuse', *LOSS, *DENSE)),
     MultiMixTask: (lambda: dict(OURS, model=Positions(3), verbose=False), (
-        *TASK, *DENSE, *MIXING, *LOSS, 'label_smoothing', 'multi_label', 'gather', 'teacher_decay', 'teacher_warmup',
-        'single_view')),
+        *TASK, *DENSE, *MIXING, *LOSS, 'label_smoothing', 'multi_label', 'gather', 'teacher_decay',
+        'teacher_warmup', 'single_view')),
     MixupETask: (lambda: dict(model=Positions(3), verbose=False), (
         *TASK, 'label_smoothing', 'mixup_alpha', 'eta', 'threshold', 'exact', 'mean_image', 'prob')),
     sample_dirichlet: (dict(num_tuples=2, num_examples=4, alpha=1.), (
@@ -60,23 +64,44 @@ TARGETS = {
 }
 
 
+RANGES = {  # of the arguments that are numbers; the lowest and highest that are allowed
+    **dict.fromkeys(
+        ['num_tuples', 'num_examples', 'length', 'positions', 'num_classes', 'num_batches'], (1, 2 ** 31 - 1)),
+    **dict.fromkeys(['label_smoothing', 'gamma', 'prob', 'switch_prob', 'input_prob', 'teacher_decay'], (0., 1.)),
+    **dict.fromkeys(['mixup_alpha', 'cutmix_alpha', 'eta'], (0., 1e308)),
+    'alpha': (1e-308, 1e308),
+    'clean_weight': (0., 1000.),
+    'threshold': (-1e308, 1e308),
+}
+NAMES = ('mode', 'attention', 'activation', 'concentration', 'implementation', 'kind')
+
+
+def is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def attempt(call, changes):
-    """Call it; a refusal must be a ValueError that names one of the arguments that were changed."""
+    """Call it; a refusal must name one of the arguments that were changed, unless one of them is of a wrong type."""
     defaults = TARGETS[call][0]
     kwargs = {**(defaults() if callable(defaults) else defaults), **changes}
     try:
         return call(**kwargs)
-    except ValueError as error:
+    except UsageError as error:
         message = str(error)
-    except TypeError as error:  # Python's own, for a name in criterion_kwargs that is none
-        message = str(error)
-        assert 'unexpected keyword argument' in message, f'{message!r} for {changes}'
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        right_type = [
+            is_number(value) if name in RANGES else isinstance(value, str) and name in NAMES
+            for name, value in changes.items()]
+        if all(right_type):
+            raise
+        return None
     assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
 
 
 # what an argument is called where the message comes from
 OTHER_NAMES = dict(
-    model='model|has no|Linear|Positions', input_size='input_size|Positions', criterion_kwargs="criterion|smoothing|'a'")
+    model='model|has no|Linear|Positions', input_size='input_size|Positions',
+    multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
 
 
 def values_for(name):
@@ -89,6 +114,18 @@ def test_any_value_for_one_argument(call):
     for name in TARGETS[call][1]:
         for value in values_for(name):
             attempt(call, {name: value})
+
+
+@pytest.mark.parametrize('call', TARGETS, ids=lambda call: call.__name__)
+def test_no_number_out_of_range_is_taken(call):
+    for name in RANGES.keys() & TARGETS[call][1]:
+        low, high = RANGES[name]
+        out_of_range = [value for value in ANYTHING if is_number(value) and not low <= value <= high]
+        assert len(out_of_range) >= 3
+        for value in out_of_range:
+            defaults = TARGETS[call][0]
+            with pytest.raises(UsageError, match=name):
+                call(**{**(defaults() if callable(defaults) else defaults), name: value})
 
 
 @many

@@ -101,22 +101,14 @@ class Teacher(nn.Module):
             self.ema._sr_generator.set_state(saved)
 
 
-def check_teacher(
-        teacher_decay: Optional[float],
-        teacher_warmup: bool,
-        gamma: Optional[float],
-        single_view: bool,
-        is_cross_entropy: bool,
-        multi_label: bool,
-) -> None:
-    """Refuse the arguments of self-distillation where there is none, and a criterion that it has no equation for."""
-    if teacher_decay is None:
-        for name, value in dict(teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view).items():
-            if value is not None and value is not False:
-                raise UsageError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
-    elif not is_cross_entropy:
-        reason = 'multi_label=True' if multi_label else 'another one'
-        raise UsageError(f'teacher_decay needs cross-entropy as the criterion, got {teacher_decay!r} with {reason}')
+def check_teacher(teacher_decay: Optional[float], is_cross_entropy: bool, **others: object) -> None:
+    """Refuse the other arguments of self-distillation where it is off, and criteria that it has no equation for."""
+    for name, value in others.items():
+        if teacher_decay is None and value is not None and value is not False:
+            raise UsageError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
+    if teacher_decay is not None and not is_cross_entropy:
+        raise UsageError(
+            f'teacher_decay needs cross-entropy as the criterion, and not multi_label, got {teacher_decay!r}')
 
 
 def split_views(

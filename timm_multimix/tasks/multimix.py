@@ -100,7 +100,8 @@ class MultiMixTask(StepTask):
         self.multi_label = multi_label
         resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing, multi_label)
         self.single_view = single_view
-        check_teacher(teacher_decay, teacher_warmup, gamma, single_view, resolved.fast, multi_label)
+        check_teacher(
+            teacher_decay, resolved.fast, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
         super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
         self.gather = gather
@@ -175,7 +176,7 @@ class MultiMixTask(StepTask):
             output = self.trainable_module(input)
             return {'loss': self.loss.plain(output, target), 'output': output}
         if self.teacher is not None:
-            input, teacher_input = split_views(input, target.shape[0], self.single_view)
+            input, teacher_input = split_views(input, len(target), self.single_view)
         what = self._draw()
         if what == 'embeddings':
             of_teacher = {}
