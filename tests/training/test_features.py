@@ -84,7 +84,7 @@ def test_thresholded_and_smoothed_binary_cross_entropy(mode, flags, steps):
     assert train_timm.main([*flags, '--mixup-mode', mode, '--epochs', '1']) == 0
     task = steps[0].task
     assert task.criterion.target_threshold == 0.3
-    logits, target = task.loss.mix(torch.zeros(2, 3), torch.tensor([0, 2]), weights=torch.tensor([[0.6, 0.4]]))
+    logits, target = task.loss.mix(torch.zeros(2, 3), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
     torch.testing.assert_close(target, torch.tensor([[0.6, 0., 0.4]]) * 0.8 + 0.2 / 3.)
     # 0.55 and 0.39 are above the threshold, 0.07 is not: at logits of 0 each class costs log 2 all the same
     assert task.criterion(logits, target).item() == pytest.approx(0.6931, abs=1e-4)
