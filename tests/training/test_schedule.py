@@ -136,7 +136,7 @@ def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metri
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto']
     assert train_timm.main([*flags, '--stop-epoch', '4']) == 0
     state = read(tmp_path / 'run' / 'last.pth.tar')['saver']['schedule']
-    assert state['best'] == 41. and state['rates'] == [pytest.approx(0.005)] and state['num_bad_epochs'] == 0
+    assert state['best'] == 41. and state['rates'] == pytest.approx([0.005, 0.005]) and state['num_bad_epochs'] == 0
     rates.clear()
     assert train_timm.main([*flags, '--no-resume-opt', '--stop-epoch', '5']) == 0
     assert rates == [pytest.approx(0.01)] * 3

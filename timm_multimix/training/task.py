@@ -200,9 +200,8 @@ def warn_if_at_chance(
 ) -> bool:
     """Say so when a MultiMix run has learnt nothing by the end of its warm-up and one more epoch.
 
-    The clean logits tell: their accuracy is compared with chance plus one standard deviation that it has on so many
-    images, which a run that learns soon leaves behind, and one that does not is below of in five epochs of six. The
-    first epoch does not count, as its mean is that of a model which has seen nothing yet.
+    The clean logits tell: their accuracy is compared with chance plus two standard deviations that it has on so many
+    images. The first epoch does not count, as its mean is that of a model which has seen nothing yet.
 
     Args:
         args: The flags.
@@ -213,7 +212,7 @@ def warn_if_at_chance(
     """
     if args.mixup_mode not in MODES or epoch < max(args.warmup_epochs, 1) or 'top1' not in train_metrics:
         return False
-    spread = math.sqrt(chance * (1. - chance) / num_images)
+    spread = 2. * math.sqrt(chance * (1. - chance) / num_images)
     if train_metrics['top1'] > 100. * (chance + spread):
         return False
     _logger.warning(
