@@ -52,8 +52,11 @@ class Schedule:
             updates: All that were made before.
             state: What the checkpoint holds of the schedule; None where it begins anew.
         """
-        if isinstance(self.scheduler, PlateauLRScheduler) and state:
-            self._load_plateau(state)
+        if isinstance(self.scheduler, PlateauLRScheduler) and epoch > 0:
+            if state:
+                self._load_plateau(state)
+            else:  # it never raises a rate: those of the warm-up would stay
+                self.scheduler.update_groups(self.scheduler.base_values)
         if self.on_updates:
             self.step_update(updates)
         elif epoch > 0:
