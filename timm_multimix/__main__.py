@@ -28,8 +28,8 @@ from ._checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.cli.checks import check_mixing
-from .training.cli.combinations import check_combinations
-from .training.cli.methods import needs_two_views
+from .training.cli.rules import check_combinations
+from .training.cli.multimix import needs_two_views
 from .training.cli.parser import create_parser, multimix_kwargs, read_defaults
 from .training.data.folders import check_classes, check_root
 from .training.errors import exit_code

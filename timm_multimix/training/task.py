@@ -20,8 +20,8 @@ from .._checks import call_library
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
-from .cli.combinations import loss_type, mixes_input
-from .cli.methods import mixupe_kwargs
+from .cli.rules import loss_type, mixes_input
+from .cli.multimix import mixupe_kwargs
 from .cli.parser import multimix_kwargs
 from .runtime import Runtime
 

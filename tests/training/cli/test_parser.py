@@ -3,7 +3,7 @@ import pytest
 import yaml
 
 from timm_multimix.loss import PAPER
-from timm_multimix.training.cli.methods import mixupe_kwargs
+from timm_multimix.training.cli.multimix import mixupe_kwargs
 from timm_multimix.training.cli.parser import create_parser, multimix_kwargs, parse_args, scaled_learning_rate
 
 

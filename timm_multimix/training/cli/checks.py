@@ -6,8 +6,8 @@ from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 from ..._checks import check_alpha
 from ...head import MODES
 from ...loss import PAPER
-from .combinations import check_combinations, flag_name, mixes_images, mixes_input
-from .methods import check_mixupe, check_teacher
+from .rules import check_combinations, flag_name, mixes_images, mixes_input
+from .multimix import check_mixupe, check_teacher
 from .ranges import check_ranges
 
 _INTERPOLATIONS = ('', 'random', 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')

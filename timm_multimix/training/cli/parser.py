@@ -10,8 +10,8 @@ from ...loss import PAPER
 from ...tasks.multimix import MultiMixTask
 from . import timm_flags, timm_flags_more
 from .checks import check_args
-from .combinations import warn_of_ignored
-from .methods import needs_two_views
+from .rules import warn_of_ignored
+from .multimix import needs_two_views
 
 _logger = logging.getLogger('train')
 

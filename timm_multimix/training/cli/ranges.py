@@ -4,7 +4,7 @@ import math
 from typing import Any, Iterable
 
 from ...loss import MAX_CLEAN_WEIGHT
-from .combinations import flag_name
+from .rules import flag_name
 
 _FROM_1 = (  # integers
     'batch_size', 'validation_batch_size', 'grad_accum_steps', 'log_interval', 'val_interval', 'checkpoint_hist',

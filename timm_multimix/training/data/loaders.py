@@ -5,7 +5,7 @@ from typing import Any, Dict, Tuple
 from timm.data import create_loader, create_transform
 
 from ..._checks import UsageError, call_library
-from ..cli.methods import needs_two_views
+from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
 from .datasets import create_datasets

@@ -6,7 +6,7 @@ import math
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 
 from ...head import MODES
-from .methods import needs_two_views
+from .multimix import needs_two_views
 
 _logger = logging.getLogger('train')
 
