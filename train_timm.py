@@ -16,7 +16,8 @@ from timm_multimix import UsageError
 from timm_multimix._checks import call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
-from timm_multimix.training.cli.parser import parse_args, resolved_text, scaled_learning_rate
+from timm_multimix.training.cli.multimix import resolved_text
+from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
 from timm_multimix.training.errors import exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all

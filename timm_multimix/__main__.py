@@ -27,10 +27,9 @@ import timm.task
 from ._checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
-from .training.cli.checks import check_mixing
-from .training.cli.rules import check_combinations
-from .training.cli.multimix import needs_two_views
-from .training.cli.parser import create_parser, multimix_kwargs, read_defaults
+from .training.cli.config import read_defaults
+from .training.cli.multimix import multimix_kwargs, needs_two_views
+from .training.cli.parser import FLAGS, GROUPS, check, create_parser
 from .training.data.folders import check_classes, check_root
 from .training.errors import exit_code
 
@@ -44,7 +43,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Run the script; the exit code. A user's mistake ends with code 2 and one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help'):
-        print(__doc__)
+        print(_taken_parser().format_help())
         return 0 if argv else 2
     return exit_code('timm_multimix', lambda: _run(argv[0], argv[1:]))
 
@@ -73,27 +72,38 @@ def _check_script(path: str) -> None:
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """All arguments as train_timm.py would read them, and those that are left to the script."""
     parser = create_parser(prog='timm_multimix')
-    read_defaults(parser, argv)
-    args, _ = parser.parse_known_args(argv)
-    if args.mixup_mode not in MODES:
-        raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
     try:
-        check_mixing(args)
-        check_combinations(args)
+        read_defaults(parser, FLAGS, argv)
+        args, _ = parser.parse_known_args(argv)
+        if args.mixup_mode not in MODES:
+            raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
+        check(args)
+        _, rest = _taken_parser().parse_known_args(argv)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if needs_two_views(args):
         raise UsageError(
             '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
-    taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for action in parser._actions:
-        if action.dest in _TAKEN or action.dest.startswith('multimix_'):
-            taker._add_action(action)
-    on_command_line, rest = taker.parse_known_args(argv)
     if args.cutmix_minmax is not None and args.config:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     # the script may read others from the same --config
     return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+
+
+def _taken_parser() -> argparse.ArgumentParser:
+    """A parser for the flags that the script does not get."""
+    groups = [(title, [flag for flag in flags if _is_taken(flag.dest)]) for title, flags in GROUPS]
+    return create_parser(
+        'timm_multimix',
+        [group for group in groups if group[1]],
+        usage='python -m timm_multimix PATH/train.py ARGS',
+        description=__doc__,
+        allow_abbrev=False,
+    )
+
+
+def _is_taken(name: str) -> bool:
+    return name in _TAKEN or name.startswith('multimix_')
 
 
 @contextmanager

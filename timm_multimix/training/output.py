@@ -18,7 +18,7 @@ from .._checks import UsageError, call_library
 from ..head import MODES
 from .checkpoints.find import newest_checkpoint
 from .checkpoints.saver import AtomicCheckpointSaver
-from .cli.rules import mixes_input
+from .cli.multimix import mixes_input
 from .errors import RunFailed
 from .loop import Training
 from .runtime import Runtime

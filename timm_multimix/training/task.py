@@ -20,9 +20,8 @@ from .._checks import call_library
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
-from .cli.rules import loss_type, mixes_input
-from .cli.multimix import mixupe_kwargs
-from .cli.parser import multimix_kwargs
+from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
+from .cli.rules import loss_type
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')

@@ -2,8 +2,6 @@
 import json
 import os
 
-import pytest
-
 from timm_multimix.training.cli.parser import create_parser
 
 with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encoding='utf-8') as file:
@@ -11,17 +9,17 @@ with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encodi
 NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task', '--target-format')  # of timm 1.0.31
 
 
-@pytest.mark.parametrize('flag', UPSTREAM, ids=lambda flag: flag['flags'][-1])
-def test_flag_is_upstreams(flag):
+def test_flags_are_upstreams():
     actions = {name: action for action in create_parser()._actions for name in action.option_strings}
-    for name in flag['flags']:
-        action = actions[name]
-        assert action.dest == flag['dest']
-        assert action.default == flag['default']
-        assert getattr(action.type, '__name__', action.type) == flag['type']
-        assert action.nargs == flag['nargs']
-        if name != '--mixup-mode':  # where upstream takes any name for 'batch'
-            assert (None if action.choices is None else list(action.choices)) == flag['choices']
+    for flag in UPSTREAM:
+        for name in flag['flags']:
+            action = actions[name]
+            assert action.dest == flag['dest'], name
+            assert action.default == flag['default'], name
+            assert getattr(action.type, '__name__', action.type) == flag['type'], name
+            assert action.nargs == flag['nargs'], name
+            if name != '--mixup-mode':  # where upstream takes any name for 'batch'
+                assert (None if action.choices is None else list(action.choices)) == flag['choices'], name
 
 
 def test_every_other_flag_is_ours_or_newer():

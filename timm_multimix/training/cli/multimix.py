@@ -1,83 +1,169 @@
-"""What the flags of self-distillation and of MixupE ask for, and where they are refused."""
+"""The flags of MultiMix and MixupE, and the arguments of the tasks that they become."""
 import argparse
-import math
+import inspect
+from typing import Any, Dict, Tuple, Union
 
-_NOT_WITH_EXACT = {
-    'torchcompile': 'it gives no second derivatives',
-    'grad_checkpointing': 'it computes attention anew by a kernel that has no second derivative',
-    'train_img_sizes': 'the mean image has one size',
-    'sync_bn': 'it has no second derivative',
-}
+import yaml
+from timm.task import TrainingTask
+
+from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
+from ...head import MODES, DenseOptions
+from ...loss import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, PAPER, MultiMixLoss
+from ...tasks.mixupe import MixupETask
+from ...tasks.multimix import MultiMixTask
+from .flag import FROM_0, FROM_1, SHARE, Allowed, Flag, Given, Group, each_number, flag
+
+OUR_MODES = (*MODES, 'mixupe')
+_MULTIMIX = Given('mixup_mode', values=MODES)
+_DENSE = Given('mixup_mode', values=('dense-multimix',))
+_TEACHER = Given('multimix_teacher_decay', why='which turns self-distillation on')
+_MIXUPE = Given('mixup_mode', values=('mixupe',))
+
+
+def input_prob(text: str) -> Union[float, str]:
+    """A share, or 'auto'."""
+    return text if text == 'auto' else float(text)
+
+
+def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Flag:
+    """A flag whose default is None, for the library's own: so it can be refused where the mode does not use it."""
+    keyword = _keyword(name.lstrip('-').replace('-', '_'))
+    sources = (MixupETask,) if needs is _MIXUPE else (MultiMixTask, MultiMixLoss, DenseOptions)
+    defaults = {
+        parameter.name: parameter.default
+        for source in sources for parameter in inspect.signature(source).parameters.values()}
+    return flag(name, needs=(needs, *more_needs), shown_default=defaults.get(keyword), **declaration)
+
+
+def _keyword(dest: str) -> str:
+    """The argument of the task that a flag sets."""
+    keyword = dest.split('_', 1)[1]
+    return 'num_tuples' if keyword == 'tuples' else keyword
+
+
+def _switch(name: str, *needs: Given, **declaration: Any) -> Flag:
+    return _flag(name, *needs, action='store_true', **declaration)
+
+
+_MODE = flag(
+    '--mixup-mode', type=str, default='batch', choices=('batch', 'pair', 'elem', *OUR_MODES),
+    help="batch, pair, elem: timm's Mixup of the images, active with --mixup or --cutmix; multimix, dense-multimix: "
+         'embeddings are mixed, and with --mixup or --cutmix the images of half of the batches; mixupe: Mixup with the '
+         'term of MixupE')
+
+_tuples = MultiMixLoss().tuples
+_MULTIMIX_FLAGS = (
+    _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N', allowed=FROM_1,
+          help=f'tuples per step ({_tuples()}), or per position of dense-multimix ({DENSE_TUPLES} / positions, from '
+               f'{DENSE_TUPLES_RANGE[0]} to {DENSE_TUPLES_RANGE[1]}: {_tuples(49)} at 49 positions, {_tuples(196)} at '
+               '196)'),
+    _flag('--multimix-alpha', _MULTIMIX, type=float, nargs='+', metavar='A',
+          help='Dirichlet concentration, or a range of two',
+          allowed=Allowed('be one number > 0, or a range of two, 0 < low <= high',
+                          lambda alpha: len(alpha) <= 2 and 0. < alpha[0] <= alpha[-1])),
+    _flag('--multimix-concentration', _MULTIMIX, choices=CONCENTRATIONS,
+          help='total: alpha counts for a whole tuple, whatever the batch size; example: for each example of it'),
+    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M', allowed=FROM_1,
+          help='examples per tuple (the whole batch)'),
+    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of plain cross-entropy beside it',
+          allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
+    _flag('--multimix-input-prob', _MULTIMIX,
+          Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
+          type=input_prob, metavar='P', allowed=SHARE,
+          help='with --mixup or --cutmix, the share of batches whose images are mixed, not their embeddings; auto: '
+               'found by the run, which raises it while training images are fitted'),
+    _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
+    _flag('--multimix-activation', _DENSE, choices=ACTIVATIONS, help='its activation'),
+    _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),
+    _switch('--multimix-gather', _MULTIMIX, help='mix over the batches of all processes'),
+    _flag('--multimix-teacher-decay', _MULTIMIX, Given('task', values=('classification',)),
+          type=float, metavar='D', allowed=SHARE,
+          help='self-distillation from a moving average of the model, of this decay'),
+    _switch('--multimix-teacher-warmup', _MULTIMIX, _TEACHER, help='warm that decay up'),
+    _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G', allowed=SHARE,
+          help='weight of the labels beside the teacher'),
+    _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
+            help='the teacher sees the same augmented images as the model, not a second view of them'),
+    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper; learns in hundreds of epochs'),
+)
+
+_MIXUPE_FLAGS = (
+    _flag('--mixupe-eta', _MIXUPE, type=float, metavar='E', allowed=FROM_0, help='weight of its term; 0 is Mixup'),
+    _flag('--mixupe-threshold', _MIXUPE, type=float, metavar='T',
+          help='only images whose term is below this have one (all)'),
+    _switch('--mixupe-exact', _MIXUPE,
+            help='directional derivative by double backward; the mean image is taken from a first pass over the data',
+            excludes=(
+                Given('torchcompile', why='it gives no second derivatives'),
+                Given('grad_checkpointing', why='its second pass through attention has no second derivative'),
+                Given('train_img_sizes', why='the mean image has one size'),
+                Given('sync_bn', why='it has no second derivative'))),
+)
+
+OUR_GROUPS: Tuple[Group, ...] = (
+    ('MultiMix parameters', (_MODE, *_MULTIMIX_FLAGS)),
+    ('MixupE parameters', _MIXUPE_FLAGS),
+)
+
+
+def mixes_images(args: argparse.Namespace) -> bool:
+    """Whether images are mixed, by Mixup or CutMix, whatever the mode."""
+    return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
+
+
+def mixes_input(args: argparse.Namespace) -> bool:
+    """Whether the flags ask for timm's own Mixup."""
+    return args.mixup_mode not in OUR_MODES and mixes_images(args)
 
 
 def needs_two_views(args: argparse.Namespace) -> bool:
-    """Whether the loader gives two views of every training image, the other one for a teacher that is asked."""
+    """Whether the loader gives two views of every training image, the second for the teacher."""
     return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
 
 
-def mixupe_kwargs(args: argparse.Namespace) -> dict:
-    """Keyword arguments of `MixupETask` that the flags set."""
-    given = dict(
-        mixup_alpha=args.mixup if args.mixup > 0. else None,
-        eta=args.mixupe_eta,
-        threshold=args.mixupe_threshold,
-        exact=args.mixupe_exact,
+def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+    """Keyword arguments of `MultiMixTask` that the flags set; the library's defaults stand for the others."""
+    given = _given(args, _MULTIMIX_FLAGS)
+    given.pop('paper', None)
+    if 'alpha' in given:
+        alpha = given['alpha']
+        given['alpha'] = alpha[0] if len(alpha) == 1 else tuple(alpha)
+    if 'teacher_decay' in given:
+        given['single_view'] = not needs_two_views(args)
+    if args.cutmix_minmax is not None:
+        given['cutmix_minmax'] = args.cutmix_minmax
+    given.update(
+        mode=args.mixup_mode,
+        multi_label=args.task == 'multilabel',
+        mixup_alpha=args.mixup,
+        cutmix_alpha=args.cutmix,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
     )
-    return {name: value for name, value in given.items() if value is not None}
+    return {**PAPER, **given} if args.multimix_paper else given
 
 
-def check_teacher(args: argparse.Namespace) -> None:
-    """Refuse flags of self-distillation that do not apply.
-
-    Raises:
-        ValueError: Naming the flag and what it needs or allows.
-    """
-    if args.multimix_teacher_decay is None:
-        for flag in ('--multimix-teacher-warmup', '--multimix-gamma', '--multimix-single-view'):
-            if _value(args, flag) is not None:
-                raise ValueError(f'{flag} needs --multimix-teacher-decay, which turns self-distillation on')
-    elif needs_two_views(args) and args.resplit:
-        raise ValueError(
-            '--resplit leaves the first of two views unerased, the student\'s; leave it out, or give '
-            '--multimix-single-view')
-    elif args.bce_loss or args.loss not in (None, 'ce'):
-        raise ValueError(f'--multimix-teacher-decay needs cross-entropy, so not {_loss_flag(args)}')
-    for flag in ('--multimix-teacher-decay', '--multimix-gamma'):
-        value = _value(args, flag)
-        if value is not None and not 0. <= value <= 1.:
-            raise ValueError(f'{flag} must be in [0, 1], got {value}')
+def mixupe_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+    """Keyword arguments of `MixupETask` that the flags set."""
+    given = _given(args, _MIXUPE_FLAGS)
+    if args.mixup > 0.:
+        given['mixup_alpha'] = args.mixup
+    return given
 
 
-def check_mixupe(args: argparse.Namespace) -> None:
-    """Refuse flags of MixupE in another mode, and those that do not go with it.
-
-    Raises:
-        ValueError: Naming the flag and what it needs or allows.
-    """
-    if args.mixup_mode != 'mixupe':
-        for flag in ('--mixupe-eta', '--mixupe-threshold', '--mixupe-exact'):
-            if _value(args, flag) is not None:
-                raise ValueError(f'{flag} needs --mixup-mode mixupe, got {args.mixup_mode!r}')
-        return
-    if args.cutmix > 0. or args.cutmix_minmax is not None:
-        raise ValueError('--cutmix and --cutmix-minmax need another --mixup-mode than mixupe, which is Mixup alone')
-    if args.bce_loss or args.loss not in (None, 'ce'):
-        raise ValueError(f'--mixup-mode mixupe needs cross-entropy, so not {_loss_flag(args)}')
-    if args.task != 'classification':
-        raise ValueError(f'--mixup-mode mixupe needs --task classification, got {args.task}')
-    if args.mixupe_eta is not None and not 0. <= args.mixupe_eta < math.inf:
-        raise ValueError(f'--mixupe-eta must be >= 0, got {args.mixupe_eta}')
-    if args.mixupe_threshold is not None and not math.isfinite(args.mixupe_threshold):
-        raise ValueError(f'--mixupe-threshold must be a finite number, got {args.mixupe_threshold}')
-    if args.mixupe_exact:
-        for name, reason in _NOT_WITH_EXACT.items():
-            if getattr(args, name):
-                raise ValueError(f'--mixupe-exact does not go with --{name.replace("_", "-")}: {reason}')
+def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
+    values = {_keyword(each.dest): getattr(args, each.dest) for each in flags}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _loss_flag(args: argparse.Namespace) -> str:
-    return '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
-
-
-def _value(args: argparse.Namespace, flag: str) -> object:
-    return getattr(args, flag[2:].replace('-', '_'))
+def resolved_text(args_text: str, task: TrainingTask) -> str:
+    """args.yaml with the values of MultiMix that flags left to a default, as they are in force."""
+    if not isinstance(task, MultiMixTask):
+        return args_text
+    # what a switch turns on has no value that says off
+    settings = {name: None if value is False else value for name, value in task.settings.items()}
+    alpha = settings['alpha']
+    settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
+    resolved = {
+        each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}
+    return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)

@@ -1,169 +1,81 @@
 """From a command line, and a YAML file of defaults, to checked arguments."""
 import argparse
 import logging
-from typing import List, Optional, Tuple
+import sys
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import yaml
-from timm.task import TrainingTask
 
-from ...loss import PAPER
-from ...tasks.multimix import MultiMixTask
-from . import timm_flags, timm_flags_more
-from .checks import check_args
-from .rules import warn_of_ignored
-from .multimix import needs_two_views
+from .config import read_defaults
+from .flag import Flag, Group, Parser
+from .multimix import OUR_GROUPS
+from .rules import check_args, check_data, warn_of_ignored
+from .timm_data_flags import DATA_GROUPS
+from .timm_flags import TIMM_GROUPS
 
 _logger = logging.getLogger('train')
+GROUPS: Tuple[Group, ...] = (*OUR_GROUPS, *DATA_GROUPS, *TIMM_GROUPS)
+FLAGS: Dict[str, Flag] = {flag.dest: flag for _, flags in GROUPS for flag in flags}
+_EXAMPLES = """timm's training, plus MultiMix.
+
+  python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
+  python train_timm.py --dataset digits --model test_resnet --img-size 32 --mixup-mode multimix --device cpu
+  torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model vit_small_patch16_224 --amp --mixup-mode multimix
+"""
 
 
-def create_parser(prog: str = 'train_timm.py') -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog, description="timm's training, plus MultiMix")
-    parser.add_argument('-c', '--config', default='', type=str, metavar='FILE', help='YAML file of default arguments')
-    timm_flags.add_dataset_flags(parser)
-    timm_flags.add_model_flags(parser)
-    timm_flags.add_device_flags(parser)
-    timm_flags.add_optimizer_flags(parser)
-    timm_flags.add_schedule_flags(parser)
-    timm_flags.add_augmentation_flags(parser)
-    timm_flags.add_multimix_flags(parser)
-    timm_flags.add_mixupe_flags(parser)
-    timm_flags.add_batch_norm_flags(parser)
-    timm_flags.add_ema_flags(parser)
-    timm_flags.add_misc_flags(parser)
-    timm_flags_more.add_size_flags(parser)
-    timm_flags_more.add_naflex_flags(parser)
-    timm_flags_more.add_distillation_flags(parser)
-    timm_flags_more.add_tracking_flags(parser)
-    parser.set_defaults(pretrained_cfg_overlay=None)  # in a YAML file alone, as in timm
+def create_parser(
+        prog: str = 'train_timm.py',
+        groups: Iterable[Group] = GROUPS,
+        *,
+        usage: str = 'train_timm.py [DIR] [flags]',
+        description: str = _EXAMPLES,
+        allow_abbrev: bool = True,
+) -> Parser:
+    """A parser for some of the flags, all of them where not given."""
+    parser = Parser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=allow_abbrev,
+    )
+    for title, flags in groups:
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            flag.add_to(group)
+    group.add_argument('-h', '--help', action='help', help='show this and exit')
+    parser.set_defaults(pretrained_cfg_overlay=None)
     return parser
 
 
 def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, str]:
-    """The arguments, and the same as YAML text; a mistake ends the process with exit code 2 and a message."""
+    """The arguments, and the same as YAML text; a mistake ends the process with exit code 2 and one line."""
     parser = create_parser()
-    read_defaults(parser, argv)
-    args = parser.parse_args(argv)
-    if args.task == 'multilabel' and args.eval_metric == parser.get_default('eval_metric') == 'top1':
-        args.eval_metric = 'map'  # what timm ranks by there
     try:
-        check_args(args)
+        read_defaults(parser, FLAGS, argv)
+        args = parser.parse_args(argv)
+        check(args)
+        check_data(args)
     except ValueError as error:
-        parser.error(str(error))
-    warn_of_ignored(args, create_parser())
+        print(f'{parser.prog}: error: {error}', file=sys.stderr)
+        sys.exit(2)
+    warn_of_ignored(args, FLAGS)
     values = {name: value for name, value in vars(args).items() if name != 'config'}
     args_text = yaml.safe_dump(values, default_flow_style=False)
     return args, args_text
 
 
-def read_defaults(parser: argparse.ArgumentParser, argv: Optional[List[str]] = None) -> None:
-    """Make the values of the YAML file that --config names the defaults of `parser`."""
-    config_parser = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    config_parser.add_argument('-c', '--config', default='', type=str)
-    path = config_parser.parse_known_args(argv)[0].config
-    if path:
-        parser.set_defaults(**_read_config(parser, path))
+def check(args: argparse.Namespace) -> None:
+    """Resolve the metric that --task decides, and refuse what cannot work.
 
-
-def _read_config(parser: argparse.ArgumentParser, path: str) -> dict:
-    try:
-        with open(path, encoding='utf-8') as file:
-            config = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f'--config {path}: {error}')
-    if not isinstance(config, dict):
-        parser.error(f'--config {path}: must hold "name: value" lines, got a {type(config).__name__}')
-    overlay = config.pop('pretrained_cfg_overlay', None)
-    if not isinstance(overlay, (dict, type(None))):
-        parser.error(f'--config {path}: pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
-    parser.set_defaults(pretrained_cfg_overlay=overlay)
-    known = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
-    unknown = sorted(set(config) - set(known), key=str)
-    if unknown:  # as timm does: the file may be of another version
-        _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
-    try:
-        return {name: _config_value(known[name], value) for name, value in config.items() if name in known}
-    except ValueError as error:
-        parser.error(f'--config {path}: {error}')
-
-
-def _config_value(action: argparse.Action, value: object) -> object:
-    """A YAML value as the flag would have parsed it."""
-    if action.default == {} and not isinstance(value, (dict, type(None))):
-        raise ValueError(f'{action.dest} must hold "name: value" lines, got {value!r}')
-    if value is None or isinstance(value, dict):
-        if (value is None and action.default is not None) or (value is not None and action.default != {}):
-            raise ValueError(f'{action.dest} must have a value, got {value!r}')
-        return value
-    if isinstance(action, argparse._StoreTrueAction):
-        if not isinstance(value, bool):
-            raise ValueError(f'{action.dest} must be true or false, got {value!r}')
-        return value or action.default
-    many = action.nargs is not None and action.nargs != '?'
-    if isinstance(value, list) and not many:
-        raise ValueError(f'{action.dest} must be one value, got {value!r}')
-    values = value if isinstance(value, list) else [value]
-    if action.type not in (None, str):
-        try:
-            values = [action.type(str(item)) for item in values]
-        except ValueError as error:
-            raise ValueError(f'{action.dest} must be {action.type.__name__}, got {value!r}') from error
-    else:  # names and paths, also where they look like a number
-        if any(not isinstance(item, (str, int, float)) or isinstance(item, bool) for item in values):
-            raise ValueError(f'{action.dest} must be text, got {value!r}')
-        values = [str(item) for item in values]
-    if isinstance(action.nargs, int) and len(values) != action.nargs:
-        raise ValueError(f'{action.dest} must be {action.nargs} values, got {value!r}')
-    for item in values:
-        if action.choices is not None and item not in action.choices:
-            raise ValueError(f'{action.dest} must be one of {", ".join(action.choices)}, got {item!r}')
-    return values if many else values[0]
-
-
-def multimix_kwargs(args: argparse.Namespace) -> dict:
-    """Keyword arguments of `MultiMixTask` that the flags set; the library's defaults stand for the others."""
-    alpha = args.multimix_alpha
-    if alpha is not None:
-        alpha = alpha[0] if len(alpha) == 1 else tuple(alpha)
-    given = dict(
-        mode=args.mixup_mode,
-        multi_label=args.task == 'multilabel',
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        input_prob=args.multimix_input_prob,
-        num_tuples=args.multimix_tuples,
-        alpha=alpha,
-        concentration=args.multimix_concentration,
-        length=args.multimix_length,
-        clean_weight=args.multimix_clean_weight,
-        attention=args.multimix_attention,
-        activation=args.multimix_activation,
-        implementation=args.multimix_implementation,
-        gather=args.multimix_gather,
-        teacher_decay=args.multimix_teacher_decay,
-        teacher_warmup=args.multimix_teacher_warmup,
-        gamma=args.multimix_gamma,
-        single_view=None if args.multimix_teacher_decay is None else not needs_two_views(args),
-    )
-    given = {name: value for name, value in given.items() if value is not None}
-    return {**PAPER, **given} if args.multimix_paper else given
-
-
-def resolved_text(args_text: str, task: TrainingTask) -> str:
-    """args.yaml with the values of MultiMix that flags left to a default, as they are in force."""
-    if not isinstance(task, MultiMixTask):
-        return args_text
-    values = yaml.safe_load(args_text)
-    names = dict(num_tuples='tuples')
-    settings = {f'multimix_{names.get(name, name)}': value for name, value in task.settings.items()}
-    alpha = settings['multimix_alpha']
-    settings.update(multimix_alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], multimix_paper=None)
-    # what a flag turns on has no value that says off
-    settings = {name: None if value is False else value for name, value in settings.items()}
-    return yaml.safe_dump({**values, **settings}, default_flow_style=False)
+    Raises:
+        ValueError: Naming the flag, its value and what is allowed.
+    """
+    if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
+        args.eval_metric = 'map'  # what timm ranks by there
+    check_args(args, FLAGS)
 
 
 def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:

@@ -1,58 +1,19 @@
-"""Flags that exclude each other, and flags that have no effect alone."""
+"""What is refused before anything is built: by the declarations of the flags, and where several decide together."""
 import argparse
 import logging
-import math
+from typing import Dict, Iterator, List, Optional
 
 from timm.loss import MULTI_LABEL_LOSS_TYPES
+from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
 from ...head import MODES
-from .multimix import needs_two_views
+from ...loss import PAPER
+from .flag import Flag, Given, flag_name, numbers
+from .multimix import OUR_MODES, mixes_images, mixes_input, needs_two_views
 
 _logger = logging.getLogger('train')
-
-# upstream's flags that only one other flag gives a meaning; timm ignores them in silence
-_PARTNERS = {
-    'amp': ('amp_dtype',),
-    'clip_grad': ('clip_mode',),
-    'kd_model_name': (
-        'kd_distill_type', 'kd_loss_type', 'distill_loss_weight', 'task_loss_weight', 'kd_temperature',
-        'kd_student_feature_dim', 'kd_teacher_feature_dim', 'kd_token_distill_type'),
-    'log_wandb': ('wandb_project', 'wandb_tags', 'wandb_resume_id'),
-    'model_ema': ('model_ema_force_cpu', 'model_ema_decay', 'model_ema_warmup'),
-    'naflex_loader': (
-        'naflex_train_seq_lens', 'naflex_max_seq_len', 'naflex_patch_sizes', 'naflex_patch_size_probs',
-        'naflex_loss_scale', 'naflex_patchify_channels_first'),
-    'reprob': ('remode', 'recount', 'resplit'),
-    'torchcompile': ('torchcompile_mode',),
-    'train_img_sizes': (
-        'train_batch_sizes', 'train_size_probs', 'train_size_schedule', 'train_size_schedule_spread',
-        'train_size_random_mix', 'train_batches_per_epoch', 'variable_batch_loss_scale'),
-}
-
-# with the multimix modes and mixupe: what needs other batches, other outputs or another task
-_NOT_WITH_MULTIMIX = {
-    'naflex_loader': 'its batches are not images of one size',
-    'aug_splits': 'its batches hold several views of each image',
-    'jsd_loss': 'its batches hold several views of each image',
-    'split_bn': 'its batches hold several views of each image',
-    'torchscript': 'a scripted model has no features, and no second derivatives',
-    'kd_model_name': 'it is a training task of its own',
-}
-
-
-def flag_name(name: str) -> str:
-    """The flag of an argument."""
-    return '--' + name.replace('_', '-')
-
-
-def mixes_input(args: argparse.Namespace) -> bool:
-    """Whether the flags ask for timm's own Mixup."""
-    return args.mixup_mode not in (*MODES, 'mixupe') and mixes_images(args)
-
-
-def mixes_images(args: argparse.Namespace) -> bool:
-    """Whether images are mixed, by Mixup or CutMix, whatever the mode."""
-    return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
+_OWN_DATA = ('hfds/', 'hfids/', 'tfds/', 'wds/')  # prefixes of the datasets that need no folder
+_MIXING = ('mixup_mode', 'mixup_prob', 'mixup_switch_prob', 'mixup_off_epoch')
 
 
 def loss_type(args: argparse.Namespace) -> str:
@@ -64,109 +25,204 @@ def loss_type(args: argparse.Namespace) -> str:
     return 'bce' if args.bce_loss or args.task == 'multilabel' else 'ce'
 
 
-def check_combinations(args: argparse.Namespace) -> None:
-    """Refuse flags that exclude each other.
+def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
+    """Refuse what cannot work before anything is built.
+
+    Args:
+        flags: All flags, by the names of their arguments.
 
     Raises:
-        ValueError: Naming both.
+        ValueError: Naming the flag, its value and what is allowed.
     """
-    if args.mixup_mode in (*MODES, 'mixupe'):
-        for name, reason in _NOT_WITH_MULTIMIX.items():
-            if getattr(args, name):
-                raise ValueError(f'{flag_name(name)} does not go with --mixup-mode {args.mixup_mode}: {reason}')
-    _check_loss(args)
-    _check_splits(args)
-    _check_loaders(args)
-    for first, second in (
-            ('torchscript', 'torchcompile'), ('torchscript', 'sync_bn'), ('torchscript', 'grad_checkpointing'),
-            ('split_bn', 'sync_bn'), ('kd_model_name', 'naflex_loader'), ('kd_model_name', 'aug_splits'),
-    ):
-        if getattr(args, first) and getattr(args, second):
-            raise ValueError(f'{flag_name(first)} does not go with {flag_name(second)}')
-    if args.target_format == 'multihot' and args.task != 'multilabel':
-        raise ValueError(f'--target-format multihot needs --task multilabel, got {args.task}')
-    for name in ('kd_model_name', 'multimix_teacher_decay'):
-        if getattr(args, name) is not None and args.task == 'multilabel':
-            raise ValueError(f'{flag_name(name)} needs --task classification, got multilabel')
-    eval_batch_size = args.validation_batch_size or args.batch_size
-    if not 0 <= args.tta <= eval_batch_size:
-        raise ValueError(f'--tta must be from 0 to the validation batch size ({eval_batch_size}), got {args.tta}')
-    if args.wandb_resume_id and args.log_wandb and not args.resume:
-        raise ValueError('--wandb-resume-id needs --resume, whose run it is')
+    for flag in flags.values():
+        _check_value(flag, getattr(args, flag.dest))
+    given = [flag for flag in flags.values() if flag.is_given(getattr(args, flag.dest))]
+    for flag in given:
+        for condition in flag.needs:
+            if _first(condition, args, flags) is None:
+                raise ValueError(_needs(flag, condition, args))
+    for flag in given:
+        for condition in flag.excludes:
+            other = _first(condition, args, flags)
+            if other is not None:
+                reason = f': {condition.why}' if condition.why else ''
+                raise ValueError(f'{flag.name} does not go with {other}{reason}')
+    for check in (_check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs, _check_validation):
+        check(args)
 
 
-def _check_loss(args: argparse.Namespace) -> None:
+def check_data(args: argparse.Namespace) -> None:
+    """Refuse a run without data, or with two sources of it.
+
+    Raises:
+        ValueError: Naming the flags.
+    """
+    if args.data and args.data_dir and args.data != args.data_dir:
+        raise ValueError(f'two folders of data: {args.data} and --data-dir {args.data_dir}; give one of them')
+    own_data = args.dataset == 'digits' or args.dataset.lower().startswith(_OWN_DATA)
+    if not args.data and not args.data_dir and not own_data:
+        raise ValueError('no data: give a folder, as DIR or --data-dir, or --dataset digits')
+    if args.resume == 'auto' and not args.experiment:
+        raise ValueError("--resume auto needs --experiment, the name of the run's folder")
+
+
+def warn_of_ignored(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
+    """Log which flags have no effect beside the others, or without one that is not given."""
+    for flag in flags.values():
+        if not flag.is_given(getattr(args, flag.dest)):
+            continue
+        if flag.used_with is not None and _first(flag.used_with, args, flags) is None:
+            _logger.warning(f'{flag.name} has no effect without {flag.used_with.text}.')
+        if flag.unused_with is not None and _first(flag.unused_with, args, flags) is not None:
+            _logger.warning(f'{flag.name} has no effect with {flag.unused_with.sentence}.')
+    given = {name for name in _MIXING if flags[name].is_given(getattr(args, name))}
+    if args.mixup_mode not in OUR_MODES and not mixes_images(args):
+        for name in _MIXING:
+            if name in given:
+                _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')
+    elif 'mixup_switch_prob' in given and args.mixup_mode != 'mixupe' and not _mixes_in_two_ways(args):
+        _logger.warning('--mixup-switch-prob has no effect without both --mixup and --cutmix.')
+
+
+def _mixes_in_two_ways(args: argparse.Namespace) -> bool:
+    return args.mixup > 0. and (args.cutmix > 0. or args.cutmix_minmax is not None)
+
+
+def _check_value(flag: Flag, value: object) -> None:
+    if value is None:
+        return
+    if flag.allowed is not None and not flag.allowed.holds(value):
+        raise ValueError(f'{flag.name} must {flag.allowed.text}, got {value!r}')
+    for x in numbers(value):
+        if not abs(x) < float('inf'):
+            raise ValueError(f'{flag.name} must be a finite number, got {value}')
+        if isinstance(x, int) and flag.dest != 'seed' and not -2 ** 31 <= x < 2 ** 31:
+            raise ValueError(f'{flag.name} must be below 2 ** 31, got {value}')
+
+
+def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Optional[str]:
+    """The first flag that fulfils a condition, with its value where the condition names values; None for none."""
+    return next(_fulfilling(condition, args, flags), None)
+
+
+def _fulfilling(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Iterator[str]:
+    for name in condition.names:
+        value = getattr(args, name)
+        if condition.values:
+            if value in condition.values:
+                yield f'{flags[name].name} {value}'
+        elif flags[name].is_given(value):
+            yield flags[name].name
+
+
+def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
+    # of a choice with a default, it is this value that needs the other flag
+    name = f'{flag.name} {getattr(args, flag.dest)}' if flag.choices and flag.default else flag.name
+    got = f', got {getattr(args, condition.names[0])!r}' if condition.values else ''
+    return f'{name} needs {condition.sentence}{got}'
+
+
+def _check_images(args: argparse.Namespace) -> None:
+    size = args.input_size
+    if args.in_chans is not None and size and args.in_chans != size[0]:
+        raise ValueError(f'--in-chans must be that of --input-size ({size[0]}), got {args.in_chans}')
+    if args.img_size is not None and size and size[1:] != [args.img_size] * 2:
+        raise ValueError(
+            f'--img-size must be that of --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them')
+    in_chans = size[0] if size else args.in_chans or 3
+    for name in ('mean', 'std'):
+        value = getattr(args, name)
+        if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
+            raise ValueError(f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
+    if args.amp and args.model_dtype not in (None, 'float32'):
+        raise ValueError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
+
+
+def _check_losses(args: argparse.Namespace) -> None:
     asked = [name for name in ('loss', 'bce_loss', 'jsd_loss') if getattr(args, name)]
     if len(asked) > 1:
         raise ValueError(f'{flag_name(asked[0])} and {flag_name(asked[1])} both choose the criterion; give one of them')
     loss = loss_type(args)
+    mixes = mixes_input(args) or args.mixup_mode in MODES
     if loss != 'bce':
         for name in ('bce_sum', 'bce_target_thresh', 'bce_pos_weight'):
-            if getattr(args, name):
+            if getattr(args, name) is not None and getattr(args, name) is not False:
                 raise ValueError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
         raise ValueError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
     if loss == 'db':
         raise ValueError('--loss db needs the counts of each class, for which there is no flag')
-    if loss in ('twoway', 'zlpr') and (mixes_input(args) or args.mixup_mode in MODES):
+    if loss in ('twoway', 'zlpr') and mixes:
         raise ValueError(f'--loss {loss} takes labels of 0 and 1 alone, so it does not go with mixing')
     if loss == 'jsd' and args.aug_splits < 2:
         raise ValueError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
-    if loss == 'asl' and args.task != 'multilabel' and (mixes_input(args) or args.mixup_mode in MODES):
+    if loss == 'asl' and args.task != 'multilabel' and mixes:
         raise ValueError('--loss asl takes class indices alone, so it does not go with mixing')
+    asked = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
+    if args.mixup_mode == 'mixupe' and args.task != 'classification':
+        raise ValueError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
+    for flag, given in (
+            ('--mixup-mode mixupe', args.mixup_mode == 'mixupe'),
+            ('--multimix-teacher-decay', args.multimix_teacher_decay is not None),
+    ):
+        if given and loss != 'ce':
+            raise ValueError(f'{flag} needs cross-entropy, so not {asked}')
 
 
-def _check_splits(args: argparse.Namespace) -> None:
-    if args.aug_splits == 1 or args.aug_splits < 0:
-        raise ValueError(f'--aug-splits must be 0 or at least 2, got {args.aug_splits}')
-    if args.split_bn and not (args.aug_splits or args.resplit):
-        raise ValueError('--split-bn needs --aug-splits or --resplit')
-    if args.aug_splits:
-        if mixes_input(args):
-            raise ValueError('--aug-splits does not go with --mixup or --cutmix: views of one image would be mixed')
-        if args.no_prefetcher:
-            raise ValueError('--aug-splits does not go with --no-prefetcher, which does not join the views')
+def _check_mixing(args: argparse.Namespace) -> None:
+    if mixes_input(args) and args.batch_size % 2 and not args.naflex_loader:
+        raise ValueError(
+            f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; the multimix modes '
+            f'take any')
+    if needs_two_views(args) and args.resplit:
+        raise ValueError(
+            "--resplit leaves the first of two views unerased, the student's; leave it out, or give "
+            '--multimix-single-view')
+    if args.multimix_paper:
+        for keyword in PAPER:
+            if getattr(args, f'multimix_{keyword}', None) is not None:
+                raise ValueError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
+    if args.multimix_input_prob == 'auto' and args.task == 'multilabel':
+        raise ValueError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
+    sizes: List[int] = args.train_batch_sizes if args.train_img_sizes and args.train_batch_sizes else [args.batch_size]
+    if args.multimix_length is not None and args.multimix_length > min(sizes):
+        smallest = 'smallest batch' if args.train_img_sizes else 'batch size'
+        raise ValueError(
+            f'--multimix-length must be at most the {smallest} ({min(sizes)}), got {args.multimix_length}')
 
 
-def _check_loaders(args: argparse.Namespace) -> None:
-    if args.train_img_sizes:
-        for name in ('naflex_loader', 'use_multi_epochs_loader', 'aug_splits', 'aug_repeats'):
-            if getattr(args, name):
-                raise ValueError(f'--train-img-sizes does not go with {flag_name(name)}')
-        if needs_two_views(args):
-            raise ValueError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
-        for name in ('train_batch_sizes', 'train_size_probs'):
-            value = getattr(args, name)
-            if value is not None and len(value) != len(args.train_img_sizes):
-                raise ValueError(
-                    f'{flag_name(name)} must have one value for each of --train-img-sizes '
-                    f'({len(args.train_img_sizes)}), got {len(value)}')
-        probs = args.train_size_probs
-        if probs and (min(probs) < 0. or not 0. < sum(probs) < math.inf):
-            raise ValueError(f'--train-size-probs must be >= 0 and not all 0, got {probs}')
-        if mixes_input(args) and any(size % 2 for size in args.train_batch_sizes or ()):
-            raise ValueError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
-        if args.multimix_length and args.multimix_length > min(args.train_batch_sizes or [args.multimix_length]):
+def _check_sizes(args: argparse.Namespace) -> None:
+    if not args.train_img_sizes:
+        return
+    if needs_two_views(args):
+        raise ValueError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
+    for name in ('train_batch_sizes', 'train_size_probs'):
+        value = getattr(args, name)
+        if value is not None and len(value) != len(args.train_img_sizes):
             raise ValueError(
-                f'--multimix-length must be at most the smallest batch ({min(args.train_batch_sizes)}), '
-                f'got {args.multimix_length}')
-    if args.naflex_loader:
-        for name in ('aug_splits', 'aug_repeats', 'split_bn', 'torchscript', 'channels_last', 'save_images'):
-            if getattr(args, name):
-                raise ValueError(f'--naflex-loader does not go with {flag_name(name)}')
+                f'{flag_name(name)} must have one value for each of --train-img-sizes ({len(args.train_img_sizes)}), '
+                f'got {len(value)}')
+    if mixes_input(args) and any(size % 2 for size in args.train_batch_sizes or ()):
+        raise ValueError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
 
 
-def warn_of_ignored(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Say which flags have no effect, because the one that they belong to is not given."""
-    for partner, names in _PARTNERS.items():
-        if getattr(args, partner):
-            continue
-        for name in names:
-            if getattr(args, name) != parser.get_default(name):
-                _logger.warning(f'{flag_name(name)} has no effect without {flag_name(partner)}.')
-    if args.mixup_mode == 'mixupe' and args.mixup_switch_prob != parser.get_default('mixup_switch_prob'):
-        _logger.warning('--mixup-switch-prob has no effect with --mixup-mode mixupe, which is Mixup alone.')
-    if args.mixup_mode not in (*MODES, 'mixupe') and not mixes_input(args):
-        for name in ('mixup_mode', 'mixup_prob', 'mixup_switch_prob', 'mixup_off_epoch'):
-            if getattr(args, name) != parser.get_default(name):
-                _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')
+def _check_epochs(args: argparse.Namespace) -> None:
+    last_epoch = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
+    if args.stop_epoch is not None and args.stop_epoch > last_epoch:
+        raise ValueError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')
+    if not all(1 <= epoch <= last_epoch for epoch in args.save_epochs or ()):
+        raise ValueError(
+            f'--save-epochs must be from 1 to the {last_epoch} epochs of the schedule, got {args.save_epochs}')
+
+
+def _check_validation(args: argparse.Namespace) -> None:
+    evaluator = MultiLabelClassificationEvaluator if args.task == 'multilabel' else ClassificationEvaluator
+    if args.eval_metric not in evaluator.metric_names:
+        raise ValueError(
+            f'--eval-metric must be one of {", ".join(map(repr, evaluator.metric_names))} with --task {args.task}, '
+            f'got {args.eval_metric!r}')
+    batch_size = args.validation_batch_size or args.batch_size
+    if not 0 <= args.tta <= batch_size:
+        raise ValueError(f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}')
+    if args.wandb_resume_id and args.log_wandb and not args.resume:
+        raise ValueError('--wandb-resume-id needs --resume, whose run it is')

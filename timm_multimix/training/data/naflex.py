@@ -10,7 +10,7 @@ from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
 from ..._checks import UsageError
-from ..cli.rules import mixes_input
+from ..cli.multimix import mixes_input
 from ..runtime import Runtime
 
 

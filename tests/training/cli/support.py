@@ -1,0 +1,24 @@
+"""A command line for tests, and the one line that refuses it."""
+import pytest
+
+from timm_multimix.training.cli.parser import parse_args
+
+
+def parse(*flags):
+    return parse_args(['--dataset', 'digits', *flags])[0]
+
+
+def refusal(capsys, argv):
+    """The message of a command line that is refused: one line, exit code 2."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse_args(argv)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2, argv
+    assert error.startswith('train_timm.py: error: ') and error.count('\n') == 1, error
+    return error[len('train_timm.py: error: '):-1]
+
+
+def assert_refused(capsys, rows):
+    """Every row, flags and a part of the message, is refused in these words."""
+    for flags, message in rows:
+        assert message in refusal(capsys, ['--dataset', 'digits', *flags]), flags

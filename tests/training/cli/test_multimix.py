@@ -1,0 +1,39 @@
+"""The arguments of the tasks that our flags become."""
+from tests.training.cli.support import parse
+from timm_multimix.loss import PAPER
+from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views
+
+MULTIMIX = ('--mixup-mode', 'multimix')
+UNSET = dict(mode='multimix', multi_label=False, mixup_alpha=0., cutmix_alpha=0., prob=1., switch_prob=0.5)
+
+
+def test_multimix_flags_become_arguments():
+    assert multimix_kwargs(parse(*MULTIMIX)) == UNSET
+    args = parse(*MULTIMIX, '--mixup', '0.7', '--cutmix-minmax', '0.2', '0.5', '--multimix-input-prob', 'auto')
+    assert multimix_kwargs(args) == dict(UNSET, mixup_alpha=0.7, cutmix_minmax=[0.2, 0.5], input_prob='auto')
+    args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
+                 '--multimix-attention', 'cam', '--multimix-clean-weight', '0', '--mixup-prob', '0.9')
+    assert multimix_kwargs(args) == dict(
+        UNSET, mode='dense-multimix', alpha=(0.5, 2.), num_tuples=7, attention='cam', clean_weight=0., prob=0.9)
+    args = parse(*MULTIMIX, '--multimix-teacher-decay', '0.99', '--multimix-teacher-warmup', '--multimix-gamma', '0',
+                 '--multimix-single-view')
+    assert multimix_kwargs(args) == dict(UNSET, teacher_decay=0.99, teacher_warmup=True, gamma=0., single_view=True)
+    paper = multimix_kwargs(parse(*MULTIMIX, '--multimix-paper', '--multimix-tuples', '5'))
+    assert paper == dict(UNSET, **dict(PAPER, num_tuples=5))
+    assert multimix_kwargs(parse(*MULTIMIX, '--multimix-alpha', '0.7'))['alpha'] == 0.7
+    assert multimix_kwargs(parse(*MULTIMIX, '--task', 'multilabel'))['multi_label'] is True
+
+
+def test_a_teacher_needs_two_views_unless_it_is_not_asked():
+    teacher = [*MULTIMIX, '--multimix-teacher-decay', '0.99']
+    assert needs_two_views(parse(*teacher)) and multimix_kwargs(parse(*teacher))['single_view'] is False
+    assert not needs_two_views(parse(*teacher, '--multimix-single-view'))
+    assert not needs_two_views(parse(*teacher, '--multimix-gamma', '1'))
+    assert not needs_two_views(parse(*MULTIMIX))
+
+
+def test_mixupe_flags_become_arguments():
+    assert mixupe_kwargs(parse('--mixup-mode', 'mixupe')) == {}
+    args = parse('--mixup-mode', 'mixupe', '--mixup', '0.4', '--mixupe-eta', '0', '--mixupe-threshold', '-1',
+                 '--mixupe-exact')
+    assert mixupe_kwargs(args) == dict(mixup_alpha=0.4, eta=0., threshold=-1., exact=True)

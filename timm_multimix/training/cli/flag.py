@@ -1,0 +1,180 @@
+"""The declaration of one flag: its type, its default, the values it takes, and the flags it needs or excludes."""
+import argparse
+from dataclasses import dataclass
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from timm.utils import ParseKwargs
+
+
+class Allowed(NamedTuple):
+    """The values that a flag takes, of those that its type lets through.
+
+    Args:
+        text: Completes the sentence "--flag must ...".
+        holds: Whether a value is one of them.
+    """
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def numbers(value: Any) -> List[float]:
+    """The numbers among the values of a flag."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [x for x in values if isinstance(x, (int, float)) and not isinstance(x, bool)]
+
+
+def each_number(text: str, holds: Callable[[float], bool]) -> Allowed:
+    return Allowed(text, lambda value: all(map(holds, numbers(value))))
+
+
+def one_of(*names: str) -> Allowed:
+    return Allowed(f'be one of {", ".join(map(repr, names))}', lambda value: value in names)
+
+
+FROM_0 = each_number('be >= 0', lambda x: x >= 0)
+FROM_1 = each_number('be >= 1', lambda x: x >= 1)
+ABOVE_0 = each_number('be > 0', lambda x: x > 0)
+SHARE = each_number('be in [0, 1]', lambda x: 0 <= x <= 1)
+SHARE_BELOW_1 = each_number('be in [0, 1)', lambda x: 0 <= x < 1)
+LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair) == 2 and 0. < pair[0] <= pair[1])
+
+
+class Given:
+    """A condition on other flags: that one of them is given or, with `values`, that one flag has one of these values.
+
+    Args:
+        names: The flags, as arguments: 'batch_size'.
+        values: The values.
+        why: A reason, for the message.
+    """
+
+    def __init__(self, *names: str, values: Sequence[str] = (), why: str = ''):
+        self.names = names
+        self.values = values
+        self.why = why
+
+    @property
+    def text(self) -> str:
+        if self.values:
+            return f'{flag_name(self.names[0])} {any_of(self.values)}'
+        return any_of([flag_name(name) for name in self.names])
+
+    @property
+    def sentence(self) -> str:
+        """The condition with its reason."""
+        return f'{self.text}, {self.why}' if self.why else self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Flag:
+    """One flag.
+
+    Args:
+        names: All its names, or that of a positional argument.
+        help: Help text, to which the default is added.
+        type, default, nargs, const, choices, metavar, action: As in argparse.
+        shown_default: The default that the help shows where `default` is None, which leaves the choice to the library.
+        allowed: The values that it takes, of those that its type lets through.
+        needs: Conditions that must all hold where it is given.
+        excludes: Conditions of which none may hold where it is given.
+        used_with, unused_with: The condition without which, and that under which, timm ignores it: a warning says so.
+    """
+    names: Tuple[str, ...]
+    help: str
+    type: Optional[Callable[[str], Any]] = None
+    default: Any = None
+    nargs: Union[int, str, None] = None
+    const: Optional[str] = None
+    choices: Optional[Sequence[str]] = None
+    metavar: Optional[str] = None
+    action: Union[str, type, None] = None
+    shown_default: Any = None
+    allowed: Optional[Allowed] = None
+    needs: Tuple[Given, ...] = ()
+    excludes: Tuple[Given, ...] = ()
+    used_with: Optional[Given] = None
+    unused_with: Optional[Given] = None
+
+    @property
+    def dest(self) -> str:
+        """The name of the argument."""
+        return self.name.lstrip('-').replace('-', '_')
+
+    @property
+    def name(self) -> str:
+        """The name that messages use: the first long one."""
+        return next((name for name in self.names if name.startswith('--')), self.names[0])
+
+    @property
+    def is_positional(self) -> bool:
+        return not self.name.startswith('-')
+
+    @property
+    def is_switch(self) -> bool:
+        return self.action == 'store_true'
+
+    @property
+    def takes_names(self) -> bool:
+        return self.action is NamedValues
+
+    @property
+    def takes_many(self) -> bool:
+        return self.nargs not in (None, '?')
+
+    def is_given(self, value: Any) -> bool:
+        """Whether a value is another than the default, and not empty."""
+        return value is not None and value != '' and value != self.default
+
+    def add_to(self, parser: Any) -> None:
+        """Declare it to a parser, or to a group of one."""
+        default = self.shown_default if self.default is None else self.default
+        shown = '' if default in (None, '', {}, []) or default is False else f' (default: {_as_typed(default)})'
+        given = {
+            name: getattr(self, name)
+            for name in ('type', 'nargs', 'const', 'choices', 'metavar', 'action') if getattr(self, name) is not None}
+        parser.add_argument(*self.names, default=self.default, help=self.help + shown, **given)
+
+
+Group = Tuple[str, Tuple[Flag, ...]]
+
+
+def flag(*names: str, **declaration: Any) -> Flag:
+    return Flag(names, **declaration)
+
+
+def switch(*names: str, **declaration: Any) -> Flag:
+    return Flag(names, **{'action': 'store_true', 'default': False, **declaration})
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises a ValueError where argparse would print the usage, which is longer than a screen, and exit."""
+
+    def error(self, message: str):
+        raise ValueError(f'{message} (--help lists the flags)')
+
+
+class NamedValues(ParseKwargs):
+    """key=value arguments; timm's ends in a traceback where there is no '='."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for value in values:
+            if not value.split('=', 1)[0].isidentifier() or '=' not in value:
+                raise argparse.ArgumentError(self, f'must be key=value, got {value!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def flag_name(name: str) -> str:
+    """The flag of an argument."""
+    return '--' + name.replace('_', '-')
+
+
+def any_of(names: Sequence[str]) -> str:
+    """A list in words: 'a, b or c'."""
+    *first, last = names
+    return f'{", ".join(first)} or {last}' if first else last
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ' '.join(map(_as_typed, value))
+    return f'{value:g}' if isinstance(value, float) else str(value)
