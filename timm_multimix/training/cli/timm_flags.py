@@ -45,7 +45,8 @@ MODEL: Group = ('Model parameters', (
          help='TorchScript fuser: te, old or nvfuser'),
     switch('--torchscript', help='torch.jit.script the model; not with the multimix modes',
            excludes=(
-               Given('mixup_mode', values=OUR_MODES, why='a scripted model has no features, no second derivatives'),
+               Given('mixup_mode', values=OUR_MODES,
+                     why='a scripted model has no features, and no second derivatives'),
                *map(Given, ('torchcompile', 'sync_bn', 'grad_checkpointing')))),
     flag('--torchcompile', nargs='?', type=str, const='inductor', help='torch.compile, with this backend'),
     flag('--torchcompile-mode', type=str, used_with=Given('torchcompile'), help='mode of torch.compile'),
