@@ -35,6 +35,7 @@ from .training.errors import exit_code
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
+_HELP = dict(prog='timm_multimix', usage='python -m timm_multimix PATH/train.py ARGS', description=__doc__)
 _TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
 _OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
 
@@ -71,7 +72,7 @@ def _check_script(path: str) -> None:
 
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """All arguments as train_timm.py would read them, and those that are left to the script."""
-    parser = create_parser(prog='timm_multimix')
+    parser = create_parser(**_HELP)
     try:
         read_defaults(parser, FLAGS, argv)
         args, _ = parser.parse_known_args(argv)
@@ -93,13 +94,7 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
 def _taken_parser() -> argparse.ArgumentParser:
     """A parser for the flags that the script does not get."""
     groups = [(title, [flag for flag in flags if _is_taken(flag.dest)]) for title, flags in GROUPS]
-    return create_parser(
-        'timm_multimix',
-        [group for group in groups if group[1]],
-        usage='python -m timm_multimix PATH/train.py ARGS',
-        description=__doc__,
-        allow_abbrev=False,
-    )
+    return create_parser(groups=[group for group in groups if group[1]], allow_abbrev=False, **_HELP)
 
 
 def _is_taken(name: str) -> bool:

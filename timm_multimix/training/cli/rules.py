@@ -158,7 +158,6 @@ def _check_losses(args: argparse.Namespace) -> None:
         raise ValueError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
     if loss == 'asl' and args.task != 'multilabel' and mixes:
         raise ValueError('--loss asl takes class indices alone, so it does not go with mixing')
-    asked = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
     if args.mixup_mode == 'mixupe' and args.task != 'classification':
         raise ValueError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
     for flag, given in (
@@ -166,7 +165,8 @@ def _check_losses(args: argparse.Namespace) -> None:
             ('--multimix-teacher-decay', args.multimix_teacher_decay is not None),
     ):
         if given and loss != 'ce':
-            raise ValueError(f'{flag} needs cross-entropy, so not {asked}')
+            chosen = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
+            raise ValueError(f'{flag} needs cross-entropy, so not {chosen}')
 
 
 def _check_mixing(args: argparse.Namespace) -> None:

@@ -1,20 +1,7 @@
 """The flags of timm's script for images: where they come from, their sizes, and how they are augmented."""
 from functools import partial
 
-from .flag import (
-    ABOVE_0,
-    FROM_0,
-    FROM_1,
-    LOW_AND_HIGH,
-    SHARE,
-    Allowed,
-    Given,
-    Group,
-    each_number,
-    flag,
-    one_of,
-    switch,
-)
+from .flag import ABOVE_0, FROM_0, FROM_1, LOW_AND_HIGH, SHARE, Allowed, Given, Group, each_number, flag, one_of, switch
 from .multimix import OUR_MODES
 
 _LOSS_SCALES = ('none', 'sqrt', 'linear')
