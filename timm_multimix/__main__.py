@@ -73,20 +73,17 @@ def _check_script(path: str) -> None:
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """All arguments as train_timm.py would read them, and those that are left to the script."""
     parser = create_parser(**_HELP)
-    try:
-        read_defaults(parser, FLAGS, argv)
-        args, _ = parser.parse_known_args(argv)
-        if args.mixup_mode not in MODES:
-            raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
-        check(args)
-        _, rest = _taken_parser().parse_known_args(argv)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    read_defaults(parser, FLAGS, argv)
+    args, _ = parser.parse_known_args(argv)
+    if args.mixup_mode not in MODES:
+        raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
+    check(args)
     if needs_two_views(args):
         raise UsageError(
             '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
     if args.cutmix_minmax is not None and args.config:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
+    _, rest = _taken_parser().parse_known_args(argv)
     # the script may read others from the same --config
     return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
 

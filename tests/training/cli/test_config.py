@@ -54,6 +54,7 @@ def test_mistakes_in_a_config(config, capsys):
     for text, message in [
             ('- a\n- b\n', 'must hold "name: value" lines'),
             ('a: [1\n', 'config.yaml'),
+            ('a: 2026-13-45\n', 'config.yaml: month must be in 1..12'),
             ('mixup_mode: multi-mix\n', "argument --mixup-mode: invalid choice: 'multi-mix' (choose from "),
             ('epochs: null\n', 'epochs must have a value, got None'),
             ('epochs: many\n', "argument --epochs: invalid int value: 'many'"),

@@ -2,6 +2,7 @@
 import pytest
 
 from tests.training.cli.support import assert_refused, parse
+from timm_multimix.training.cli import parser
 from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args, scaled_learning_rate
 
 
@@ -71,3 +72,12 @@ def test_learning_rate_scales_with_the_global_batch(flags, lr):
 
 def test_abbreviations_as_in_timm():
     assert parse('--batch-siz', '4').batch_size == 4
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch):
+    def check(args):
+        raise ValueError('a bug')
+
+    monkeypatch.setattr(parser, 'check', check)
+    with pytest.raises(ValueError, match='a bug'):
+        parse()

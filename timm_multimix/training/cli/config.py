@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Optional
 
 import yaml
 
+from ..._checks import UsageError
 from .flag import Flag, Parser
 
 _logger = logging.getLogger('train')
@@ -17,7 +18,7 @@ def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[st
         flags: All flags, by the names of their arguments.
 
     Raises:
-        ValueError: If it is no such file, or a value is none that its flag takes.
+        UsageError: If it is no such file, or a value is none that its flag takes.
     """
     config_parser = Parser(add_help=False)
     flags['config'].add_to(config_parser)
@@ -28,14 +29,14 @@ def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[st
         values = _read(path)
         overlay = values.pop('pretrained_cfg_overlay', None)  # in a file alone, as in timm
         if not isinstance(overlay, (dict, type(None))):
-            raise ValueError(f'pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
+            raise UsageError(f'pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
         unknown = sorted((name for name in values if name not in flags or name == 'config'), key=str)
         if unknown:  # as timm does: the file may be of another version
             _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
         known = {name: value for name, value in values.items() if name not in unknown}
         parsed = parser.parse_args(_as_typed(known, flags))
-    except ValueError as error:
-        raise ValueError(f'--config {path}: {error}') from error
+    except UsageError as error:
+        raise UsageError(f'--config {path}: {error}') from error
     parser.set_defaults(pretrained_cfg_overlay=overlay, **{name: getattr(parsed, name) for name in known})
 
 
@@ -43,10 +44,10 @@ def _read(path: str) -> Dict[Any, Any]:
     try:
         with open(path, encoding='utf-8') as file:
             values = yaml.safe_load(file) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(' '.join(str(error).split())) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(' '.join(str(error).split())) from error
     if not isinstance(values, dict):
-        raise ValueError(f'must hold "name: value" lines, got a {type(values).__name__}')
+        raise UsageError(f'must hold "name: value" lines, got a {type(values).__name__}')
     return values
 
 
@@ -67,7 +68,7 @@ def _as_typed(values: Dict[str, Any], flags: Dict[str, Flag]) -> List[str]:
 def _option(flag: Flag, value: Any) -> List[str]:
     if flag.is_switch:
         if not isinstance(value, bool):
-            raise ValueError(f'{flag.dest} must be true or false, got {value!r}')
+            raise UsageError(f'{flag.dest} must be true or false, got {value!r}')
         return [flag.name] if value else []
     texts = _texts(flag, value)
     return [flag.name, *texts] if flag.takes_many else [f'{flag.name}={texts[0]}']
@@ -76,15 +77,15 @@ def _option(flag: Flag, value: Any) -> List[str]:
 def _texts(flag: Flag, value: Any) -> List[str]:
     if flag.takes_names:
         if not isinstance(value, dict):
-            raise ValueError(f'{flag.dest} must hold "name: value" lines, got {value!r}')
+            raise UsageError(f'{flag.dest} must hold "name: value" lines, got {value!r}')
         return [f'{name}={item!r}' for name, item in value.items()]
     if value is None:
-        raise ValueError(f'{flag.dest} must have a value, got {value!r}')
+        raise UsageError(f'{flag.dest} must have a value, got {value!r}')
     if isinstance(value, list) and not flag.takes_many:
-        raise ValueError(f'{flag.dest} must be one value, got {value!r}')
+        raise UsageError(f'{flag.dest} must be one value, got {value!r}')
     values = value if isinstance(value, list) else [value]
     for item in values:  # names and paths may look like a number
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
             kind = 'text' if flag.type in (None, str) else flag.type.__name__
-            raise ValueError(f'{flag.dest} must be {kind}, got {value!r}')
+            raise UsageError(f'{flag.dest} must be {kind}, got {value!r}')
     return [str(item) for item in values]

@@ -5,6 +5,8 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, U
 
 from timm.utils import ParseKwargs
 
+from ..._checks import UsageError
+
 
 class Allowed(NamedTuple):
     """The values that a flag takes, of those that its type lets through.
@@ -147,10 +149,10 @@ def switch(*names: str, **declaration: Any) -> Flag:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a ValueError where argparse would print the usage, which is longer than a screen, and exit."""
+    """Raises a UsageError where argparse would print the usage, which is longer than a screen, and exit."""
 
     def error(self, message: str):
-        raise ValueError(f'{message} (--help lists the flags)')
+        raise UsageError(f'{message} (--help lists the flags)')
 
 
 class NamedValues(ParseKwargs):

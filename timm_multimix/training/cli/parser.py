@@ -6,6 +6,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 import yaml
 
+from ..._checks import UsageError
 from .config import read_defaults
 from .flag import Flag, Group, Parser
 from .multimix import OUR_GROUPS
@@ -58,7 +59,7 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
         args = parser.parse_args(argv)
         check(args)
         check_data(args)
-    except ValueError as error:
+    except UsageError as error:
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
         sys.exit(2)
     warn_of_ignored(args, FLAGS)
@@ -71,7 +72,7 @@ def check(args: argparse.Namespace) -> None:
     """Resolve the metric that --task decides, and refuse what cannot work.
 
     Raises:
-        ValueError: Naming the flag, its value and what is allowed.
+        UsageError: Naming the flag, its value and what is allowed.
     """
     if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
         args.eval_metric = 'map'  # what timm ranks by there

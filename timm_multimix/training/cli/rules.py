@@ -6,6 +6,7 @@ from typing import Dict, Iterator, List, Optional
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
+from ..._checks import UsageError
 from ...head import MODES
 from ...loss import PAPER
 from .flag import Flag, Given, flag_name, numbers
@@ -32,7 +33,7 @@ def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
         flags: All flags, by the names of their arguments.
 
     Raises:
-        ValueError: Naming the flag, its value and what is allowed.
+        UsageError: Naming the flag, its value and what is allowed.
     """
     for flag in flags.values():
         _check_value(flag, getattr(args, flag.dest))
@@ -40,13 +41,13 @@ def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
     for flag in given:
         for condition in flag.needs:
             if _first(condition, args, flags) is None:
-                raise ValueError(_needs(flag, condition, args))
+                raise UsageError(_needs(flag, condition, args))
     for flag in given:
         for condition in flag.excludes:
             other = _first(condition, args, flags)
             if other is not None:
                 reason = f': {condition.why}' if condition.why else ''
-                raise ValueError(f'{flag.name} does not go with {other}{reason}')
+                raise UsageError(f'{flag.name} does not go with {other}{reason}')
     for check in (_check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs, _check_validation):
         check(args)
 
@@ -55,15 +56,15 @@ def check_data(args: argparse.Namespace) -> None:
     """Refuse a run without data, or with two sources of it.
 
     Raises:
-        ValueError: Naming the flags.
+        UsageError: Naming the flags.
     """
     if args.data and args.data_dir and args.data != args.data_dir:
-        raise ValueError(f'two folders of data: {args.data} and --data-dir {args.data_dir}; give one of them')
+        raise UsageError(f'two folders of data: {args.data} and --data-dir {args.data_dir}; give one of them')
     own_data = args.dataset == 'digits' or args.dataset.lower().startswith(_OWN_DATA)
     if not args.data and not args.data_dir and not own_data:
-        raise ValueError('no data: give a folder, as DIR or --data-dir, or --dataset digits')
+        raise UsageError('no data: give a folder, as DIR or --data-dir, or --dataset digits')
     if args.resume == 'auto' and not args.experiment:
-        raise ValueError("--resume auto needs --experiment, the name of the run's folder")
+        raise UsageError("--resume auto needs --experiment, the name of the run's folder")
 
 
 def warn_of_ignored(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
@@ -92,12 +93,12 @@ def _check_value(flag: Flag, value: object) -> None:
     if value is None:
         return
     if flag.allowed is not None and not flag.allowed.holds(value):
-        raise ValueError(f'{flag.name} must {flag.allowed.text}, got {value!r}')
+        raise UsageError(f'{flag.name} must {flag.allowed.text}, got {value!r}')
     for x in numbers(value):
         if not abs(x) < float('inf'):
-            raise ValueError(f'{flag.name} must be a finite number, got {value}')
+            raise UsageError(f'{flag.name} must be a finite number, got {value}')
         if isinstance(x, int) and flag.dest != 'seed' and not -2 ** 31 <= x < 2 ** 31:
-            raise ValueError(f'{flag.name} must be below 2 ** 31, got {value}')
+            raise UsageError(f'{flag.name} must be below 2 ** 31, got {value}')
 
 
 def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Optional[str]:
@@ -125,69 +126,69 @@ def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
 def _check_images(args: argparse.Namespace) -> None:
     size = args.input_size
     if args.in_chans is not None and size and args.in_chans != size[0]:
-        raise ValueError(f'--in-chans must be that of --input-size ({size[0]}), got {args.in_chans}')
+        raise UsageError(f'--in-chans must be that of --input-size ({size[0]}), got {args.in_chans}')
     if args.img_size is not None and size and size[1:] != [args.img_size] * 2:
-        raise ValueError(
+        raise UsageError(
             f'--img-size must be that of --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them')
     in_chans = size[0] if size else args.in_chans or 3
     for name in ('mean', 'std'):
         value = getattr(args, name)
         if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
-            raise ValueError(f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
+            raise UsageError(f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
     if args.amp and args.model_dtype not in (None, 'float32'):
-        raise ValueError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
+        raise UsageError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
 
 
 def _check_losses(args: argparse.Namespace) -> None:
     asked = [name for name in ('loss', 'bce_loss', 'jsd_loss') if getattr(args, name)]
     if len(asked) > 1:
-        raise ValueError(f'{flag_name(asked[0])} and {flag_name(asked[1])} both choose the criterion; give one of them')
+        raise UsageError(f'{flag_name(asked[0])} and {flag_name(asked[1])} both choose the criterion; give one of them')
     loss = loss_type(args)
     mixes = mixes_input(args) or args.mixup_mode in MODES
     if loss != 'bce':
         for name in ('bce_sum', 'bce_target_thresh', 'bce_pos_weight'):
             if getattr(args, name) is not None and getattr(args, name) is not False:
-                raise ValueError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
+                raise UsageError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
-        raise ValueError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
+        raise UsageError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
     if loss == 'db':
-        raise ValueError('--loss db needs the counts of each class, for which there is no flag')
+        raise UsageError('--loss db needs the counts of each class, for which there is no flag')
     if loss in ('twoway', 'zlpr') and mixes:
-        raise ValueError(f'--loss {loss} takes labels of 0 and 1 alone, so it does not go with mixing')
+        raise UsageError(f'--loss {loss} takes labels of 0 and 1 alone, so it does not go with mixing')
     if loss == 'jsd' and args.aug_splits < 2:
-        raise ValueError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
+        raise UsageError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
     if loss == 'asl' and args.task != 'multilabel' and mixes:
-        raise ValueError('--loss asl takes class indices alone, so it does not go with mixing')
+        raise UsageError('--loss asl takes class indices alone, so it does not go with mixing')
     if args.mixup_mode == 'mixupe' and args.task != 'classification':
-        raise ValueError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
+        raise UsageError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
     for flag, given in (
             ('--mixup-mode mixupe', args.mixup_mode == 'mixupe'),
             ('--multimix-teacher-decay', args.multimix_teacher_decay is not None),
     ):
         if given and loss != 'ce':
             chosen = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
-            raise ValueError(f'{flag} needs cross-entropy, so not {chosen}')
+            raise UsageError(f'{flag} needs cross-entropy, so not {chosen}')
 
 
 def _check_mixing(args: argparse.Namespace) -> None:
     if mixes_input(args) and args.batch_size % 2 and not args.naflex_loader:
-        raise ValueError(
+        raise UsageError(
             f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; the multimix modes '
             f'take any')
     if needs_two_views(args) and args.resplit:
-        raise ValueError(
+        raise UsageError(
             "--resplit leaves the first of two views unerased, the student's; leave it out, or give "
             '--multimix-single-view')
     if args.multimix_paper:
         for keyword in PAPER:
             if getattr(args, f'multimix_{keyword}', None) is not None:
-                raise ValueError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
+                raise UsageError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
     if args.multimix_input_prob == 'auto' and args.task == 'multilabel':
-        raise ValueError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
+        raise UsageError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
     sizes: List[int] = args.train_batch_sizes if args.train_img_sizes and args.train_batch_sizes else [args.batch_size]
     if args.multimix_length is not None and args.multimix_length > min(sizes):
         smallest = 'smallest batch' if args.train_img_sizes else 'batch size'
-        raise ValueError(
+        raise UsageError(
             f'--multimix-length must be at most the {smallest} ({min(sizes)}), got {args.multimix_length}')
 
 
@@ -195,34 +196,34 @@ def _check_sizes(args: argparse.Namespace) -> None:
     if not args.train_img_sizes:
         return
     if needs_two_views(args):
-        raise ValueError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
+        raise UsageError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
     for name in ('train_batch_sizes', 'train_size_probs'):
         value = getattr(args, name)
         if value is not None and len(value) != len(args.train_img_sizes):
-            raise ValueError(
+            raise UsageError(
                 f'{flag_name(name)} must have one value for each of --train-img-sizes ({len(args.train_img_sizes)}), '
                 f'got {len(value)}')
     if mixes_input(args) and any(size % 2 for size in args.train_batch_sizes or ()):
-        raise ValueError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
+        raise UsageError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
 
 
 def _check_epochs(args: argparse.Namespace) -> None:
     last_epoch = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
     if args.stop_epoch is not None and args.stop_epoch > last_epoch:
-        raise ValueError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')
+        raise UsageError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')
     if not all(1 <= epoch <= last_epoch for epoch in args.save_epochs or ()):
-        raise ValueError(
+        raise UsageError(
             f'--save-epochs must be from 1 to the {last_epoch} epochs of the schedule, got {args.save_epochs}')
 
 
 def _check_validation(args: argparse.Namespace) -> None:
     evaluator = MultiLabelClassificationEvaluator if args.task == 'multilabel' else ClassificationEvaluator
     if args.eval_metric not in evaluator.metric_names:
-        raise ValueError(
+        raise UsageError(
             f'--eval-metric must be one of {", ".join(map(repr, evaluator.metric_names))} with --task {args.task}, '
             f'got {args.eval_metric!r}')
     batch_size = args.validation_batch_size or args.batch_size
     if not 0 <= args.tta <= batch_size:
-        raise ValueError(f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}')
+        raise UsageError(f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}')
     if args.wandb_resume_id and args.log_wandb and not args.resume:
-        raise ValueError('--wandb-resume-id needs --resume, whose run it is')
+        raise UsageError('--wandb-resume-id needs --resume, whose run it is')
