@@ -65,9 +65,7 @@ def test_multilabel_runs_are_ranked_by_mean_average_precision():
     (['--lr-base', '0.1', '-b', '128', '--grad-accum-steps', '4'], 0.2),
 ])
 def test_learning_rate_scales_with_the_global_batch(flags, lr):
-    args = parse(*flags)
-    args.world_size = 1
-    assert scaled_learning_rate(args) == pytest.approx(lr)
+    assert scaled_learning_rate(parse(*flags), world_size=1) == pytest.approx(lr)
 
 
 def test_abbreviations_as_in_timm():
