@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from timm.task import TrainingTask
 
-from timm_multimix.training.cli.methods import needs_two_views
+from timm_multimix.training.cli.multimix import needs_two_views
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import Runtime
 from timm_multimix.training.task import create_task

@@ -38,10 +38,6 @@ def call_library(what: str, function: Callable, *args: Any, errors: Any = _ANSWE
         raise UsageError(f'{what}: {reason}') from error
 
 
-class UsageError(ValueError):
-    """A mistake of the user's: an argument or flag, what it was, and what is allowed. On the command line one line."""
-
-
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UsageError(f'{name} must be one of {", ".join(map(repr, allowed))}, got {value!r}')
