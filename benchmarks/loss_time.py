@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 
-from .loss_memory import measure_memory
 from .suite.device import add_device
+from .suite.loss_memory import measure_memory
 from .suite.rates import peak_bandwidth, peak_flops, synchronize
 from .suite.results import write_result
 

@@ -50,7 +50,7 @@ def create_method(name: str, model: nn.Module, image_size: int, num_tuples: Opti
         flags = f'--multimix-tuples {num_tuples} {flags}'  # first, so that the method's own number stands
     args, _ = parse_args(['DIR', '--num-classes', str(model.num_classes), *flags.split()])
     runtime = Runtime(next(model.parameters()).device, False, nullcontext, None, None)
-    data_config = dict(input_size=(3, image_size, image_size))
+    data_config = dict(input_size=(3, image_size, image_size), num_classes=model.num_classes)
     return TimedMethod(*create_task(args, model, data_config, runtime, _RUN_LENGTH), needs_two_views(args))
 
 

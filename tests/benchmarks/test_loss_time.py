@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import loss_memory, loss_time
+from benchmarks import loss_time
 from benchmarks.loss_time import Problem, Size
-from benchmarks.suite import rates
+from benchmarks.suite import loss_memory, rates
 
 from .suite.test_results import check_schema
 

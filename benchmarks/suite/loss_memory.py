@@ -1,4 +1,4 @@
-"""Peak extra memory of the loss, forward and backward from given logits: `python -m benchmarks.loss_memory`.
+"""Peak extra memory of the loss, forward and backward from given logits: `python -m benchmarks.suite.loss_memory`.
 
 On the CPU the highest resident set of a fresh process over what it was before, on a GPU what CUDA's allocator counts.
 Sampling is included, and so is the gradient of the logits, which has their size; the logits themselves are not.
@@ -11,14 +11,14 @@ import torch
 
 from timm_multimix import MultiMixLoss
 
-from .suite.device import add_device
-from .suite.memory import RETURN_FREED, peak_mib, run_apart
+from .device import add_device
+from .memory import RETURN_FREED, peak_mib, run_apart
 
 
 def measure_memory(size: Sequence[int], device: str, threads: int = 1) -> float:
     """Peak extra memory in MiB of a size (b, d, c, n, r), in a process of its own."""
     flags = [*map(str, size), '--device', device, '--threads', str(threads)]
-    return float(run_apart('benchmarks.loss_memory', flags, **RETURN_FREED))
+    return float(run_apart('benchmarks.suite.loss_memory', flags, **RETURN_FREED))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
