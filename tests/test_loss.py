@@ -336,7 +336,7 @@ def test_paper_setting():
 @pytest.mark.parametrize('attention, message', [
     (torch.full((4, 2), float('nan')), 'attention must be finite'),
     (torch.tensor([[1., -0.5]] * 4), 'attention must be >= 0, got -0.5'),
-    (torch.full((4, 3), 0.3), r'attention must be \[b, r\] = \[4, 2\], got \[4, 3\]'),
+    (torch.full((4, 3), 0.3), r'attention must be \[4, 2\], got shape \[4, 3\]'),
     ([[0.5, 0.5]] * 4, 'attention must be a floating-point tensor'),
 ])
 def test_attention_is_checked(attention, message):

@@ -60,6 +60,7 @@ class DenseEmbeddings:
 
     def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
         self.model = model
+        check_classifier(model)
         _refuse_by_attributes(model)
         with trial(model):
             self._probe(_example_input(model, input_size))

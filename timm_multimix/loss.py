@@ -241,7 +241,7 @@ class MultiMixLoss(nn.Module):
             num_tuples = max(round(copies * batch_size / (weight * r)), 1)
         total = num_tuples * r + copies * batch_size
         if total > 2 * (num_rows + batch_size):
-            raise UsageError(f'clean_weight={weight:g} takes {total} rows, num_tuples gives {num_rows}: give a '
+            raise UsageError(f'clean_weight={weight:g} would take {total} rows, num_tuples gives {num_rows}: give a '
                              f'clean_weight between 0.1 and 10, or more num_tuples')
         return RowCounts(num_tuples, copies)
 
