@@ -174,7 +174,7 @@ def test_the_share_of_mixed_batches_goes_on_in_both(tmp_path):
     for rank in range(2):
         assert 12 < stopped[rank]['batches'] < whole[rank]['batches']
         assert stopped[rank]['batches'] + resumed[rank]['batches'] == whole[rank].pop('batches')
-        assert 0. < whole[rank]['share'] and 0. < stopped[rank]['share'] != whole[rank]['share']
+        assert 0. < whole[rank]['share'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
         del resumed[rank]['batches']
         assert resumed[rank] == whole[rank]
     assert whole[0]['share'] == whole[1]['share'] and whole[0]['accuracy'] == whole[1]['accuracy']
