@@ -42,7 +42,7 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m $(PYTEST)
 
 docs: $(VENV)/installed-docs
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

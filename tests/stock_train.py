@@ -29,6 +29,7 @@ parser.add_argument('--mixup', type=float, default=0.)
 parser.add_argument('--cutmix', type=float, default=0.)
 parser.add_argument('--mixup-mode', default='batch')
 parser.add_argument('--mixup-off-epoch', type=int, default=0)
+parser.add_argument('--smoothing', type=float, default=0.1)
 parser.add_argument('--kd-model-name')
 parser.add_argument('--compile-task', action='store_true')
 parser.add_argument('--no-update-ema', action='store_true', help='as older scripts')
@@ -54,7 +55,7 @@ def main():
     optimizer = create_optimizer_v2(model, args.opt, lr=0.01)
     if args.kd_model_name:
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
-    criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(0.1)
+    criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(args.smoothing)
     task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=True)
     assert isinstance(task, ClassificationTask)
     if args.compile_task:

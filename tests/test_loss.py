@@ -100,7 +100,7 @@ def test_what_tells_examples_apart(kwargs, kappa):
     (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
 def test_the_margin_that_the_loss_asks_for(kwargs, margin):
-    """Of one number, how far the label's logit is above the others, the loss has its least where docs/learning.md says.
+    """Of one number, how far the label's logit is above the others, the loss has its least where docs/evidence.md says.
 
     With label smoothing of plain cross-entropy, log(0.91 / 0.01), as the mixed loss has hardly any weight there.
     """

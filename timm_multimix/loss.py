@@ -187,7 +187,10 @@ class MultiMixLoss(nn.Module):
         `forward`, but for that rounding and the number of tuples. In eval mode the rows are the clean batch.
 
         Args:
-            logits, target, attention, clean_logits: As in `forward`.
+            logits: As in `forward`, and so are the next three.
+            target: `[b]` or `[b, c]`.
+            attention: `[b, r]` with dense logits.
+            clean_logits: `[b, c]` with dense logits.
             lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
 
         Returns:

@@ -52,8 +52,15 @@ class MultiMixTask(StepTask):
             smoothing draws each label towards 0.5, and evaluation is that of timm's task.
         gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
             their losses. All must have batches of one size.
-        mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches: How images
-            are mixed, and on which batches; see `InputMixing`. By default no image is.
+        mixup_alpha: Mixup of the images is active if > 0; this and the next seven are those of `InputMixing`.
+        cutmix_alpha: CutMix of the images is active if > 0.
+        cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of CutMix instead of Mixup, where both are active.
+        correct_lam: Correct CutMix's λ where the image's border clips the box.
+        input_prob: Where image mixing is active, the share of batches whose images are mixed and not their embeddings,
+            or 'auto'.
+        num_batches: Batches that the whole run trains on, for 'auto'.
         teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
         teacher_warmup: Let that decay grow from 0, by timm's schedule.
         gamma: Weight γ of the targets beside the teacher, in [0, 1] (0.5); 1 is MultiMix without a teacher.

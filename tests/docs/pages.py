@@ -1,0 +1,40 @@
+"""The pages of the documentation, and what is in them."""
+import re
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md')
+    for path in ROOT.glob(pattern))
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding='utf-8')
+
+
+def blocks(page: str, language: str) -> List[str]:
+    """The fenced blocks of a language, '' for those that name none."""
+    return [body for name, body in _fenced(text(page)) if name == language]
+
+
+def prose(page: str) -> str:
+    """The page without its fenced blocks and code spans."""
+    result = text(page)
+    for name, body in _fenced(result):
+        result = result.replace(f'```{name}\n{body}```', '')
+    return re.sub(r'`[^`\n]+`', '', result)
+
+
+def _fenced(page: str) -> Iterator[Tuple[str, str]]:
+    language, body = None, []
+    for line in page.splitlines(keepends=True):
+        if line.startswith('```') and language is None:
+            language, body = line[3:].strip(), []
+        elif line.startswith('```'):
+            yield language, ''.join(body)
+            language = None
+        elif language is not None:
+            body.append(line)
+    assert language is None, 'a fenced block without an end'

@@ -1,0 +1,31 @@
+"""The Python of a page runs as it stands: its blocks in order, in a process of its own, on a CPU."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import PAGES, ROOT, blocks, text
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, 'python')]
+
+
+@pytest.mark.parametrize('page', [
+    page if page == 'README.md' else pytest.param(page, marks=pytest.mark.slow) for page in WITH_PYTHON])
+def test_python_blocks(page, tmp_path):
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    result = subprocess.run(
+        [sys.executable, '-c', '\n'.join(blocks(page, 'python'))], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    if page == 'README.md':  # the loop learns
+        assert float(result.stdout.split()[0]) > 0.8, result.stdout
+
+
+def test_these_pages_have_python():
+    assert {'README.md', 'docs/training.md'} <= set(WITH_PYTHON)
+    assert {page for page in PAGES if page.startswith('docs/methods/')} <= set(WITH_PYTHON)
+
+
+def test_readme_is_short():
+    assert len(text('README.md').split()) <= 900

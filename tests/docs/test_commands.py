@@ -1,0 +1,62 @@
+"""The shell commands of README.md, on small images and a small model; those that install or test are make's."""
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import PAGES, ROOT, blocks, text
+from timm_multimix.training.cli.parser import create_parser
+
+SMALL = '--num-classes 3 --input-size 3 32 32 --batch-size 8 --epochs 1'.split()
+OURS = '--warmup-epochs 0 --workers 0 --device cpu --experiment run'.split()
+COMMANDS = [line for block in blocks('README.md', '') for line in block.splitlines() if line.strip()]
+SCRIPTS = [command for command in COMMANDS if command.startswith(('python ', 'torchrun '))]
+
+
+def run(command, image_folder, tmp_path, *more):
+    small = {'IMAGES': str(image_folder), 'resnet50': 'test_resnet', 'PATH/train.py': str(ROOT / 'tests/stock_train.py')}
+    words = [small.get(word, word) for word in shlex.split(command)]
+    if words[0] == 'torchrun':
+        words[0:2] = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    else:
+        words[0] = sys.executable
+    words = [str(ROOT / word) if word == 'train_timm.py' else word for word in words]
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    result = subprocess.run(
+        [*words, *SMALL, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_command_is_known():
+    others = [re.sub(r'\s+#.*', '', command) for command in COMMANDS if command not in SCRIPTS]
+    installs = [other for other in others if other.startswith('pip install ')]
+    assert sorted(others) == sorted(['make demo', *installs])
+    assert len(installs) == 2
+    assert re.search('^demo:', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    assert len(SCRIPTS) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', [command for command in SCRIPTS if 'timm_multimix' not in command])
+def test_the_script(command, image_folder, tmp_path):
+    run(command, image_folder, tmp_path, *OURS, '--output', str(tmp_path))
+    assert (tmp_path / 'run' / 'model_best.pth.tar').exists()
+
+
+@pytest.mark.slow
+def test_your_own_copy_of_timms_script(image_folder, tmp_path):
+    command, = (command for command in SCRIPTS if 'timm_multimix' in command)
+    run(command, image_folder, tmp_path, '--record', str(tmp_path / 'record.json'))
+    assert json.loads((tmp_path / 'record.json').read_text())['task'] == 'PluggedTask'
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page.startswith(('README', 'docs/'))])
+def test_flags_that_a_page_names_exist(page):
+    known = {option for action in create_parser()._actions for option in action.option_strings}
+    known |= {'--signal', '--no-use-ema'}  # of SLURM, and of timm_multimix.export
+    named = set(re.findall(r'`(--[a-z][a-z0-9_-]*[a-z0-9])[` ]', text(page)))
+    assert named <= known, sorted(named - known)
