@@ -18,7 +18,8 @@ SCRIPTS = [command for command in COMMANDS if command.startswith(('python ', 'to
 
 
 def run(command, image_folder, tmp_path, *more):
-    small = {'IMAGES': str(image_folder), 'resnet50': 'test_resnet', 'PATH/train.py': str(ROOT / 'tests/stock_train.py')}
+    stock = str(ROOT / 'tests/stock_train.py')
+    small = {'IMAGES': str(image_folder), 'resnet50': 'test_resnet', 'PATH/train.py': stock}
     words = [small.get(word, word) for word in shlex.split(command)]
     if words[0] == 'torchrun':
         words[0:2] = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
