@@ -2,9 +2,9 @@
 
     python examples/hf_trainer.py IMAGES --model resnet18 --epochs 20
 
-The Trainer asks a model for 'loss' and 'logits'. In eval mode the task's loss is plain cross-entropy, so `eval_loss` can
-be compared with other methods. Leave `label_smoothing_factor` of TrainingArguments at 0: the Trainer would compute a
-loss of its own. `MultiMixTask` has `label_smoothing`.
+The Trainer asks a model for 'loss' and 'logits'. In eval mode the task's loss is plain cross-entropy, so `eval_loss`
+can be compared with other methods. Leave `label_smoothing_factor` of TrainingArguments at 0, or the Trainer computes a
+loss of its own; `MultiMixTask` has `label_smoothing`.
 """
 import argparse
 

@@ -1,5 +1,6 @@
 """The Python of a page runs as it stands: its blocks in order, in a process of its own, on a CPU."""
 import os
+import re
 import subprocess
 import sys
 
@@ -29,3 +30,10 @@ def test_these_pages_have_python():
 
 def test_readme_is_short():
     assert len(text('README.md').split()) <= 900
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_markers_of_results_come_in_pairs(page):
+    markers = re.findall(r'^<!-- (results: [a-z-]+|/results) -->$', text(page), re.MULTILINE)
+    assert markers[1::2] == ['/results'] * (len(markers) // 2) and len(markers) % 2 == 0
+    assert len(set(markers[::2])) == len(markers[::2])
