@@ -54,8 +54,8 @@ def draw(theme: str) -> Figure:
     colors = THEMES[theme]
     torch.manual_seed(7)
     images = photographs()
-    figure = plt.figure(figsize=(7.2, 11.2), facecolor=colors['background'])
-    rows = figure.subfigures(3, 1, height_ratios=(2.6, 4.0, 4.6))
+    figure = plt.figure(figsize=(7.2, 12.0), facecolor=colors['background'])
+    rows = figure.subfigures(3, 1, height_ratios=(2.85, 4.25, 4.9))
     for row in rows:
         row.set_facecolor(colors['background'])
     _mixup(rows[0], images, colors)
@@ -67,20 +67,20 @@ def draw(theme: str) -> Figure:
 def _mixup(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
     lam = 0.6
     _title(row, 'Mixup', 'mixes two images, by one weight', colors)
-    axes = row.subplots(1, 3, gridspec_kw=dict(left=0.05, right=0.95, top=0.68, bottom=0.14, wspace=0.28))
+    axes = row.subplots(1, 3, gridspec_kw=dict(left=0.05, right=0.95, top=0.66, bottom=0.15, wspace=0.28))
     _photo(axes[0], images[0], 0)
     _photo(axes[1], images[2], 2)
     _photo(axes[2], lam * images[0] + (1. - lam) * images[2])
     _sign(row, axes[0], axes[1], '+', colors)
     _sign(row, axes[1], axes[2], '=', colors)
     for axis, text, color in ((axes[0], '0.6', COLORS[0]), (axes[1], '0.4', COLORS[2])):
-        axis.set_xlabel(text, fontsize=17, color=color, fontweight='bold')
+        axis.set_xlabel(text, fontsize=20, color=color, fontweight='bold')
     _bar(axes[2], np.array([lam, 0., 1. - lam, 0.]))
 
 
 def _multimix(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
     _title(row, 'MultiMix', 'mixes the embeddings of the whole\nbatch, a thousand times a step', colors)
-    grid = row.add_gridspec(2, 4, left=0.05, right=0.95, top=0.72, bottom=0.08, wspace=0.1, hspace=0.2)
+    grid = row.add_gridspec(2, 4, left=0.05, right=0.95, top=0.69, bottom=0.08, wspace=0.1, hspace=0.2)
     for index, image in enumerate(images):
         _photo(row.add_subplot(grid[0, index]), image, index)
     lam = functional.sample_dirichlet(4, 4, 2.)
@@ -93,7 +93,7 @@ def _multimix(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
 def _dense(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
     _title(row, 'Dense MultiMix', 'does so at every position,\nweighted by attention', colors)
     attention = functional.spatial_attention(embeddings(images))
-    grid = row.add_gridspec(1, 4, left=0.05, right=0.95, top=0.76, bottom=0.47, wspace=0.1)
+    grid = row.add_gridspec(1, 4, left=0.05, right=0.95, top=0.725, bottom=0.455, wspace=0.1)
     for index, image in enumerate(images):
         axis = row.add_subplot(grid[0, index])
         share = attention[index].unflatten(0, (GRID, GRID))
@@ -103,22 +103,22 @@ def _dense(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
     lam = functional.sample_dirichlet(2, 4, 2., positions=GRID * GRID)
     weights = functional.dense_weights(lam, attention)  # [r, n, b]
     target = weights @ torch.tensor([matplotlib.colors.to_rgb(color) for color in COLORS], dtype=weights.dtype)
-    grid = row.add_gridspec(1, 2, left=0.05, right=0.95, top=0.43, bottom=0.07, wspace=0.05)
+    grid = row.add_gridspec(1, 2, left=0.05, right=0.95, top=0.425, bottom=0.085, wspace=0.05)
     large = F.interpolate(
         weights.permute(1, 2, 0).unflatten(2, (GRID, GRID)), (SIDE, SIDE), mode='nearest')  # [n, b, h, w]
     axis = row.add_subplot(grid[0, 0])
     _photo(axis, (large[0][:, None] * images).sum(dim=0))
-    axis.set_xlabel('one tuple', fontsize=15, color=colors['quiet'])
+    axis.set_xlabel('one tuple', fontsize=19, color=colors['quiet'])
     axis = row.add_subplot(grid[0, 1])
     axis.imshow(target[:, 0].unflatten(0, (GRID, GRID)).numpy())
     _bare(axis)
-    axis.set_xlabel('its targets', fontsize=15, color=colors['quiet'])
+    axis.set_xlabel('its targets', fontsize=19, color=colors['quiet'])
 
 
 def _title(row, name: str, what: str, colors: Dict[str, str]) -> None:
-    row.text(0.05, 0.97, name, fontsize=21, fontweight='bold', color=colors['text'], va='top')
+    row.text(0.05, 0.97, name, fontsize=25, fontweight='bold', color=colors['text'], va='top')
     height = row.bbox.height / row.figure.dpi
-    row.text(0.05, 0.97 - 0.38 / height, what, fontsize=16, color=colors['quiet'], va='top', linespacing=1.25)
+    row.text(0.05, 0.97 - 0.45 / height, what, fontsize=20, color=colors['quiet'], va='top', linespacing=1.25)
 
 
 def _photo(axis, image: torch.Tensor, index: Optional[int] = None) -> None:
@@ -142,7 +142,7 @@ def _bar(axis, weights: np.ndarray) -> None:
 def _sign(row, first, second, sign: str, colors: Dict[str, str]) -> None:
     left, right = first.get_position(), second.get_position()
     row.text(
-        (left.x1 + right.x0) / 2., (left.y0 + left.y1) / 2., sign, fontsize=24, color=colors['text'], ha='center',
+        (left.x1 + right.x0) / 2., (left.y0 + left.y1) / 2., sign, fontsize=28, color=colors['text'], ha='center',
         va='center')
 
 
