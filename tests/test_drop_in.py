@@ -9,7 +9,7 @@ from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch.utils.checkpoint import checkpoint
 
-from tests.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.head import MODES
 

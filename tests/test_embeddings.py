@@ -7,7 +7,7 @@ import timm
 import torch
 import torch.nn as nn
 
-from tests.models import MODELS, NUM_CLASSES, build, images
+from tests.support.models import MODELS, NUM_CLASSES, build, images
 from timm_multimix.embeddings import DenseEmbeddings
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)

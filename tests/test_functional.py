@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests import naive
+from tests.support import naive
 from timm_multimix import functional
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)

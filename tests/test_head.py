@@ -7,8 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
 
-from tests import naive
-from tests.models import MODELS, build, gradients, images, labels
+from tests.support import naive
+from tests.support.models import MODELS, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixTask
 
 MODES = ('multimix', 'dense-multimix')

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from timm.data import Mixup
 from timm.data.mixup import mixup_target
 
-from tests.models import build
+from tests.support.models import build
 from timm_multimix import MultiMix, MultiMixTask
 from timm_multimix.functional import soft_targets
 from timm_multimix.input_mixing import InputMixing

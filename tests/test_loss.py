@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
-from tests import naive
+from tests.support import naive
 from timm_multimix import PAPER, MultiMixLoss, functional
 from timm_multimix import loss as loss_module
 

@@ -11,7 +11,7 @@ import torch
 
 from timm_multimix.__main__ import main
 
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'stock_train.py')
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'support', 'stock_train.py')
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ SCRIPTS = [command for command in COMMANDS if command.startswith(('python ', 'to
 
 
 def run(command, image_folder, tmp_path, *more):
-    stock = str(ROOT / 'tests/stock_train.py')
+    stock = str(ROOT / 'tests/support/stock_train.py')
     small = {'IMAGES': str(image_folder), 'resnet50': 'test_resnet', 'PATH/train.py': stock}
     words = [small.get(word, word) for word in shlex.split(command)]
     if words[0] == 'torchrun':

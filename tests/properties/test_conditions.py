@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch._dynamo.testing import CompileCounter
 
-from tests.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.head import MODES
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from tests.models import NUM_CLASSES, build, images, labels
+from tests.support.models import NUM_CLASSES, build, images, labels
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
 from timm_multimix.functional import (
     dense_weights,

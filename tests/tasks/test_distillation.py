@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 
-from tests import naive
-from tests.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support import naive
+from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from tests.test_functional import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
 from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.functional import mixed_cross_entropy

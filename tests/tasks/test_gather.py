@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from tests.tasks import two_processes
+from tests.support import tasks_in_two
 from timm_multimix.tasks.gather import gather_batches
 
 TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
@@ -11,7 +11,7 @@ TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
 
 @pytest.fixture
 def both(tmp_path):
-    """Run a function of two_processes in both; what each saved."""
+    """Run a function of tasks_in_two in both; what each saved."""
     def both(function, *args):
         torch.multiprocessing.spawn(function, args=(str(tmp_path), *args), nprocs=2)
         return [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
@@ -25,7 +25,7 @@ def test_alone_it_is_the_batch_itself():
 
 @pytest.mark.slow
 def test_rows_and_gradients_of_both(both):
-    (joined, first, labels), (again, second, _) = both(two_processes.gather_rows)
+    (joined, first, labels), (again, second, _) = both(tasks_in_two.gather_rows)
     torch.testing.assert_close(joined, torch.tensor([[0., 1.], [2., 3.], [10., 11.], [12., 13.]]))
     assert torch.equal(joined, again) and labels.tolist() == [0, 5, 1, 6]
     # each row is weighted once by its process and twice by the other, or the other way round: three times in all
@@ -39,13 +39,13 @@ def test_rows_and_gradients_of_both(both):
     pytest.param('dense-multimix', {}, marks=pytest.mark.slow),
 ])
 def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
-    records = both(two_processes.one_step, mode, True, kwargs)
-    images, labels = two_processes.batches()
-    task = two_processes.build(mode, **kwargs)
+    records = both(tasks_in_two.one_step, mode, True, kwargs)
+    images, labels = tasks_in_two.batches()
+    task = tasks_in_two.build(mode, **kwargs)
     torch.manual_seed(2)
     result = task(images.flatten(0, 1), labels.flatten())
     result['loss'].backward()
-    expected = two_processes.gradients_of(task)
+    expected = tasks_in_two.gradients_of(task)
     for rank, record in enumerate(records):
         torch.testing.assert_close(record['loss'], result['loss'].detach())
         torch.testing.assert_close(record['output'], result['output'].detach().unflatten(0, (2, -1))[rank])
@@ -56,7 +56,7 @@ def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
 
 @pytest.mark.slow
 def test_without_gathering_each_mixes_its_own(both):
-    first, second = both(two_processes.one_step, 'multimix', False, {})
+    first, second = both(tasks_in_two.one_step, 'multimix', False, {})
     assert first['loss'] != second['loss']
     for name, gradient in first['gradients'].items():  # the mean of both, by DDP
         assert torch.equal(gradient, second['gradients'][name])
@@ -65,7 +65,7 @@ def test_without_gathering_each_mixes_its_own(both):
 @pytest.mark.slow
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
 def test_parameters_stay_identical(mode, both):
-    (first_losses, *first), (second_losses, *second) = both(two_processes.three_steps, mode)
+    (first_losses, *first), (second_losses, *second) = both(tasks_in_two.three_steps, mode)
     assert first_losses != second_losses
     for one, other in zip(first, second):
         assert all(torch.equal(one[name], other[name]) for name in one)
@@ -74,25 +74,25 @@ def test_parameters_stay_identical(mode, both):
 
 @pytest.mark.slow
 def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
-    first, second = both(two_processes.switched_steps)
+    first, second = both(tasks_in_two.switched_steps)
     assert first == second and set(first) == {'mixed', 'cutmix', 'none'}
 
 
 def test_the_share_that_a_run_finds_is_one(both):
     """Half of the images are fitted and half are not, so neither process alone would find it."""
-    first, second = both(two_processes.found_shares)
+    first, second = both(tasks_in_two.found_shares)
     assert first == second
     assert 0.3 < first[-1]['fit'] < 0.9
 
 
 def test_a_head_outside_of_ddp_says_so(both):
-    for message in both(two_processes.head_alone):
+    for message in both(tasks_in_two.head_alone):
         assert message.startswith('the head must run inside the forward of the module that DistributedDataParallel')
 
 
 def test_the_teachers_of_both_are_one(both):
     """Without a first update that would make each of them its student."""
-    first, second = both(two_processes.teacher_steps)
+    first, second = both(tasks_in_two.teacher_steps)
     for states in zip(first, second):
         for name, value in states[0].items():
             assert torch.equal(value, states[1][name]), name

@@ -10,8 +10,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
 
-from tests import naive
-from tests.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support import naive
+from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import MixupETask
 from timm_multimix.functional import soft_targets
 from timm_multimix.input_mixing import InputMixing

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
-from tests.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMixHead, MultiMixTask
 from timm_multimix.head import MODES
 

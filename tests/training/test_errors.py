@@ -4,11 +4,11 @@ import os
 import pytest
 
 import train_timm
-from tests.training.states import read
+from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.__main__ import main as launch
 
-SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'stock_train.py')
+SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'support', 'stock_train.py')
 MULTIMIX = ['--mixup-mode', 'multimix', '--multimix-tuples', '8']
 OF_THE_PROGRAM = [AttributeError, NameError, RuntimeError, TypeError, ValueError]
 STAGES = dict(  # a function of each, in which something goes wrong

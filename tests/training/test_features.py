@@ -12,7 +12,7 @@ from timm.data import ImageDataset
 from timm.layers.split_batchnorm import SplitBatchNorm2d
 
 import train_timm
-from tests.training.states import read
+from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import loop
 from timm_multimix.training.data import datasets

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import train_timm
+from tests.support.training_states import read
 from tests.training.checkpoints.test_resume import assert_identical, final_state
-from tests.training.states import read
 from tests.training.test_train import rows_of
 from timm_multimix import MixupETask
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import train_timm
-from tests.training.states import assert_identical, final_state, read
+from tests.support.training_states import assert_identical, final_state, read
 from tests.training.test_train import MODES
 
 pytestmark = pytest.mark.slow
@@ -159,7 +159,7 @@ def test_the_share_of_mixed_batches_goes_on_in_both(tmp_path):
                  '--workers', '0', '--output', str(tmp_path), *more]
         processes = [
             subprocess.Popen(
-                [sys.executable, '-m', 'tests.training.two_processes', str(tmp_path / name), str(stop_at), *flags],
+                [sys.executable, '-m', 'tests.support.training_in_two', str(tmp_path / name), str(stop_at), *flags],
                 env={**os.environ, 'PYTHONPATH': '.', **environment}, stderr=subprocess.PIPE, text=True,
                 stdout=subprocess.DEVNULL)
             for environment in two_by_hand(free_port())]

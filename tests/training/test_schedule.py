@@ -8,7 +8,7 @@ import torch
 from timm.scheduler import scheduler_factory
 
 import train_timm
-from tests.training.states import assert_identical, final_state, read
+from tests.support.training_states import assert_identical, final_state, read
 from tests.training.test_train import rows_of
 from timm_multimix.training import evaluate, loop
 from timm_multimix.training.cli.parser import parse_args

@@ -15,7 +15,7 @@ import yaml
 from timm.data import create_dataset, create_loader
 
 import train_timm
-from tests.training.states import read
+from tests.support.training_states import read
 from timm_multimix.training import loop
 
 MODES = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train_timm
-from tests.training.states import read
+from tests.support.training_states import read
 from tests.training.test_train import MODES, rows_of
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate, output

@@ -33,7 +33,7 @@ class Digits(Dataset):
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
-            raise UsageError("dataset digits needs scikit-learn: pip install '.[demo]', or pip install scikit-learn") from error
+            raise UsageError('dataset digits needs scikit-learn: pip install scikit-learn') from error
         digits = load_digits()
         order = np.random.RandomState(0).permutation(len(digits.target))
         held_out = len(order) // 3

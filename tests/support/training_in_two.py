@@ -1,6 +1,6 @@
 """Run by test_processes in each of two processes: train_timm.py, and at its end what this process has.
 
-    python -m tests.training.two_processes FILE STOP_AT FLAGS...
+    python -m tests.support.training_in_two FILE STOP_AT FLAGS...
 
 SIGTERM is sent in the batch STOP_AT, counted from 0; -1 for never.
 """
