@@ -1,7 +1,12 @@
-"""The runs of `benchmarks.accuracy` as a table and a figure: `python -m benchmarks.accuracy_table --recipe NAME`."""
+"""The runs of `benchmarks.accuracy` as a table and a figure: `python -m benchmarks.accuracy_table --recipe NAME`.
+
+With `--against METHOD` the table has how far each mean is above that of the method, on the seeds that both have, and
+the p of a paired t-test.
+"""
 import argparse
+import statistics
 import sys
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from .accuracy import RESULTS
 from .report.page import markdown_table
@@ -10,22 +15,42 @@ from .suite.methods import find
 from .suite.recipes import RECIPES
 from .suite.runs import Runs, cell, read_runs
 
+METRICS = dict(top1=('top-1 (%)', 2), loss=('loss', 3))
 
-def table(runs: Runs) -> List[List[str]]:
+
+def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
     """A header, and a row per method: top-1 and loss on the held-out images after the last epoch."""
-    rows = [['method', 'top-1 (%)', 'loss', 'seeds']]
+    rows = [['method', *(title for title, _ in METRICS.values()), 'seeds']]
+    if against:
+        rows[0] += [f'{title} over {find(against).label} (p)' for title, _ in METRICS.values()]
     for method, records in runs.items():
-        cells = [
-            cell([record['result'][metric] for record in records], digits)
-            for metric, digits in (('top1', 2), ('loss', 3))]
-        rows.append([find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+        cells = [cell([record['result'][name] for record in records], digits) for name, (_, digits) in METRICS.items()]
+        row = [find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)]
+        if against:
+            row += [_difference(records, runs[against], name, digits) for name, (_, digits) in METRICS.items()]
+        rows.append(row)
     return rows
+
+
+def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str, digits: int) -> str:
+    """Mean difference over the seeds that both have, and its p where they are several; '' without one."""
+    from scipy.stats import ttest_rel
+
+    values = [{record['settings']['seed']: record['result'][name] for record in each} for each in (records, others)]
+    seeds = [seed for seed in values[0] if seed in values[1]]
+    pairs = [(values[0][seed], values[1][seed]) for seed in seeds]
+    if records is others or not pairs or None in (x for pair in pairs for x in pair):
+        return ''
+    difference = statistics.fmean(a - b for a, b in pairs)
+    p = f' ({ttest_rel(*zip(*pairs)).pvalue:.2g})' if len(pairs) > 1 else ''
+    return f'{difference:+.{digits}f}{p}'
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--against', metavar='METHOD', help='compare the others with this method')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)
     try:
@@ -34,7 +59,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         parser.error(str(error))
     if not runs:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
-    print(markdown_table(table(runs)))
+    if args.against and args.against not in runs:
+        parser.error(f'--against must be one of {", ".join(runs)}, got {args.against!r}')
+    print(markdown_table(table(runs, args.against)))
     if args.figure:
         from .report import figures  # needs matplotlib, the table does not
         figures.accuracy(runs, args.recipe, caption(runs, args.recipe)).savefig(args.figure, dpi=120)

@@ -13,6 +13,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from scipy import stats
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
@@ -312,3 +313,21 @@ def test_a_run_whose_defaults_were_resolved_goes_on(method, name, value, suite, 
         suite('--methods', method, '--seeds', '0')
     found, wanted = args[f'multimix_{name}'], [value] if name == 'alpha' else value
     assert f'another multimix_{name} ({found!r} instead of {wanted!r}); delete it' in capsys.readouterr().err
+
+
+def test_table_against_a_method():
+    """Only seeds that both have are compared."""
+    def records(values):
+        return [dict(settings=dict(seed=seed), result=dict(top1=top1, loss=loss)) for seed, top1, loss in values]
+
+    runs = {
+        'plain': records([(1, 60., 1.), (2, 61., 1.1), (3, 70., 9.)]),
+        'mixup': records([(1, 61., 0.9), (2, 62.5, 1.)]),
+        'cutmix': records([(3, 71., 8.)]),
+        'multimix': records([(4, 71., 8.)]),
+    }
+    header, plain, mixup, cutmix, multimix = accuracy_table.table(runs, 'plain')
+    assert header[4:] == ['top-1 (%) over plain (p)', 'loss over plain (p)'] and plain[4:] == ['', '']
+    p = stats.ttest_1samp([1., 1.5], 0.).pvalue
+    assert mixup[4] == f'+1.25 ({p:.2g})' and mixup[5].startswith('-0.100 (')
+    assert cutmix[4:] == ['+1.00', '-1.000'] and multimix[4:] == ['', '']
