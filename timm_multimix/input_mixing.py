@@ -164,7 +164,8 @@ class InputMixing:
             parts.append(f'CutMix ({size})')
         if not parts:
             return 'no image mixing' + ('' if self.prob == 1. else f', prob {self.prob:g}')
-        how = ' or '.join(parts) + (f', switch_prob {self.switch_prob:g}' if len(parts) == 2 else '')
         share = 'a share of the batches that the run finds' if self.found_share is not None else \
             f'{100. * self._input_prob:g} % of the batches'
-        return f'{how} of the images on {share}' + ('' if self.prob == 1. else f', prob {self.prob:g}')
+        switch = f', switch_prob {self.switch_prob:g}' if len(parts) == 2 else ''
+        prob = '' if self.prob == 1. else f', prob {self.prob:g}'
+        return f'{" or ".join(parts)} of the images on {share}{switch}{prob}'
