@@ -1,6 +1,6 @@
 """The methods that the benchmarks compare, one entry each: from it follow training, timing, tables and figures."""
 from dataclasses import dataclass, replace
-from typing import Dict
+from typing import Dict, Optional
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def find(name: str) -> Method:
     return METHODS.get(name) or KNOBS.get(name) or Method(name, '', '#999999', line=':')
 
 
-def _add_variant(method: str, knob: str, flags: str) -> None:
+def _add_variant(method: str, knob: str, flags: str, base_flags: Optional[str] = None) -> None:
     base = METHODS[method]
     KNOBS[f'{method}-{knob}'] = replace(
-        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base.flags} {flags}', line=':',
+        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base_flags or base.flags} {flags}', line=':',
         marker='xP*<>1234phd'[len(KNOBS) % 12])
 
 
@@ -102,6 +102,11 @@ for _mode in ('multimix', 'dense-multimix'):
         _add_variant(_mode, _knob, _flags)
 for _attention in ('none', 'cam'):
     _add_variant('dense-multimix', f'attention-{_attention}', f'--multimix-attention {_attention}')
+for _weight, _share in ((0, 0.5), (3, 0.5), (1, 0.3), (1, 0.7)):
+    _share_flag = '' if _share == 0.5 else f' --multimix-input-prob {_share}'
+    _add_variant(
+        'mixup+dense-multimix', f'clean-{_weight}' if _weight != 1 else f'input-{_share}',
+        f'--multimix-clean-weight {_weight}{_share_flag}', base_flags=f'{_DENSE} --mixup 1')
 _add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
 for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
     _add_variant(_method, 'avg-pool', '--gp avg')
