@@ -74,11 +74,11 @@ class DenseEmbeddings:
         self.example_positions = self.layout.num_positions(features)
         split = self.layout.split(features)
         calls = record_calls(model, lambda: call_library(
-            f'{_name(model)}: {_POOLED_WORKS}; forward_head cannot take single positions',
+            f'{_name(model)}: forward_head cannot take single positions; {_POOLED_WORKS}',
             model.forward_head, split, errors=Exception))
         _refuse_by_head(model, calls.modules, calls.result, split.shape[0])
         call_library(
-            f'{_name(model)}: {_POOLED_WORKS}; forward_head must take pre_logits=True and then return the embedding',
+            f'{_name(model)}: forward_head must take pre_logits=True and then return the embedding; {_POOLED_WORKS}',
             model.forward_head, split, pre_logits=True, errors=TypeError)
         self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.classifier = self._find_classifier(split, calls)

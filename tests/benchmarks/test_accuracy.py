@@ -109,7 +109,7 @@ def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch
     ('--workers many', "argument -j/--workers: invalid int value: 'many'"),
     ('--no-such-flag', 'unrecognized arguments: --no-such-flag'),
     ('--val-split train', "which changes val_split ('train' instead of 'validation')"),
-    ('--data-dir elsewhere', "which changes data_dir ('elsewhere' instead of None)"),
+    ('--data-dir elsewhere', 'two folders of data: DIR and --data-dir elsewhere; give one of them'),
     ('--output elsewhere', "which changes output ('elsewhere' instead of"),
 ])
 def test_flags_are_the_machines_alone(flags, message, suite, tmp_path, capsys):

@@ -12,7 +12,7 @@ from tests.training.checkpoints.test_resume import assert_identical
 from tests.training.test_train import accuracy, rows_of
 from timm_multimix import MultiMixTask
 from timm_multimix.tasks.distillation import Teacher
-from timm_multimix.training import loop
+from timm_multimix.training import evaluate, loop
 
 FLAGS = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9']
 
@@ -104,10 +104,10 @@ def test_the_teacher_is_validated_saved_and_read_by_plain_timm(mode, flags, imag
 
 
 def test_the_accuracy_of_the_model_stands_beside_that_of_the_teacher(flags, tmp_path, monkeypatch):
-    def validate(task, model, *_, **__):
-        return dict(loss=1., top1=20. if model is task.get_eval_model() else 30., top5=90.)
+    def validate(training, model, *_, **__):
+        return dict(loss=1., top1=20. if model is training.task.get_eval_model() else 30., top5=90.)
 
-    monkeypatch.setattr(train_timm, 'validate', validate)
+    monkeypatch.setattr(evaluate, 'validate', validate)
     assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
     row, = rows_of(tmp_path / 'run')
     assert (float(row['eval_top1']), float(row['eval_student_top1'])) == (30., 20.)

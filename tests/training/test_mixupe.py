@@ -39,9 +39,11 @@ def test_a_run(more, flags, tmp_path):
         assert all(row.values())
 
 
-def test_eta_of_zero_trains_as_timms_mixup(flags, tmp_path):
+def test_eta_of_zero_trains_as_mixup(flags, tmp_path):
+    flags = [*flags, '--mixup', '1', '--smoothing', '0']
     assert train_timm.main([*flags, '--mixup-mode', 'mixupe', '--mixupe-eta', '0', '--experiment', 'a']) == 0
-    assert train_timm.main([*flags, '--mixup', '1', '--experiment', 'b']) == 0
+    images_alone = ['--mixup-mode', 'multimix', '--multimix-input-prob', '1']
+    assert train_timm.main([*flags, *images_alone, '--experiment', 'b']) == 0
     a, b = (read(tmp_path / name / 'last.pth.tar') for name in 'ab')
     assert_identical(dict(a['state_dict']), dict(b['state_dict']))
     assert not any(row['train_top1'] for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'

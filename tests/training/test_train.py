@@ -165,7 +165,7 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
     (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
     (['--resume', '/does/not/exist.pth.tar'], '--resume /does/not/exist.pth.tar: no such file'),
     (['--device', 'warp'], '--device warp'),
-    (['--model', 'crossvit_9_240', '--img-size', '240'], "mode 'multimix' needs only the model's logits"),
+    (['--model', 'crossvit_9_240', '--input-size', '3', '240', '240'], "mode 'multimix' needs only the model's logits"),
     (['--amp'], 'needs --amp-dtype bfloat16'),
     (['--model-dtype', 'int8'], "got 'int8'"),
     (['--aa', 'nosuch'], '--aa nosuch: Unknown AA policy nosuch'),
