@@ -22,7 +22,7 @@ from timm.task import TrainingTask
 from timm_multimix.training.cli.multimix import needs_two_views
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import Runtime
-from timm_multimix.training.task import create_task
+from timm_multimix.training.task import create_task, tell_length
 
 from .suite.device import add_device
 from .suite.methods import KNOBS, METHODS, find
@@ -51,7 +51,9 @@ def create_method(name: str, model: nn.Module, image_size: int, num_tuples: Opti
     args, _ = parse_args(['DIR', '--num-classes', str(model.num_classes), *flags.split()])
     runtime = Runtime(next(model.parameters()).device, False, nullcontext, None, None)
     data_config = dict(input_size=(3, image_size, image_size), num_classes=model.num_classes)
-    return TimedMethod(*create_task(args, model, data_config, runtime, _RUN_LENGTH), needs_two_views(args))
+    task, mixup_fn = create_task(args, model, data_config, runtime)
+    tell_length(task, _RUN_LENGTH)
+    return TimedMethod(task, mixup_fn, needs_two_views(args))
 
 
 class Stepper:

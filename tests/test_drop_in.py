@@ -227,7 +227,26 @@ def test_a_second_training_forward_says_what_to_do():
     mixup_fn(x, labels(4))
     model(x)
     mixup_fn.mixup_enabled = False
-    assert model(x).shape == (4, NUM_CLASSES)
+    assert torch.equal(model(x), mixup_fn.clean_logits)
+
+
+@pytest.mark.parametrize('kwargs', [dict(prob=0.), dict(mixup_alpha=1., input_prob=1.)], ids=['none', 'images'])
+def test_a_second_forward_is_a_mistake_whatever_was_drawn(kwargs):
+    model, x = build('resnet').train(), images('resnet', 4)
+    mixup_fn = make(**kwargs).attach(model)
+    assert model(x).shape == (4, NUM_CLASSES)  # before the first call there is no batch to run twice
+    mixed, _ = mixup_fn(x, labels(4))
+    model(mixed)
+    with pytest.raises(ValueError, match='reuse=True'):
+        model(mixed)
+
+
+def test_bfloat16_images_under_autocast():
+    model, x = build('vit').train(), images('vit', 4).bfloat16()
+    mixup_fn = make('dense-multimix').attach(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        x, y = mixup_fn(x, labels(4))
+        assert torch.isfinite(SoftTargetCrossEntropy()(model(x).float(), y))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -331,7 +350,7 @@ def test_rows_of_the_readme_are_bounded():
 def test_repr():
     mixup_fn = make('dense-multimix', mixup_alpha=0.8, cutmix_alpha=1., prob=0.9)
     text = repr(mixup_fn)
-    for part in ("mode='dense-multimix'", 'num_tuples=12', 'alpha=2.0', 'mixup_alpha 0.8', 'cutmix_alpha 1', '50 %',
+    for part in ("mode='dense-multimix'", 'num_tuples=12', 'alpha=2.0', 'mixup_alpha 0.8', 'cutmix_alpha 1', '45 %',
                  'prob 0.9', 'not attached'):
         assert part in text
     assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))

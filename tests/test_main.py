@@ -10,6 +10,7 @@ import timm.task
 import torch
 
 from timm_multimix.__main__ import main
+from timm_multimix.input_share import FoundShare
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'support', 'stock_train.py')
 
@@ -65,10 +66,14 @@ def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
     assert made[1]['input_size'] == (3, 32, 32)
 
 
-def test_the_share_is_found_there_too(run, caplog):
+def test_the_share_is_found_there_too(run, caplog, monkeypatch):
+    lengths, settle = set(), FoundShare.settle
+    monkeypatch.setattr(FoundShare, 'settle', lambda share: (lengths.add(share.num_batches), settle(share)))
     with caplog.at_level(logging.INFO):
-        run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-input-prob', 'auto')
+        flags = ['--mixup-mode', 'multimix', '--mixup', '1', '--multimix-input-prob', 'auto', '--epochs', '4']
+        steps = run(*flags)['steps']
     assert 'a share of the batches that the run finds' in caplog.text and 'input_prob 0.000' in caplog.text
+    assert lengths == {len(steps)}
 
 
 def test_mixing_ends_at_its_epoch(run):

@@ -128,6 +128,9 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
                         f'{self.num_batches} batches went by without it')
                 self.num_batches += 1
+            found_share = self.input_mixing.found_share
+            if found_share is not None and found_share.num_batches is None:
+                raise UsageError('--multimix-input-prob auto needs a script that calls create_scheduler_v2 of timm')
             return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
@@ -191,7 +194,8 @@ def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List
         for task in tasks:
             task.mixup_enabled = not off_epoch or epoch < off_epoch
             for name, value in task.input_mixing.metrics().items():
-                _logger.info(f'Epoch {epoch}: {name} {value:.3f}')
+                if task.verbose:  # on one process
+                    _logger.info(f'Before epoch {epoch}: {name} {value:.3f}')
         return step(epoch, *positional, **kwargs)
 
     def step_updated(num_updates: int, *positional: Any, **kwargs: Any):

@@ -1,7 +1,8 @@
 """The drop-in for `timm.data.Mixup`."""
 import logging
 import types
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -95,7 +96,8 @@ class MultiMix:
             raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
         # smoothing happens to the targets, before they are mixed
         refuse_arguments(
-            'MultiMix', kwargs, criterion='the loop has its own', gamma='MultiMixTask has one, with its teacher')
+            'MultiMix', kwargs, criterion='the loop has its own', implementation='whose rows are there',
+            gamma='MultiMixTask has one, with its teacher')
         self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**kwargs)
         self._forward: Optional[_AttachedForward] = None
@@ -177,11 +179,10 @@ class MultiMix:
         check_target(target, x.shape[0], self.num_classes)
         soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
         what = self.input_mixing.draw() if self.mixup_enabled and self._forward.model.training else 'none'
-        self._forward.what, self._forward.batch = what, None
         if what == 'embeddings':
             self._forward.batch = self._forward.prepare(x, target, soft_target)
             return x, self._forward.batch.rows
-        self._forward.labels = target
+        self._forward.batch = _Batch(what, target)
         if what == 'none':
             return x, soft_target
         mixed = self.input_mixing.mix(x)
@@ -198,14 +199,16 @@ def _refuse_wrapped(model: nn.Module) -> None:
         raise UsageError('attach before torch.compile: torch.compile(model) after MultiMix(...).attach(model)')
 
 
+@dataclass
 class _Batch:
-    """A batch between `mixup_fn(x, y)` and `model(x)`: its targets, and the rows that the forward fills."""
-
-    def __init__(self, target: torch.Tensor, soft_target: torch.Tensor, rows: torch.Tensor):
-        self.target = target
-        self.soft_target = soft_target
-        self.rows = rows
-        self.lam: Optional[torch.Tensor] = None  # Λ, from the first forward on
+    """A batch between `mixup_fn(x, y)` and `model(x)`: what is mixed of it, its targets, and where embeddings are
+    mixed the rows that the forward fills, and Λ from the first forward on."""
+    what: str
+    target: torch.Tensor
+    soft_target: Optional[torch.Tensor] = None
+    rows: Optional[torch.Tensor] = None
+    lam: Optional[torch.Tensor] = None
+    seen: bool = False
 
 
 class _AttachedForward:
@@ -215,9 +218,7 @@ class _AttachedForward:
         self.mixup_fn = mixup_fn
         self.model = model
         self.head = head
-        self.what = 'none'
         self.batch: Optional[_Batch] = None
-        self.labels: Optional[torch.Tensor] = None
         self.clean_logits: Optional[torch.Tensor] = None
         self._num_positions: Dict[torch.Size, int] = {}
         self._told = False
@@ -233,50 +234,55 @@ class _AttachedForward:
             _logger.info(
                 f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes of a batch of {batch_size}; with the '
                 f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
-        return _Batch(target, soft_target, rows)
+        return _Batch('embeddings', target, soft_target, rows)
 
     def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         forward = types.MethodType(type(self.model).forward, self.model)
-        mixup_fn = self.mixup_fn
-        if not self.model.training or not mixup_fn.mixup_enabled:
+        mixup_fn, batch = self.mixup_fn, self.batch
+        if not self.model.training:
             return forward(x, *args, **kwargs)
-        if self.what != 'embeddings':
+        if batch is None or not mixup_fn.mixup_enabled:
             logits = forward(x, *args, **kwargs)
-            self._observe(None if self.what == 'images' else logits, self.labels)
-            self.labels = None
+            self.clean_logits = logits.detach()
             return logits
-        batch = self.batch
-        if batch is None:
+        if batch.seen and not mixup_fn.reuse:
             raise UsageError(
                 'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
                 'or build MultiMix(reuse=True), as SAM and LBFGS need it')
-        if batch.target.shape[0] != x.shape[0]:
+        if len(batch.target) != len(x):
             raise UsageError(
-                f'x must be the batch that was mixed last, of {batch.target.shape[0]} images, got {x.shape[0]}; '
+                f'x must be the batch that was mixed last, of {len(batch.target)} images, got {len(x)}; '
                 'nn.DataParallel, which splits batches, is not supported: use DistributedDataParallel')
+        if batch.what == 'embeddings':
+            clean_logits, logits = self._mixed(batch, x, lambda: forward(x, *args, **kwargs))
+        else:
+            clean_logits = logits = forward(x, *args, **kwargs)
+        self.clean_logits = None if batch.what == 'images' else clean_logits.detach()
+        if not batch.seen:
+            mixup_fn.input_mixing.observe(self.clean_logits, batch.target)
+        batch.seen = True
+        return logits
+
+    def _mixed(
+            self,
+            batch: _Batch,
+            x: torch.Tensor,
+            forward: Callable[[], torch.Tensor],
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Ordinary logits `[b, c]` and mixed ones `[N, c]`; fills the rows of the targets."""
+        loss, positions = self.mixup_fn.loss, None
         if self.head is None:
-            clean_logits = forward(x, *args, **kwargs)
+            clean_logits = forward()
             inputs = dict(logits=clean_logits, target=batch.soft_target)
         else:
             outputs = self.head.outputs(self.model.forward_features(x), batch.target)
             clean_logits, inputs = outputs.clean_logits, outputs.loss_inputs(batch.soft_target)
-        first = batch.lam is None
-        if first:
-            logits = inputs['logits']
-            positions = None if self.head is None else logits.shape[1]
-            batch.lam = mixup_fn.loss.sample(logits, mixup_fn.loss.row_counts(len(logits), positions).num_tuples)
-        mixed_logits, mixed_target = mixup_fn.loss.mix(**inputs, lam=batch.lam)
+            positions = inputs['logits'].shape[1]
+        if batch.lam is None:
+            batch.lam = loss.sample(inputs['logits'], loss.row_counts(len(x), positions).num_tuples)
+        mixed_logits, mixed_target = loss.mix(**inputs, lam=batch.lam)
         batch.rows.copy_(mixed_target.detach())
-        self._observe(clean_logits, batch.target if first else None)
-        if not mixup_fn.reuse:
-            self.batch = None
-        return mixed_logits
-
-    def _observe(self, clean_logits: Optional[torch.Tensor], labels: Optional[torch.Tensor]) -> None:
-        """Keep the logits, and let them count for 'auto' where the labels are given."""
-        self.clean_logits = None if clean_logits is None else clean_logits.detach()
-        if labels is not None:
-            self.mixup_fn.input_mixing.observe(self.clean_logits, labels)
+        return clean_logits, mixed_logits
 
     def _positions(self, x: torch.Tensor) -> int:
         """Number of positions r that the model has for images of this size, found by one small forward."""

@@ -114,6 +114,7 @@ class DenseEmbeddings:
     def num_positions(self, images: torch.Tensor) -> int:
         """Number of positions r that the model has for `images`, by a forward without gradient."""
         with trial(self.model):
+            images = images.to(next(self.model.parameters()).dtype)  # there is no autocast here
             return self.layout.num_positions(self.model.eval().forward_features(images))
 
     def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
-from ._checks import UsageError, check_choice
+from ._checks import UsageError, check_choice, check_target
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
@@ -137,7 +137,10 @@ class MultiMixHead(nn.Module):
         if target is None:
             return self.model.forward_head(features)
         if not self.training:
-            return self.loss.plain(self.model.forward_head(features), target)
+            logits = self.model.forward_head(features)
+            check_target(target, *logits.shape)
+            return self.loss.plain(logits, target)
+        _check_gradients_are_averaged(self.model)
         return self.terms(self.outputs(features, target), target)['loss']
 
     def describe(self) -> str:
@@ -149,12 +152,12 @@ class MultiMixHead(nn.Module):
 
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
+        _check_gradients_are_averaged(self.model)
         outputs = self.outputs(features, target)
         return self.loss.mix(**outputs.loss_inputs(target))
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
         """Everything a step takes from the model; `target` is looked at for attention 'cam' alone."""
-        _check_gradients_are_averaged(self.model)
         clean_logits = self.model.forward_head(features)
         if self.dense is None:
             return HeadOutput(clean_logits)
@@ -195,7 +198,8 @@ def _check_gradients_are_averaged(model: nn.Module) -> None:
         return
     if DistributedDataParallel._get_active_ddp_module() is not None:
         return
-    if all(type(parameter) is nn.Parameter for parameter in model.parameters()):
+    parameters = list(model.parameters())
+    if parameters and all(type(parameter) is nn.Parameter for parameter in parameters):
         raise UsageError(
             'the head must run inside the forward of the module that DistributedDataParallel wraps, or gradients are '
             'not averaged over the processes; or use MultiMixTask with prepare_distributed()')

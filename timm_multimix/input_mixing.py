@@ -165,7 +165,7 @@ class InputMixing:
         if not parts:
             return 'no image mixing' + ('' if self.prob == 1. else f', prob {self.prob:g}')
         share = 'a share of the batches that the run finds' if self.found_share is not None else \
-            f'{100. * self._input_prob:g} % of the batches'
+            f'{100. * self._input_prob * self.prob:g} % of the batches'
         switch = f', switch_prob {self.switch_prob:g}' if len(parts) == 2 else ''
         prob = '' if self.prob == 1. else f', prob {self.prob:g}'
         return f'{" or ".join(parts)} of the images on {share}{switch}{prob}'

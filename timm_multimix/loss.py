@@ -244,8 +244,10 @@ class MultiMixLoss(nn.Module):
             num_tuples = max(round(copies * batch_size / (weight * r)), 1)
         total = num_tuples * r + copies * batch_size
         if total > 2 * (num_rows + batch_size):
-            raise UsageError(f'clean_weight={weight:g} would take {total} rows, num_tuples gives {num_rows}: give a '
-                             f'clean_weight between 0.1 and 10, or more num_tuples')
+            change = 'larger clean_weight, 0' if weight < 1. else 'smaller clean_weight'
+            raise UsageError(
+                f'clean_weight={weight:g} would take {total} rows, where num_tuples allows for {num_rows}: give a '
+                f'{change}, or more num_tuples')
         return RowCounts(num_tuples, copies)
 
     def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
@@ -289,6 +291,7 @@ class MultiMixLoss(nn.Module):
     def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The criterion with the label smoothing on `[b, c]` logits, without mixing: what eval mode gives."""
         if self.criterion is not None:
+            logits = functional.at_least_float32(logits)
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
         logits = functional.at_least_float32(logits)
         log_probabilities = saturate(logits.log_softmax(dim=-1))

@@ -331,3 +331,13 @@ def test_the_share_is_in_the_state():
     other.load_task_state(state)
     assert other.input_mixing.metrics() == task.input_mixing.metrics()
     assert 'input_share' not in make(Tiny(), mixup_alpha=1.).get_task_state()
+
+
+def test_processes_that_synchronize_batch_norms_draw_the_same(monkeypatch):
+    """Or they would wait for each other in different passes."""
+    asked = []
+    monkeypatch.setattr('timm_multimix.tasks.base.agree', lambda number, device: asked.append(number) or number)
+    for convert, together in ((lambda model: model, False), (nn.SyncBatchNorm.convert_sync_batchnorm, True)):
+        task = make(convert(build('resnet')), mixup_alpha=1.)
+        task._draw()
+        assert bool(asked) == together

@@ -8,6 +8,8 @@ from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
 from .._checks import UsageError, call_library, check_criterion, check_number
+from ..input_mixing import InputMixing
+from .gather import agree
 
 
 class StepModel(nn.Module):
@@ -19,7 +21,13 @@ class StepModel(nn.Module):
 
 
 class StepTask(ClassificationTask):
-    """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it."""
+    """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it.
+
+    Subclasses set `input_mixing`, and `gather` where processes mix together.
+    """
+    input_mixing: InputMixing
+    gather = False
+    mixup_enabled = True
 
     def __init__(
             self,
@@ -44,6 +52,19 @@ class StepTask(ClassificationTask):
         resolved = super().get_eval_model(module=module, ema=ema)
         inner = unwrap_model(resolved) if resolved is not None else None
         return inner.model if isinstance(inner, StepModel) else resolved
+
+    def _draw(self) -> str:
+        """What is mixed of the next batch. The same in all processes where they wait for each other within a step."""
+        if not (self.training and self.mixup_enabled):
+            return 'none'
+        what = self.input_mixing.draw()
+        if self.input_mixing.is_random and (self.gather or self._synchronizes()):
+            what = InputMixing.CHOICES[agree(InputMixing.CHOICES.index(what), self.device)]
+        return what
+
+    def _synchronizes(self) -> bool:
+        """Whether a forward pass has a collective operation, so that processes must have as many passes."""
+        return any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
 
     def get_clip_parameters(self, exclude_head: bool = False):
         parameters = list(unwrap_model(self.trainable_module).parameters())

@@ -75,7 +75,6 @@ class MixupETask(StepTask):
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
         self.label_smoothing = resolved.label_smoothing
         self.exact = exact
-        self.mixup_enabled = True
         if self.exact and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
             raise UsageError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
         self.register_buffer('mean_image', None)
@@ -89,6 +88,11 @@ class MixupETask(StepTask):
             how = 'exact' if self.exact else 'fast'
             _logger.info(
                 f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; {self.input_mixing}.')
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The values in force of the arguments that have a default of their own."""
+        return dict(mixup_alpha=self.input_mixing.mixup_alpha, eta=self.eta)
 
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
         """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`.
@@ -109,7 +113,7 @@ class MixupETask(StepTask):
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', which says if they
             are those of mixed images instead (with `eta=0`).
         """
-        if not (self.training and self.mixup_enabled and self.input_mixing.draw() == 'images'):
+        if self._draw() != 'images':
             output = self.trainable_module(input)
             loss = self.criterion(at_least_float32(output), self._soft_target(target, output))
             return {'loss': loss, 'output': output, 'input_mixed': False}

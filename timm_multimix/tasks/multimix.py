@@ -9,13 +9,13 @@ from timm.utils import unwrap_model
 
 from .._checks import UsageError, check_floats, check_number, check_target
 from ..embeddings import check_classifier
-from ..functional import soft_targets
+from ..functional import at_least_float32, soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing
 from ..loss import MultiMixLoss
 from .base import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, check_teacher, split_views
-from .gather import agree, gather_batches
+from .gather import gather_batches
 
 _logger = logging.getLogger(__name__)
 
@@ -113,7 +113,6 @@ class MultiMixTask(StepTask):
         self.mode = mode
         self.gather = gather
         self.label_smoothing = resolved.label_smoothing
-        self.mixup_enabled = True
         self.input_mixing = InputMixing(
             mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
         if multi_label and self.input_mixing.found_share is not None:
@@ -167,8 +166,8 @@ class MultiMixTask(StepTask):
         """One training step's loss.
 
         Args:
-            input: Images `[b, ch, h, w]`. With a teacher and without `single_view` two views of them: `[2b, ch, h, w]`,
-                all of the student's and then all of the teacher's, or a pair.
+            input: Images `[b, ch, h, w]`. In training with a teacher and without `single_view` two views of them:
+                `[2b, ch, h, w]`, all of the student's and then all of the teacher's, or a pair.
             target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` the latter.
 
         Returns:
@@ -181,6 +180,7 @@ class MultiMixTask(StepTask):
             target = soft_targets(target, target.shape[1], self.label_smoothing, multi_label=True)
         if not self.training:
             output = self.trainable_module(input)
+            check_target(target, *output.shape)
             return {'loss': self.loss.plain(output, target), 'output': output}
         if self.teacher is not None:
             input, teacher_input = split_views(input, len(target), self.single_view)
@@ -200,21 +200,15 @@ class MultiMixTask(StepTask):
             mixed = self.input_mixing.mix(input) if what == 'images' else None
             output = self.trainable_module(input if mixed is None else mixed.images)
             check_target(target, *output.shape)
-            mixed_target = target if mixed is None else mixed.mix_target(soft_targets(target, output.shape[-1]))
+            mixed_target = target
+            if mixed is not None:
+                dtype = at_least_float32(output).dtype
+                mixed_target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=dtype))
             result = {
                 'loss': self.loss.plain(output, mixed_target), 'output': output, 'input_mixed': mixed is not None}
         if self.mixup_enabled:
             self.input_mixing.observe(None if what == 'images' else result['output'].detach(), target)
         return result
-
-    def _draw(self) -> str:
-        """What happens to the batch. With `gather` the same in all processes, which wait for each other."""
-        if not self.mixup_enabled:
-            return 'none'
-        what = self.input_mixing.draw()
-        if self.gather and self.input_mixing.is_random:
-            what = InputMixing.CHOICES[agree(InputMixing.CHOICES.index(what), self.device)]
-        return what
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

@@ -32,12 +32,8 @@ def create_task(
         model: nn.Module,
         data_config: Dict[str, Any],
         runtime: Runtime,
-        num_batches: int,
 ) -> Tuple[TrainingTask, Optional[Callable]]:
     """The task, and timm's Mixup for batches on the device where that is the mode.
-
-    Args:
-        num_batches: Batches that the whole run trains on, in one process.
 
     Raises:
         ValueError: If the model or the criterion cannot serve the mode.
@@ -62,7 +58,6 @@ def create_task(
         task = MultiMixTask(
             model,
             criterion_kwargs=criterion_kwargs,
-            num_batches=num_batches if args.multimix_input_prob == 'auto' else None,
             **multimix_kwargs(args),
             **({'input_size': data_config['input_size']} if args.mixup_mode == 'dense-multimix' else {}),
             **shared,
@@ -125,6 +120,12 @@ def _create_distillation_task(
         kwargs.update(
             student_feature_dim=args.kd_student_feature_dim, teacher_feature_dim=args.kd_teacher_feature_dim)
     return call_library(f'--kd-model-name {args.kd_model_name}', create, **kwargs)
+
+
+def tell_length(task: TrainingTask, num_batches: int) -> None:
+    """Tell --multimix-input-prob auto how many batches the whole run trains on, in one process."""
+    if isinstance(task, MultiMixTask) and task.input_mixing.found_share is not None:
+        task.input_mixing.found_share.num_batches = num_batches
 
 
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:

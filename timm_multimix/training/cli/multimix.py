@@ -158,6 +158,9 @@ def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
 
 def resolved_text(args_text: str, task: TrainingTask) -> str:
     """args.yaml with the values of MultiMix that flags left to a default, as they are in force."""
+    if isinstance(task, MixupETask):
+        resolved = dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
+        return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)
     if not isinstance(task, MultiMixTask):
         return args_text
     # what a switch turns on has no value that says off

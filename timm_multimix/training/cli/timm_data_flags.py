@@ -88,7 +88,7 @@ AUGMENTATION: Group = ('Augmentation parameters', (
          help='mode of random erasing'),
     flag('--recount', type=int, default=1, allowed=FROM_1, used_with=Given('reprob'), help='boxes of random erasing'),
     switch('--resplit', used_with=Given('reprob'), help='no random erasing in the first of --aug-splits'),
-    flag('--mixup', type=float, default=0.0, allowed=FROM_0, help='mixup alpha; active if > 0'),
+    flag('--mixup', type=float, default=0.0, allowed=FROM_0, help='mixup alpha; active if > 0 (with mixupe 0 means 1)'),
     flag('--cutmix', type=float, default=0.0, allowed=FROM_0, excludes=(_NO_CUTMIX,),
          help='cutmix alpha; active if > 0'),
     flag('--cutmix-minmax', type=float, nargs='+', excludes=(_NO_CUTMIX,),
