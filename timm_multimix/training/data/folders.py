@@ -2,8 +2,10 @@
 import argparse
 import logging
 import os
+from collections import Counter
 from typing import Dict, Iterable, List, Set
 
+from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
@@ -22,15 +24,17 @@ def check_root(args: argparse.Namespace) -> None:
 
 
 def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
-    """Refuse images outside of the folders of the classes, and classes without an order; warn of folders left out.
+    """Leave hidden files and folders out, and log what else is passed over.
 
     Raises:
-        ValueError: Naming the folders.
+        ValueError: If images are outside of the folders of the classes, or the order of classes is not defined.
     """
     reader = getattr(dataset, 'reader', None)
     if not isinstance(reader, ReaderImageFolder):
         return
     root = reader.root
+    _leave_out_hidden(split, reader, keep_classes=bool(args.class_map))
+    _tell_passed_over(split, root, args.input_key.split(';') if args.input_key else get_img_extensions())
     folders = {os.path.relpath(os.path.dirname(path), root) for path, _ in reader.samples}
     if '.' in folders:
         loose = sorted(os.path.basename(path) for path, _ in reader.samples if os.path.dirname(path) == root)
@@ -39,7 +43,8 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     _check_order(split, reader.class_to_idx)
     _warn_of_shared_names(split, folders)
     used = {folder.split(os.sep)[0] for folder in folders}
-    unused = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name not in used)
+    unused = sorted(entry.name for entry in os.scandir(root)
+                    if entry.is_dir() and entry.name not in used and not entry.name.startswith('.'))
     if unused and args.class_map:
         _logger.warning(f'{split}: no class of --class-map {args.class_map}, and left out: {_some(unused)}.')
     elif unused:
@@ -63,7 +68,9 @@ def check_classes(
         return
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
     if needed > num_classes:
-        raise UsageError(f'--num-classes must be at least the {needed} classes of the data, got {num_classes}')
+        raise UsageError(
+            f'--num-classes must be at least the {needed} classes of the data, got {num_classes}; the data has '
+            f'{_some(list(train))}')
     if needed < num_classes:
         _logger.warning(
             f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
@@ -74,6 +81,48 @@ def check_classes(
         raise UsageError(
             f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
             f'{len(evaluation)}; {"; ".join(lacking) or "their order differs"}')
+
+
+def _leave_out_hidden(split: str, reader: ReaderImageFolder, keep_classes: bool) -> None:
+    """Remove what timm reads from hidden files and folders; the classes are numbered anew unless a class map did it."""
+    start = len(reader.root.rstrip(os.sep))
+    samples = [sample for sample in reader.samples if not _is_hidden(sample[0][start:])]
+    if not samples:
+        raise UsageError(f"{split}: all images in {reader.root} are hidden: their name, or a folder's, starts with '.'")
+    if len(samples) == len(reader.samples):
+        return
+    if not keep_classes:
+        used = {label for _, label in samples}
+        names = [name for name, label in reader.class_to_idx.items() if label in used]
+        label_of = {reader.class_to_idx[name]: label for label, name in enumerate(names)}
+        reader.class_to_idx = {name: label for label, name in enumerate(names)}
+        samples = [(path, label_of[label]) for path, label in samples]
+    reader.samples = samples
+
+
+def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
+    """Log in one line how many files are not trained on."""
+    extensions = {extension.lower() for extension in extensions}
+    hidden: Counter = Counter()  # files, by the hidden file or folder
+    others: Counter = Counter()  # files, by extension
+    start = len(root.rstrip(os.sep))
+    for folder, _, files in os.walk(root, followlinks=True):
+        for file in files:
+            path = os.path.join(folder, file)[start:]
+            extension = os.path.splitext(file)[1].lower()
+            if _is_hidden(path):
+                hidden[next(part for part in path.split(os.sep) if part.startswith('.'))] += 1
+            elif extension not in extensions:
+                others[extension or 'no extension'] += 1
+    passed_over = [
+        f'{sum(counter.values())} {what} ({_some([f"{count} {name}" for name, count in sorted(counter.items())])})'
+        for counter, what in ((hidden, 'hidden files'), (others, 'files without the extension of an image')) if counter]
+    if passed_over:
+        _logger.warning(f'{split}: passed over {" and ".join(passed_over)} in {root}.')
+
+
+def _is_hidden(path: str) -> bool:
+    return f'{os.sep}.' in path
 
 
 def _check_order(split: str, names: Iterable[str]) -> None:
