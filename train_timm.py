@@ -18,6 +18,7 @@ from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.cli.multimix import resolved_text
 from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.data.folders import check_root
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
 from timm_multimix.training.errors import exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all
@@ -62,6 +63,7 @@ def run(args, args_text: str) -> None:
     runtime = create_runtime(args)
     checkpoint = agree_on(runtime, lambda: find_resumed(args))
     with agree_to_start(runtime):
+        check_root(args)
         model, data_config = create_train_model(args, runtime)
         loader_train, loader_eval = create_loaders(args, data_config, runtime)
         task, mixup_fn = create_task(args, model, data_config, runtime)

@@ -177,7 +177,7 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
     (['--output', os.devnull + '/x'], f'--output {os.devnull}/x: '),
     (['--initial-checkpoint', '/does/not/exist'], '--initial-checkpoint /does/not/exist: '),
     (['--dataset', 'digits', '--num-classes', '5'], '--num-classes must be at least the 10 classes of the data, got 5'),
-    (['--val-split', 'tset'], 'read the same images'),
+    (['--val-split', 'train/cat'], 'read the same images'),
 ])
 def test_mistakes_found_while_building_end_with_code_2(more, message, flags, capsys):
     assert train_timm.main([*flags, *MODES['dense'], *more]) == 2

@@ -7,7 +7,7 @@ from timm.data import create_dataset
 
 import train_timm
 from timm_multimix.training.cli.parser import parse_args
-from timm_multimix.training.data.folders import check_folders
+from timm_multimix.training.data.folders import check_folders, check_root
 
 
 @pytest.fixture
@@ -62,3 +62,28 @@ def test_images_that_are_all_hidden(flags, data, capsys):
 def test_too_few_classes_names_those_found(flags, capsys):
     assert train_timm.main([*flags, '--num-classes', '2']) == 2
     assert 'the 3 classes of the data, got 2; the data has cat, dog, owl' in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--dataset', 'cifar10'], "got 'cifar10' (did you mean torch/cifar10?); leave it out for a folder of images"),
+    (['--dataset', 'CIFAR-100'], '(did you mean torch/cifar100?)'),
+    (['--dataset', 'foo/bar'],
+     "--dataset must be digits or begin with one of torch/, hfds/, hfids/, tfds/, wds/, got 'foo/bar'; leave it out"),
+    (['--data-dir', 'nowhere'], '--data-dir nowhere: no such folder'),
+    (['--val-split', 'vla'], '--val-split vla: no such folder in {}, which has train, validation'),
+    (['--train-split', 'trian'], '--train-split trian: no such folder in {}, which has train, validation'),
+])
+def test_sources_are_checked_before_the_model_is_built(more, message, flags, image_folder, capsys, monkeypatch):
+    monkeypatch.setattr(train_timm, 'create_train_model', lambda *_: pytest.fail('a model was built'))
+    assert train_timm.main([*flags, *more]) == 2
+    assert message.format(image_folder) in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ['digits', 'torch/cifar10', 'HFDS/some/name', 'hfids/x', 'tfds/x', 'wds/x'])
+def test_names_that_timm_reads(name):
+    check_root(parse_args(['--dataset', name, '--data-dir', 'nowhere'])[0])
+
+
+@pytest.mark.parametrize('train, val', [('train', 'val'), ('training', 'eval'), ('train/cat', 'validation/cat')])
+def test_splits_go_by_their_synonyms(train, val, image_folder):
+    check_root(parse_args(['--data-dir', str(image_folder), '--train-split', train, '--val-split', val])[0])

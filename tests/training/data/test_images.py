@@ -196,14 +196,19 @@ def test_other_mistakes(more, message, train):
     assert code == 2 and message in error
 
 
-@pytest.mark.parametrize('content', [[], ['train'], ['train', 'validation'], ['train/cat', 'validation/cat']])
-def test_folders_without_images(content, flags, tmp_path, capsys):
+@pytest.mark.parametrize('content, message', [
+    ([], '--train-split train: no such folder in {}, which has no folders'),
+    (['train'], '--val-split validation: no such folder in {}, which has train'),
+    (['train', 'validation'], 'Found 0 images in subfolders of'),
+    (['train/cat', 'validation/cat'], 'Found 0 images in subfolders of'),
+])
+def test_folders_without_images(content, message, flags, tmp_path, capsys):
     root = tmp_path / 'empty'
     root.mkdir()
     for name in content:
         (root / name).mkdir(parents=True)
     assert train_timm.main([*flags, '--data-dir', str(root)]) == 2
-    assert 'Found 0 images in subfolders of' in capsys.readouterr().err.splitlines()[-1]
+    assert message.format(root) in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..._checks import UsageError, call_library
 from .digits import Digits
-from .folders import check_classes, check_folders, check_root
+from .folders import check_classes, check_folders
 from .images import CheckedImages, ClassIndex
 
 
@@ -68,7 +68,6 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
     root = args.data_dir or args.data
-    check_root(args)
     return call_library(
         f'{split} split of {args.dataset or root}',
         create_dataset,

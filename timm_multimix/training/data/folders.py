@@ -1,5 +1,6 @@
 """What can be wrong with folders of images, one for each class: labels would be, too."""
 import argparse
+import difflib
 import logging
 import os
 from collections import Counter
@@ -14,13 +15,37 @@ from ..._checks import UsageError
 
 _logger = logging.getLogger('train')
 _MOST = 10  # names in a message
+_PREFIXES = ('torch/', 'hfds/', 'hfids/', 'tfds/', 'wds/')
+_TORCH_NAMES = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist', 'inaturalist', 'places365',
+                'imagenet', 'image_folder')
+# timm looks for any of these where a split has one of the names
+_SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'))
 
 
 def check_root(args: argparse.Namespace) -> None:
-    """Refuse a folder of images that is not there."""
+    """Refuse a dataset that timm does not know by its prefix, and a folder or split that does not exist."""
+    if args.dataset:
+        _check_name(args.dataset)
+        return
     root = args.data_dir or args.data
-    if not args.dataset and not os.path.exists(root):
+    if not os.path.exists(root):
         raise UsageError(f'--data-dir {root}: no such folder')
+    if args.train_split == args.val_split or not os.path.isdir(root):
+        return
+    for flag, split in (('--train-split', args.train_split), ('--val-split', args.val_split)):
+        same = next((names for names in _SYNONYMS if split in names), (split,))
+        if not any(os.path.exists(os.path.join(root, name.split('[')[0])) for name in same):
+            folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+            raise UsageError(f'{flag} {split}: no such folder in {root}, which has {_some(folders) or "no folders"}')
+
+
+def _check_name(name: str) -> None:
+    if name == 'digits' or name.lower().startswith(_PREFIXES):
+        return
+    close = difflib.get_close_matches(name.lower(), _TORCH_NAMES, n=1, cutoff=0.8)
+    raise UsageError(
+        f'--dataset must be digits or begin with one of {", ".join(_PREFIXES)}, got {name!r}'
+        f'{f" (did you mean torch/{close[0]}?)" if close else ""}; leave it out for a folder of images')
 
 
 def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
