@@ -26,7 +26,7 @@ DATASET: Group = ('Dataset parameters', (
     switch('--dataset-download', help='let torch/ and tfds/ datasets download'),
     flag('--class-map', type=str, default='', metavar='FILE', help='class to index mapping'),
     flag('--input-img-mode', type=str, metavar='MODE', help="mode of the images: 'RGB', 'L', ...",
-         allowed=one_of('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'I', 'F')),
+         allowed=one_of('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV')),
     flag('--input-key', type=str, metavar='KEY', help='dataset key of the images'),
     flag('--target-key', type=str, metavar='KEY', help='dataset key of the labels'),
     flag('--target-format', type=str, default='index', choices=('index', 'multihot'),

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from timm.data import ImageDataset, auto_augment
 
 from ..._checks import UsageError
+from .modes import to_mode
 
 _logger = logging.getLogger('train')
 
@@ -79,7 +80,7 @@ class CheckedImages(ImageDataset):
             with file, Image.open(file) as image:
                 image.load()  # whatever is wrong with it, here
                 if self.input_img_mode:
-                    image = image.convert(self.input_img_mode)
+                    image = to_mode(image, self.input_img_mode)
         except Exception as error:  # PIL has many of them: OSError, SyntaxError, ValueError, struct.error, ...
             reason = str(error).split(': <')[0]  # and tells a file by its address
             raise BadSample(f'{self._path(index)} cannot be read: {reason} ({type(error).__name__})') from error
