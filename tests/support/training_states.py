@@ -1,5 +1,7 @@
-"""Reading checkpoints in tests, as timm does: without unpickling anything but tensors, plain values and the flags."""
+"""What tests of training share: reading checkpoints as timm does, unpickling nothing but tensors, plain values and
+the flags; a port for processes of a run."""
 import argparse
+import socket
 
 import torch
 
@@ -28,3 +30,9 @@ def assert_identical(a, b):
             assert_identical(x, y)
     else:
         assert a == b
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import time
 import pytest
 
 import train_timm
-from tests.support.training_states import assert_identical, final_state, read
+from tests.support.training_states import assert_identical, final_state, free_port, read
 from tests.training.test_train import MODES
 
 pytestmark = pytest.mark.slow
@@ -71,12 +70,6 @@ def start(tmp_path):
     yield start
     for run in runs:
         run.close()
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return sock.getsockname()[1]
 
 
 def two_by_hand(port):

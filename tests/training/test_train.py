@@ -15,7 +15,7 @@ import yaml
 from timm.data import create_dataset, create_loader
 
 import train_timm
-from tests.support.training_states import read
+from tests.support.training_states import free_port, read
 from timm_multimix.training import loop
 
 MODES = {
@@ -222,7 +222,7 @@ def test_two_processes_may_draw_differently(mode):
         f'--workers 0 --log-interval 1 --device cpu {mode}')
     with tempfile.TemporaryDirectory() as output:
         done = subprocess.run(
-            [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29517',
+            [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
              train_timm.__file__, *flags.split(), '--output', output, '--experiment', 'run'],
             capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

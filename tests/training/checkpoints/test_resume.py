@@ -9,7 +9,7 @@ import time
 import pytest
 
 import train_timm
-from tests.support.training_states import assert_identical, final_state, read
+from tests.support.training_states import assert_identical, final_state, free_port, read
 from tests.training.test_train import MODES, rows_of
 
 
@@ -69,7 +69,7 @@ def test_two_processes_resume_too(mode, tmp_path):
 
     def run(experiment, *more):
         command = [
-            sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29519',
+            sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
             train_timm.__file__, *flags, *MODES[mode], '--output', str(tmp_path), '--experiment', experiment, *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
