@@ -151,9 +151,9 @@ def run(args, args_text: str) -> None:
                     output.add_epoch(epoch, train_metrics, eval_metrics, rate, metric)
                 recovery.after_epoch()
     except KeyboardInterrupt:
-        _logger.info('Interrupted; --resume goes on after the last whole epoch.')
+        _logger.info('Interrupted; continue after the last whole epoch with --resume.')
     except Stopped:
-        _logger.info('Told to end (SIGTERM); --resume auto goes on from here.')
+        _logger.info('Stopped by SIGTERM; continue with --resume auto.')
     if output is not None:
         output.close(args.eval_metric)
 

@@ -224,7 +224,7 @@ def mixed_cross_entropy(
     if teacher_logits is not None:
         check_floats('teacher_logits', teacher_logits, logits.shape, finite=True)
     if gamma == 1.:
-        teacher_logits = None  # it has no say
+        teacher_logits = None  # gamma = 1 ignores the teacher
     if implementation == 'auto':
         blocks = weights if isinstance(weights, (list, tuple)) else [weights]
         literal = target.requires_grad or any(getattr(block, 'requires_grad', False) for block in blocks)

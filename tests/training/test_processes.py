@@ -137,7 +137,7 @@ def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
     assert all(seconds < 30. for _, seconds in ended)
     if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
         assert [code for code, _ in ended] == [0, 0], run.text() + run.text(1)
-    assert 'Told to end (SIGTERM)' in run.text()
+    assert 'Stopped by SIGTERM' in run.text()
     assert list((tmp_path / 'run').glob('recovery-0-*')), run.text()
     for more in ([], ['--experiment', 'whole']):
         run = launch(*more)

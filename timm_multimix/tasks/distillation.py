@@ -15,7 +15,7 @@ from .base import StepModel
 
 _logger = logging.getLogger(__name__)
 _STILL_STEPS = 100
-"""So many mixed batches without an update of the teacher are no longer an accumulation of gradients."""
+"""Warn after this many batches without `update_ema`."""
 
 
 class Teacher(nn.Module):

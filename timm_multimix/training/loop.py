@@ -71,7 +71,7 @@ class TrainMeters:
         for name, value in values.items():
             index = METRICS.index(name)
             value = value.to(self._sums.dtype)
-            finite = value.isfinite()  # one batch of NaN shall not hide all others
+            finite = value.isfinite()  # skip NaN batches in the mean
             self._sums[0, index] += torch.where(finite, value, 0.) * num_samples
             self._sums[1, index] += finite * num_samples
         self._last_loss = values['loss'].to(self._sums.dtype)

@@ -125,7 +125,7 @@ class Output:
         self.train_columns = _train_columns(args)
         self.eval_columns = tuple(training.task.create_evaluator().metric_names)
         if args.multimix_teacher_decay is not None:
-            self.eval_columns += ('student_top1',)  # the others are those of an average of it
+            self.eval_columns += ('student_top1',)  # the other columns are the teacher's
         self.milestones = set(args.save_epochs or ())
         self.tracker = Tracker(args, name, self.folder)
         self.decreasing = args.eval_metric == 'loss'

@@ -83,7 +83,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
 
 
 def agree_on(runtime: Runtime, find: Callable[[], Any]) -> Any:
-    """Return in all processes what `find` returns in the primary one; what it raises there ends all of them."""
+    """Run `find` on the primary process and broadcast the result; an exception fails every process."""
     found = [None]
     with agree_to_start(runtime):
         if runtime.primary:

@@ -80,7 +80,7 @@ class Recovery:
         )
 
     def batches(self, loader: Any, epoch: int, meters: Any) -> Iterator[Tuple[int, Any]]:
-        """Index and batch of those batches of the epoch that are not done."""
+        """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
         self._begin = rng_state.get_state(self.device)

@@ -90,7 +90,7 @@ _MULTIMIX_FLAGS = (
 _MIXUPE_FLAGS = (
     _flag('--mixupe-eta', _MIXUPE, type=float, metavar='E', allowed=FROM_0, help='weight of its term; 0 is Mixup'),
     _flag('--mixupe-threshold', _MIXUPE, type=float, metavar='T',
-          help='only images whose term is below this have one (all)'),
+          help='ignore the term for images where it is T or more (default: none)'),
     _switch('--mixupe-exact', _MIXUPE,
             help='directional derivative by double backward; the mean image is taken from a first pass over the data',
             excludes=(
