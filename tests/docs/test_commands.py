@@ -35,7 +35,7 @@ def run(command, image_folder, tmp_path, *more):
 def test_every_command_is_known():
     others = [re.sub(r'\s+#.*', '', command) for command in COMMANDS if command not in SCRIPTS]
     installs = [other for other in others if other.startswith('pip install ')]
-    assert sorted(others) == sorted(['make demo', *installs])
+    assert sorted(others) == sorted(['make demo', 'make test', *installs])
     assert len(installs) == 2
     assert re.search('^demo:', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     assert len(SCRIPTS) == 3
