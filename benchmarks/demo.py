@@ -10,7 +10,7 @@ import train_timm
 
 FLAGS = (
     '--dataset digits --num-classes 10 --model resnet10t --input-size 3 32 32 --model-kwargs output_stride=8 '
-    '--mixup-mode dense-multimix --multimix-tuples 128 '
+    '--mixup-mode dense-multimix --multimix-tuples 128 --smoothing 0 '
     '--epochs 8 --batch-size 64 --opt adamw --lr 2e-3 --weight-decay 0.05 --warmup-epochs 1 '
     '--scale 0.7 1 --ratio 0.9 1.1 --hflip 0 --color-jitter 0 --crop-pct 1 --workers 2 --checkpoint-hist 1'
 ).split()
