@@ -115,12 +115,10 @@ class MultiMix:
 
     def state_dict(self) -> Dict[str, Any]:
         """What resuming needs: the share that `input_prob='auto'` has found."""
-        found = self.input_mixing.found_share
-        return {} if found is None else {'input_share': found.state_dict()}
+        return self.input_mixing.state_dict()
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        if self.input_mixing.found_share is not None and 'input_share' in state:
-            self.input_mixing.found_share.load_state_dict(state['input_share'])
+        self.input_mixing.load_state_dict(state)
 
     def attach(self, model: nn.Module) -> 'MultiMix':
         """Make `model(x)` return mixed logits in train mode, for the batch that last went through this object.

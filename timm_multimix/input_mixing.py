@@ -1,6 +1,6 @@
 """Which whole batches are mixed, and where; Mixup and CutMix of the images, with timm's meaning."""
 import math
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -145,6 +145,15 @@ class InputMixing:
         """Tell 'auto' the logits of a batch whose images were not mixed; None for one whose images were."""
         if self.found_share is not None:
             self.found_share.observe(logits, target)
+
+    def state_dict(self) -> Dict[str, Dict[str, float]]:
+        """What resuming needs: the share that 'auto' has found; {} for a fixed share."""
+        return {} if self.found_share is None else {'input_share': self.found_share.state_dict()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Take over what `state_dict` returned; of a run with a fixed share there is nothing to take."""
+        if self.found_share is not None and 'input_share' in state:
+            self.found_share.load_state_dict(state['input_share'])
 
     def metrics(self) -> Dict[str, float]:
         """The share that 'auto' found and the accuracy that it follows, as far as the run is; {} for a fixed share."""

@@ -242,12 +242,8 @@ class MultiMixTask(StepTask):
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
         if ema:
             return {}
-        state = {}
-        if self.teacher is not None:
-            state['teacher'] = self.teacher.get_state()
-        if self.input_mixing.found_share is not None:
-            state['input_share'] = self.input_mixing.found_share.state_dict()
-        return state
+        teacher = {} if self.teacher is None else {'teacher': self.teacher.get_state()}
+        return {**teacher, **self.input_mixing.state_dict()}
 
     def load_task_state(
             self,
@@ -258,8 +254,7 @@ class MultiMixTask(StepTask):
     ) -> None:
         if ema:
             return
-        if self.input_mixing.found_share is not None and state and 'input_share' in state:
-            self.input_mixing.found_share.load_state_dict(state['input_share'])
+        self.input_mixing.load_state_dict(state or {})
         if self.teacher is None:
             return
         if state and 'teacher' in state:
