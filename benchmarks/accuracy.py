@@ -18,14 +18,15 @@ import yaml
 
 import train_timm
 
-from .suite import models  # noqa: F401  registers them
-from .suite.budget import budget, check_data, check_flags, check_folder, check_result
+from .ood import calibration_error
+from .suite.budget import budget, check_data, check_flags, check_folder, check_pretrained, check_result
 from .suite.methods import KNOBS, METHODS
 from .suite.recipes import RECIPES
 from .suite.results import COMMIT, write_result
 from .suite.running import RESULTS as ALL_RESULTS
 from .suite.running import Run, exclusive, run_of, work_through
 from .suite.subset import Share, prepare_data
+from .suite.trained import apply, load_pixels, load_run
 
 _logger = logging.getLogger('benchmarks')
 RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
@@ -76,12 +77,21 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
         settings = dict(
             recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=run.checksum())
         last = epochs[-1]
-        result: Dict[str, Any] = dict(top1=last['eval_top1'], loss=last['eval_loss'], epochs=epochs, commits=commits)
+        result: Dict[str, Any] = dict(
+            top1=last['eval_top1'], loss=last['eval_loss'], ece=_calibration_error(run, data.folder), epochs=epochs,
+            commits=commits)
         if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
             result.update(top1=last['eval_student_top1'], teacher_top1=last['eval_top1'], loss=None)
         result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
         write_result(path, 'accuracy', settings, result)
     return path
+
+
+def _calibration_error(run: Run, folder: str) -> float:
+    """Of the last epoch's model, in float32, over all held-out images."""
+    model, data_config = load_run(run, 'cpu')
+    pixels, labels = load_pixels(os.path.join(folder, RECIPES[run.recipe].eval_split), data_config)
+    return calibration_error(apply(model, pixels, 'cpu'), labels)
 
 
 def _commits(folder: str) -> List[str]:
@@ -140,6 +150,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return run.result_in(args.results)
 
     try:
+        check_pretrained(args.recipe)
         for run in todo:
             expected = budget(run.recipe, run.method, run.seed)
             check_flags(expected, args.flags)

@@ -32,6 +32,17 @@ def recipe_args(recipe: str) -> argparse.Namespace:
     return parse_args(['DIR', *RECIPES[recipe].flags.split()])[0]
 
 
+def check_pretrained(recipe: str) -> None:
+    """Say how the weights that a recipe begins with are made, before anything is trained.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    path = recipe_args(recipe).pretrained_path
+    if path and not os.path.exists(path):
+        raise ValueError(f'--recipe {recipe} needs the weights {path}: python -m benchmarks.pretrained writes them')
+
+
 def check_flags(expected: str, extra: str) -> None:
     """Refuse more flags than the machine's.
 

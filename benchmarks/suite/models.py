@@ -1,8 +1,12 @@
-"""Models for images of 32 x 32 pixels, made of timm's own classes and registered under names of their own."""
+"""Models of the recipes, made of timm's own classes and registered under names of their own.
+
+Those of CIFAR are for images of 32 x 32 pixels.
+"""
 from typing import Any
 
 import torch.nn as nn
 from timm.models import build_model_with_cfg, register_model
+from timm.models.efficientnet import EfficientNet, tf_efficientnet_lite0
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 
@@ -59,3 +63,14 @@ def cifar_vit(pretrained: bool = False, **kwargs) -> VisionTransformer:
     kwargs = dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, **kwargs)
     return _create(
         VisionTransformer, 'cifar_vit', pretrained, kwargs, first_conv='patch_embed.proj', classifier='head')
+
+
+@register_model
+def efficientnet_lite0_zero_head(pretrained: bool = False, **kwargs) -> EfficientNet:
+    """timm's tf_efficientnet_lite0 with a classifier that begins at zero.
+
+    timm begins with logits so large that the first loss on ten classes is 5.6, which spoils a short fine-tuning.
+    """
+    model = tf_efficientnet_lite0(pretrained, **kwargs)
+    nn.init.zeros_(model.classifier.weight)
+    return model

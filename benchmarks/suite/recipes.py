@@ -7,9 +7,10 @@ from typing import Optional, Tuple
 class Recipe:
     """Flags of train_timm.py that all methods share, and how many images of each class they see (None for all).
 
-    With `pad`, training images get a black border of so many pixels, for crops of the original size. The
-    `unseen_classes` are in neither split but in one of their own, 'unseen': outliers to detect, beside the `outliers`
-    that need no data.
+    With `pad`, training images get a black border of so many pixels, for crops of the original size. `label_noise` is
+    the share of training images whose class is drawn anew from all of them. With `eval_rest` the held-out images are
+    all that are not trained on, of whatever split. The `unseen_classes` are in neither split but in one of their own,
+    'unseen': outliers to detect, beside the `outliers` that need no data.
     """
 
     flags: str
@@ -17,6 +18,8 @@ class Recipe:
     eval_per_class: Optional[int] = None
     eval_split: str = 'test'
     pad: int = 0
+    label_noise: float = 0.
+    eval_rest: bool = False
     unseen_classes: Tuple[str, ...] = ()
     outliers: Tuple[str, ...] = ('digits', 'textures', 'photos', 'noise')
 
@@ -25,12 +28,17 @@ _CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0 --amp --amp-dtype b
 _SHIFT = '--scale 0.64 0.64 --ratio 1 1'  # 32 of 40 pixels: crops of the padded image, nothing resized
 _SGD = '--opt sgd --momentum 0.9 --weight-decay 5e-4'
 _ADAMW = '--opt adamw --weight-decay 0.05'
+PRETRAINED = 'output/pretrained/tf_efficientnet_lite0.safetensors'
+"""The weights of `benchmarks.pretrained`."""
+_FINETUNE = (
+    f'--model efficientnet_lite0_zero_head --pretrained-path {PRETRAINED} --num-classes 10 --img-size 96 '
+    f'--batch-size 32 --scale 0.35 1 --channels-last {_ADAMW} --lr 5e-4')
 
 
-def _schedule(epochs: int) -> str:
+def _schedule(epochs: int, warmup_lr: str = '1e-3', evaluations: int = 4) -> str:
     return (
-        f'--epochs {epochs} --warmup-epochs {epochs // 5} --warmup-lr 1e-3 --sched cosine --sched-on-updates '
-        f'--val-interval {epochs // 4}')
+        f'--epochs {epochs} --warmup-epochs {epochs // 5} --warmup-lr {warmup_lr} --sched cosine --sched-on-updates '
+        f'--val-interval {epochs // evaluations}')
 
 
 RECIPES = {
@@ -43,6 +51,11 @@ RECIPES = {
     # as long, on a quarter of the images: what a regulariser does where they are fitted
     'cifar1250-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
+    'cifar5000-noisy': Recipe(
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 1.6', 500, 400, pad=4, label_noise=0.4),
+    # for any folder of ten classes; with float32, in which depthwise convolutions are as fast on a CPU
+    'finetune-few': Recipe(f'{_FINETUNE} {_schedule(20, "1e-5", 1)}', 30, eval_rest=True),
+    'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
     'cifar10': Recipe(
         f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --pin-mem', pad=4),
     # half a minute per run: every part of the suite in minutes, on the folder that `benchmarks.digits_folder` writes
@@ -52,4 +65,14 @@ RECIPES = {
         f'--sched-on-updates --val-interval 20 --workers 0 {_ADAMW} --lr 3e-3',
         train_per_class=60, unseen_classes=('8', '9'), outliers=('textures', 'photos', 'noise')),
 }
-"""The budgets by name: four for a CPU with a part of CIFAR-10, all of it for a GPU, and a tiny one."""
+"""The budgets by name: five for a CPU with a part of CIFAR-10, two for fine-tuning, one for a GPU, and a tiny one."""
+
+REGIMES = {
+    'short': 'cifar5000-pad-sgd',
+    'vit': 'cifar5000-pad-vit',
+    'fitted': 'cifar1250-pad-sgd',
+    'noisy': 'cifar5000-noisy',
+    'finetune-few': 'finetune-few',
+    'finetune': 'finetune',
+}
+"""The recipes of `benchmarks.regimes`, by the case that each stands for."""

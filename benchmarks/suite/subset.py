@@ -2,7 +2,8 @@
 import hashlib
 import json
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+import random
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from PIL import Image, ImageOps
 from timm.data.readers import get_img_extensions
@@ -33,6 +34,8 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
     share = dict(
         train_per_class=recipe.train_per_class, eval_per_class=recipe.eval_per_class, eval_split=recipe.eval_split,
         pad=recipe.pad, unseen_classes=list(recipe.unseen_classes), outliers=list(recipe.outliers))
+    # only where there is some: digests of earlier results stay
+    share.update({name: value for name in ('label_noise', 'eval_rest') if (value := getattr(recipe, name))})
     sizes = sorted((os.path.relpath(target, folder), os.path.getsize(source)) for source, target, _ in files)
     digest = hashlib.sha256(json.dumps([share, sizes]).encode()).hexdigest()[:12]
     _claim(folder, dict(share, data_dir=os.path.abspath(data_dir), digest=digest))
@@ -47,22 +50,53 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
 
 def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
     """Of every image its path, its new path, and the width of its border."""
-    for split, count in (('train', recipe.train_per_class), (recipe.eval_split, recipe.eval_per_class)):
-        for class_folder in _sorted_entries(os.path.join(data_dir, split)):
-            name, source = class_folder.name, os.path.abspath(class_folder.path)
-            unseen = name in recipe.unseen_classes
-            if unseen and split == 'train' or not class_folder.is_dir():
-                continue
-            entries = _sorted_entries(source)
-            nested = [entry.name for entry in entries if entry.is_dir()]
-            if nested:  # timm would look into them
-                raise ValueError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
-            images = [entry.name for entry in entries if _is_image(entry.name)]
-            if count is not None and len(images) < count:
-                raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {source}')
-            target = os.path.join(folder, 'unseen' if unseen else split, name)
-            for image in images[:count]:
-                yield os.path.join(source, image), os.path.join(target, image), recipe.pad if split == 'train' else 0
+    draws = random.Random(0)
+    classes = [name for name, _ in _classes(data_dir, 'train') if name not in recipe.unseen_classes]
+    for name, images in _classes(data_dir, 'train'):
+        if name in recipe.unseen_classes:
+            continue
+        count = recipe.train_per_class
+        for image in _first(images, count):
+            label, file = name, os.path.basename(image)
+            if recipe.label_noise:
+                file = f'{name}-{file}'
+                if draws.random() < recipe.label_noise:
+                    label = draws.choice(classes)
+            yield image, os.path.join(folder, 'train', label, file), recipe.pad
+        if recipe.eval_rest and count is not None:
+            for image in images[count:]:
+                yield image, os.path.join(folder, recipe.eval_split, name, os.path.basename(image)), 0
+    splits = [recipe.eval_split]
+    if recipe.eval_rest:
+        splits = [entry.name for entry in _sorted_entries(data_dir) if entry.is_dir() and entry.name != 'train']
+    for split in splits:
+        for name, images in _classes(data_dir, split):
+            target = os.path.join(folder, 'unseen' if name in recipe.unseen_classes else recipe.eval_split, name)
+            for image in _first(images, recipe.eval_per_class):
+                yield image, os.path.join(target, os.path.basename(image)), 0
+
+
+def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
+    """The classes of a split with the paths of their images, in order of name."""
+    classes = []
+    for class_folder in _sorted_entries(os.path.join(data_dir, split)):
+        if not class_folder.is_dir():
+            continue
+        source = os.path.abspath(class_folder.path)
+        entries = _sorted_entries(source)
+        nested = [entry.name for entry in entries if entry.is_dir()]
+        if nested:  # timm would look into them
+            raise ValueError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
+        images = [os.path.join(source, entry.name) for entry in entries if _is_image(entry.name)]
+        classes.append((class_folder.name, images))
+    return classes
+
+
+def _first(images: List[str], count: Optional[int]) -> List[str]:
+    if count is not None and len(images) < count:
+        where = os.path.dirname(images[0]) if images else 'a class without any'
+        raise ValueError(f'data_dir must have {count} images of each class, got {len(images)} in {where}')
+    return images[:count]
 
 
 def _is_image(name: str) -> bool:

@@ -52,7 +52,7 @@ def suite(recipe, image_folder, tmp_path):
 def test_every_method_is_a_command_line(recipe):
     for method, entry in {**METHODS, **KNOBS}.items():
         args, _ = parse_args(f'DIR {RECIPES[recipe].flags} {entry.flags}'.split())
-        assert args.model.startswith('cifar_')
+        assert args.model.startswith(('cifar_', 'efficientnet_lite0'))
         pooled = 'multimix' in method or method.startswith('manifold-mixup')
         dense = 'dense-multimix' in method or method.startswith('auto')
         mode = 'dense-multimix' if dense else 'multimix' if pooled else 'elem' if method == 'mixup-elem' else 'batch'

@@ -39,6 +39,40 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
     assert os.stat(path).st_mtime_ns == written
 
 
+def test_label_noise_draws_classes_anew_and_keeps_every_image(image_folder, tmp_path):
+    noisy = dataclasses.replace(RECIPE, label_noise=0.5, pad=4)
+    folders = [prepare_data(noisy, str(image_folder), str(tmp_path / name)).folder for name in ('noisy', 'again')]
+    found = [
+        sorted(os.path.relpath(os.path.join(root, name), os.path.join(folder, 'train'))
+               for root, _, names in os.walk(os.path.join(folder, 'train')) for name in names)
+        for folder in folders]
+    assert found[0] == found[1]
+    labels, names = zip(*(os.path.split(path) for path in found[0]))
+    assert sorted(names) == sorted(f'{name}-{i}.png' for name in ('cat', 'dog', 'owl') for i in range(6))
+    moved = sum(label != name.split('-')[0] for label, name in zip(labels, names))
+    assert 1 <= moved <= 12  # a third of 18 on average
+    assert sorted(os.listdir(os.path.join(folders[0], 'validation', 'cat'))) == ['0.png', '1.png', '2.png']
+    assert prepare_data(RECIPE, str(image_folder), str(tmp_path / 'clean')).digest != prepare_data(
+        dataclasses.replace(RECIPE, label_noise=0.5), str(image_folder), str(tmp_path / 'other')).digest
+
+
+def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
+    shutil.copytree(image_folder / 'train', tmp_path / 'images' / 'train')
+    for split in ('validation', 'more'):  # names of their own, as the splits of one collection have
+        for path in sorted((image_folder / 'validation').glob('*/*.png')):
+            target = tmp_path / 'images' / split / path.parent.name / f'{split}-{path.name}'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    images = tmp_path / 'images'
+    everything = {path.name for path in images.glob('*/cat/*')}
+    for count in (4, None):
+        recipe = dataclasses.replace(RECIPE, train_per_class=count, eval_per_class=None, eval_rest=True)
+        folder = prepare_data(recipe, str(images), str(tmp_path / f'share-{count}')).folder
+        train, rest = (set(os.listdir(os.path.join(folder, split, 'cat'))) for split in ('train', 'validation'))
+        assert len(train) == (count or len(list((images / 'train' / 'cat').iterdir())))
+        assert not train & rest and train | rest == everything
+
+
 def test_what_is_no_image_is_left_alone(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / 'images')
     for name in ('cat/0.txt', 'cat/.hidden', '.DS_Store'):

