@@ -107,7 +107,8 @@ for _weight, _share in ((0, 0.5), (3, 0.5), (1, 0.3), (1, 0.7)):
     _add_variant(
         'mixup+dense-multimix', f'clean-{_weight}' if _weight != 1 else f'input-{_share}',
         f'--multimix-clean-weight {_weight}{_share_flag}', base_flags=f'{_DENSE} --mixup 1')
-_add_variant('auto', 'clean-3', '--multimix-clean-weight 3', base_flags=f'{_DENSE} --mixup 1 --multimix-input-prob auto')
+_add_variant(
+    'auto', 'clean-3', '--multimix-clean-weight 3', base_flags=f'{_DENSE} --mixup 1 --multimix-input-prob auto')
 _add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
 for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
     _add_variant(_method, 'avg-pool', '--gp avg')
