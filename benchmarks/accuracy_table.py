@@ -4,7 +4,6 @@ With `--against METHOD` the table has how far each mean is above that of the met
 the p of a paired t-test.
 """
 import argparse
-import statistics
 import sys
 from typing import Any, Dict, List, Optional
 
@@ -13,7 +12,7 @@ from .report.page import markdown_table
 from .report.provenance import caption
 from .suite.methods import find
 from .suite.recipes import RECIPES
-from .suite.runs import Runs, cell, read_runs
+from .suite.runs import Runs, cell, paired_difference, read_runs
 
 METRICS = dict(top1=('top-1 (%)', 2), loss=('loss', 3))
 
@@ -34,16 +33,11 @@ def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
 
 def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str, digits: int) -> str:
     """Mean difference over the seeds that both have, and its p where they are several; '' without one."""
-    from scipy.stats import ttest_rel
-
-    values = [{record['settings']['seed']: record['result'][name] for record in each} for each in (records, others)]
-    seeds = [seed for seed in values[0] if seed in values[1]]
-    pairs = [(values[0][seed], values[1][seed]) for seed in seeds]
-    if records is others or not pairs or None in (x for pair in pairs for x in pair):
+    found = None if records is others else paired_difference(records, others, name)
+    if found is None:
         return ''
-    difference = statistics.fmean(a - b for a, b in pairs)
-    p = f' ({ttest_rel(*zip(*pairs)).pvalue:.2g})' if len(pairs) > 1 else ''
-    return f'{difference:+.{digits}f}{p}'
+    difference, p = found
+    return f'{difference:+.{digits}f}' + ('' if p is None else f' ({p:.2g})')
 
 
 def main(argv: Optional[List[str]] = None) -> int:

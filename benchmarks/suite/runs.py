@@ -70,3 +70,24 @@ def cell(values: List[Optional[float]], digits: int) -> str:
         return f'{without} of {len(values)} diverged'
     mean, spread = mean_and_spread(values)
     return f'{mean:.{digits}f}' + ('' if spread is None else f' ± {spread:.{digits}f}')
+
+
+def paired_difference(
+        records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str,
+) -> Optional[Tuple[float, Optional[float]]]:
+    """How far a number is above that of others, on the seeds that both have: these share images and their order.
+
+    Returns:
+        The mean difference, and the p of a paired t-test where there are several seeds; None where there is no pair, or
+        one has not that number.
+    """
+    values = [{record['settings']['seed']: record['result'].get(name) for record in each} for each in (records, others)]
+    pairs = [(values[0][seed], values[1][seed]) for seed in values[0] if seed in values[1]]
+    if not pairs or None in (x for pair in pairs for x in pair):
+        return None
+    difference = statistics.fmean(a - b for a, b in pairs)
+    if len(pairs) == 1:
+        return difference, None
+    from scipy.stats import ttest_rel  # tables without a comparison do without scipy
+
+    return difference, float(ttest_rel(*zip(*pairs)).pvalue)

@@ -1,0 +1,70 @@
+"""`benchmarks.regimes`: the table of methods and regimes."""
+import json
+import os
+
+import pytest
+
+from benchmarks import regimes
+from benchmarks.suite.recipes import REGIMES
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two regimes; Mixup has no runs in one of them, and one more seed than plain training in the other."""
+    numbers = {
+        ('short', 'plain'): {1: (70., 1., 0.2), 2: (72., 1.1, 0.1)},
+        ('short', 'mixup'): {1: (68., 0.9, 0.1), 2: (71., 0.8, 0.1), 3: (90., 0.1, 0.1)},
+        ('short', 'auto'): {1: (71., 0.7, 0.05), 2: (74., 0.6, 0.05)},
+        ('fitted', 'plain'): {1: (60., 2., 0.3)},
+        ('fitted', 'auto'): {1: (59., 1.5, 0.1)},
+    }
+    for (regime, method), seeds in numbers.items():
+        for seed, (top1, loss, ece) in seeds.items():
+            path = tmp_path / REGIMES[regime] / f'{method}-{seed}.json'
+            os.makedirs(path.parent, exist_ok=True)
+            path.write_text(json.dumps(dict(
+                settings=dict(recipe=REGIMES[regime], method=method, seed=seed), environment={},
+                result=dict(top1=top1, loss=loss, ece=ece))))
+    return str(tmp_path)
+
+
+def table(results, metric):
+    runs = regimes.read_regimes(results)
+    rows = regimes.Scores(regimes.METRICS[metric], runs, dict(short='auto', fitted='plain')).table()
+    return rows[0], {row[0]: row[1:] for row in rows[1:]}
+
+
+def test_means_ranks_and_the_worst_difference(results):
+    header, rows = table(results, 0)
+    assert header == ['top-1 (%) ↑', 'short', 'fitted', 'mean rank', 'worst difference from plain']
+    assert rows['plain'] == ['71.00 ± 1.41', '60.00', '2.0', '+0.00']  # ranks 3 and 1
+    assert rows['Mixup'][:2] == ['76.33 ± 11.93', ''] and rows['Mixup'][2:] == ['', '']  # not in every regime
+    auto = rows['Mixup + Dense MultiMix, share found']
+    assert auto == ['72.50 ± 2.12', '59.00', '2.0', '-1.00']
+    assert rows['**by the rule**'] == ['72.50 ± 2.12', '60.00', '1.5', '+0.00']
+
+
+def test_a_lower_loss_and_calibration_error_is_better(results):
+    _, rows = table(results, 1)
+    assert rows['Mixup + Dense MultiMix, share found'] == ['0.650 ± 0.071', '1.500', '1.5', '-0.400']
+    _, rows = table(results, 2)
+    assert rows['plain'] == ['15.0 ± 7.1', '30.0', '2.5', '+0.0']
+
+
+def test_differences_are_of_the_seeds_that_both_have(results):
+    scores = regimes.Scores(regimes.METRICS[0], regimes.read_regimes(results), {})
+    assert scores.difference('short', 'mixup') == pytest.approx(-1.5)
+    assert scores.difference('fitted', 'mixup') is None
+
+
+def test_the_command_prints_three_tables_and_draws(results, tmp_path, capsys):
+    assert regimes.main(['--results', results, '--figure', str(tmp_path / 'figure.png')]) == 0
+    assert capsys.readouterr().out.count('**by the rule**') == 3
+    assert (tmp_path / 'figure.png').stat().st_size > 1000
+    with pytest.raises(SystemExit) as info:
+        regimes.main(['--results', str(tmp_path / 'nothing')])
+    assert info.value.code == 2
+
+
+def test_every_regime_has_a_rule_of_a_method_in_the_table():
+    assert regimes.RULE.keys() == REGIMES.keys() and set(regimes.RULE.values()) <= set(regimes.METHODS)
