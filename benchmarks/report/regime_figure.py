@@ -31,7 +31,7 @@ def draw(scores: List[Any], methods: List[str]) -> Figure:
         reach = max(2. * float(np.nanmedian(np.abs(differences))), 10. ** -metric.digits)
         axis.imshow(
             differences, cmap='RdYlGn' if metric.higher else 'RdYlGn_r', norm=TwoSlopeNorm(0., -reach, reach),
-            aspect='auto')
+            aspect='auto', alpha=0.7)
         for row, method in enumerate(methods):
             for column, regime in enumerate(regimes):
                 if not np.isnan(differences[row, column]):
