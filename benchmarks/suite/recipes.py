@@ -52,7 +52,7 @@ RECIPES = {
     'cifar1250-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
     'cifar5000-noisy': Recipe(
-        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 1.6', 500, 400, pad=4, label_noise=0.4),
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.4', 500, 400, pad=4, label_noise=0.4),
     # for any folder of ten classes; with float32, in which depthwise convolutions are as fast on a CPU
     'finetune-few': Recipe(f'{_FINETUNE} {_schedule(20, "1e-5", 1)}', 30, eval_rest=True),
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
