@@ -19,7 +19,7 @@ from .suite.runs import Runs, cell, paired_difference, read_runs
 METHODS = (
     'plain label-smoothing mixup cutmix mixup-cutmix mixup-half manifold-mixup multimix dense-multimix '
     'mixup+dense-multimix mixup-cutmix+dense-multimix auto').split()
-RULE = {regime: 'auto' for regime in REGIMES}
+RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'auto' for regime in REGIMES}
 """What is recommended for each regime; docs/when-to-use.md gives the reasons."""
 
 

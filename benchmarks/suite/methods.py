@@ -1,6 +1,6 @@
 """The methods that the benchmarks compare, one entry each: from it follow training, timing, tables and figures."""
 from dataclasses import dataclass, replace
-from typing import Dict, Optional
+from typing import Dict
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,13 @@ METHODS: Dict[str, Method] = {
     'multimix': Method('MultiMix', '--smoothing 0 --mixup-mode multimix', '#d62728', ours=True),
     'dense-multimix': Method('Dense MultiMix', _DENSE, '#ff7f0e', 's', ours=True),
     'mixup+multimix': Method(
-        'Mixup + MultiMix', '--smoothing 0 --mixup-mode multimix --mixup 1 --multimix-clean-weight 1', '#e377c2', '^',
-        ours=True),
-    'mixup+dense-multimix': Method(
-        'Mixup + Dense MultiMix', f'{_DENSE} --mixup 1 --multimix-clean-weight 1', '#b35806', '^', ours=True),
+        'Mixup + MultiMix', '--smoothing 0 --mixup-mode multimix --mixup 1', '#e377c2', '^', ours=True),
+    'mixup+dense-multimix': Method('Mixup + Dense MultiMix', f'{_DENSE} --mixup 1', '#b35806', '^', ours=True),
     'mixup-cutmix+dense-multimix': Method(
-        'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1 --multimix-clean-weight 1', '#b35806', 'D',
-        ours=True),
+        'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1', '#b35806', 'D', ours=True),
     'auto': Method(
         'Mixup + Dense MultiMix, share found',
-        f'{_DENSE} --mixup 1 --multimix-input-prob auto --multimix-clean-weight 1', '#bcbd22', 'P', ours=True),
+        f'{_DENSE} --mixup 1 --multimix-input-prob auto', '#bcbd22', 'P', ours=True),
     'mixupe': Method('MixupE', '--smoothing 0 --mixup-mode mixupe --mixup 1', '#8c564b', 'v'),
     'multimix-distilled': Method(
         'MultiMix, self-distilled', '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99', '#d62728',
@@ -72,10 +69,10 @@ def find(name: str) -> Method:
     return METHODS.get(name) or KNOBS.get(name) or Method(name, '', '#999999', line=':')
 
 
-def _add_variant(method: str, knob: str, flags: str, base_flags: Optional[str] = None) -> None:
+def _add_variant(method: str, knob: str, flags: str) -> None:
     base = METHODS[method]
     KNOBS[f'{method}-{knob}'] = replace(
-        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base_flags or base.flags} {flags}', line=':',
+        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base.flags} {flags}', line=':',
         marker='xP*<>1234phd'[len(KNOBS) % 12])
 
 
@@ -102,13 +99,14 @@ for _mode in ('multimix', 'dense-multimix'):
         _add_variant(_mode, _knob, _flags)
 for _attention in ('none', 'cam'):
     _add_variant('dense-multimix', f'attention-{_attention}', f'--multimix-attention {_attention}')
-for _weight, _share in ((0, 0.5), (3, 0.5), (1, 0.3), (1, 0.7)):
-    _share_flag = '' if _share == 0.5 else f' --multimix-input-prob {_share}'
-    _add_variant(
-        'mixup+dense-multimix', f'clean-{_weight}' if _weight != 1 else f'input-{_share}',
-        f'--multimix-clean-weight {_weight}{_share_flag}', base_flags=f'{_DENSE} --mixup 1')
-_add_variant(
-    'auto', 'clean-3', '--multimix-clean-weight 3', base_flags=f'{_DENSE} --mixup 1 --multimix-input-prob auto')
+for _knob, _flags in {
+        'clean-0': '--multimix-clean-weight 0',
+        'clean-1': '--multimix-clean-weight 1',
+        'input-0.3': '--multimix-input-prob 0.3',
+        'input-0.7': '--multimix-input-prob 0.7',
+}.items():
+    _add_variant('mixup+dense-multimix', _knob, _flags)
+_add_variant('auto', 'clean-1', '--multimix-clean-weight 1')
 _add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
 for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
     _add_variant(_method, 'avg-pool', '--gp avg')
