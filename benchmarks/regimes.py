@@ -1,9 +1,9 @@
 """Which method helps where: `python -m benchmarks.regimes`, from the runs of `benchmarks.accuracy`.
 
 A table for each of top-1, loss and calibration error on the held-out images: a row per method, a column per regime of
-`benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training on the same seeds. Ranks
-are among the methods that have runs in a regime; a method without runs in one of them has no mean rank. The last row
-follows `RULE`.
+`benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training, all on the seeds that
+plain training has. Ranks are among the methods that have runs in a regime; a method without runs in one of them has no
+mean rank. The last row follows `RULE`.
 """
 import argparse
 import statistics
@@ -54,8 +54,12 @@ class Scores:
         self.rule = rule
 
     def values(self, regime: str, method: str) -> List[Optional[float]]:
-        """Of each seed; [] without runs."""
-        found = [record['result'].get(self.metric.name) for record in self.regimes[regime].get(method, [])]
+        """Of each seed that plain training has, too; [] without runs."""
+        runs = self.regimes[regime]
+        seeds = {record['settings']['seed'] for record in runs.get('plain', [])}
+        found = [
+            record['result'].get(self.metric.name) for record in runs.get(method, [])
+            if record['settings']['seed'] in seeds]
         return [value if value is None else self.metric.factor * value for value in found]
 
     def difference(self, regime: str, method: str) -> Optional[float]:
