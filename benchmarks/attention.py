@@ -5,7 +5,6 @@ example at every position. Default: the plain model and Dense MultiMix, of the f
 """
 import base64
 import io
-import os
 import sys
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -14,9 +13,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from timm_multimix import MultiMixHead
 
-from .suite.recipes import RECIPES
-from .suite.running import Run, create_parser, evaluate_runs
-from .suite.trained import PixelModel, class_names, load_pixels, load_run
+from .suite.running import create_part_parser, evaluate_runs
+from .suite.runs import Run
+from .suite.trained import Judged, PixelModel, class_names
 
 TUPLES = 3
 LARGEST = 112  # pixels of the images that are kept
@@ -64,22 +63,19 @@ def _rounded(values: torch.Tensor) -> list:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    parser = create_part_parser(__doc__)
     parser.set_defaults(images=8, methods=['plain', 'dense-multimix'], seeds=[0])
     args = parser.parse_args(argv)
 
-    def evaluate(run: Run, data: str) -> Dict[str, Any]:
-        model, data_config = load_run(run, args.device)
-        folder = os.path.join(data, RECIPES[run.recipe].eval_split)
-        pixels, labels = load_pixels(folder, data_config, args.images)
+    def evaluate(run: Run, judged: Judged) -> Dict[str, Any]:
         return dict(
-            classes=class_names(folder),
-            labels=labels.tolist(),
-            images=[encode(image) for image in pixels],
-            **maps(model, pixels.to(args.device), labels.to(args.device)),
+            classes=class_names(judged.folder),
+            labels=judged.labels.tolist(),
+            images=[encode(image) for image in judged.pixels],
+            **maps(judged.model, judged.pixels.to(args.device), judged.labels.to(args.device)),
         )
 
-    return evaluate_runs('attention', parser, args, dict(images=args.images), evaluate)
+    return evaluate_runs('attention', parser, args, {}, evaluate)
 
 
 if __name__ == '__main__':

@@ -14,33 +14,22 @@ FLAGS = (
     '--epochs 8 --batch-size 64 --opt adamw --lr 2e-3 --weight-decay 0.05 --warmup-epochs 1 '
     '--scale 0.7 1 --ratio 0.9 1.1 --hflip 0 --color-jitter 0 --crop-pct 1 --workers 2 --checkpoint-hist 1'
 ).split()
-_CURVES = (
-    ('loss', (('train_clean_loss', 'training images'), ('eval_loss', 'held-out images'))),
-    ('top-1 (%)', (('train_top1', 'training images'), ('eval_top1', 'held-out images'))),
-)
-"""Of each panel its curves, by their columns of summary.csv. The mixed loss, which is no match for the held-out one, is
-left out."""
+_CURVES = {'loss': ('train_clean_loss', 'eval_loss'), 'top-1 (%)': ('train_top1', 'eval_top1')}
+"""Columns of summary.csv: of training and of held-out images. The mixed loss is no match for the held-out one."""
 
 
 def plot_curves(rows: List[Dict[str, str]], path: str, title: str) -> None:
-    """Draw loss and accuracy of a run by epoch, as a PNG; a curve without numbers is left out.
-
-    Args:
-        rows: Of the run's summary.csv.
-        path: PNG file to write.
-        title: Heading of the figure.
-    """
+    """Draw loss and accuracy of a run by epoch from the `rows` of its summary.csv, as a PNG."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     figure.suptitle(title)
-    for axis, (label, curves) in zip(axes, _CURVES):
-        for column, name in curves:
-            points = [(int(row['epoch']) + 1, float(row[column])) for row in rows if row.get(column)]
-            if points:
-                axis.plot(*zip(*points), marker='.', label=name)
+    for axis, (label, columns) in zip(axes, _CURVES.items()):
+        for column, name in zip(columns, ('training images', 'held-out images')):
+            points = [(int(row['epoch']) + 1, float(row[column])) for row in rows if row[column]]
+            axis.plot(*zip(*points), marker='.', label=name)
         axis.set(xlabel='epoch', ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()

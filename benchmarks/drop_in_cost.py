@@ -7,11 +7,9 @@ step is left out, as libraries and the optimizer take memory once.
 """
 import argparse
 import copy
-import os
 import statistics
 import sys
-import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import timm
 import torch
@@ -21,10 +19,9 @@ from timm.loss import SoftTargetCrossEntropy
 from timm_multimix import MultiMix
 from timm_multimix.head import MODES
 
-from .suite.device import add_device
+from .suite.cli import add_device, add_integers, check_least, create_parser, write_measured
 from .suite.memory import RETURN_FREED, peak_mib, run_apart
-from .suite.rates import synchronize
-from .suite.results import write_result
+from .suite.timing import quartiles, seconds_of
 
 KINDS = ('plain', 'drop-in')
 
@@ -46,7 +43,7 @@ def create_step(kind: str, model: nn.Module, images: torch.Tensor, target: torch
     return step
 
 
-def create_steps(args: argparse.Namespace, kinds: List[str]) -> Dict[str, Callable]:
+def create_steps(args: argparse.Namespace, kinds: Sequence[str]) -> Dict[str, Callable]:
     """A step of each kind, from the same weights on the same images; each was taken once."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -59,58 +56,38 @@ def create_steps(args: argparse.Namespace, kinds: List[str]) -> Dict[str, Callab
     return steps
 
 
+def measure_memory(args: argparse.Namespace, kind: str) -> float:
+    """Peak extra memory of a step in MiB, in this process."""
+    return peak_mib(create_steps(args, [kind])[kind], torch.device(args.device))
+
+
 def measure_time(args: argparse.Namespace) -> Dict[str, Any]:
     """Seconds of a step of each kind, and their ratio."""
-    steps = create_steps(args, list(KINDS))
+    steps = create_steps(args, KINDS)
     seconds: Dict[str, List[float]] = {kind: [] for kind in KINDS}
-    device = torch.device(args.device)
     for index in range(args.rounds):
         for kind in KINDS[::1 if index % 2 else -1]:
-            synchronize(device)
-            start = time.perf_counter()
-            steps[kind]()
-            synchronize(device)
-            seconds[kind].append(time.perf_counter() - start)
-    low, ratio, high = statistics.quantiles([a / b for a, b in zip(seconds['drop-in'], seconds['plain'])], n=4)
-    return dict(
-        seconds={kind: statistics.median(values) for kind, values in seconds.items()}, ratio=ratio,
-        ratio_quartiles=[low, high])
-
-
-def create_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_device(parser)
-    parser.add_argument('--model', default='resnet18', help='a timm model (resnet18)')
-    parser.add_argument('--mode', choices=MODES, default='dense-multimix')
-    for name, default in (('batch-size', 8), ('image-size', 224), ('num-classes', 1000), ('rounds', 9), ('threads', 1)):
-        parser.add_argument(f'--{name}', type=int, default=default, help=f'({default})')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--output', help='(benchmarks/results/drop_in_cost_DEVICE.json)')
-    parser.add_argument('--memory-of', choices=KINDS, help=argparse.SUPPRESS)
-    return parser
+            seconds[kind].append(seconds_of(steps[kind], torch.device(args.device)))
+    ratios = [a / b for a, b in zip(seconds['drop-in'], seconds['plain'])]
+    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    return dict(seconds=medians, **quartiles('ratio', ratios))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser()
+    parser = create_parser(__doc__)
+    add_device(parser)
+    parser.add_argument('--model', default='resnet18', help='a timm model (resnet18)')
+    parser.add_argument('--mode', choices=MODES, default='dense-multimix')
+    add_integers(parser, batch_size=8, image_size=224, num_classes=1000, rounds=9, threads=1, seed=0)
+    parser.add_argument('--output', help='(benchmarks/results/drop_in_cost_DEVICE.json)')
     args = parser.parse_args(argv)
-    if args.rounds < 2:
-        parser.error(f'--rounds must be >= 2, got {args.rounds}')
-    if args.memory_of:
-        step = create_steps(args, [args.memory_of])[args.memory_of]
-        print(peak_mib(step, torch.device(args.device)))
-        return 0
-    settings = {name: value for name, value in vars(args).items() if name not in ('output', 'memory_of')}
-    flags = [text for name, value in settings.items() for text in (f'--{name.replace("_", "-")}', str(value))]
-    peak = {
-        kind: float(run_apart('benchmarks.drop_in_cost', [*flags, '--memory-of', kind], **RETURN_FREED))
-        for kind in KINDS}
+    check_least(parser, args, rounds=2)
+    peak = {kind: run_apart(measure_memory, args, kind, **RETURN_FREED) for kind in KINDS}
     extra = peak['drop-in'] - peak['plain']
     result = dict(peak_mib=peak, extra_mib=extra, **measure_time(args))
     low, high = result['ratio_quartiles']
     print(f'{extra:+.0f} MiB over a plain step, {result["ratio"]:.3f} of its time ({low:.3f} to {high:.3f})')
-    kind = torch.device(args.device).type
-    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'drop_in_cost_{kind}.json')
-    write_result(path, 'drop_in_cost', settings, result)
+    write_measured('drop_in_cost', args, result)
     return 0
 
 

@@ -5,7 +5,6 @@ Isola (2020), with two images of a class as the positive pair: lower is better i
 class's embeddings to their centre, separation that between the centres of two classes. A picture in two dimensions is
 kept, by t-SNE or PCA.
 """
-import os
 import sys
 from typing import Any, Dict, List, Optional
 
@@ -13,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from .suite.budget import recipe_args
-from .suite.recipes import RECIPES
-from .suite.running import Run, create_parser, evaluate_runs
-from .suite.trained import apply, load_pixels, load_run
+from .suite.cli import mistakes
+from .suite.running import create_part_parser, evaluate_runs
+from .suite.runs import Run
+from .suite.trained import Judged, apply
 
 PROJECTIONS = ('tsne', 'pca')
 POINTS = 400  # of the picture
@@ -62,39 +62,30 @@ def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, An
 
 def project(embeddings: torch.Tensor, kind: str) -> torch.Tensor:
     """`[n, 2]` of `[n, d]`, by t-SNE from a PCA or by PCA alone; the same every time."""
-    if kind == 'pca':
-        from sklearn.decomposition import PCA
-        points = PCA(2, random_state=0).fit_transform(embeddings.numpy())
-    else:
-        from sklearn.manifold import TSNE
-        perplexity = min(30., (len(embeddings) - 1) / 3.)
-        points = TSNE(perplexity=perplexity, init='pca', random_state=0).fit_transform(embeddings.numpy())
-    return torch.from_numpy(points).float()
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30., (len(embeddings) - 1) / 3.)
+    projection = PCA(2, random_state=0) if kind == 'pca' else TSNE(perplexity=perplexity, init='pca', random_state=0)
+    return torch.from_numpy(projection.fit_transform(embeddings.numpy())).float()
 
 
 def check_images(recipe: str, images: int) -> None:
-    """Refuse too few images for two of each class, which a class's alignment takes.
-
-    Raises:
-        ValueError: If they are.
-    """
+    """Refuse too few images for two of each class, which a class's alignment takes, by a ValueError."""
     least = 2 * recipe_args(recipe).num_classes
     if images < least:
         raise ValueError(f'--images must be >= {least}, two of each class, got {images}')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    parser = create_part_parser(__doc__)
     parser.add_argument('--projection', choices=PROJECTIONS, default='tsne')
     args = parser.parse_args(argv)
-    try:
+    with mistakes(parser):
         check_images(args.recipe, args.images)
-    except ValueError as error:
-        parser.error(str(error))
 
-    def evaluate(run: Run, data: str) -> Dict[str, Any]:
-        model, data_config = load_run(run, args.device)
-        pixels, labels = load_pixels(os.path.join(data, RECIPES[run.recipe].eval_split), data_config, args.images)
+    def evaluate(run: Run, judged: Judged) -> Dict[str, Any]:
+        model, pixels, labels, *_ = judged
         embeddings = F.normalize(apply(model.embed, pixels, args.device), dim=-1)
         result = dict(
             images=len(pixels),
@@ -110,8 +101,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             result['picture'] = dict(projection=args.projection, x=x, y=y, label=labels[chosen].tolist())
         return result
 
-    settings = dict(images=args.images, projection=args.projection)
-    return evaluate_runs('embedding_space', parser, args, settings, evaluate)
+    return evaluate_runs('embedding_space', parser, args, dict(projection=args.projection), evaluate)
 
 
 if __name__ == '__main__':

@@ -16,9 +16,10 @@ from timm.data import resolve_data_config
 from . import accuracy, attention, embedding_space, ood, robustness, step_time
 from .report import __main__ as report
 from .suite import budget
+from .suite.cli import mistakes
 from .suite.methods import KNOBS, METHODS
 from .suite.recipes import RECIPES
-from .suite.running import create_parser, exclusive
+from .suite.running import create_part_parser, exclusive
 from .suite.runs import existing_settings
 
 _logger = logging.getLogger('benchmarks')
@@ -42,14 +43,13 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
     changed = [name for name, value in steps.items() if existing.get(name, value) != value]
     if changed:
         raise ValueError(f'{path} must be of {steps}, got another {", ".join(changed)}; delete it to time anew')
-    chosen = ['plain'] + [method for method in [*METHODS, *KNOBS] if method in methods and method != 'plain']
     timed = existing.get('methods', [])
-    if set(chosen) <= set(timed):
+    if {'plain', *methods} <= set(timed):
         return 0
-    chosen = [method for method in [*METHODS, *KNOBS] if method in {*chosen, *timed}]
+    chosen = [method for method in [*METHODS, *KNOBS] if method in {'plain', *methods, *timed}]
     return step_time.main([
-        '--models', *steps['models'], '--batch-size', *map(str, steps['batch_size']),
-        '--image-size', str(steps['image_size']), '--num-classes', str(steps['num_classes']),
+        '--models', train_args.model, '--batch-size', str(train_args.batch_size),
+        '--image-size', str(steps['image_size']), '--num-classes', str(train_args.num_classes),
         '--device', device, '--methods', *chosen, '--output', path])
 
 
@@ -59,43 +59,39 @@ def time_steps_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         if not mine:
             _logger.info('step time: at work elsewhere')
             return 0
-        path = os.path.join(args.results, 'step_time', f'{args.recipe}.json')
-        try:
+        with mistakes(parser):
+            path = os.path.join(args.results, 'step_time', f'{args.recipe}.json')
             return measure_step_time(args.recipe, args.methods, args.device, path)
-        except ValueError as error:
-            parser.error(str(error))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    parser = create_part_parser(__doc__)
     parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
     parser.add_argument('--outlier-folders', nargs='*', default=[], metavar='DIR', help='for benchmarks.ood')
     parser.add_argument('--report', help='folder of the report (RESULTS/report)')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    try:  # before hours of training
+    with mistakes(parser):  # before hours of training
         budget.check_flags(budget.budget(args.recipe, args.methods[0], args.seeds[0]), args.flags)
         ood.name_folders(args.outlier_folders, RECIPES[args.recipe])
         embedding_space.check_images(args.recipe, args.images)
-    except ValueError as error:
-        parser.error(str(error))
-    data = ['--recipe', args.recipe, '--data-dir', args.data_dir, '--output', args.output]
-    runs = ['--methods', *args.methods, '--seeds', *map(str, args.seeds)]
-    judged = [*data, *runs, '--results', args.results, '--device', args.device, '--images', str(args.images)]
+    recipe = ['--recipe', args.recipe, '--results', args.results]
+    data = [*recipe, '--data-dir', args.data_dir, '--output', args.output]
+    runs = [*data, '--methods', *args.methods, '--seeds', *map(str, args.seeds)]
+    judged = [*runs, '--device', args.device, '--images', str(args.images)]
     shown = [method for method in ('plain', 'dense-multimix') if method in args.methods]
     # images of its own number, and of one seed
-    attention_flags = [*data, '--results', args.results, '--device', args.device, '--seeds', str(args.seeds[0])]
+    looked_at = [*data, '--device', args.device, '--seeds', str(args.seeds[0]), '--methods', *shown]
+    reported = [*recipe, '--methods', *dict.fromkeys([*METHODS, *args.methods])]
     parts = {
         'accuracy': lambda: accuracy.main(
-            [*data, *runs, '--results', os.path.join(args.results, 'accuracy'), f'--flags={args.flags}']),
+            [*runs, '--results', os.path.join(args.results, 'accuracy'), f'--flags={args.flags}']),
         'step time': lambda: time_steps_alone(parser, args),
         'robustness': lambda: robustness.main(judged),
         'outliers': lambda: ood.main([*judged, '--outlier-folders', *args.outlier_folders]),
         'embedding space': lambda: embedding_space.main(judged),
-        'attention': lambda: attention.main([*attention_flags, '--methods', *shown]) if shown else 0,
-        'report': lambda: report.main(
-            ['--recipe', args.recipe, '--results', args.results, '--methods', *dict.fromkeys([*METHODS, *args.methods]),
-             *(['--report', args.report] if args.report else [])]),
+        'attention': lambda: attention.main(looked_at) if shown else 0,
+        'report': lambda: report.main([*reported, '--report', args.report] if args.report else reported),
     }
     failed = False
     for name, part in parts.items():

@@ -7,7 +7,6 @@ is what its matrix products or its bytes would take at the peak rates measured o
 """
 import argparse
 import math
-import os
 import statistics
 import sys
 import time
@@ -20,10 +19,9 @@ import torch.nn.functional as F
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 
-from .suite.device import add_device
-from .suite.loss_memory import measure_memory
-from .suite.rates import peak_bandwidth, peak_flops, synchronize
-from .suite.results import write_result
+from .suite.cli import add_device, add_integers, create_parser, write_measured
+from .suite.memory import RETURN_FREED, peak_mib, run_apart
+from .suite.timing import peak_bandwidth, peak_flops, seconds_of
 
 
 class Size(NamedTuple):
@@ -122,19 +120,15 @@ def measure(size: Size, names: List[str], device: torch.device, args: argparse.N
         functions['sampling'] = problem.sample
         functions.update({f'{name} alone': problem.alone(name) for name in names if name != 'literal'})
     seconds: Dict[str, List[float]] = {name: [] for name in functions}
-    last, start = {}, time.perf_counter()
-    for repeat in range(args.repeats + 1):
+    first = {name: function() for name, function in functions.items()}  # a warm-up
+    start = time.perf_counter()
+    for _ in range(args.repeats):
         for name, function in functions.items():
-            synchronize(device)
-            begin = time.perf_counter()
-            last[name] = function()
-            synchronize(device)
-            if repeat:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - begin)
-        if repeat and time.perf_counter() - start > args.seconds:
+            seconds[name].append(seconds_of(function, device))
+        if time.perf_counter() - start > args.seconds:
             break
-    row: Dict[str, Any] = dict(size=size._asdict(), seconds={k: statistics.median(v) for k, v in seconds.items()})
-    row['repeats'] = repeat
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    row: Dict[str, Any] = dict(size=size._asdict(), seconds=medians, repeats=len(seconds[names[0]]))
     if 'literal' in names:
         row['ratio'], row['max_relative_gradient_difference'] = {}, {}
         for name in names:
@@ -142,8 +136,22 @@ def measure(size: Size, names: List[str], device: torch.device, args: argparse.N
                 ratios = sorted(a / b for a, b in zip(seconds['literal'], seconds[name]))
                 row['ratio'][name] = [ratios[0], statistics.median(ratios), ratios[-1]]
                 row['max_relative_gradient_difference'][name] = max(
-                    ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(last[name][1], last['literal'][1]))
+                    ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(first[name][1], first['literal'][1]))
     return row
+
+
+def measure_memory(size: Size, device: str, threads: int = 1) -> float:
+    """Peak extra memory of the loss in MiB, forward and backward from given logits.
+
+    Sampling is included, and so is the gradient of the logits, which has their size; the logits themselves are not.
+    """
+    torch.set_num_threads(threads)
+    logits = torch.randn(size.batch_size, size.positions, size.classes, device=device, requires_grad=True)
+    target = torch.randint(size.classes, (size.batch_size,), device=device)
+    MultiMixLoss(num_tuples=2)(logits[:, :1], target).backward()  # what libraries take once
+    logits.grad = None
+    loss = MultiMixLoss(num_tuples=size.tuples)
+    return peak_mib(lambda: loss(logits, target).backward(), logits.device)
 
 
 def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
@@ -154,7 +162,7 @@ def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     add_device(parser)
     parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(by device)')
     parser.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
@@ -162,8 +170,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--seconds', type=float, default=90., help='repeats of one size end after this, at the latest')
     parser.add_argument('--max-literal-tflop', type=float, help='no literal equations beyond this (by device)')
     parser.add_argument('--max-weights', type=float, default=1e9, help='sampling and loss are timed alone up to here')
-    parser.add_argument('--threads', type=int, default=1, help='of a CPU')
-    parser.add_argument('--seed', type=int, default=0)
+    add_integers(parser, threads=1, seed=0)
     parser.add_argument('--no-memory', action='store_true', help='leave out memory, which starts a process per figure')
     parser.add_argument('--output', help='(benchmarks/results/loss_time_DEVICE.json)')
     args = parser.parse_args(argv)
@@ -196,12 +203,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     memory = []
     if not args.no_memory:
         for size in (base, base._replace(tuples=10_000), base._replace(tuples=100_000), IMAGENET_21K):
-            memory.append(dict(size=size._asdict(), mib=measure_memory(size, device.type, args.threads)))
-            print(f'{tuple(size)}: {memory[-1]["mib"]:.1f} MiB', flush=True)
-    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'loss_time_{device.type}.json')
-    settings = {name: value for name, value in vars(args).items() if name != 'output'}
+            mib = run_apart(measure_memory, size, device.type, args.threads, **RETURN_FREED)
+            memory.append(dict(size=size._asdict(), mib=mib))
+            print(f'{tuple(size)}: {mib:.1f} MiB', flush=True)
     result = dict(rates=rates, base=base._asdict(), sizes=list(measured.values()), slopes=slopes, memory=memory)
-    write_result(path, 'loss_time', settings, result)
+    write_measured('loss_time', args, result)
     return 0
 
 

@@ -16,10 +16,12 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from .suite.cli import mistakes
 from .suite.recipes import RECIPES, Recipe
-from .suite.running import Run, create_parser, evaluate_runs
+from .suite.running import create_part_parser, evaluate_runs
+from .suite.runs import Run
 from .suite.shifts.outliers import make_outliers
-from .suite.trained import PixelModel, apply, has_images, load_pixels, load_run, top1
+from .suite.trained import Judged, PixelModel, apply, has_images, load_pixels, top1
 
 SCORES = {
     'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,
@@ -97,26 +99,22 @@ def _identify(name: str, folder: str) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    parser = create_part_parser(__doc__)
     parser.add_argument(
         '--outlier-folders', nargs='*', default=[], metavar='DIR', help='more sets, each named as its folder')
     args = parser.parse_args(argv)
     recipe = RECIPES[args.recipe]
-    try:
+    with mistakes(parser):
         folders = name_folders(args.outlier_folders, recipe)
-    except ValueError as error:
-        parser.error(str(error))
-
     identities = sorted(_identify(name, folder) for name, folder in folders.items())
 
-    def evaluate(run: Run, data: str) -> Dict[str, Any]:
-        model, data_config = load_run(run, args.device)
-        pixels, labels = load_pixels(os.path.join(data, recipe.eval_split), data_config, args.images)
+    def evaluate(run: Run, judged: Judged) -> Dict[str, Any]:
+        model, pixels, labels, data_config, folder = judged
         logits = apply(model, pixels, args.device)
         outliers = {name: make_outliers(name, len(pixels), data_config) for name in recipe.outliers}
-        sources = dict({'unseen classes': os.path.join(data, 'unseen')} if recipe.unseen_classes else {}, **folders)
-        outliers.update(
-            {name: load_pixels(folder, data_config, args.images)[0] for name, folder in sources.items()})
+        unseen = os.path.join(os.path.dirname(folder), 'unseen')
+        sources = dict({'unseen classes': unseen} if recipe.unseen_classes else {}, **folders)
+        outliers.update({name: load_pixels(path, data_config, args.images)[0] for name, path in sources.items()})
         return dict(
             images=len(pixels),
             top1=top1(logits, labels),
@@ -125,7 +123,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             sets={name: detect(model, logits, images, args.device) for name, images in outliers.items()},
         )
 
-    return evaluate_runs('ood', parser, args, dict(images=args.images, folders=identities), evaluate)
+    return evaluate_runs('ood', parser, args, dict(folders=identities), evaluate)
 
 
 if __name__ == '__main__':

@@ -10,11 +10,12 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from .suite.recipes import RECIPES
-from .suite.running import Run, create_parser, evaluate_runs
+from .suite.cli import check_least
+from .suite.running import create_part_parser, evaluate_runs
+from .suite.runs import Run
 from .suite.shifts.attacks import fgsm, pgd
 from .suite.shifts.corruptions import STRENGTHS, corrupt
-from .suite.trained import PixelModel, apply, batches, load_pixels, load_run, top1
+from .suite.trained import Judged, PixelModel, apply, batches, top1
 
 RADII = (1, 2, 4, 8)  # in 255ths; at the larger two little is left of a model that was not trained for it
 
@@ -57,15 +58,13 @@ def corrupt_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, d
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    parser = create_part_parser(__doc__)
     parser.add_argument('--steps', type=int, default=10, help='of PGD')
     args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f'--steps must be >= 1, got {args.steps}')
+    check_least(parser, args, steps=1)
 
-    def evaluate(run: Run, data: str) -> Dict[str, Any]:
-        model, data_config = load_run(run, args.device)
-        pixels, labels = load_pixels(f'{data}/{RECIPES[run.recipe].eval_split}', data_config, args.images)
+    def evaluate(run: Run, judged: Judged) -> Dict[str, Any]:
+        model, pixels, labels, *_ = judged
         return dict(
             images=len(pixels),
             top1=top1(apply(model, pixels, args.device), labels),
@@ -73,7 +72,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             corruptions=corrupt_all(model, pixels, labels, args.device),
         )
 
-    return evaluate_runs('robustness', parser, args, dict(images=args.images, steps=args.steps), evaluate)
+    return evaluate_runs('robustness', parser, args, dict(steps=args.steps), evaluate)
 
 
 if __name__ == '__main__':

@@ -7,10 +7,8 @@ forward passes of that teacher, timed in the same round. Memory is the peak that
 of a method; on a CPU it is not measured.
 """
 import argparse
-import os
 import statistics
 import sys
-import time
 from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
@@ -24,9 +22,10 @@ from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import Runtime
 from timm_multimix.training.task import create_task, tell_length
 
-from .suite.device import add_device
-from .suite.methods import KNOBS, METHODS, find
-from .suite.results import write_result
+from .suite.cli import add_device, add_methods, check_least, create_parser, write_measured
+from .suite.memory import MIB
+from .suite.methods import METHODS, find
+from .suite.timing import quartiles, seconds_of
 
 DEFAULT_METHODS = [*METHODS, 'mixup-elem']
 _DEFAULTS = dict(
@@ -95,21 +94,13 @@ class Stepper:
     def seconds(self, method: str, steps: int) -> float:
         """Mean of some steps in a row."""
         batches = iter(self.batches(method, steps))
-        return self._mean_seconds(lambda: self.step(method, next(batches)), steps)
+        return seconds_of(lambda: self.step(method, next(batches)), self.device, steps)
 
     def teacher_seconds(self, method: str, steps: int) -> float:
         """Mean of some forward passes of the method's teacher."""
         teacher = self.methods[method].task.teacher
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            return self._mean_seconds(lambda: teacher(self.images), steps)
-
-    def _mean_seconds(self, work: Callable[[], Any], times: int) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(times):
-            work()
-        self._wait()
-        return (time.perf_counter() - start) / times
+            return seconds_of(lambda: teacher(self.images), self.device, steps)
 
     def peak_memory(self, method: str) -> Optional[int]:
         """Bytes at the peak of one step; None on a CPU."""
@@ -119,10 +110,6 @@ class Stepper:
         torch.cuda.reset_peak_memory_stats()
         self.step(method, images)
         return torch.cuda.max_memory_allocated()
-
-    def _wait(self) -> None:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
 
 
 def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Dict[str, Dict[str, Any]]:
@@ -143,23 +130,18 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
                 teacher_seconds[method].append(stepper.teacher_seconds(method, steps))
     result = {}
     for method, values in seconds.items():
-        ratios = [value / plain for value, plain in zip(values, seconds['plain'])]
-        low, ratio, high = statistics.quantiles(ratios, n=4)
         result[method] = dict(
             flags=find(method).flags,
             seconds=statistics.median(values),
-            ratio=ratio,
-            ratio_quartiles=[low, high],
+            **quartiles('ratio', [value / plain for value, plain in zip(values, seconds['plain'])]),
             peak_memory=stepper.peak_memory(method),
         )
     for method, passes in teacher_seconds.items():
         added = [
             (with_teacher - without) / one_pass
             for with_teacher, without, one_pass in zip(seconds[method], seconds[_without_teacher(method)], passes)]
-        low, middle, high = statistics.quantiles(added, n=4)
         result[method].update(
-            teacher_forward_seconds=statistics.median(passes), teacher_forwards=middle,
-            teacher_forwards_quartiles=[low, high])
+            teacher_forward_seconds=statistics.median(passes), **quartiles('teacher_forwards', added))
     return result
 
 
@@ -167,62 +149,54 @@ def _without_teacher(method: str) -> str:
     return method.removesuffix('-distilled')
 
 
-def describe_teacher(row: Dict[str, Any]) -> str:
-    """Say how much the teacher adds to a step, in its forward passes; '' without one."""
-    if 'teacher_forwards' not in row:
-        return ''
-    low, high = row['teacher_forwards_quartiles']
-    return f', teacher adds {row["teacher_forwards"]:.2f} ({low:.2f} to {high:.2f}) of its forward passes'
+def describe(row: Dict[str, Any]) -> str:
+    """Say what a method's step takes, and what its teacher adds."""
+    low, high = row['ratio_quartiles']
+    text = f'{row["seconds"] * 1e3:.1f} ms, {row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f})'
+    if row['peak_memory'] is not None:
+        text += f', {row["peak_memory"] / MIB:.0f} MiB'
+    if 'teacher_forwards' in row:
+        low, high = row['teacher_forwards_quartiles']
+        text += f', teacher adds {row["teacher_forwards"]:.2f} ({low:.2f} to {high:.2f}) of its forward passes'
+    return text
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     add_device(parser)
     parser.add_argument('--models', nargs='+', help='timm models (by device)')
     parser.add_argument('--batch-size', type=int, nargs='+', help='(by device)')
     parser.add_argument('--image-size', type=int, default=224)
     parser.add_argument('--num-classes', type=int, default=1000)
     parser.add_argument('--tuples', type=int, help='of MultiMix (its default)')
-    parser.add_argument(
-        '--methods', nargs='+', choices=[*METHODS, *KNOBS], default=DEFAULT_METHODS, metavar='METHOD')
+    add_methods(parser, DEFAULT_METHODS)
     parser.add_argument('--rounds', type=int, help='(by device)')
     parser.add_argument('--steps', type=int, help='steps in a row (by device)')
     parser.add_argument('--threads', type=int, help="of a CPU (torch's own)")
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--output', help='(benchmarks/results/step_time_DEVICE.json)')
     args = parser.parse_args(argv)
-    kind = torch.device(args.device).type
-    for name, value in _DEFAULTS['cuda' if kind == 'cuda' else 'cpu'].items():
+    on_gpu = torch.device(args.device).type == 'cuda'
+    for name, value in _DEFAULTS['cuda' if on_gpu else 'cpu'].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if 'plain' not in args.methods:
         parser.error(f'--methods must have plain, which the others are compared with, got {args.methods}')
-    if args.rounds < 2:
-        parser.error(f'--rounds must be >= 2, got {args.rounds}')
-    for name in ('steps', 'tuples', 'image_size', 'num_classes'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be >= 1, got {getattr(args, name)}')
-    if min(args.batch_size) < 1:
-        parser.error(f'--batch-size must be >= 1, got {args.batch_size}')
+    check_least(parser, args, rounds=2, steps=1, tuples=1, image_size=1, num_classes=1, batch_size=1)
     unknown = [name for name in args.models if not timm.is_model(name.partition('.')[0])]
     if unknown:
         parser.error(f'--models must be models of timm, got {unknown}')
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.amp = args.channels_last = kind == 'cuda'
+    args.amp = args.channels_last = on_gpu
     results = []
     for name in args.models:
         for batch_size in args.batch_size:
             methods = measure(Stepper(name, batch_size, args.image_size, args), args.methods, args.rounds, args.steps)
             results.append(dict(model=name, batch_size=batch_size, methods=methods))
             for method, row in methods.items():
-                low, high = row['ratio_quartiles']
-                memory = '' if row['peak_memory'] is None else f', {row["peak_memory"] / 2 ** 20:.0f} MiB'
-                print(
-                    f'{name} {batch_size} {method}: {row["seconds"] * 1e3:.1f} ms, '
-                    f'{row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f}){memory}{describe_teacher(row)}', flush=True)
-    path = args.output or os.path.join(os.path.dirname(__file__), 'results', f'step_time_{kind}.json')
-    write_result(path, 'step_time', {k: v for k, v in vars(args).items() if k != 'output'}, dict(runs=results))
+                print(f'{name} {batch_size} {method}: {describe(row)}', flush=True)
+    write_measured('step_time', args, dict(runs=results))
     return 0
 
 

@@ -12,8 +12,8 @@ from ..detection import table as detection
 from ..suite.budget import budget, is_of, recipe_args
 from ..suite.methods import KNOBS, METHODS, find
 from ..suite.recipes import RECIPES
-from ..suite.running import DIGEST_LENGTH, RESULTS
-from ..suite.runs import Runs, read_result, read_runs
+from ..suite.results import RESULTS
+from ..suite.runs import DIGEST_LENGTH, Runs, read_result, read_runs
 from . import figures, map_figures
 from .metrics import TABLES, num_tests, verdicts
 from .page import Section, to_html, to_markdown

@@ -1,23 +1,22 @@
 """Memory of a process, and measurements in processes of their own."""
+import multiprocessing
 import os
-import subprocess
-import sys
-from typing import Any, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Callable
+from unittest.mock import patch
 
 import torch
 
 MIB = 2 ** 20
-
-
-def run_apart(module: str, argv: Sequence[str], **environ: str) -> str:
-    """Run a benchmark in a fresh process, so that none is measured with what another left; returns the last line."""
-    command = [sys.executable, '-m', module, *argv]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=dict(os.environ, **environ))
-    return done.stdout.splitlines()[-1]
-
-
 RETURN_FREED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')
 """For `run_apart`: what is freed goes back to the system at once, so the resident set is what is in use."""
+
+
+def run_apart(function: Callable, *args: Any, **environ: str) -> Any:
+    """Call a function of a module in a fresh process, so that none is measured with what another left."""
+    context = multiprocessing.get_context('spawn')
+    with patch.dict(os.environ, environ), ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *args).result()
 
 
 def peak_mib(work: Callable[[], Any], device: torch.device) -> float:

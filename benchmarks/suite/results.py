@@ -13,6 +13,8 @@ import torchvision
 import timm_multimix
 
 SCHEMA_VERSION = 1
+RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
+"""Those of the repository."""
 
 
 def environment() -> Dict[str, Any]:

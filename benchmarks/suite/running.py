@@ -2,62 +2,29 @@
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import statistics
 import time
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from .budget import check_data
-from .device import add_device
-from .methods import KNOBS, METHODS
+from .cli import add_device, add_methods, check_least, create_parser, mistakes
 from .recipes import RECIPES
-from .results import write_result
-from .runs import existing_settings
+from .results import RESULTS, write_result
+from .runs import Run, existing_settings, run_of
 from .subset import prepare_data
+from .trained import Judged, load_pixels, load_run
 
 _logger = logging.getLogger('benchmarks')
-RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
-DIGEST_LENGTH = 12
-"""Of the checkpoints' sha256, what results keep to tell one from another."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A trained model of `benchmarks.accuracy` and the folder that train_timm.py left."""
-    recipe: str
-    method: str
-    seed: int
-    folder: str
-
-    @property
-    def checkpoint(self) -> str:
-        return os.path.join(self.folder, 'last.pth.tar')
-
-    def result_in(self, folder: str) -> str:
-        """Path of a result file; `folder` is that of one kind of them."""
-        return os.path.join(folder, self.recipe, f'{self.method}-{self.seed}.json')
-
-    def checksum(self) -> str:
-        """Of the checkpoint, so that a result tells which weights it is of."""
-        with open(self.checkpoint, 'rb') as file:
-            return hashlib.sha256(file.read()).hexdigest()[:DIGEST_LENGTH]
-
-
-def run_of(output: str, recipe: str, method: str, seed: int) -> Run:
-    """Where it is, or will be, in the folder `output`."""
-    return Run(recipe, method, seed, os.path.join(output, recipe, f'{method}-{seed}'))
-
-
-def create_parser(description: Optional[str]) -> argparse.ArgumentParser:
+def create_part_parser(description: Optional[str]) -> argparse.ArgumentParser:
     """The flags of every part that looks at trained models."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(description)
     parser.add_argument('--recipe', required=True, choices=RECIPES, help='the budget that the runs had')
     parser.add_argument('--data-dir', required=True, help='folder with train/ and test/, as for benchmarks.accuracy')
-    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
+    add_methods(parser)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs of benchmarks.accuracy')
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
@@ -71,26 +38,23 @@ def evaluate_runs(
         parser: argparse.ArgumentParser,
         args: argparse.Namespace,
         settings: Dict[str, Any],
-        evaluate: Callable[[Run, str], Dict[str, Any]],
+        evaluate: Callable[[Run, Judged], Dict[str, Any]],
 ) -> int:
-    """Write what `evaluate(run, data)` returns into RESULTS/kind/RECIPE/METHOD-SEED.json, for every trained run.
+    """Write what `evaluate` returns into RESULTS/kind/RECIPE/METHOD-SEED.json, for every trained run.
 
     Runs that have their file are left as they are, those at work in another process too. Ends with code 2 where there
     is nothing to look at, or where a file was made with other settings.
     """
     logging.basicConfig(level=logging.INFO, format='%(message)s')
-    if args.images < 1:
-        parser.error(f'--images must be >= 1, got {args.images}')
-
-    try:
+    check_least(parser, args, images=1)
+    with mistakes(parser):
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
-        settings = dict(settings, data=data.digest)
+        settings = dict(images=args.images, **settings, data=data.digest)
         runs = find_runs(args)
         for run in runs:
             check_data(_path(args, 'accuracy', run), data.digest)
             _check_settings(_path(args, kind, run), run, settings)
-    except ValueError as error:
-        parser.error(str(error))
+    folder = os.path.join(data.folder, RECIPES[args.recipe].eval_split)
 
     def work(run: Run) -> Optional[str]:
         path = _path(args, kind, run)
@@ -100,7 +64,9 @@ def evaluate_runs(
             if not os.path.exists(path):
                 start = time.time()
                 try:
-                    result = evaluate(run, data.folder)
+                    model, data_config = load_run(run, args.device)
+                    pixels, labels = load_pixels(folder, data_config, args.images)
+                    result = evaluate(run, Judged(model, pixels, labels, data_config, folder))
                 except Exception:
                     _logger.error(f'{kind} of {run.method} with seed {run.seed} failed, on {run.checkpoint}:')
                     raise

@@ -1,14 +1,49 @@
-"""Result files as they are read again."""
+"""Runs, and their result files as they are read again."""
 import glob
+import hashlib
 import json
 import os
 import statistics
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Tuple
 
 from .methods import KNOBS, METHODS
 
 Runs = Dict[str, List[Dict[str, Any]]]
 """Result records by method, in order of seed."""
+DIGEST_LENGTH = 12
+"""Of the checkpoints' sha256, what results keep to tell one from another."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model of `benchmarks.accuracy` and the folder that train_timm.py left."""
+    recipe: str
+    method: str
+    seed: int
+    folder: str
+
+    @property
+    def checkpoint(self) -> str:
+        return os.path.join(self.folder, 'last.pth.tar')
+
+    def result_in(self, folder: str) -> str:
+        """Path of a result file; `folder` is that of one kind of them."""
+        return os.path.join(folder, self.recipe, f'{self.method}-{self.seed}.json')
+
+    def checksum(self) -> str:
+        """Of the checkpoint, so that a result tells which weights it is of."""
+        return sha256_of(self.checkpoint)[:DIGEST_LENGTH]
+
+
+def run_of(output: str, recipe: str, method: str, seed: int) -> Run:
+    """Where it is, or will be, in the folder `output`."""
+    return Run(recipe, method, seed, os.path.join(output, recipe, f'{method}-{seed}'))
+
+
+def sha256_of(path: str) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def read_result(path: str) -> Dict[str, Any]:
@@ -29,9 +64,7 @@ def read_result(path: str) -> Dict[str, Any]:
 
 def existing_settings(path: str) -> Optional[Dict[str, Any]]:
     """Settings of the result in this file; None where there is none yet."""
-    if not os.path.exists(path):
-        return None
-    return read_result(path)['settings']
+    return read_result(path)['settings'] if os.path.exists(path) else None
 
 
 def read_runs(recipe: str, results: str) -> Runs:

@@ -1,7 +1,7 @@
 """Trained models and the images they are judged on, both in pixels of [0, 1]."""
 import os
 from contextlib import nullcontext
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 
 from . import models  # noqa: F401  registers them
-from .running import Run
+from .runs import Run
 
 BATCH_SIZE = 125
 
@@ -45,6 +45,15 @@ class PixelModel(nn.Module):
         """Embeddings `[b, d]`, what the classifier takes."""
         features = self.model.forward_features(self.normalise(pixels))
         return self.model.forward_head(features, pre_logits=True).flatten(1)
+
+
+class Judged(NamedTuple):
+    """A trained model, and the test images `[n, 3, h, w]` that it is judged on; `folder` is where these are."""
+    model: PixelModel
+    pixels: torch.Tensor
+    labels: torch.Tensor
+    data_config: Dict[str, object]
+    folder: str
 
 
 def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:

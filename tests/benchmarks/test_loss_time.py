@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import loss_time
 from benchmarks.loss_time import Problem, Size
-from benchmarks.suite import loss_memory, rates
+from benchmarks.suite import timing
+from benchmarks.suite.memory import RETURN_FREED, run_apart
 
 from .suite.test_results import check_schema
 
@@ -48,7 +49,7 @@ def test_bytes_and_slope():
 
 
 def test_rates_are_positive_and_finite():
-    for rate in (rates.peak_flops, rates.peak_bandwidth):
+    for rate in (timing.peak_flops, timing.peak_bandwidth):
         assert 1e6 < rate(CPU, repeats=1) < 1e16
 
 
@@ -81,5 +82,5 @@ def test_result(tmp_path, monkeypatch, capsys):
 def test_memory_of_a_size():
     """The gradient of the logits is part of it, the logits are not."""
     logits = 8 * 4 * 20_000 * 4 / 2 ** 20
-    extra = loss_memory.measure_memory(Size(8, 1, 20_000, 10, 4), 'cpu')
+    extra = run_apart(loss_time.measure_memory, Size(8, 1, 20_000, 10, 4), 'cpu', **RETURN_FREED)
     assert logits < extra < 6. * logits

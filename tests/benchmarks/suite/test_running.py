@@ -13,7 +13,7 @@ from benchmarks import accuracy, attention, embedding_space, evidence, ood, robu
 from benchmarks.report import __main__ as report
 from benchmarks.suite import recipes, running
 from benchmarks.suite.recipes import Recipe
-from benchmarks.suite.running import Run
+from benchmarks.suite.runs import Run
 from benchmarks.suite.subset import prepare_data
 from benchmarks.suite.trained import PixelModel, apply, class_names, load_pixels, load_run, top1
 from timm_multimix import MultiMixHead
@@ -203,7 +203,7 @@ def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
     assert embedding_space.main(command) == 0
     path = root / 'results' / 'embedding_space' / 'tiny' / 'plain-0.json'
     written = path.read_bytes()
-    monkeypatch.setattr(embedding_space, 'load_run', None)  # would raise
+    monkeypatch.setattr(running, 'load_run', None)  # would raise
     assert embedding_space.main(command) == 0
     assert path.read_bytes() == written
     with pytest.raises(SystemExit) as exit_info:
