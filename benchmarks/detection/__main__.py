@@ -8,19 +8,20 @@ import importlib.util
 import logging
 import os
 import sys
-import time
 from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import torch
 
 from benchmarks.suite import models  # noqa: F401  registers them
+from benchmarks.suite.cli import create_parser, mistakes
+from benchmarks.suite.running import work_through
 
 from .checkpoint import read_checkpoint
 from .detector import DETECTORS
 from .place import Place, agreed, create_place
-from .recipes import RECIPES, Recipe
-from .run import RESULTS, SCRATCH, Job, check_budget, prepare_data, read_data, run
+from .recipes import RECIPES, SCRATCH, Job, Recipe
+from .run import RESULTS, check_budget, prepare_data, read_data, run
 
 _logger = logging.getLogger('benchmarks')
 _OVERRIDES: Dict[str, Dict[str, Any]] = dict(
@@ -35,7 +36,7 @@ _OVERRIDES: Dict[str, Dict[str, Any]] = dict(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES, help='data, detector and budget')
     parser.add_argument('--data-dir', help=(
         'VOC: folder of VOCdevkit; COCO: folder of train2017, val2017 and annotations; recipe cifar: folder of train/ '
@@ -83,13 +84,12 @@ def _jobs(args: argparse.Namespace) -> List[Job]:
         raise ValueError(f'--checkpoint must contain {{method}} for several methods, got {args.checkpoint}')
     if trained and len(args.seeds) > 1 and '{seed}' not in args.checkpoint:  # n would count one backbone many times
         raise ValueError(f'--checkpoint must contain {{seed}} for several seeds, got {args.checkpoint}')
-    setting = args.setting or args.recipe
+
+    def checkpoint(method: str, seed: int) -> Optional[str]:
+        return None if method == SCRATCH else args.checkpoint.replace('{method}', method).replace('{seed}', str(seed))
+
     return [
-        Job(
-            setting, recipe, method, seed,
-            None if method == SCRATCH
-            else args.checkpoint.replace('{method}', method).replace('{seed}', str(seed)),
-            args.ema)
+        Job(args.setting or args.recipe, recipe, method, seed, checkpoint(method, seed), args.ema)
         for seed in args.seeds for method in args.methods]
 
 
@@ -101,21 +101,18 @@ def main(argv: Optional[List[str]] = None) -> int:
     missing = [name for name in ('torchmetrics', 'pycocotools') if importlib.util.find_spec(name) is None]
     if missing:
         parser.error(f"{' and '.join(missing)} must be installed: pip install -e '.[bench]'")
-    try:
+    with mistakes(parser):
         jobs = _jobs(args)
         place = create_place(args.device, args.workers)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        return _run_all(args, jobs, place)
-    except ValueError as error:
-        parser.error(str(error))
-    finally:
-        if place.world_size > 1:
-            torch.distributed.destroy_process_group()
+        try:
+            _run_all(args, jobs, place)
+        finally:
+            if place.world_size > 1:
+                torch.distributed.destroy_process_group()
+    return 0
 
 
-def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> int:
+def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> None:
     if place.rank > 0:
         _logger.setLevel(logging.WARNING)  # one process tells
     for job in jobs:  # all mistakes before the first hour
@@ -124,18 +121,12 @@ def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> int:
     recipe, scenes = jobs[0].recipe, os.path.join(args.output, 'data', args.recipe)
     agreed(lambda: check_budget(args.results, jobs[0].setting, recipe), place)
     data = read_data(recipe, agreed(lambda: prepare_data(recipe, args.data_dir, scenes), place))
-    durations: List[float] = []
-    for index, job in enumerate(jobs):
-        start = time.time()
-        path = run(job, data, args.output, args.results, place)
-        if path is not None and time.time() - start > 1.:
-            durations.append(time.time() - start)
-        done = f'[{index + 1}/{len(jobs)}] {job.method} {job.seed}: {path or "at work elsewhere"}'
-        if durations:  # unknown until one was run here
-            left = (len(jobs) - index - 1) * sum(durations) / len(durations)
-            done += f'; about {left / 60:.0f} min left'
-        _logger.info(done)
-    return 0
+    work_through(
+        jobs,
+        lambda job: run(job, data, args.output, args.results, place),
+        lambda job: f'{job.method} {job.seed}',
+        lambda job: os.path.exists(job.result_in(args.results)),
+    )
 
 
 if __name__ == '__main__':

@@ -71,13 +71,9 @@ class PyramidBackbone(nn.Module):
     def _find_layout(self, channels: List[int]) -> bool:
         """Run once; True where the maps are `[b, h, w, c]`."""
         training = self.features.training
-        self.features.eval()
-        try:
-            maps = self.features(torch.zeros(1, 3, *_PROBE))
-        except Exception as error:
-            raise ValueError(f'the backbone takes no image of {_PROBE[0]} x {_PROBE[1]} pixels ({error})') from error
-        finally:
-            self.features.train(training)
+        what = f'the backbone takes no image of {_PROBE[0]} x {_PROBE[1]} pixels'
+        maps = call_library(what, self.features.eval(), torch.zeros(1, 3, *_PROBE))
+        self.features.train(training)
         shapes = [tuple(maps[level].shape) for level in self.levels]
         sizes = [tuple(-(-side // stride) for side in _PROBE) for stride in self.strides]
         if shapes == [(1, width, *size) for width, size in zip(channels, sizes)]:

@@ -1,10 +1,11 @@
 """Checkpoints of train_timm.py, and what is not one."""
 import argparse
-import hashlib
 import os
 from typing import Any, Dict, NamedTuple
 
 import torch
+
+from benchmarks.suite.runs import sha256_of
 
 
 class Checkpoint(NamedTuple):
@@ -36,10 +37,9 @@ def read_checkpoint(path: str, model: str, use_ema: bool = False) -> Checkpoint:
     except Exception as error:  # whatever a file that is no checkpoint makes of the unpickler
         reason = str(error).split('\n')[0][:200]
         raise ValueError(f'--checkpoint {path}: not a checkpoint of train_timm.py ({reason})') from error
-    keys = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
     weights = 'state_dict_ema' if use_ema else 'state_dict'
     if not (isinstance(content, dict) and {'arch', 'state_dict'} <= content.keys()):
-        shown = keys if isinstance(keys, str) else ', '.join(keys[:5])
+        shown = ', '.join(sorted(map(str, content))[:5]) if isinstance(content, dict) else type(content).__name__
         raise ValueError(
             f'--checkpoint {path}: a checkpoint of train_timm.py holds arch and state_dict, this one holds {shown}')
     if weights not in content:
@@ -48,11 +48,6 @@ def read_checkpoint(path: str, model: str, use_ema: bool = False) -> Checkpoint:
     if arch.split('.')[0] != model.split('.')[0]:
         raise ValueError(f'--checkpoint {path}: the checkpoint is of {arch}, the detector is to be built on {model}')
     args = vars(content['args']) if isinstance(content.get('args'), argparse.Namespace) else {}
-    record = dict(arch=arch, epoch=content.get('epoch'), weights=weights, sha256=_digest(path))
+    record = dict(arch=arch, epoch=content.get('epoch'), weights=weights, sha256=sha256_of(path))
     record.update({name: args.get(name) for name in ('seed', 'mixup_mode', 'mixup', 'cutmix') if name in args})
     return Checkpoint(path, content[weights], args, record)
-
-
-def _digest(path: str) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.sha256(file.read()).hexdigest()

@@ -1,4 +1,5 @@
 """Images and boxes in the formats of Pascal VOC and COCO, by torchvision's datasets."""
+import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from xml.etree import ElementTree
@@ -8,6 +9,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 from torchvision.datasets import CocoDetection, VOCDetection
 from torchvision.transforms.functional import pil_to_tensor
+
+from timm_multimix._checks import call_library
 
 
 class Annotation(NamedTuple):
@@ -43,18 +46,9 @@ def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None
     parts = []
     for entry in sets:
         year, _, image_set = entry.partition(':')
-        try:
-            parts.append(VOCDetection(root, year=year, image_set=image_set))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f'--data-dir {root}: no set {entry} of VOC in {root}/VOCdevkit/VOC{year} ({error})') \
-                from error
-    trees = []
-    for part in parts:
-        for path in part.annotations:
-            try:
-                trees.append(VOCDetection.parse_voc_xml(ElementTree.parse(path).getroot())['annotation'])
-            except (OSError, ElementTree.ParseError, KeyError) as error:
-                raise ValueError(f'--data-dir {root}: {path} is no annotation of VOC ({error})') from error
+        what = f'--data-dir {root}: no set {entry} of VOC in {root}/VOCdevkit/VOC{year}'
+        parts.append(call_library(what, VOCDetection, root, year=year, image_set=image_set))
+    trees = [_read_tree(root, path) for part in parts for path in part.annotations]
     found = sorted({entry['name'] for tree in trees for entry in tree['object']})
     classes = found if classes is None else classes
     if not set(found) <= set(classes):
@@ -64,12 +58,18 @@ def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None
     return Source(ConcatDataset(parts), [_voc_annotation(tree, labels) for tree in trees], classes)
 
 
+def _read_tree(root: str, path: str) -> Dict[str, Any]:
+    what, errors = f'--data-dir {root}: {path} is no annotation of VOC', (OSError, ElementTree.ParseError)
+    tree = call_library(what, ElementTree.parse, path, errors=errors)
+    return call_library(what, VOCDetection.parse_voc_xml(tree.getroot()).__getitem__, 'annotation')
+
+
 def _voc_annotation(tree: Dict[str, Any], labels: Dict[str, int]) -> Annotation:
     rows = []
     for entry in tree['object']:
         xmin, ymin, xmax, ymax = (float(entry['bndbox'][side]) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
         # VOC counts pixels from 1 and the last belongs to the box
-        rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', None))
+        rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', math.nan))
     return _annotation(rows, tuple(int(tree['size'][side]) for side in ('width', 'height')))
 
 
@@ -82,13 +82,11 @@ def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Sou
         ValueError: If the split is not there, or its categories are not those of training.
     """
     path = os.path.join(root, 'annotations', f'instances_{split}.json')
-    try:
-        dataset = CocoDetection(os.path.join(root, split), path)
-        coco = dataset.coco
-        ids = sorted(coco.cats)
-        found = [coco.cats[category]['name'] for category in ids]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f'--data-dir {root}: {path} is no file of COCO instances ({error})') from error
+    what = f'--data-dir {root}: {path} is no file of COCO instances'
+    dataset = call_library(what, CocoDetection, os.path.join(root, split), path)
+    coco = dataset.coco
+    ids = sorted(coco.cats)
+    found = [coco.cats[category]['name'] for category in ids]
     if classes is not None and found != classes:
         raise ValueError(f'--data-dir {root}: the categories of {split} are not those that training has')
     labels = {category: index + 1 for index, category in enumerate(ids)}
@@ -97,26 +95,25 @@ def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Sou
         rows = []
         for entry in coco.imgToAnns[image]:
             left, top, width, height = entry['bbox']
-            label = labels[entry['category_id']]
-            rows.append(
-                (left, top, left + width, top + height, label, bool(entry.get('iscrowd')), entry.get('area')))
+            label, area = labels[entry['category_id']], entry.get('area', math.nan)
+            rows.append((left, top, left + width, top + height, label, entry.get('iscrowd', 0), area))
         annotations.append(_annotation(rows, (coco.imgs[image]['width'], coco.imgs[image]['height'])))
     return Source(dataset, annotations, found)
 
 
 def _annotation(rows: List[Tuple], size: Tuple[int, int]) -> Annotation:
-    """Boxes cut to the image; those without an inside are left out, as no detector takes them."""
-    boxes = np.array([row[:4] for row in rows], dtype=np.float32).reshape(-1, 4)
-    boxes = boxes.clip(0, np.array([*size, *size], dtype=np.float32))
+    """Boxes cut to the image; those without an inside are left out, as no detector takes them.
+
+    Args:
+        rows: xmin, ymin, xmax, ymax, label, whether it is ignored, and the area, NaN for that of the box.
+        size: Width and height of the image.
+    """
+    table = np.array(rows).reshape(-1, 7)
+    boxes = table[:, :4].astype(np.float32).clip(0, np.array([*size, *size], dtype=np.float32))
     sides = boxes[:, 2:] - boxes[:, :2]
     kept = (sides >= 0.5).all(axis=1)
-    area = np.array([row[6] if row[6] is not None else np.nan for row in rows], dtype=np.float32)
-    return Annotation(
-        boxes[kept],
-        np.array([row[4] for row in rows], dtype=np.int64)[kept],
-        np.array([row[5] for row in rows], dtype=bool)[kept],
-        np.where(np.isnan(area), sides.prod(axis=1), area)[kept],
-    )
+    area = np.where(np.isnan(table[:, 6]), sides.prod(axis=1), table[:, 6]).astype(np.float32)
+    return Annotation(boxes[kept], table[kept, 4].astype(np.int64), table[kept, 5].astype(bool), area[kept])
 
 
 class DetectionDataset(Dataset):

@@ -3,21 +3,19 @@
 Objects are the handwritten digits of scikit-learn, or the images of any folder of classes; backgrounds are the
 photographs of scikit-learn. What is trained on and what is evaluated on share no object and no pixel of background.
 """
-import argparse
-import dataclasses
 import json
-import logging
 import os
 import shutil
 import sys
-from dataclasses import dataclass
-from typing import List, Optional, Tuple
-from xml.etree import ElementTree
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional, Tuple
+from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
 
-_logger = logging.getLogger('benchmarks')
+from benchmarks.suite.cli import add_integers, create_parser, mistakes
+
 SPLITS = ('trainval', 'test')
 _TRAIN_SHARE = 2 / 3  # of the digits, and of the width of each photograph
 Objects = List[Tuple[str, object]]  # name of the class, and an array of ink or the path of an image
@@ -50,6 +48,11 @@ class Scenes:
                 raise ValueError(f'{name} must be two values of {least} or more in their order, got {(low, high)}')
 
 
+def as_json(settings: Any) -> Dict[str, Any]:
+    """A dataclass as it is read back from JSON."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
 def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> str:
     """Write `folder`/VOCdevkit/VOC2007 with the sets trainval and test, unless it is there already.
 
@@ -62,7 +65,7 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
         ValueError: If `folder` holds other scenes, `objects_dir` has too few images, or the scenes are too small for
             their objects or too large for the backgrounds.
     """
-    settings = dict(json.loads(json.dumps(dataclasses.asdict(scenes))), objects=_source(objects_dir))
+    settings = dict(as_json(scenes), objects=os.path.abspath(objects_dir) if objects_dir else 'digits')
     made = os.path.join(folder, 'scenes.json')
     if os.path.exists(made):
         with open(made, encoding='utf-8') as file:
@@ -186,55 +189,30 @@ def _backgrounds(split: str) -> List[np.ndarray]:
     return [image[:, :cut] if split == SPLITS[0] else image[:, cut:] for image, cut in cuts]
 
 
-def _source(objects_dir: Optional[str]) -> str:
-    return 'digits' if objects_dir is None else os.path.abspath(objects_dir)
-
-
 def _write_annotation(path: str, size: int, boxes: List[Tuple[str, int, int, int, int]]) -> None:
     """VOC's XML: pixels are counted from 1, and the last one belongs to the box."""
-    def add(parent, tag, text=None):
-        child = ElementTree.SubElement(parent, tag)
-        child.text = None if text is None else str(text)
-        return child
-
-    root = ElementTree.Element('annotation')
-    add(root, 'folder', 'VOC2007')
-    add(root, 'filename', os.path.basename(path).replace('.xml', '.jpg'))
-    shape = add(root, 'size')
-    for tag, value in (('width', size), ('height', size), ('depth', 3)):
-        add(shape, tag, value)
-    add(root, 'segmented', 0)
-    for name, left, top, right, bottom in boxes:
-        entry = add(root, 'object')
-        for tag, value in (('name', name), ('pose', 'Unspecified'), ('truncated', 0), ('difficult', 0)):
-            add(entry, tag, value)
-        box = add(entry, 'bndbox')
-        for tag, value in (('xmin', left + 1), ('ymin', top + 1), ('xmax', right), ('ymax', bottom)):
-            add(box, tag, value)
-    ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding='utf-8')
+    objects = ''.join(
+        f'<object><name>{escape(name)}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>'
+        f'<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>'
+        '</object>\n' for name, left, top, right, bottom in boxes)
+    image = os.path.basename(path).replace('.xml', '.jpg')
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(
+            f'<annotation><folder>VOC2007</folder><filename>{image}</filename><segmented>0</segmented>\n'
+            f'<size><width>{size}</width><height>{size}</height><depth>3</depth></size>\n{objects}</annotation>\n')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    default = Scenes()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--output', required=True, help='folder to write; what VOCDetection calls root')
     parser.add_argument(
         '--data-dir', help='folder with train/ and test/, each with a folder of images per class (default: digits)')
-    parser.add_argument('--skip', type=int, default=default.skip, help='first training images of each class left out')
-    parser.add_argument('--num-train', type=int, default=default.num_train)
-    parser.add_argument('--num-eval', type=int, default=default.num_eval)
-    parser.add_argument('--size', type=int, default=default.size, help='side of a scene in pixels')
-    parser.add_argument('--seed', type=int, default=default.seed)
+    flags = ('skip', 'num_train', 'num_eval', 'size', 'seed')  # see Scenes
+    add_integers(parser, **{name: getattr(Scenes, name) for name in flags})
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-    try:
-        scenes = Scenes(
-            num_train=args.num_train, num_eval=args.num_eval, size=args.size, skip=args.skip, seed=args.seed)
-        generate(args.output, scenes, args.data_dir)
-    except ValueError as error:
-        parser.error(str(error))
-    _logger.info(f'{args.num_train} scenes to train on and {args.num_eval} to evaluate on: {args.output}')
+    with mistakes(parser):
+        generate(args.output, Scenes(**{name: getattr(args, name) for name in flags}), args.data_dir)
+    print(f'{args.num_train} scenes to train on and {args.num_eval} to evaluate on: {args.output}')
     return 0
 
 

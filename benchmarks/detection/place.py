@@ -5,6 +5,8 @@ import torch
 import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
+from timm_multimix._checks import call_library
+
 
 class Place(NamedTuple):
     """A device of one of `world_size` processes; `workers` are those of its data loader."""
@@ -20,12 +22,9 @@ def create_place(device: str, workers: int) -> Place:
     Raises:
         ValueError: If the device is not available.
     """
-    try:
-        where = init_distributed_device_so(device)
-        torch.zeros((), device=where['device'])
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'--device {device}: {error}') from error
-    return Place(torch.device(where['device']), where['global_rank'], where['world_size'], workers)
+    where = call_library(f'--device {device}', init_distributed_device_so, device)
+    device = call_library(f'--device {device}', torch.zeros, (), device=where['device']).device
+    return Place(device, where['global_rank'], where['world_size'], workers)
 
 
 def agreed(decide: Callable[[], Any], place: Place) -> Any:

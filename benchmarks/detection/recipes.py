@@ -1,8 +1,11 @@
 """Budgets that backbones are compared on: data, detector and schedule."""
+import os
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from .generate import Scenes
+
+SCRATCH = 'scratch'
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,23 @@ class Recipe:
     hidden: int = 1024
     regions: int = 512
     proposals: Tuple[int, int] = (2000, 1000)
+
+
+class Job(NamedTuple):
+    """A run to be made; `checkpoint` is None for random weights."""
+    setting: str
+    recipe: Recipe
+    method: str
+    seed: int
+    checkpoint: Optional[str]
+    use_ema: bool = False
+
+    @property
+    def name(self) -> str:
+        return f'{self.method}-{self.seed}'
+
+    def result_in(self, results: str) -> str:
+        return os.path.join(results, self.setting, f'{self.name}.json')
 
 
 _SMALL = dict(

@@ -1,5 +1,4 @@
 """The runs of `benchmarks.detection` as a table and a figure: `python -m benchmarks.detection.table --setting NAME`."""
-import argparse
 import glob
 import operator
 import os
@@ -8,24 +7,20 @@ from typing import Any, Dict, List, Optional
 
 from benchmarks.report.page import markdown_table
 from benchmarks.report.provenance import hardware, seeds
+from benchmarks.suite.cli import create_parser
 from benchmarks.suite.methods import METHODS, find
-from benchmarks.suite.runs import Runs, cell, read_result
+from benchmarks.suite.runs import Runs, all_records, by_method, cell, read_result, seeds_of
 
-from .run import RESULTS, SCRATCH
+from .recipes import SCRATCH
+from .run import RESULTS
 
 _COLUMNS = (('ap', 'AP'), ('ap50', 'AP50'), ('ap75', 'AP75'))
 
 
 def read_runs(setting: str, results: str = RESULTS) -> Runs:
     """The result records of a setting, by method: from scratch first, then in the order of `METHODS`, then others."""
-    runs: Runs = {}
-    for path in sorted(glob.glob(os.path.join(results, setting, '*.json'))):
-        record = read_result(path)
-        runs.setdefault(record['settings']['method'], []).append(record)
-    known = [method for method in (SCRATCH, *METHODS) if method in runs]
-    return {
-        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
-        for method in dict.fromkeys([*known, *runs])}
+    records = [read_result(path) for path in sorted(glob.glob(os.path.join(results, setting, '*.json')))]
+    return by_method(records, [SCRATCH, *METHODS, *(record['settings']['method'] for record in records)])
 
 
 def table(runs: Runs) -> List[List[str]]:
@@ -33,13 +28,13 @@ def table(runs: Runs) -> List[List[str]]:
     rows = [['backbone', *(f'{name} (%)' for _, name in _COLUMNS), 'seeds']]
     for method, records in runs.items():
         cells = [cell([record['result'][metric] for record in records], 1) for metric, _ in _COLUMNS]
-        rows.append([find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)])
+        rows.append([find(method).label, *cells, seeds_of(records)])
     return rows
 
 
 def caption(runs: Runs) -> str:
     """Say how the runs were made: seeds, each budget that occurs, hardware."""
-    records = [record for of_method in runs.values() for record in of_method]
+    records = all_records(runs)
     budgets = dict.fromkeys(_budget(record) for record in records)
     return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {hardware(records)}.'
 
@@ -60,7 +55,7 @@ def draw(runs: Runs, title: str, caption: str = '') -> Any:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = create_parser(__doc__)
     parser.add_argument('--setting', required=True, help="name of the recipe, or what --setting was")
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--figure', help='PNG file to write')

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 
 import torch
 import torch.nn as nn
+from timm.optim import create_optimizer_v2
 from timm.utils import distribute_bn, random_seed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
@@ -15,7 +16,7 @@ from timm_multimix.training.progress import progress
 
 from .data import DetectionDataset, collate
 from .place import Place
-from .recipes import Recipe
+from .recipes import Job, Recipe
 
 _logger = logging.getLogger('benchmarks')
 
@@ -23,12 +24,10 @@ _logger = logging.getLogger('benchmarks')
 def fine_tune(
         detector: nn.Module,
         dataset: DetectionDataset,
-        recipe: Recipe,
-        seed: int,
+        job: Job,
         place: Place,
         state_path: str,
         settings: Dict[str, Any],
-        name: str,
 ) -> List[Dict[str, float]]:
     """Train the detector in place; what each epoch was: its loss, the parts of it, and the seconds that it took.
 
@@ -37,18 +36,18 @@ def fine_tune(
     Args:
         detector: On its device, the same in each process.
         dataset: The training set.
-        recipe: The budget.
-        seed: Of order, flips and samples; each epoch is seeded anew, so that a resumed run is the same.
+        job: Its budget, and the seed of order, flips and samples; each epoch is seeded anew, so that a resumed run is
+            the same.
         place: Device and processes.
         state_path: File of the state.
         settings: What tells the state of this run from that of another.
-        name: What the log lines begin with.
 
     Raises:
         ValueError: If the batch size is no multiple of the processes, the set has no whole batch, or the state is of
             another run.
         RuntimeError: If the loss is not finite.
     """
+    recipe, seed, name = job.recipe, job.seed, f'{job.method} {job.seed}'
     if recipe.batch_size % place.world_size:
         raise ValueError(
             f'--batch-size is that of all processes: {recipe.batch_size} is no multiple of {place.world_size}')
@@ -62,7 +61,8 @@ def fine_tune(
         num_workers=place.workers, collate_fn=collate, generator=generator, pin_memory=place.device.type == 'cuda')
     if not len(loader):
         raise ValueError(f'--batch-size {recipe.batch_size} is more than the {len(dataset)} training images')
-    optimizer = _optimizer(detector, recipe)
+    optimizer = create_optimizer_v2(  # 'momentum' is SGD without Nesterov's; norms and biases are not decayed
+        detector, 'momentum' if recipe.opt == 'sgd' else recipe.opt, recipe.lr, recipe.weight_decay, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(recipe, recipe.epochs * len(loader)))
     epochs: List[Dict[str, float]] = []
     if os.path.exists(state_path):
@@ -127,24 +127,10 @@ class _Schedule:
         return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1))
 
 
-def _optimizer(detector: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
-    groups = [  # norms and biases are not decayed
-        dict(params=[parameter for parameter in trained if parameter.ndim > 1]),
-        dict(params=[parameter for parameter in trained if parameter.ndim <= 1], weight_decay=0.)]
-    if recipe.opt == 'adamw':
-        return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
-
-
 def _save(path, detector, optimizer, schedule, epochs, settings) -> None:
     state = dict(
-        detector=detector.state_dict(),
-        optimizer=optimizer.state_dict(),
-        schedule=schedule.last_epoch,
-        epochs=epochs,
-        settings=settings,
-    )
+        detector=detector.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.last_epoch, epochs=epochs,
+        settings=settings)
     torch.save(state, f'{path}.tmp')
     os.replace(f'{path}.tmp', path)
 

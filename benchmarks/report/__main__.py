@@ -9,6 +9,7 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..detection import table as detection
+from ..detection.recipes import SCRATCH
 from ..suite.budget import budget, is_of, recipe_args
 from ..suite.methods import KNOBS, METHODS, find
 from ..suite.recipes import RECIPES
@@ -198,10 +199,10 @@ def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
     for setting in sorted(os.listdir(results)) if os.path.isdir(results) else []:
         found = detection.read_runs(setting, results)
         runs = {
-            method: [record for record in records if method == detection.SCRATCH or _digest(record) in checkpoints]
+            method: [record for record in records if method == SCRATCH or _digest(record) in checkpoints]
             for method, records in found.items()}
         runs = {method: records for method, records in runs.items() if records}
-        if not runs.keys() - {detection.SCRATCH}:
+        if not runs.keys() - {SCRATCH}:
             continue
         records = [record for records in runs.values() for record in records]
         others = sum(map(len, found.values())) - len(records)

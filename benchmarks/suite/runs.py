@@ -5,7 +5,7 @@ import json
 import os
 import statistics
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from .methods import KNOBS, METHODS
 
@@ -73,17 +73,31 @@ def read_runs(recipe: str, results: str) -> Runs:
     Raises:
         ValueError: If a file there is no result, or one of another name.
     """
-    runs: Runs = {}
+    records = []
     for path in glob.glob(os.path.join(results, recipe, '*.json')):
-        record = read_result(path)
-        settings = record['settings']
-        name = '{recipe}/{method}-{seed}.json'.format(**settings)
+        records.append(read_result(path))
+        name = '{recipe}/{method}-{seed}.json'.format(**records[-1]['settings'])
         if name != os.path.join(recipe, os.path.basename(path)):
             raise ValueError(f'{path} must be a result of that name, got one of {name}')
-        runs.setdefault(settings['method'], []).append(record)
-    return {
-        method: sorted(runs[method], key=lambda record: record['settings']['seed'])
-        for method in [*METHODS, *KNOBS] if method in runs}
+    return by_method(records, [*METHODS, *KNOBS])
+
+
+def by_method(records: List[Dict[str, Any]], methods: Iterable[str]) -> Runs:
+    """The records of these methods, in their order."""
+    runs: Runs = {}
+    for record in sorted(records, key=lambda record: record['settings']['seed']):
+        runs.setdefault(record['settings']['method'], []).append(record)
+    return {method: runs[method] for method in methods if method in runs}
+
+
+def all_records(runs: Runs) -> List[Dict[str, Any]]:
+    """Method by method."""
+    return [record for records in runs.values() for record in records]
+
+
+def seeds_of(records: List[Dict[str, Any]]) -> str:
+    """As a table has them."""
+    return ', '.join(str(record['settings']['seed']) for record in records)
 
 
 def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:

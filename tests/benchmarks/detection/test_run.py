@@ -13,6 +13,7 @@ import torch
 from benchmarks.detection import __main__ as detection
 from benchmarks.detection import recipes, run, train
 from benchmarks.detection.recipes import RECIPES
+from benchmarks.suite import running
 from benchmarks.suite.results import write_result
 
 from ..suite.test_results import check_schema
@@ -147,7 +148,7 @@ def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
         return path
 
     monkeypatch.setattr(detection, 'run', run_one)
-    monkeypatch.setattr(detection, 'time', SimpleNamespace(time=lambda: clock[0]))
+    monkeypatch.setattr(running, 'time', SimpleNamespace(time=lambda: clock[0]))
     assert suite('--methods', 'scratch', '--seeds', '0', '1', '2', '3') == 0
     assert caplog.messages == [
         '[1/4] scratch 0: a.json', '[2/4] scratch 1: b.json; about 100 min left',
