@@ -27,9 +27,6 @@ def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
     Args:
         embeddings: `[n, d]` of length 1.
         labels: `[n]`.
-
-    Raises:
-        ValueError: If no class has two images.
     """
     if labels.unique(return_counts=True)[1].max() < 2:
         raise ValueError(f'labels must have a class with two images, got {len(labels)} images of as many classes')
@@ -43,11 +40,7 @@ def uniformity(embeddings: torch.Tensor, t: float = 2.) -> float:
 
 
 def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
-    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres.
-
-    Raises:
-        ValueError: If there is but one class.
-    """
+    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres."""
     if len(labels.unique()) < 2:
         raise ValueError('labels must be of two classes or more, got one')
     spreads, centres = [], []

@@ -29,9 +29,6 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
     """Step times of the recipe's model on its batches, unless the file has all of these methods.
 
     A method that it has not is timed with all the others anew: only what was timed side by side is compared.
-
-    Raises:
-        ValueError: If the file is of other steps.
     """
     train_args = budget.recipe_args(recipe)
     model = timm.create_model(train_args.model, num_classes=train_args.num_classes)

@@ -74,11 +74,7 @@ def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device
 
 
 def name_folders(folders: List[str], recipe: Recipe) -> Dict[str, str]:
-    """--outlier-folders by the names of their sets.
-
-    Raises:
-        ValueError: If one has no images, or its name is not its own.
-    """
+    """--outlier-folders by the names of their sets."""
     named = {os.path.basename(os.path.normpath(folder)): folder for folder in folders}
     for name, folder in named.items():
         if not has_images(folder):

@@ -5,18 +5,19 @@ the model takes them. The logits of every model are checked; training steps are 
 (class of model, of head, of pooling), as 'stepped' says. A line of JSON is appended per model; models that the file
 has already are not run again.
 """
-import argparse
+import collections
 import csv
 import gc
 import json
 import os
 import traceback
-from typing import Any, Dict, List, Sequence, Set
+from typing import Any, Dict, List, Sequence
 
 import timm
 import torch
 
-from ..suite.results import environment, write_result
+from ..suite.cli import create_parser
+from ..suite.results import COMMIT, write_result
 from .checks import check_model
 
 _MODEL_COLUMNS = (
@@ -28,10 +29,8 @@ _ARCHITECTURE_COLUMNS = ('architecture', 'names', 'pooled', 'dense', 'layout', '
 
 def write_models(rows: List[Dict[str, Any]], path: str) -> None:
     """One line per model."""
-    rows = sorted(rows, key=lambda row: row['name'])
-    _write_csv(path, _MODEL_COLUMNS, [
-        {**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows
-    ])
+    rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
+    _write_csv(path, _MODEL_COLUMNS, sorted(rows, key=lambda row: row['name']))
 
 
 def write_architectures(rows: List[Dict[str, Any]], path: str) -> None:
@@ -64,7 +63,7 @@ def _write_csv(path: str, columns: Sequence[str], rows: List[Dict[str, Any]]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog='benchmarks.coverage', description=__doc__)
+    parser = create_parser(__doc__, prog='benchmarks.coverage')
     parser.add_argument('--output', required=True, help='file of JSON lines, to go on with')
     parser.add_argument('--results', help='folder to write coverage.json and the two CSV tables into')
     parser.add_argument('--models', nargs='+', help='names or patterns (all)')
@@ -77,13 +76,17 @@ def main() -> None:
         with open(args.output, encoding='utf-8') as file:
             rows = [json.loads(line) for line in file]
     done = {row['name'] for row in rows}
-    commit = environment()['commit']
     stepped = {row['kind'] for row in rows if row.get('stepped')}
     with open(args.output, 'a', encoding='utf-8') as file:
         for index, name in enumerate(names):
             if name in done:
                 continue
-            row = dict(_check_or_report(name, stepped), commit=commit)
+            try:
+                row = check_model(name, stepped)
+            except Exception:
+                reason = traceback.format_exc(limit=-3)
+                row = dict(name=name, architecture='?', pooled='crashed', dense='crashed', pooled_reason=reason)
+            row['commit'] = COMMIT
             rows.append(row)
             file.write(json.dumps(row) + '\n')
             file.flush()
@@ -91,9 +94,7 @@ def main() -> None:
             print(f'[{index + 1}/{len(names)}] {name}: {states} {_reason(row)}', flush=True)
             gc.collect()
     counts = {
-        mode: {state: sum(row[mode] == state for row in rows) for state in sorted({row[mode] for row in rows})}
-        for mode in ('pooled', 'dense')
-    }
+        mode: dict(sorted(collections.Counter(row[mode] for row in rows).items())) for mode in ('pooled', 'dense')}
     print(counts)
     if args.results:
         commits = sorted({row['commit'] for row in rows})
@@ -101,14 +102,6 @@ def main() -> None:
         write_result(os.path.join(args.results, 'coverage.json'), 'coverage', settings, dict(counts=counts))
         write_models(rows, os.path.join(args.results, 'coverage_models.csv'))
         write_architectures(rows, os.path.join(args.results, 'coverage_architectures.csv'))
-
-
-def _check_or_report(name: str, stepped: Set[str]) -> Dict[str, Any]:
-    try:
-        return check_model(name, stepped)
-    except Exception:
-        reason = traceback.format_exc(limit=-3)
-        return dict(name=name, architecture='?', pooled='crashed', dense='crashed', pooled_reason=reason)
 
 
 if __name__ == '__main__':

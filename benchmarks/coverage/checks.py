@@ -1,4 +1,5 @@
 """Checks of `benchmarks.coverage` on one model: each thing is done once more without the package's help."""
+import contextlib
 import copy
 import traceback
 import warnings
@@ -40,32 +41,34 @@ def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]
     Returns:
         'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed'; 'reason' where not served, and what was seen.
     """
-    row: Dict[str, Any] = dict(name=name, architecture=None, pooled=None, dense=None)
     torch.manual_seed(0)
-    model, row['shrunk'] = build(name)
-    row['architecture'] = type(model).__name__
+    model, shrunk = build(name)
     fill_zeros(model)
     images, target = example(model), torch.tensor([1, 4])
     pool = getattr(model, 'global_pool', '')
     pool = pool if isinstance(pool, str) else type(pool).__name__
-    row['kind'] = f'{type(model).__name__}/{type(getattr(model, "head", None)).__name__}/{pool}'
-    row['stepped'] = stepped is None or row['kind'] not in stepped
+    kind = f'{type(model).__name__}/{type(getattr(model, "head", None)).__name__}/{pool}'
+    row: Dict[str, Any] = dict(
+        name=name, architecture=type(model).__name__, pooled=None, dense=None, shrunk=shrunk, kind=kind,
+        stepped=stepped is None or kind not in stepped)
     if stepped is not None:
-        stepped.add(row['kind'])
+        stepped.add(kind)
     plain = None
-    for mode, check in (('pooled', check_pooled), ('dense', check_dense)):
+    for column, mode, check in (('pooled', 'multimix', check_pooled), ('dense', 'dense-multimix', check_dense)):
         try:
             check_classifier(model)
-            if row['stepped'] and plain is None:
-                plain = _train_step(model, lambda model: F.cross_entropy(model(images), target))
-            row.update(check(model, images, target, plain))
-            row[mode] = 'served'
+            row.update(check(model, images, target))
+            if row['stepped']:
+                plain = plain or _train_step(model, lambda model: F.cross_entropy(model(images), target))
+                row['trained_parameters'] = len(plain.trained)
+                compare_steps(model, images, target, mode, plain)
+            row[column] = 'served'
         except ValueError as error:
-            row[mode], row[f'{mode}_reason'] = 'refused', str(error)
+            row[column], row[f'{column}_reason'] = 'refused', str(error)
         except Wrong as error:
-            row[mode], row[f'{mode}_reason'] = 'wrong', str(error)
+            row[column], row[f'{column}_reason'] = 'wrong', str(error)
         except Exception:
-            row[mode], row[f'{mode}_reason'] = 'crashed', traceback.format_exc(limit=-3)
+            row[column], row[f'{column}_reason'] = 'crashed', traceback.format_exc(limit=-3)
     return row
 
 
@@ -73,19 +76,14 @@ def build(name: str):
     """The model with random weights, with fewer blocks if it is large, and the arguments that make them fewer."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try:
-            with torch.device('meta'):
-                size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
-        except Exception:  # some models compute with their parameters when built
-            size = 0
-        candidates = (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ())
-        for kwargs in candidates:
-            try:
+        size = 0
+        with contextlib.suppress(Exception), torch.device('meta'):  # some compute with their parameters when built
+            size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
+        for kwargs in (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ()):
+            with contextlib.suppress(Exception):  # not an argument of this model, or not one that it runs with
                 model = timm.create_model(name, num_classes=NUM_CLASSES, **kwargs)
                 _run(model, example(model))
                 return model, kwargs
-            except Exception:  # not an argument of this model, or not one that it runs with
-                continue
         return timm.create_model(name, num_classes=NUM_CLASSES), {}
 
 
@@ -94,11 +92,9 @@ def example(model: nn.Module) -> torch.Tensor:
     channels, height, width = model.pretrained_cfg['input_size']
     if height > 128 and not model.pretrained_cfg.get('fixed_input_size'):
         images = torch.randn(2, channels, 128, 128)
-        try:
+        with contextlib.suppress(Exception):  # of a model that needs its own size
             _run(model, images)
             return images
-        except Exception:  # it needs its own size
-            pass
     return torch.randn(2, channels, height, width)
 
 
@@ -120,55 +116,37 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= 2e-4 * b.abs().max())
 
 
-def check_pooled(
-        model: nn.Module,
-        images: torch.Tensor,
-        target: torch.Tensor,
-        plain: Optional['Step'],
-) -> Dict[str, Any]:
-    """The head is the model's own, Λ = I is cross-entropy, and what plain training trains is trained."""
-    model.eval()
-    with torch.no_grad():
-        head = MultiMixHead(model, 'multimix')
-        logits = model(images)
-        _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
-        loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
-        _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
-    if plain is None:
-        return {}
-    _compare_step(model, images, target, 'multimix', plain)
-    return dict(trained_parameters=len(plain.trained))
+@torch.no_grad()
+def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+    """The head is the model's own, and Λ = I is cross-entropy."""
+    logits = model.eval()(images)
+    head = MultiMixHead(model, 'multimix')
+    _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
+    loss = functional.mixed_cross_entropy(logits, target, torch.eye(len(target)))
+    _require(torch.allclose(loss, F.cross_entropy(logits.float(), target)), 'Λ = I is not cross-entropy')
+    return {}
 
 
-def check_dense(
-        model: nn.Module,
-        images: torch.Tensor,
-        target: torch.Tensor,
-        plain: Optional['Step'],
-) -> Dict[str, Any]:
-    """Dense logits are the head on single positions; a step trains all parameters, and leaves statistics and eval."""
-    model.eval()
-    with torch.no_grad():
-        before = model(images)
-        head = MultiMixHead(model, 'dense-multimix', input_size=tuple(images.shape[1:]))
-        features = model.forward_features(images)
-        logits, embeddings = head.dense(features)
-        for position in sorted({0, logits.shape[1] // 2, logits.shape[1] - 1}):
-            one = model.forward_head(_position(model, features, head.dense.layout.num_prefix_tokens, position))
-            _require(_close(logits[:, position], one), f'position {position} differs')
-        _require(torch.equal(model(images), before), 'model(x) in eval has changed')
-        mean_is_pooled = _close(logits.mean(dim=1), before)
-        hidden = getattr(model, 'head_hidden_size', None)
-        _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
-    if plain is not None:
-        _compare_step(model, images, target, 'dense-multimix', plain)
+@torch.no_grad()
+def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
+    """Dense logits are the head on single positions, and eval stays as it was."""
+    before = model.eval()(images)
+    dense = MultiMixHead(model, 'dense-multimix', input_size=tuple(images.shape[1:])).dense
+    features = model.forward_features(images)
+    logits, embeddings = dense(features)
+    for position in sorted({0, logits.shape[1] // 2, logits.shape[1] - 1}):
+        one = model.forward_head(_position(model, features, dense.layout.num_prefix_tokens, position))
+        _require(_close(logits[:, position], one), f'position {position} differs')
+    _require(torch.equal(model(images), before), 'model(x) in eval has changed')
+    hidden = getattr(model, 'head_hidden_size', None)
+    _require(hidden in (None, embeddings.shape[-1]), f'embeddings of width {embeddings.shape[-1]}, not {hidden}')
     return dict(
-        layout=head.dense.layout.format,
-        prefix_tokens=head.dense.layout.num_prefix_tokens,
+        layout=dense.layout.format,
+        prefix_tokens=dense.layout.num_prefix_tokens,
         positions=logits.shape[1],
-        linear_classifier=head.dense.classifier is not None,
-        batch_norms_in_head=len(head.dense.batch_norms),
-        mean_is_pooled=mean_is_pooled,
+        linear_classifier=dense.classifier is not None,
+        batch_norms_in_head=len(dense.batch_norms),
+        mean_is_pooled=_close(logits.mean(dim=1), before),
     )
 
 
@@ -184,7 +162,7 @@ def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, 
     return features[:, :, row:row + 1, column:column + 1]
 
 
-def _compare_step(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: 'Step') -> None:
+def compare_steps(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: 'Step') -> None:
     """A step of the mode trains what a plain step trains, and leaves the same running statistics."""
     mixed = _train_step(model, lambda model: _loss(model, images, target, mode))
     _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')

@@ -61,11 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _jobs(args: argparse.Namespace) -> List[Job]:
-    """The runs that the arguments ask for.
-
-    Raises:
-        ValueError: If one has no checkpoint, several methods or seeds would share one, or a value is out of range.
-    """
+    """The runs that the arguments ask for."""
     changes = {name: getattr(args, name) for name in _OVERRIDES if getattr(args, name) is not None}
     if changes and not args.setting:
         flags = ', '.join(f'--{name.replace("_", "-")}' for name in changes)

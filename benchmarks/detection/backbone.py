@@ -28,9 +28,6 @@ class PyramidBackbone(nn.Module):
         out_channels: Width of the pyramid.
         min_stride: The finest level that is used.
         extra_blocks: Coarser levels on top, of torchvision.
-
-    Raises:
-        ValueError: If the features are no pyramid, or the model takes images of one size only.
     """
 
     def __init__(
@@ -96,9 +93,6 @@ def create_features(
         model: Name of a timm model.
         checkpoint: Its weights, and the arguments that shaped it; None for random weights.
         freeze_bn: Batch norms keep their statistics and weights, as is usual for few images per process.
-
-    Raises:
-        ValueError: If the model is unknown, has no features, or the checkpoint does not fit it.
     """
     args = checkpoint.args if checkpoint else {}
     kwargs = dict(args.get('model_kwargs') or {})

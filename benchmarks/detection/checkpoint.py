@@ -25,9 +25,6 @@ def read_checkpoint(path: str, model: str, use_ema: bool = False) -> Checkpoint:
         path: last.pth.tar, model_best.pth.tar or another of a run.
         model: Name of the timm model that it must be of; the tag of pretrained weights does not matter.
         use_ema: Take the weights' moving average, or the teacher.
-
-    Raises:
-        ValueError: If there is no such file, it is not such a checkpoint, or of another model.
     """
     if not os.path.isfile(path):
         raise ValueError(f'--checkpoint {path}: no such file')

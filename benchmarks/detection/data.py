@@ -39,9 +39,6 @@ def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None
         root: Folder that holds VOCdevkit.
         sets: YEAR:SET each.
         classes: Those of the training set; None to take what is there, in order of name.
-
-    Raises:
-        ValueError: If a set is not there, or has a class that is not in `classes`.
     """
     parts = []
     for entry in sets:
@@ -77,9 +74,6 @@ def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Sou
     """A split such as 'train2017': `root`/train2017 and `root`/annotations/instances_train2017.json.
 
     The ids of categories, which have gaps, become labels without in their order.
-
-    Raises:
-        ValueError: If the split is not there, or its categories are not those of training.
     """
     path = os.path.join(root, 'annotations', f'instances_{split}.json')
     what = f'--data-dir {root}: {path} is no file of COCO instances'
@@ -126,9 +120,6 @@ class DetectionDataset(Dataset):
         source: Of `read_voc` or `read_coco`.
         train: For training.
         flip: Probability of a horizontal flip, in training.
-
-    Raises:
-        ValueError: If no box is left.
     """
 
     def __init__(self, source: Source, train: bool, flip: float = 0.):

@@ -38,9 +38,6 @@ def create_detector(
         num_classes: Classes of objects, without background.
         recipe: Detector and sizes.
         data_config: The model's mean and std.
-
-    Raises:
-        ValueError: If the detector is unknown, or the features make no pyramid.
     """
     if recipe.detector not in DETECTORS:
         raise ValueError(f'--detector must be one of {", ".join(DETECTORS)}, got {recipe.detector!r}')

@@ -26,9 +26,6 @@ class Scenes:
     """Scenes to generate: sizes in pixels, both ends included.
 
     `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
-
-    Raises:
-        ValueError: If a value is out of range; `generate` checks `size`, which the backgrounds limit.
     """
     num_train: int = 400
     num_eval: int = 400
@@ -60,10 +57,6 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
         folder: What VOCDetection calls root.
         scenes: How many, how large; equal scenes give equal pixels.
         objects_dir: Folder with train/ and test/, each with a folder of images per class; None for digits.
-
-    Raises:
-        ValueError: If `folder` holds other scenes, `objects_dir` has too few images, or the scenes are too small for
-            their objects or too large for the backgrounds.
     """
     settings = dict(as_json(scenes), objects=os.path.abspath(objects_dir) if objects_dir else 'digits')
     made = os.path.join(folder, 'scenes.json')

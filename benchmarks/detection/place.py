@@ -17,11 +17,7 @@ class Place(NamedTuple):
 
 
 def create_place(device: str, workers: int) -> Place:
-    """Join the processes of torchrun, if it started this one.
-
-    Raises:
-        ValueError: If the device is not available.
-    """
+    """Join the processes of torchrun, if it started this one."""
     where = call_library(f'--device {device}', init_distributed_device_so, device)
     device = call_library(f'--device {device}', torch.zeros, (), device=where['device']).device
     return Place(device, where['global_rank'], where['world_size'], workers)

@@ -32,11 +32,7 @@ class Data(NamedTuple):
 
 
 def prepare_data(recipe: Recipe, data_dir: Optional[str], folder: str) -> str:
-    """The folder of the data; scenes are generated into `folder`.
-
-    Raises:
-        ValueError: If `data_dir` is needed and none, or has too few images.
-    """
+    """The folder of the data; scenes are generated into `folder`."""
     if recipe.data != 'digits' and not data_dir:
         raise ValueError('--data-dir must be given: only digits need none')
     if recipe.scenes is not None:
@@ -45,11 +41,7 @@ def prepare_data(recipe: Recipe, data_dir: Optional[str], folder: str) -> str:
 
 
 def read_data(recipe: Recipe, folder: str) -> Data:
-    """The sets of a recipe in the folder that `prepare_data` returned.
-
-    Raises:
-        ValueError: If they are not there, or differ in their classes.
-    """
+    """The sets of a recipe in the folder that `prepare_data` returned."""
     if recipe.data == 'coco':
         train = read_coco(folder, recipe.train_sets[0])
         return Data(train, read_coco(folder, recipe.eval_sets[0], train.classes))
@@ -58,11 +50,7 @@ def read_data(recipe: Recipe, folder: str) -> Data:
 
 
 def check_budget(results: str, setting: str, recipe: Recipe) -> None:
-    """The results of a setting are rows of one table, whatever their method and seed.
-
-    Raises:
-        ValueError: If one there is of another budget than the recipe's, or is no result.
-    """
+    """The results of a setting are rows of one table, whatever their method and seed."""
     budget = as_json(recipe)
     for path in sorted(glob.glob(os.path.join(glob.escape(results), glob.escape(setting), '*.json'))):
         found = read_result(path)['settings'].get('budget') or {}
@@ -78,9 +66,6 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
     """Fine-tune, evaluate and write the result; the path of its file, or None where another process is at it.
 
     All processes of a run call it; the first one writes. The state is kept in `output` after every epoch.
-
-    Raises:
-        ValueError: If the checkpoint does not fit, or the file holds a result of other settings.
     """
     path, base = job.result_in(results), os.path.join(output, job.setting, job.name)
     # before anything else, so that a mistake is one whatever has been run already

@@ -3,7 +3,6 @@
 Everything comes from the JSON files that the other parts wrote; parts that are not there yet are named, not drawn.
 Variants of the methods are in it where `--methods` names them.
 """
-import argparse
 import os
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -11,10 +10,11 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from ..detection import table as detection
 from ..detection.recipes import SCRATCH
 from ..suite.budget import budget, is_of, recipe_args
-from ..suite.methods import KNOBS, METHODS, find
+from ..suite.cli import add_methods, create_parser, mistakes
+from ..suite.methods import METHODS, find
 from ..suite.recipes import RECIPES
 from ..suite.results import RESULTS
-from ..suite.runs import DIGEST_LENGTH, Runs, read_result, read_runs
+from ..suite.runs import DIGEST_LENGTH, Runs, all_records, by_method, read_result, read_runs
 from . import figures, map_figures
 from .metrics import TABLES, num_tests, verdicts
 from .page import Section, to_html, to_markdown
@@ -58,27 +58,19 @@ def title(recipe: str) -> str:
 
 
 def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) -> List[Section]:
-    """All sections, of what there is of these methods in the folder `results`.
-
-    Raises:
-        ValueError: If there is no accuracy of the recipe, or results that do not belong together.
-    """
-    parts = {
-        kind: {method: records for method, records in read_runs(recipe, os.path.join(results, kind)).items()
-               if method in methods}
-        for kind in KINDS}
+    """All sections, of what there is of these methods in the folder `results`."""
+    parts = {kind: read_runs(recipe, os.path.join(results, kind), methods) for kind in KINDS}
     if not parts['accuracy']:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
-    _check_alike(parts)
-    _check_runs(recipe, parts)
+    _check(recipe, parts)
     sections = [_verdict_section(parts, recipe), *_table_sections(parts, recipe)]
 
     def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: str = '') -> None:
         """Draw all seeds, or of each method the first one whose result has what `first` names."""
         runs = parts[kind]
         if first:
-            having = {name: [r for r in records if first in r['result']] for name, records in runs.items()}
-            runs = {name: records[:1] for name, records in having.items() if records}
+            runs = by_method((record for record in all_records(runs) if first in record['result']), runs)
+            runs = {method: records[:1] for method, records in runs.items()}
         if runs:
             sections.append(Section(heading, list(text), png=figures.to_png(draw(runs)), caption=caption(runs, recipe)))
         else:
@@ -90,8 +82,7 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     figure('Corruptions', 'robustness', figures.corruptions, _CORRUPTIONS)
     figure('Outliers and calibration', 'ood', figures.outliers, _OUTLIERS)
     figure('Embedding space in numbers', 'embedding_space', figures.embedding_numbers, _EMBEDDINGS)
-    figure(
-        'Embedding space in pictures', 'embedding_space', figures.embedding_pictures, _PICTURE, first='picture')
+    figure('Embedding space in pictures', 'embedding_space', figures.embedding_pictures, _PICTURE, first='picture')
     figure('Attention', 'attention', map_figures.attention_maps, _ATTENTION, first='attention')
     dense = parts['attention'].get('dense-multimix')
     if dense:
@@ -99,60 +90,49 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
             'Tuples of Dense MultiMix', [_TUPLES], png=figures.to_png(map_figures.mixed_tuples(dense[0])),
             caption=caption({'dense-multimix': dense[:1]}, recipe)))
     sections += _detection_sections(parts, os.path.join(results, 'detection'))
-    records = [record for runs in parts.values() for of_method in runs.values() for record in of_method]
+    records = [record for runs in parts.values() for record in all_records(runs)]
     sections.append(Section('Versions', [f'{versions(records)}.']))
     lacking = missing(parts, methods)
     sections.append(Section('What is missing', lacking or ['Nothing: all methods, parts and seeds.']))
     return sections
 
 
-def _check_alike(parts: Dict[str, Runs]) -> None:
-    """Only what was measured in the same way, on the same images, is compared; older results do not say all of it."""
-    found: Dict[Tuple[str, str], Tuple[Any, str]] = {}
+def _check(recipe: str, parts: Dict[str, Runs]) -> None:
+    """Every run had this budget, and all parts are of its weights, measured in the same way and on the same images.
+
+    Older results do not say all of it.
+    """
+    trained: Dict[str, Dict[str, Any]] = {}
+    seen: Dict[Tuple[str, str], Tuple[Any, str]] = {}
     for kind, runs in parts.items():
-        for record in (record for records in runs.values() for record in records):
-            of = '{method}-{seed}'.format(**record['settings'])
-            for name, value in record['settings'].items():
-                if name in ('method', 'seed', 'checkpoint', 'flags'):
-                    continue
-                shared = '' if name == 'data' else kind
-                before, first = found.setdefault((shared, name), (value, of))
-                if value != before:
-                    raise ValueError(
-                        f'--results must have {kind} with the same {name}, got {before!r} for {first} and {value!r} '
-                        f'for {of}')
-
-
-def _check_runs(recipe: str, parts: Dict[str, Runs]) -> None:
-    """Every run had this budget, and all parts are of its weights."""
-    def settings_of(kind: str) -> Dict[Tuple[str, int], Dict[str, Any]]:
-        return {
-            (method, record['settings']['seed']): record['settings']
-            for method, records in parts[kind].items() for record in records}
-
-    trained = settings_of('accuracy')
-    for (method, seed), settings in trained.items():
-        expected = budget(recipe, method, seed)
-        if not is_of(settings['flags'], expected):
-            raise ValueError(
-                f'--results must have {method}-{seed} of the flags {expected!r}, got {settings["flags"]!r}')
-    for kind in KINDS:
-        for (method, seed), settings in settings_of(kind).items():
-            if (method, seed) not in trained:
-                raise ValueError(f'--results must have accuracy of {method}-{seed}, of which it has {kind}')
-            weights = trained[method, seed]['checkpoint']
+        for settings in (record['settings'] for record in all_records(runs)):
+            run = '{method}-{seed}'.format(**settings)
+            if kind == 'accuracy':
+                trained[run] = settings
+                expected = budget(recipe, settings['method'], settings['seed'])
+                if not is_of(settings['flags'], expected):
+                    raise ValueError(f'--results must have {run} of the flags {expected!r}, got {settings["flags"]!r}')
+            if run not in trained:
+                raise ValueError(f'--results must have accuracy of {run}, of which it has {kind}')
+            weights = trained[run]['checkpoint']
             if settings['checkpoint'] != weights:
                 raise ValueError(
                     f'--results must have {kind} of the checkpoint of accuracy, {weights}, got '
-                    f'{settings["checkpoint"]} for {method}-{seed}')
+                    f'{settings["checkpoint"]} for {run}')
+            for name, value in settings.items():
+                before, first = seen.setdefault(('' if name == 'data' else kind, name), (value, run))
+                if value != before and name not in ('method', 'seed', 'checkpoint', 'flags'):
+                    raise ValueError(
+                        f'--results must have {kind} with the same {name}, got {before!r} for {first} and {value!r} '
+                        f'for {run}')
 
 
 def _verdict_section(parts: Dict[str, Runs], recipe: str) -> Section:
-    rows = verdicts(parts, 100. / recipe_args(recipe).num_classes)
-    header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
+    heading, rows = 'Where MultiMix wins and loses', verdicts(parts, 100. / recipe_args(recipe).num_classes)
     if not rows:
-        return Section('Where MultiMix wins and loses', ['No MultiMix run to compare yet.'])
-    return Section('Where MultiMix wins and loses', [_VERDICT.format(count=num_tests(rows))], [header, *rows])
+        return Section(heading, ['No MultiMix run to compare yet.'])
+    header = ['metric', 'method', 'against plain', 'best of the others', 'against that']
+    return Section(heading, [_VERDICT.format(count=num_tests(rows))], [header, *rows])
 
 
 def _table_sections(parts: Dict[str, Runs], recipe: str) -> List[Section]:
@@ -185,27 +165,27 @@ def _step_time_section(runs: Runs, recipe: str, results: str) -> Section:
 
 
 def _attack_text(runs: Runs) -> List[str]:
-    rows = [record['result'] for records in runs.values() for record in records]
-    return [_ATTACKS.format(
-        steps=max(row['steps'] for row in rows[0]['attacks']), images=rows[0]['images'])] if rows else []
+    if not runs:
+        return []
+    result = all_records(runs)[0]['result']
+    return [_ATTACKS.format(steps=max(row['steps'] for row in result['attacks']), images=result['images'])]
 
 
 def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
     """A table and a figure for each setting in which backbones of these very runs were fine-tuned."""
-    checkpoints = {
-        record['settings'].get('checkpoint') for runs in parts.values() for records in runs.values()
-        for record in records}
+    checkpoints = {record['settings'].get('checkpoint') for runs in parts.values() for record in all_records(runs)}
+
+    def is_of_these(record: Dict[str, Any]) -> bool:
+        settings = record['settings']
+        return settings['method'] == SCRATCH or settings['checkpoint']['sha256'][:DIGEST_LENGTH] in checkpoints
+
     sections = []
     for setting in sorted(os.listdir(results)) if os.path.isdir(results) else []:
         found = detection.read_runs(setting, results)
-        runs = {
-            method: [record for record in records if method == SCRATCH or _digest(record) in checkpoints]
-            for method, records in found.items()}
-        runs = {method: records for method, records in runs.items() if records}
+        runs = by_method(filter(is_of_these, all_records(found)), found)
         if not runs.keys() - {SCRATCH}:
             continue
-        records = [record for records in runs.values() for record in records]
-        others = sum(map(len, found.values())) - len(records)
+        others = len(all_records(found)) - len(all_records(runs))
         text = _DETECTION + (f' {others} runs on other weights are left out.' if others else '')
         made = detection.caption(runs)
         figure = figures.to_png(detection.draw(runs, f'Object detection ({setting})'))
@@ -215,30 +195,21 @@ def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
     return sections or [Section('Object detection', ['Not measured yet: no results of detection on these runs.'])]
 
 
-def _digest(record: Dict[str, Any]) -> str:
-    """As much of the checkpoint's as the other parts keep."""
-    return record['settings']['checkpoint']['sha256'][:DIGEST_LENGTH]
-
-
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog='benchmarks.report', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__, prog='benchmarks.report')
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files, with a folder for each part')
-    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
+    add_methods(parser)
     parser.add_argument('--report', help='folder to write RECIPE.html and RECIPE.md into (RESULTS/report)')
     args = parser.parse_args(argv)
-    try:
+    with mistakes(parser):
         sections = build(args.recipe, args.results, args.methods)
-    except ValueError as error:
-        parser.error(str(error))
     folder = args.report or os.path.join(args.results, 'report')
     os.makedirs(folder, exist_ok=True)
-    heading = title(args.recipe)
-    for suffix, text in (('html', to_html(heading, sections)), ('md', to_markdown(heading, sections))):
+    for suffix, write in (('html', to_html), ('md', to_markdown)):
         path = os.path.join(folder, f'{args.recipe}.{suffix}')
         with open(path, 'w', encoding='utf-8') as file:
-            file.write(text)
+            file.write(write(title(args.recipe), sections))
         print(path)
     return 0
 

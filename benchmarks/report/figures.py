@@ -2,6 +2,7 @@
 import io
 import statistics
 import textwrap
+from operator import itemgetter
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from ..suite.methods import find  # noqa: E402
-from ..suite.runs import Runs, mean_and_spread  # noqa: E402
+from ..suite.runs import Runs, all_records, mean_and_spread  # noqa: E402
 
 
 def style(method: str) -> Dict[str, Any]:
@@ -25,46 +26,46 @@ def style(method: str) -> Dict[str, Any]:
 def attacks(runs: Runs) -> Figure:
     """Top-1 against the radius of FGSM and PGD; 0 is no attack."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    rows = [row for records in runs.values() for record in records for row in record['result']['attacks']]
-    radii = [0, *sorted({row['eps_255'] for row in rows})]
     for axis, attack in zip(axes, ('fgsm', 'pgd')):
-        for method, records in runs.items():
-            points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
-            for record in records:
-                for row in record['result']['attacks']:
-                    if row['attack'] == attack:
-                        points.setdefault(row['eps_255'], []).append(row['top1'])
-            _line(axis, method, points)
-        axis.set_title(attack.upper())
+        radii = [0, *sorted({row['eps_255'] for row in _lines(axis, runs, 'attacks', 'attack', attack, 'eps_255')})]
+        axis.set(title=attack.upper(), xlabel='radius (of 255, l-inf)')
         axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most happens at the small radii
         axis.set_xticks(radii, [f'{radius:g}' for radius in radii])
-        axis.set_xlabel('radius (of 255, l-inf)')
     return _with_legend(figure, axes, 'top-1 (%)')
 
 
 def corruptions(runs: Runs) -> Figure:
     """Top-1 against the strength of each corruption; 0 is none."""
-    results = [record['result'] for records in runs.values() for record in records]
-    names = list(dict.fromkeys(row['corruption'] for result in results for row in result['corruptions']))
+    rows = [row for record in all_records(runs) for row in record['result']['corruptions']]
+    names = list(dict.fromkeys(row['corruption'] for row in rows))
     figure, axes = plt.subplots(1, len(names), figsize=(13, 4.2), sharey=True, constrained_layout=True, squeeze=False)
     for axis, name in zip(axes[0], names):
-        strengths: Dict[int, float] = {}
-        for method, records in runs.items():
-            points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
-            for record in records:
-                for row in record['result']['corruptions']:
-                    if row['corruption'] == name:
-                        points.setdefault(row['level'], []).append(row['top1'])
-                        strengths[row['level']] = row['strength']
-            _line(axis, method, points)
+        rows = _lines(axis, runs, 'corruptions', 'corruption', name, 'level')
+        strengths = {row['level']: row['strength'] for row in rows}
         axis.set_title(name)
         axis.set_xticks([0, *strengths], ['none', *(f'{strength:g}' for strength in strengths.values())])
     return _with_legend(figure, axes[0], 'top-1 (%)')
 
 
+def _lines(axis, runs: Runs, part: str, kind: str, name: str, at: str) -> List[Dict[str, Any]]:
+    """Draw top-1 over `at` of each method, with spreads, and return the rows of the part whose kind is this one."""
+    drawn = []
+    for method, records in runs.items():
+        points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
+        for row in (row for record in records for row in record['result'][part] if row[kind] == name):
+            points.setdefault(row[at], []).append(row['top1'])
+            drawn.append(row)
+        x, mean, spread = zip(*[(x, *mean_and_spread(values)) for x, values in sorted(points.items())])
+        axis.errorbar(
+            x, mean, yerr=[value or 0. for value in spread], label=find(method).label, markersize=5, capsize=2,
+            **style(method))
+    axis.grid(alpha=0.3)
+    return drawn
+
+
 def outliers(runs: Runs) -> Figure:
     """AUROC of both scores on each set, and the calibration error."""
-    names = list(dict.fromkeys(name for records in runs.values() for r in records for name in r['result']['sets']))
+    names = list(dict.fromkeys(name for record in all_records(runs) for name in record['result']['sets']))
     columns = len(names) + 1
     figure, axes = plt.subplots(
         1, columns, figsize=(2.4 + 2.2 * columns, 1.4 + 0.33 * len(runs)), sharey=True, constrained_layout=True,
@@ -77,10 +78,8 @@ def outliers(runs: Runs) -> Figure:
                 _dots(axis, method, values, row + shift, filled)
         _dots(axes[0, -1], method, [100. * record['result']['ece'] for record in records], row, True)
     for axis, name in zip(axes[0], names):
-        axis.set_title(name)
-        axis.set_xlabel('AUROC (%)')
-    axes[0, -1].set_title('calibration')
-    axes[0, -1].set_xlabel('ECE (%)')
+        axis.set(title=name, xlabel='AUROC (%)')
+    axes[0, -1].set(title='calibration', xlabel='ECE (%)')
     _rows(axes[0], list(runs))
     return figure
 
@@ -90,10 +89,11 @@ def embedding_numbers(runs: Runs) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True)
     for axis, (x, y) in zip(axes, (('uniformity', 'alignment'), ('separation', 'spread'))):
         for method, records in runs.items():
-            xs, ys = ([record['result'][name] for record in records] for name in (x, y))
-            _point(axis, method, xs, ys)
-        axis.set_xlabel(f'{x} ({"lower" if x == "uniformity" else "higher"} is better)')
-        axis.set_ylabel(f'{y} (lower is better)')
+            (mean_x, spread_x), (mean_y, spread_y) = (
+                mean_and_spread([record['result'][name] for record in records]) for name in (x, y))
+            _point(axis, method, mean_x, mean_y, capsize=2, xerr=spread_x, yerr=spread_y)
+        better = 'lower' if x == 'uniformity' else 'higher'
+        axis.set(xlabel=f'{x} ({better} is better)', ylabel=f'{y} (lower is better)')
         axis.locator_params(axis='x', nbins=6)
         axis.grid(alpha=0.3)
     return _with_legend(figure, axes)
@@ -113,8 +113,7 @@ def embedding_pictures(runs: Runs) -> Figure:
         axis.scatter(picture['x'], picture['y'], c=colours, cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
         axis.set_title(find(method).label, fontsize=11)
         axis.axis('on')
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
     return figure
 
 
@@ -130,19 +129,16 @@ def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
         if method in times:
             ratio, (low, high) = times[method]['ratio'], times[method]['ratio_quartiles']
             mean, spread = mean_and_spread([record['result']['top1'] for record in records])
-            axis.errorbar(
-                ratio, mean, yerr=spread, xerr=[[max(ratio - low, 0.)], [max(high - ratio, 0.)]],
-                label=find(method).label, markersize=8, capsize=3, **dict(style(method), linestyle='none'))
+            errors = [[max(ratio - low, 0.)], [max(high - ratio, 0.)]]
+            _point(axis, method, ratio, mean, capsize=3, xerr=errors, yerr=spread)
     axis.set_xlabel('time of a training step, ratio to plain training (median and quartiles)')
-    axis.set_ylabel('top-1 (%)')
     axis.grid(alpha=0.3)
-    return _with_legend(figure, [axis])
+    return _with_legend(figure, [axis], 'top-1 (%)')
 
 
 def accuracy(runs: Runs, title: str = '', caption: str = '') -> Figure:
     """Top-1 and test loss of every seed."""
-    metrics = {'top-1 (%)': lambda result: result['top1'], 'test loss': lambda result: result['loss']}
-    return points(runs, metrics, title, caption)
+    return points(runs, {'top-1 (%)': itemgetter('top1'), 'test loss': itemgetter('loss')}, title, caption)
 
 
 def points(
@@ -177,14 +173,6 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _line(axis, method: str, points: Dict[float, List[float]]) -> None:
-    x, mean, spread = zip(*[(x, *mean_and_spread(values)) for x, values in sorted(points.items())])
-    axis.errorbar(
-        x, mean, yerr=[value or 0. for value in spread], label=find(method).label, markersize=5, capsize=2,
-        **style(method))
-    axis.grid(alpha=0.3)
-
-
 def _dots(axis, method: str, values: List[Optional[float]], row: float, filled: bool) -> None:
     color = style(method)['color']
     known = [value for value in values if value is not None]
@@ -193,11 +181,8 @@ def _dots(axis, method: str, values: List[Optional[float]], row: float, filled: 
         axis.plot([statistics.fmean(known)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
 
 
-def _point(axis, method: str, xs: List[float], ys: List[float]) -> None:
-    (x, x_spread), (y, y_spread) = mean_and_spread(xs), mean_and_spread(ys)
-    axis.errorbar(
-        x, y, xerr=x_spread, yerr=y_spread, label=find(method).label, markersize=8, capsize=2,
-        **dict(style(method), linestyle='none'))
+def _point(axis, method: str, x: float, y: float, **errors: Any) -> None:
+    axis.errorbar(x, y, label=find(method).label, markersize=8, **errors, **dict(style(method), linestyle='none'))
 
 
 def _rows(axes, methods: List[str]) -> None:

@@ -33,7 +33,7 @@ def attention_maps(runs: Runs) -> Figure:
         row[0].set_ylabel(find(method).label, fontsize=9)
         for axis, image, weights in zip(row, images, records[0]['result']['attention']):
             _overlay(axis, image, np.array(weights))
-    _bare(axes)
+    plt.setp(axes.flat, xticks=[], yticks=[])
     return figure
 
 
@@ -57,7 +57,7 @@ def mixed_tuples(record: Dict[str, Any]) -> Figure:
         row[-1].imshow(
             shares.argmax(axis=0) % 10, cmap='tab10', vmin=0, vmax=9, alpha=shares.max(axis=0), extent=(0, 1, 0, 1))
         row[-1].set_title('target: largest class', fontsize=8)
-    _bare(axes)
+    plt.setp(axes.flat, xticks=[], yticks=[])
     colors = matplotlib.colormaps['tab10']
     shown = sorted(set(result['labels']))
     patches = [Patch(color=colors(label % 10), label=result['classes'][label]) for label in shown]
@@ -82,9 +82,3 @@ def _overlay(axis, image: np.ndarray, weights: np.ndarray, largest: float = 0.) 
 def _decode(image: str) -> np.ndarray:
     with Image.open(io.BytesIO(base64.b64decode(image))) as picture:
         return np.asarray(picture.convert('RGB'))
-
-
-def _bare(axes) -> None:
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])

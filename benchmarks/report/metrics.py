@@ -1,6 +1,7 @@
 """The numbers that methods are compared by, and where MultiMix wins and loses."""
-import statistics
 from dataclasses import dataclass
+from operator import itemgetter
+from statistics import fmean, pvariance
 from typing import Any, Callable, Dict, List, Optional
 
 from scipy.stats import ttest_ind
@@ -52,28 +53,22 @@ class Metric:
 
 
 def _attacked(attack: str, radius: int) -> Callable:
-    def value(result: Dict[str, Any]) -> Optional[float]:
-        rows = result['attacks']
-        return next((row['top1'] for row in rows if (row['attack'], row['eps_255']) == (attack, radius)), None)
-    return value
+    return lambda result: next(
+        (row['top1'] for row in result['attacks'] if (row['attack'], row['eps_255']) == (attack, radius)), None)
 
 
 def _corrupted(name: str) -> Callable:
-    return lambda result: _mean(row['top1'] for row in result['corruptions'] if row['corruption'] == name)
+    return lambda result: fmean(row['top1'] for row in result['corruptions'] if row['corruption'] == name)
 
 
 def _detected(score: str, metric: str) -> Callable:
-    return lambda result: 100. * _mean(outliers[score][metric] for outliers in result['sets'].values())
-
-
-def _mean(values) -> float:
-    return statistics.fmean(values)
+    return lambda result: 100. * fmean(outliers[score][metric] for outliers in result['sets'].values())
 
 
 TABLES: Dict[str, List[Metric]] = {
     'Accuracy: held-out images': [
-        Metric('top-1 (%)', 'accuracy', lambda result: result['top1'], top1=True),
-        Metric('loss', 'accuracy', lambda result: result['loss'], higher=False, digits=3),
+        Metric('top-1 (%)', 'accuracy', itemgetter('top1'), top1=True),
+        Metric('loss', 'accuracy', itemgetter('loss'), higher=False, digits=3),
     ],
     'Attacks: top-1 (%)': [
         Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius), top1=True)
@@ -84,18 +79,15 @@ TABLES: Dict[str, List[Metric]] = {
     ],
     'Calibration, and outliers: mean over the sets (%)': [
         Metric('ECE', 'ood', lambda result: 100. * result['ece'], higher=False),
-        Metric('AUROC, softmax', 'ood', _detected('msp', 'auroc')),
-        Metric('AUROC, energy', 'ood', _detected('energy', 'auroc')),
-        Metric('AUPR, softmax', 'ood', _detected('msp', 'aupr')),
-        Metric('AUPR, energy', 'ood', _detected('energy', 'aupr')),
-        Metric('FPR95, softmax', 'ood', _detected('msp', 'fpr95'), higher=False),
-        Metric('FPR95, energy', 'ood', _detected('energy', 'fpr95'), higher=False),
+        *(
+            Metric(f'{metric.upper()}, {name}', 'ood', _detected(score, metric), higher=metric != 'fpr95')
+            for metric in ('auroc', 'aupr', 'fpr95') for score, name in (('msp', 'softmax'), ('energy', 'energy'))),
     ],
     'Embedding space: test images': [
-        Metric('alignment', 'embedding_space', lambda result: result['alignment'], higher=False, digits=3),
-        Metric('uniformity', 'embedding_space', lambda result: result['uniformity'], higher=False, digits=3),
-        Metric('class spread', 'embedding_space', lambda result: result['spread'], higher=False, digits=3),
-        Metric('class separation', 'embedding_space', lambda result: result['separation'], digits=3),
+        Metric('alignment', 'embedding_space', itemgetter('alignment'), higher=False, digits=3),
+        Metric('uniformity', 'embedding_space', itemgetter('uniformity'), higher=False, digits=3),
+        Metric('class spread', 'embedding_space', itemgetter('spread'), higher=False, digits=3),
+        Metric('class separation', 'embedding_space', itemgetter('separation'), digits=3),
     ],
 }
 """By heading of their table; those of a table are of one kind of result."""
@@ -109,21 +101,16 @@ def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: floa
     """
     if not ours or not theirs:
         return 'not measured'
-    if metric.top1 and max(statistics.fmean(ours), statistics.fmean(theirs)) <= chance:
+    if metric.top1 and max(fmean(ours), fmean(theirs)) <= chance:
         return 'both at chance or below'
-    difference = statistics.fmean(ours) - statistics.fmean(theirs)
+    difference = fmean(ours) - fmean(theirs)
     signed = f'{difference:+.{metric.digits}f}'
     if min(len(ours), len(theirs)) < 2:
         return f'{signed}, one seed: no verdict'
-    if not _differ(ours, theirs):
+    # the test divides by the variances
+    if pvariance(ours) + pvariance(theirs) == 0. or not ttest_ind(ours, theirs, equal_var=False).pvalue < 0.05:
         return f'{signed}, not significantly different'
     return f'{signed}, {"wins" if (difference > 0.) == metric.higher else "loses"}'
-
-
-def _differ(ours: List[float], theirs: List[float]) -> bool:
-    if statistics.pvariance(ours) + statistics.pvariance(theirs) == 0.:  # the test divides by it
-        return False
-    return ttest_ind(ours, theirs, equal_var=False).pvalue < 0.05
 
 
 def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
@@ -132,10 +119,8 @@ def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
         method: values for method in parts.get('accuracy', {})
         if method in METHODS and not METHODS[method].ours and (values := metric.values(parts, method))}
     several = {method: values for method, values in others.items() if len(values) > 1}
-    means = {method: statistics.fmean(values) for method, values in (several or others).items()}
-    if not means:
-        return None
-    return max(means, key=lambda method: means[method] if metric.higher else -means[method])
+    means = {method: fmean(values) for method, values in (several or others).items()}
+    return (max if metric.higher else min)(means, key=means.get, default=None)
 
 
 def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:

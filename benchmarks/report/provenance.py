@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterable, List, Set
 from ..suite.budget import recipe_args
 from ..suite.methods import find
 from ..suite.recipes import RECIPES
-from ..suite.runs import Runs
+from ..suite.runs import Runs, all_records
 
 _PARTS = dict(robustness='robustness', ood='outliers and calibration', embedding_space='embedding space')
 _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
@@ -12,20 +12,18 @@ _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 
 def caption(runs: Runs, recipe: str) -> str:
     """Of a figure over these runs."""
-    records = [record for of_method in runs.values() for record in of_method]
-    return f'{seeds(runs)}. {budget(recipe)}. {hardware(records)}.'
+    return f'{seeds(runs)}. {budget(recipe)}. {hardware(all_records(runs))}.'
 
 
 def seeds(runs: Runs) -> str:
     """How many seeds each method has."""
-    counts = {method: len(records) for method, records in runs.items()}
-    if len(set(counts.values())) == 1:
-        count = next(iter(counts.values()))
-        if count == 1:
-            return 'n = 1 seed each, so no spread'
-        return f'n = {count} seeds each; spreads are standard deviations over them'
-    numbers = ', '.join(f'{find(method).label} {count}' for method, count in counts.items())
-    return f'n seeds: {numbers}; spreads are standard deviations over them'
+    counts = {len(records) for records in runs.values()}
+    if counts == {1}:
+        return 'n = 1 seed each, so no spread'
+    numbers = f'n seeds: {", ".join(f"{find(method).label} {len(records)}" for method, records in runs.items())}'
+    if len(counts) == 1:
+        numbers = f'n = {counts.pop()} seeds each'
+    return f'{numbers}; spreads are standard deviations over them'
 
 
 def budget(recipe: str) -> str:
@@ -46,9 +44,8 @@ def hardware(records: Iterable[Dict[str, Any]]) -> str:
     return _each(environments, 'gpu')
 
 
-def versions(records: Iterable[Dict[str, Any]]) -> str:
+def versions(records: List[Dict[str, Any]]) -> str:
     """Each version of a library that occurs, and each commit that trained or measured."""
-    records = list(records)
     found = ', '.join(f'{name} {_each([record["environment"] for record in records], name)}' for name in _VERSIONS)
     trained = [record['result'].get('commits') or [record['environment']['commit']] for record in records]
     return f'{found}; commit {" and ".join(dict.fromkeys(commit for commits in trained for commit in commits))}'
@@ -60,25 +57,16 @@ def _each(environments: List[Dict[str, Any]], name: str) -> str:
 
 def missing(parts: Dict[str, Runs], methods: Iterable[str]) -> List[str]:
     """Name everything that the report lacks, in sentences."""
-    trained = parts.get('accuracy', {})
-    found = []
-    untrained = [method for method in methods if method not in trained]
-    if untrained:
-        found.append(f'Not trained: {", ".join(untrained)}.')
-    single = [method for method, records in trained.items() if len(records) == 1]
-    if single:
-        found.append(f'One seed, so neither spread nor verdict: {", ".join(single)}.')
-    two = [method for method, records in trained.items() if len(records) == 2]
-    if two:
-        found.append(f'Two seeds, which tell little: {", ".join(two)}.')
-    for kind, name in _PARTS.items():
-        lacking = _names(trained) - _names(parts.get(kind, {}))
-        if lacking:
-            found.append(f'No {name} of: {", ".join(sorted(lacking))}.')
-    if not parts.get('attention'):
-        found.append('No attention maps.')
-    return found
+    trained = parts['accuracy']
+    lacking = {
+        'Not trained': [method for method in methods if method not in trained],
+        'One seed, so neither spread nor verdict': [method for method in trained if len(trained[method]) == 1],
+        'Two seeds, which tell little': [method for method in trained if len(trained[method]) == 2],
+        **{f'No {name} of': sorted(_names(trained) - _names(parts[kind])) for kind, name in _PARTS.items()},
+    }
+    found = [f'{text}: {", ".join(names)}.' for text, names in lacking.items() if names]
+    return found if parts['attention'] else [*found, 'No attention maps.']
 
 
 def _names(runs: Runs) -> Set[str]:
-    return {f'{method}-{record["settings"]["seed"]}' for method, records in runs.items() for record in records}
+    return {'{method}-{seed}'.format(**record['settings']) for record in all_records(runs)}

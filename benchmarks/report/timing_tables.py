@@ -2,16 +2,18 @@
 
 Reads what `loss_time` and `step_time` wrote and prints Markdown.
 """
-import argparse
-import json
 import os
 import sys
 from typing import Any, Dict, List, Optional
 
 from ..loss_time import Size
+from ..suite.cli import create_parser
+from ..suite.memory import MIB
 from ..suite.methods import find
+from ..suite.results import RESULTS
+from ..suite.runs import read_result
+from .page import markdown_table
 
-RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
 _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 
@@ -21,10 +23,9 @@ def loss_table(record: Dict[str, Any]) -> str:
     timed = result['sizes'][0]['seconds']
     names = [name for name in timed if name not in ('literal', 'sampling') and not name.endswith(' alone')]
     alone = {name: f'{name} alone' for name in names if f'{name} alone' in timed}
-    heads = [
+    rows = [[
         'b', 'c', 'n', 'r', 'literal', *(f'{name} (times faster)' for name in names), 'sampling',
-        *(f'loss alone, {name} (times its floor)' for name in alone)]
-    lines = [f'| {" | ".join(heads)} |', '|' + '---|' * len(heads)]
+        *(f'loss alone, {name} (times its floor)' for name in alone)]]
     for row in sorted(result['sizes'], key=lambda row: tuple(row['size'].values())):
         size, seconds = Size(**row['size']), row['seconds']
         cells = [f'{value:,}' for value in (size.batch_size, size.classes, size.tuples, size.positions)]
@@ -37,61 +38,54 @@ def loss_table(record: Dict[str, Any]) -> str:
         for key in alone.values():
             over = '' if key not in seconds else f' ({seconds[key] / row["floor"]:.1f})'
             cells.append(_milliseconds(seconds.get(key)) + over)
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        rows.append(cells)
+    return markdown_table(rows)
 
 
 def step_table(record: Dict[str, Any]) -> str:
     """A row per model, batch size and method: the step, its ratio to plain training, what a teacher adds, memory."""
-    lines = [
-        '| model | batch | method | step | over plain (quartiles) | teacher adds, in its passes | peak memory |',
-        '|---|---|---|---|---|---|---|']
+    rows = [[
+        'model', 'batch', 'method', 'step', 'over plain (quartiles)', 'teacher adds, in its passes', 'peak memory']]
     for run in record['result']['runs']:
         plain = run['methods']['plain']['peak_memory']
         for method, row in run['methods'].items():
             low, high = row['ratio_quartiles']
             peak = row['peak_memory']
-            memory = '' if peak is None else f'{peak / 2 ** 20:,.0f} MiB ({100. * (peak / plain - 1.):+.1f} %)'
+            memory = '' if peak is None else f'{peak / MIB:,.0f} MiB ({100. * (peak / plain - 1.):+.1f} %)'
             teacher = ''
             if 'teacher_forwards' in row:
                 least, most = row['teacher_forwards_quartiles']
                 teacher = f'{row["teacher_forwards"]:.2f} ({least:.2f} to {most:.2f})'
-            lines.append(
-                f'| {run["model"]} | {run["batch_size"]} | {find(method).label} | {_milliseconds(row["seconds"])} | '
-                f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f}) | {teacher} | {memory} |')
-    return '\n'.join(lines)
+            rows.append([
+                run['model'], str(run['batch_size']), find(method).label, _milliseconds(row['seconds']),
+                f'{row["ratio"]:.3f} ({low:.3f} to {high:.3f})', teacher, memory])
+    return markdown_table(rows)
 
 
-def plot_loss(record: Dict[str, Any], path: str) -> None:
-    """Time over each size, the others at their base."""
-    from matplotlib import pyplot as plt
-
+def plot_loss(record: Dict[str, Any], plt: Any) -> Any:
+    """A figure of the time over each size, the others at their base."""
     result = record['result']
     base, axes = result['base'], [axis for axis in _AXES if axis in result['slopes']]
-    figure, panels = plt.subplots(1, len(axes), figsize=(4. * len(axes), 4.), sharey=True, constrained_layout=True)
-    for axis, panel in zip(axes, [panels] if len(axes) == 1 else panels):
+    figure, panels = plt.subplots(
+        1, len(axes), figsize=(4. * len(axes), 4.), sharey=True, constrained_layout=True, squeeze=False)
+    for axis, panel in zip(axes, panels[0]):
         rows = [row for row in result['sizes'] if all(row['size'][key] == base[key] for key in base if key != axis)]
         rows.sort(key=lambda row: row['size'][axis])
         for name in [*dict.fromkeys(name for row in rows for name in row['seconds']), 'floor']:
-            times = [dict(row['seconds'], floor=row['floor']).get(name) for row in rows]
-            points = [(row['size'][axis], time) for row, time in zip(rows, times) if time is not None]
-            if points:
-                style = dict(linestyle='--', color='gray') if name == 'floor' else dict(marker='o')
-                panel.plot(*zip(*points), label=name, **style)
+            times = [(row['size'][axis], dict(row['seconds'], floor=row['floor']).get(name)) for row in rows]
+            style = dict(linestyle='--', color='gray') if name == 'floor' else dict(marker='o')
+            panel.plot(*zip(*[point for point in times if point[1] is not None]), label=name, **style)
         panel.set(xscale='log', yscale='log', xlabel=f'{_AXES[axis]} ({axis})')
         panel.grid(alpha=0.3)
-    (panels if len(axes) == 1 else panels[0]).set_ylabel('seconds, forward and backward')
-    (panels if len(axes) == 1 else panels[0]).legend()
+    panels[0, 0].set_ylabel('seconds, forward and backward')
+    panels[0, 0].legend()
     others = ', '.join(f'{key} {value}' for key, value in base.items())
     figure.suptitle(f'{_hardware(record)}; otherwise {others}')
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
-def plot_steps(record: Dict[str, Any], path: str) -> None:
-    """Ratio of every method's step to plain training, with quartiles."""
-    from matplotlib import pyplot as plt
-
+def plot_steps(record: Dict[str, Any], plt: Any) -> Any:
+    """A figure of the ratio of every method's step to plain training, with quartiles."""
     runs = record['result']['runs']
     figure, panels = plt.subplots(1, len(runs), figsize=(5. * len(runs), 4.), squeeze=False, constrained_layout=True)
     for run, panel in zip(runs, panels[0]):
@@ -107,8 +101,7 @@ def plot_steps(record: Dict[str, Any], path: str) -> None:
         panel.set(title=f'{run["model"]}, batch {run["batch_size"]}', xlabel='step time over plain training')
         panel.grid(axis='x', alpha=0.3)
     figure.suptitle(_hardware(record))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def _milliseconds(seconds: Optional[float]) -> str:
@@ -123,7 +116,7 @@ def _hardware(record: Dict[str, Any]) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--figures', help='folder for PNG files')
     args = parser.parse_args(argv)
@@ -134,14 +127,12 @@ def main(argv: Optional[List[str]] = None) -> int:
             if not os.path.exists(path):
                 continue
             found = True
-            with open(path, encoding='utf-8') as file:
-                record = json.load(file)
+            record = read_result(path)
             print(f'{benchmark}, {_hardware(record)}, commit {record["environment"]["commit"]}\n\n{table(record)}\n')
             if args.figures:
-                import matplotlib
-                matplotlib.use('Agg')
+                from .figures import plt  # needs matplotlib, the tables do not
                 os.makedirs(args.figures, exist_ok=True)
-                plot(record, os.path.join(args.figures, f'{benchmark}_{device}.png'))
+                plot(record, plt).savefig(os.path.join(args.figures, f'{benchmark}_{device}.png'), dpi=120)
     if not found:
         parser.error(f'--results {args.results} has no loss_time_*.json or step_time_*.json yet')
     return 0

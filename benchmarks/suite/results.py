@@ -34,11 +34,7 @@ def environment() -> Dict[str, Any]:
 
 
 def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
-    """Write one run as JSON, whole or not at all; the schema is checked by the tests.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
+    """Write one run as JSON, whole or not at all; the schema is checked by the tests."""
     record = dict(
         schema=SCHEMA_VERSION,
         benchmark=benchmark,

@@ -80,11 +80,7 @@ def evaluate_runs(
 
 
 def find_runs(args: argparse.Namespace) -> List[Run]:
-    """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint.
-
-    Raises:
-        ValueError: If there are none, or a checkpoint is not that of the result.
-    """
+    """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint."""
     runs, untrained, elsewhere = [], [], []
     for method in args.methods:
         for seed in args.seeds:

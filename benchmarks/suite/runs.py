@@ -5,7 +5,7 @@ import json
 import os
 import statistics
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Container, Dict, Iterable, List, Optional, Tuple
 
 from .methods import KNOBS, METHODS
 
@@ -47,11 +47,7 @@ def sha256_of(path: str) -> str:
 
 
 def read_result(path: str) -> Dict[str, Any]:
-    """A file of `benchmarks.results`.
-
-    Raises:
-        ValueError: If it is not one.
-    """
+    """A file of `benchmarks.results`."""
     with open(path, encoding='utf-8') as file:
         try:
             record = json.load(file)
@@ -67,22 +63,18 @@ def existing_settings(path: str) -> Optional[Dict[str, Any]]:
     return read_result(path)['settings'] if os.path.exists(path) else None
 
 
-def read_runs(recipe: str, results: str) -> Runs:
-    """The records in the recipe's folder in `results`: methods in the order of `METHODS`, then their variants.
-
-    Raises:
-        ValueError: If a file there is no result, or one of another name.
-    """
+def read_runs(recipe: str, results: str, methods: Optional[Container[str]] = None) -> Runs:
+    """The records in the recipe's folder in `results`, of these methods or all, in order."""
     records = []
     for path in glob.glob(os.path.join(results, recipe, '*.json')):
         records.append(read_result(path))
         name = '{recipe}/{method}-{seed}.json'.format(**records[-1]['settings'])
         if name != os.path.join(recipe, os.path.basename(path)):
             raise ValueError(f'{path} must be a result of that name, got one of {name}')
-    return by_method(records, [*METHODS, *KNOBS])
+    return by_method(records, [method for method in [*METHODS, *KNOBS] if methods is None or method in methods])
 
 
-def by_method(records: List[Dict[str, Any]], methods: Iterable[str]) -> Runs:
+def by_method(records: Iterable[Dict[str, Any]], methods: Iterable[str]) -> Runs:
     """The records of these methods, in their order."""
     runs: Runs = {}
     for record in sorted(records, key=lambda record: record['settings']['seed']):

@@ -86,9 +86,6 @@ def load_pixels(
         folder: With a folder per class, or any images at all.
         data_config: input_size, interpolation and crop_pct of the model.
         limit: So many, evenly spread over the images in order of class.
-
-    Raises:
-        ValueError: If there are no images.
     """
     if not has_images(folder):
         raise ValueError(f'{folder} must be a folder with images')

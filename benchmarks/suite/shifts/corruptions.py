@@ -15,11 +15,7 @@ pixels; factor on the contrast; quality of JPEG."""
 
 
 def corrupt(pixels: torch.Tensor, name: str, strength: float, seed: int = 0) -> torch.Tensor:
-    """The images `[n, 3, h, w]`, in [0, 1], rounded to 8 bits as a file would hold them.
-
-    Raises:
-        ValueError: If there is no such corruption.
-    """
+    """The images `[n, 3, h, w]`, in [0, 1], rounded to 8 bits as a file would hold them."""
     if name not in STRENGTHS:
         raise ValueError(f'name must be one of {", ".join(STRENGTHS)}, got {name!r}')
     with torch.random.fork_rng(devices=[]):

@@ -20,9 +20,6 @@ def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: i
         count: Number of images.
         data_config: input_size, interpolation and crop_pct of the model.
         seed: Of the draws.
-
-    Raises:
-        ValueError: If there is no such set.
     """
     if name not in OUTLIERS:
         raise ValueError(f'name must be one of {", ".join(OUTLIERS)}, got {name!r}')
