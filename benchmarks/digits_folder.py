@@ -1,10 +1,11 @@
 """scikit-learn's digits as folders of images, for the benchmarks: `python -m benchmarks.digits_folder FOLDER`."""
-import argparse
 import os
 import sys
 from typing import List, Optional
 
 from timm_multimix.training.data.digits import Digits
+
+from .suite.cli import create_parser
 
 
 def write_digits(folder: str) -> str:
@@ -21,7 +22,7 @@ def write_digits(folder: str) -> str:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = create_parser(__doc__)
     parser.add_argument('folder', help='where to write them')
     write_digits(parser.parse_args(argv).folder)
     return 0

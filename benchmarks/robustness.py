@@ -13,7 +13,7 @@ import torch
 from .suite.cli import check_least
 from .suite.running import create_part_parser, evaluate_runs
 from .suite.runs import Run
-from .suite.shifts.attacks import fgsm, pgd
+from .suite.shifts.attacks import pgd
 from .suite.shifts.corruptions import STRENGTHS, corrupt
 from .suite.trained import Judged, PixelModel, apply, batches, top1
 
@@ -24,22 +24,15 @@ def attack_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, ar
     """Top-1 under each attack."""
     rows = []
     for radius in RADII:
-        eps = radius / 255.
         generator = torch.Generator().manual_seed(0)
-        settings = dict(
-            fgsm=dict(steps=1, step_size_255=radius, random_start=False),
-            pgd=dict(steps=args.steps, step_size_255=radius / 4, random_start=True),
-        )
-        logits: Dict[str, List[torch.Tensor]] = {name: [] for name in settings}
-        for batch, target in batches(pixels, labels, device=args.device):
-            attacked = dict(
-                fgsm=fgsm(model, batch, target, eps),
-                pgd=pgd(model, batch, target, eps, args.steps, eps / 4., generator=generator),
-            )
-            for name, adversarial in attacked.items():
-                logits[name].append(apply(model, adversarial, args.device))
-        for name, outputs in logits.items():
-            rows.append(dict(attack=name, eps_255=radius, **settings[name], top1=top1(torch.cat(outputs), labels)))
+        for name, steps, step_size, random_start in (('fgsm', 1, radius, False), ('pgd', args.steps, radius / 4, True)):
+            logits = torch.cat([
+                apply(model, pgd(model, batch, target, radius / 255., steps, step_size / 255., random_start, generator),
+                      args.device)
+                for batch, target in batches(pixels, labels, device=args.device)])
+            rows.append(dict(
+                attack=name, eps_255=radius, steps=steps, step_size_255=step_size, random_start=random_start,
+                top1=top1(logits, labels)))
     return rows
 
 

@@ -120,8 +120,9 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
     for method in methods:  # warm-up
         stepper.seconds(method, steps)
     seconds: Dict[str, List[float]] = {method: [] for method in methods}
+    without_teacher = {method: method.removesuffix('-distilled') for method in methods}
     teacher_seconds: Dict[str, List[float]] = {
-        method: [] for method in methods if method.endswith('-distilled') and _without_teacher(method) in methods}
+        method: [] for method, without in without_teacher.items() if without != method and without in methods}
     for index in range(rounds):
         shift = index % len(methods)
         for method in methods[shift:] + methods[:shift]:
@@ -139,14 +140,10 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
     for method, passes in teacher_seconds.items():
         added = [
             (with_teacher - without) / one_pass
-            for with_teacher, without, one_pass in zip(seconds[method], seconds[_without_teacher(method)], passes)]
+            for with_teacher, without, one_pass in zip(seconds[method], seconds[without_teacher[method]], passes)]
         result[method].update(
             teacher_forward_seconds=statistics.median(passes), **quartiles('teacher_forwards', added))
     return result
-
-
-def _without_teacher(method: str) -> str:
-    return method.removesuffix('-distilled')
 
 
 def describe(row: Dict[str, Any]) -> str:

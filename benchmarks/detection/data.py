@@ -153,5 +153,4 @@ class DetectionDataset(Dataset):
 
 def collate(batch):
     """Images of different sizes stay a list."""
-    images, targets = zip(*batch)
-    return list(images), list(targets)
+    return tuple(map(list, zip(*batch)))

@@ -3,6 +3,7 @@
 Objects are the handwritten digits of scikit-learn, or the images of any folder of classes; backgrounds are the
 photographs of scikit-learn. What is trained on and what is evaluated on share no object and no pixel of background.
 """
+import contextlib
 import json
 import os
 import shutil
@@ -60,24 +61,21 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
     """
     settings = dict(as_json(scenes), objects=os.path.abspath(objects_dir) if objects_dir else 'digits')
     made = os.path.join(folder, 'scenes.json')
-    if os.path.exists(made):
-        with open(made, encoding='utf-8') as file:
-            if json.load(file) != settings:
-                raise ValueError(f'{folder} holds scenes of other settings: remove it, or choose another folder')
-        return folder
-    partial = f'{folder}.{os.getpid()}'
-    try:
-        _write(partial, scenes, objects_dir)
-        with open(os.path.join(partial, 'scenes.json'), 'w', encoding='utf-8') as file:
-            json.dump(settings, file, indent=2)
+    if not os.path.exists(made):
+        partial = f'{folder}.{os.getpid()}'
         try:
-            os.rename(partial, folder)
-        except OSError:  # another process was first, or something else is there
-            if not os.path.exists(made):
-                raise ValueError(f'{folder} is there and holds no generated scenes') from None
-            return generate(folder, scenes, objects_dir)
-    finally:  # nothing half made is left
-        shutil.rmtree(partial, ignore_errors=True)
+            _write(partial, scenes, objects_dir)
+            with open(os.path.join(partial, 'scenes.json'), 'w', encoding='utf-8') as file:
+                json.dump(settings, file, indent=2)
+            with contextlib.suppress(OSError):  # another process was first, or something else is there
+                os.rename(partial, folder)
+        finally:  # nothing half made is left
+            shutil.rmtree(partial, ignore_errors=True)
+    if not os.path.exists(made):
+        raise ValueError(f'{folder} is there and holds no generated scenes')
+    with open(made, encoding='utf-8') as file:
+        if json.load(file) != settings:
+            raise ValueError(f'{folder} holds scenes of other settings: remove it, or choose another folder')
     return folder
 
 

@@ -3,17 +3,14 @@ import base64
 import io
 from typing import Any, Dict, List
 
-import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
 
-matplotlib.use('Agg')
-import numpy as np  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from ..suite.methods import find  # noqa: E402
-from ..suite.runs import Runs  # noqa: E402
+from ..suite.methods import find
+from ..suite.runs import Runs
+from .figures import plt
 
 _EXAMPLES = 4  # of a tuple that are shown
 
@@ -58,7 +55,7 @@ def mixed_tuples(record: Dict[str, Any]) -> Figure:
             shares.argmax(axis=0) % 10, cmap='tab10', vmin=0, vmax=9, alpha=shares.max(axis=0), extent=(0, 1, 0, 1))
         row[-1].set_title('target: largest class', fontsize=8)
     plt.setp(axes.flat, xticks=[], yticks=[])
-    colors = matplotlib.colormaps['tab10']
+    colors = plt.get_cmap('tab10')
     shown = sorted(set(result['labels']))
     patches = [Patch(color=colors(label % 10), label=result['classes'][label]) for label in shown]
     figure.legend(handles=patches, loc='outside right center', fontsize=8)

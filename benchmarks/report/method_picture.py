@@ -4,22 +4,21 @@ The photographs are those that scikit-image ships: a cat, a rocket, a cup of cof
 domain. The mixing and the attention are the library's own. Two things stand in for a model: images are mixed where it
 mixes embeddings, and the embedding of a position is the contrast of the photograph there, on three scales.
 """
-import argparse
 import os
 import sys
 from typing import Dict, List, Optional
 
-import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 
-matplotlib.use('Agg')
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from PIL import Image  # noqa: E402
+from timm_multimix import functional
 
-from timm_multimix import functional  # noqa: E402
+from ..suite.cli import create_parser
+from .figures import plt
 
 FOLDER = os.path.join('docs', 'images')
 THEMES = {
@@ -102,17 +101,15 @@ def _dense(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
         _photo(axis, image * (0.2 + 0.8 * seen), index)
     lam = functional.sample_dirichlet(2, 4, 2., positions=GRID * GRID)
     weights = functional.dense_weights(lam, attention)  # [r, n, b]
-    target = weights @ torch.tensor([matplotlib.colors.to_rgb(color) for color in COLORS], dtype=weights.dtype)
+    target = weights @ torch.tensor([to_rgb(color) for color in COLORS], dtype=weights.dtype)
     grid = row.add_gridspec(1, 2, left=0.05, right=0.95, top=0.425, bottom=0.085, wspace=0.05)
     large = F.interpolate(
         weights.permute(1, 2, 0).unflatten(2, (GRID, GRID)), (SIDE, SIDE), mode='nearest')  # [n, b, h, w]
-    axis = row.add_subplot(grid[0, 0])
-    _photo(axis, (large[0][:, None] * images).sum(dim=0))
-    axis.set_xlabel('one tuple', fontsize=19, color=colors['quiet'])
-    axis = row.add_subplot(grid[0, 1])
-    axis.imshow(target[:, 0].unflatten(0, (GRID, GRID)).numpy())
-    _bare(axis)
-    axis.set_xlabel('its targets', fontsize=19, color=colors['quiet'])
+    mixed, mixed_target = (large[0][:, None] * images).sum(dim=0), target[:, 0].T.unflatten(1, (GRID, GRID))
+    for cell, picture, label in zip(grid, (mixed, mixed_target), ('one tuple', 'its targets')):
+        axis = row.add_subplot(cell)
+        _photo(axis, picture)
+        axis.set_xlabel(label, fontsize=19, color=colors['quiet'])
 
 
 def _title(row, name: str, what: str, colors: Dict[str, str]) -> None:
@@ -124,10 +121,8 @@ def _title(row, name: str, what: str, colors: Dict[str, str]) -> None:
 def _photo(axis, image: torch.Tensor, index: Optional[int] = None) -> None:
     """`[3, h, w]`, framed by the colour of the photograph."""
     axis.imshow(image.clamp(0., 1.).permute(1, 2, 0).numpy())
-    _bare(axis)
-    for spine in axis.spines.values():
-        spine.set_visible(index is not None)
-        spine.set(color=COLORS[index or 0], linewidth=4)
+    axis.set(xticks=[], yticks=[])
+    plt.setp(axis.spines.values(), visible=index is not None, color=COLORS[index or 0], linewidth=4)
 
 
 def _bar(axis, weights: np.ndarray) -> None:
@@ -146,15 +141,8 @@ def _sign(row, first, second, sign: str, colors: Dict[str, str]) -> None:
         va='center')
 
 
-def _bare(axis) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-
-
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--output', default=FOLDER, help='folder of the two PNG files')
     args = parser.parse_args(argv)
     os.makedirs(args.output, exist_ok=True)

@@ -35,34 +35,31 @@ class SmallImageResNet(ResNet):
         self.init_weights()
 
 
-def _create(model_class, name: str, pretrained: bool, kwargs: dict, **config: Any) -> nn.Module:
-    feature_cfg = config.pop('feature_cfg', None)
+def _create(model_class, name: str, kwargs: dict, **config: Any) -> nn.Module:
     kwargs['pretrained_cfg'] = kwargs.get('pretrained_cfg') or dict(_CONFIG, **config)
-    return build_model_with_cfg(model_class, name, pretrained, feature_cfg=feature_cfg, **kwargs)
+    return build_model_with_cfg(model_class, name, **kwargs)
 
 
 @register_model
-def cifar_resnet14(pretrained: bool = False, **kwargs) -> ResNet:
+def cifar_resnet14(**kwargs) -> ResNet:
     """14 layers of 16, 32 and 64 channels: trains on a CPU."""
     kwargs = dict(block=BasicBlock, layers=(2, 2, 2), channels=(16, 32, 64), **kwargs)
-    return _create(
-        SmallImageResNet, 'cifar_resnet14', pretrained, kwargs, first_conv='conv1', classifier='fc',
-        feature_cfg=dict(out_indices=(0, 1, 2, 3)))
+    kwargs['feature_cfg'] = dict(out_indices=(0, 1, 2, 3))
+    return _create(SmallImageResNet, 'cifar_resnet14', kwargs, first_conv='conv1', classifier='fc')
 
 
 @register_model
-def cifar_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
+def cifar_resnet18(**kwargs) -> ResNet:
     """18 layers of 64 to 512 channels: for a GPU."""
     kwargs = dict(block=BasicBlock, layers=(2, 2, 2, 2), **kwargs)
-    return _create(SmallImageResNet, 'cifar_resnet18', pretrained, kwargs, first_conv='conv1', classifier='fc')
+    return _create(SmallImageResNet, 'cifar_resnet18', kwargs, first_conv='conv1', classifier='fc')
 
 
 @register_model
-def cifar_vit(pretrained: bool = False, **kwargs) -> VisionTransformer:
+def cifar_vit(**kwargs) -> VisionTransformer:
     """Four blocks of width 96 over patches of 4 x 4, read out by a class token: trains on a CPU."""
     kwargs = dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, **kwargs)
-    return _create(
-        VisionTransformer, 'cifar_vit', pretrained, kwargs, first_conv='patch_embed.proj', classifier='head')
+    return _create(VisionTransformer, 'cifar_vit', kwargs, first_conv='patch_embed.proj', classifier='head')
 
 
 @register_model

@@ -82,11 +82,9 @@ def evaluate_runs(
 def find_runs(args: argparse.Namespace) -> List[Run]:
     """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint."""
     runs, untrained, elsewhere = [], [], []
-    for method in args.methods:
-        for seed in args.seeds:
-            run = run_of(args.output, args.recipe, method, seed)
-            known = os.path.exists(_path(args, 'accuracy', run))
-            (untrained if not known else runs if os.path.exists(run.checkpoint) else elsewhere).append(run)
+    for run in (run_of(args.output, args.recipe, method, seed) for method in args.methods for seed in args.seeds):
+        known = os.path.exists(_path(args, 'accuracy', run))
+        (untrained if not known else runs if os.path.exists(run.checkpoint) else elsewhere).append(run)
     for reason, lacking in (('not trained', untrained), (f'trained, but not in {args.output}', elsewhere)):
         if lacking:
             _logger.info(f'Left out, {reason}: ' + ', '.join(f'{run.method}-{run.seed}' for run in lacking))

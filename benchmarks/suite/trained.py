@@ -20,13 +20,7 @@ BATCH_SIZE = 125
 
 
 class PixelModel(nn.Module):
-    """A model that takes pixels in [0, 1], its normalisation inside, so that what is judged is the whole function.
-
-    Args:
-        model: A timm model.
-        mean: Of the pixels, per channel.
-        std: Of the pixels, per channel.
-    """
+    """A timm model that takes pixels in [0, 1], its normalisation inside: what is judged is the whole function."""
 
     def __init__(self, model: nn.Module, mean: Tuple[float, ...], std: Tuple[float, ...]):
         super().__init__()
@@ -75,11 +69,7 @@ def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
     return pixel_model.eval().requires_grad_(False), data_config
 
 
-def load_pixels(
-        folder: str,
-        data_config: Dict[str, object],
-        limit: Optional[int] = None,
-) -> Tuple[torch.Tensor, torch.Tensor]:
+def load_pixels(folder: str, data_config: Dict[str, object], limit: Optional[int] = None) -> Tuple[torch.Tensor, ...]:
     """Images `[n, 3, h, w]` in [0, 1] as validation sees them, and their labels `[n]`.
 
     Args:
@@ -113,11 +103,7 @@ def class_names(folder: str) -> List[str]:
 def pixel_transform(data_config: Dict[str, object]) -> Callable:
     """timm's validation transform, from a PIL image to bytes `[3, h, w]`."""
     return create_transform(
-        data_config['input_size'],
-        interpolation=data_config['interpolation'],
-        crop_pct=data_config['crop_pct'],
-        normalize=False,
-    )
+        **{name: data_config[name] for name in ('input_size', 'interpolation', 'crop_pct')}, normalize=False)
 
 
 def batches(*tensors: torch.Tensor, device: Optional[torch.device] = None) -> Iterator[Tuple[torch.Tensor, ...]]:

@@ -5,11 +5,6 @@ import torch
 import torch.nn.functional as F
 
 
-def fgsm(model: Callable, pixels: torch.Tensor, target: torch.Tensor, eps: float) -> torch.Tensor:
-    """One step of size eps along the sign of the gradient; see `pgd`."""
-    return pgd(model, pixels, target, eps, steps=1, step_size=eps, random_start=False)
-
-
 def pgd(
         model: Callable,
         pixels: torch.Tensor,
@@ -21,6 +16,8 @@ def pgd(
         generator: Optional[torch.Generator] = None,
 ) -> torch.Tensor:
     """Signed gradient ascent on the cross-entropy, projected onto the ball around `pixels` and onto [0, 1].
+
+    One step of size eps without a random start is FGSM.
 
     Args:
         model: From pixels in [0, 1] to logits; in eval mode, so that images do not depend on each other.

@@ -23,26 +23,14 @@ def corrupt(pixels: torch.Tensor, name: str, strength: float, seed: int = 0) -> 
         return _TRANSFORMS[name](pixels, strength).clamp(0., 1.).mul(255.).round().div(255.)
 
 
-def _noise(pixels: torch.Tensor, strength: float) -> torch.Tensor:
-    return v2.GaussianNoise(sigma=strength)(pixels)
-
-
-def _blur(pixels: torch.Tensor, strength: float) -> torch.Tensor:
-    return v2.GaussianBlur(2 * round(3. * strength) + 1, sigma=strength)(pixels)
-
-
-def _contrast(pixels: torch.Tensor, strength: float) -> torch.Tensor:
-    return v2.functional.adjust_contrast(pixels, strength)
-
-
 def _jpeg(pixels: torch.Tensor, strength: float) -> torch.Tensor:
     transform = v2.JPEG(int(strength))
     return torch.stack([transform(image) for image in pixels.mul(255.).round().to(torch.uint8)]).float() / 255.
 
 
 _TRANSFORMS: Dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = dict(
-    noise=_noise,
-    blur=_blur,
-    contrast=_contrast,
+    noise=lambda pixels, strength: v2.GaussianNoise(sigma=strength)(pixels),
+    blur=lambda pixels, strength: v2.GaussianBlur(2 * round(3. * strength) + 1, sigma=strength)(pixels),
+    contrast=v2.functional.adjust_contrast,
     jpeg=_jpeg,
 )

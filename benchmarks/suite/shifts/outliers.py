@@ -1,5 +1,5 @@
 """Images of nothing that the model knows, which need no download: noise, textures, photos, digits."""
-from typing import Callable, Dict, List
+from typing import Dict, List
 
 import numpy as np
 import torch
@@ -8,6 +8,8 @@ from PIL import Image
 from timm_multimix.training.data.digits import Digits
 
 from ..trained import pixel_transform
+
+OUTLIERS = ('noise', 'textures', 'photos', 'digits')
 
 
 def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: int = 0) -> torch.Tensor:
@@ -21,32 +23,24 @@ def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: i
         data_config: input_size, interpolation and crop_pct of the model.
         seed: Of the draws.
     """
-    if name not in OUTLIERS:
-        raise ValueError(f'name must be one of {", ".join(OUTLIERS)}, got {name!r}')
     _, height, width = data_config['input_size']
     rng = np.random.default_rng(seed)
+    if name == 'noise':
+        images = [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
+    elif name == 'textures':
+        from skimage import data
+        images = _crops([data.brick(), data.grass(), data.gravel()], count, height, width, rng)
+    elif name == 'photos':
+        from sklearn.datasets import load_sample_images
+        images = _crops(load_sample_images().images, count, height, width, rng)
+    elif name == 'digits':
+        digits = [image for split in ('train', 'test') for image, _ in Digits(split)]
+        images = [
+            digits[index].resize((width, height), Image.BICUBIC) for index in rng.permutation(len(digits))[:count]]
+    else:
+        raise ValueError(f'name must be one of {", ".join(OUTLIERS)}, got {name!r}')
     transform = pixel_transform(data_config)
-    images = OUTLIERS[name](count, height, width, rng)
     return torch.stack([transform(image) for image in images]).float() / 255.
-
-
-def _noise(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
-    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for _ in range(count)]
-
-
-def _textures(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
-    from skimage import data
-    return _crops([data.brick(), data.grass(), data.gravel()], count, height, width, rng)
-
-
-def _photos(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
-    from sklearn.datasets import load_sample_images
-    return _crops(load_sample_images().images, count, height, width, rng)
-
-
-def _digits(count: int, height: int, width: int, rng: np.random.Generator) -> List[Image.Image]:
-    images = [image.resize((width, height), Image.BICUBIC) for split in ('train', 'test') for image, _ in Digits(split)]
-    return [images[index] for index in rng.permutation(len(images))[:count]]
 
 
 def _crops(sources: List[np.ndarray], count: int, height: int, width: int, rng: np.random.Generator):
@@ -59,6 +53,3 @@ def _crops(sources: List[np.ndarray], count: int, height: int, width: int, rng: 
         left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
         crops.append(image.crop((left, top, left + side, top + side)).resize((width, height), Image.BICUBIC))
     return crops
-
-
-OUTLIERS: Dict[str, Callable] = dict(noise=_noise, textures=_textures, photos=_photos, digits=_digits)
