@@ -27,8 +27,7 @@ def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[
     Returns:
         'attention' `[b][h][w]`, each sums to 1; 'weights' `[n][b][h][w]`, each sums to 1 over b.
     """
-    head = MultiMixHead(
-        model.model, mode='dense-multimix', num_tuples=TUPLES, input_size=tuple(pixels.shape[1:]))
+    head = MultiMixHead(model.model, mode='dense-multimix', num_tuples=TUPLES, input_size=tuple(pixels.shape[1:]))
     features = model.model.forward_features(model.normalise(pixels))
     outputs = head.outputs(features, labels)
     torch.manual_seed(0)
@@ -58,8 +57,7 @@ def encode(image: torch.Tensor) -> str:
 
 
 def _rounded(values: torch.Tensor) -> list:
-    return [
-        _rounded(value) if value.ndim else round(value.item(), 4) for value in values.detach().cpu()]
+    return values.detach().cpu().double().round(decimals=4).tolist()
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -22,12 +22,7 @@ POINTS = 400  # of the picture
 
 
 def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean squared distance of two images of one class, over all such pairs.
-
-    Args:
-        embeddings: `[n, d]` of length 1.
-        labels: `[n]`.
-    """
+    """Mean squared distance of two images of one class, over all such pairs; embeddings `[n, d]` have length 1."""
     same = [torch.pdist(embeddings[labels == label]).square() for label in labels.unique()]
     return float(torch.cat(same).mean())
 

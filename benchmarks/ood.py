@@ -31,12 +31,7 @@ SCORES = {
 
 
 def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, float]:
-    """AUROC, AUPR and FPR95 of scores that should be larger inside than outside.
-
-    Args:
-        inside: Scores of test images, `[n]`.
-        outside: Scores of outliers, `[m]`.
-    """
+    """AUROC, AUPR and FPR95 of scores of test images `[n]`, which should be larger, and of outliers `[m]`."""
     scores = np.concatenate([inside, outside]).astype(np.float64)
     positive = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
     false_positive, true_positive, _ = roc_curve(positive, scores, drop_intermediate=False)
@@ -54,12 +49,7 @@ def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def logit_margin(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """How far the label's logit is above the mean of the others, mean over the images.
-
-    Args:
-        logits: `[n, c]`.
-        labels: `[n]`.
-    """
+    """How far the label's logit is above the mean of the others, mean over the images `[n, c]`."""
     label = logits.gather(-1, labels[:, None])[:, 0]
     others = (logits.sum(dim=-1) - label) / (logits.shape[-1] - 1)
     return float((label - others).mean())

@@ -39,12 +39,8 @@ def attack_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, ar
 def corrupt_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, device: str) -> List[Dict]:
     """Top-1 under each corruption at each strength."""
     return [
-        dict(
-            corruption=name,
-            level=level,
-            strength=strength,
-            top1=top1(apply(model, corrupt(pixels, name, strength), device), labels),
-        )
+        dict(corruption=name, level=level, strength=strength,
+             top1=top1(apply(model, corrupt(pixels, name, strength), device), labels))
         for name, strengths in STRENGTHS.items()
         for level, strength in enumerate(strengths, start=1)
     ]

@@ -85,14 +85,10 @@ def create_features(
         checkpoint: Optional[Checkpoint] = None,
         freeze_bn: bool = False,
 ) -> Tuple[nn.Module, Dict[str, Any]]:
-    """A timm model with `features_only` and the checkpoint's weights, and its data config (mean, std, ...).
+    """A timm model with `features_only` and a checkpoint's weights or random ones, and its data config (mean, std).
 
     The whole classifier is loaded first and strictly, so that a weight that does not fit is never left out in silence.
-
-    Args:
-        model: Name of a timm model.
-        checkpoint: Its weights, and the arguments that shaped it; None for random weights.
-        freeze_bn: Batch norms keep their statistics and weights, as is usual for few images per process.
+    With `freeze_bn` batch norms keep their statistics and weights, as is usual for few images per process.
     """
     args = checkpoint.args if checkpoint else {}
     kwargs = dict(args.get('model_kwargs') or {})

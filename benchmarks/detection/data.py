@@ -35,10 +35,7 @@ class Source(NamedTuple):
 def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None) -> Source:
     """The union of sets such as '2007:trainval', from `root`/VOCdevkit/VOC2007 and so on.
 
-    Args:
-        root: Folder that holds VOCdevkit.
-        sets: YEAR:SET each.
-        classes: Those of the training set; None to take what is there, in order of name.
+    The classes are those of the training set, or None to take what is there, in order of name.
     """
     parts = []
     for entry in sets:
@@ -114,12 +111,8 @@ class DetectionDataset(Dataset):
     """(image `[3, h, w]` in 0 to 1, target): for training what torchvision's detectors take, else all boxes.
 
     For training, ignored boxes are left out, and so are images without any other. For evaluation every image counts,
-    and the target has `iscrowd` and `area`, as the metric takes them.
-
-    Args:
-        source: Of `read_voc` or `read_coco`.
-        train: For training.
-        flip: Probability of a horizontal flip, in training.
+    and the target has `iscrowd` and `area`, as the metric takes them. `flip` is the probability of a horizontal flip in
+    training.
     """
 
     def __init__(self, source: Source, train: bool, flip: float = 0.):

@@ -18,13 +18,8 @@ _RATIOS = (0.5, 1., 2.)
 _P3 = 8  # stride of RetinaNet's finest level
 
 
-def create_detector(
-        features: nn.Module,
-        num_classes: int,
-        recipe: Recipe,
-        data_config: Dict[str, Any],
-) -> nn.Module:
-    """Faster R-CNN or RetinaNet with a feature pyramid, as torchvision builds them.
+def create_detector(features: nn.Module, num_classes: int, recipe: Recipe, data_config: Dict[str, Any]) -> nn.Module:
+    """Faster R-CNN or RetinaNet with a feature pyramid, as torchvision builds them; classes are those of objects.
 
     Anchors follow the strides: 8 pixels per pixel of stride for Faster R-CNN, 4 (and two octave steps) for RetinaNet,
     as in the papers (arXiv 1612.03144, 1708.02002). So do the pyramids: from the recipe's `min_stride` for Faster
@@ -32,12 +27,6 @@ def create_detector(
     small images do, would leave RetinaNet hardly a pyramid: theirs starts at `min_stride` instead. With the recipes
     for a CPU on `cifar_resnet14` its strides are 2 and 4 of the backbone, 8 and 16 on top, and its anchors begin at 8
     pixels, not 32.
-
-    Args:
-        features: A timm model with `features_only`.
-        num_classes: Classes of objects, without background.
-        recipe: Detector and sizes.
-        data_config: The model's mean and std.
     """
     if recipe.detector not in DETECTORS:
         raise ValueError(f'--detector must be one of {", ".join(DETECTORS)}, got {recipe.detector!r}')

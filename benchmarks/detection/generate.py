@@ -54,10 +54,7 @@ def as_json(settings: Any) -> Dict[str, Any]:
 def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> str:
     """Write `folder`/VOCdevkit/VOC2007 with the sets trainval and test, unless it is there already.
 
-    Args:
-        folder: What VOCDetection calls root.
-        scenes: How many, how large; equal scenes give equal pixels.
-        objects_dir: Folder with train/ and test/, each with a folder of images per class; None for digits.
+    Equal scenes give equal pixels. `objects_dir` has train/ and test/, with a folder of images per class; None: digits.
     """
     settings = dict(as_json(scenes), objects=os.path.abspath(objects_dir) if objects_dir else 'digits')
     made = os.path.join(folder, 'scenes.json')

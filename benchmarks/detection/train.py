@@ -31,21 +31,8 @@ def fine_tune(
 ) -> List[Dict[str, float]]:
     """Train the detector in place; what each epoch was: its loss, the parts of it, and the seconds that it took.
 
-    The state is written after each epoch, and taken up where it is there.
-
-    Args:
-        detector: On its device, the same in each process.
-        dataset: The training set.
-        job: Its budget, and the seed of order, flips and samples; each epoch is seeded anew, so that a resumed run is
-            the same.
-        place: Device and processes.
-        state_path: File of the state.
-        settings: What tells the state of this run from that of another.
-
-    Raises:
-        ValueError: If the batch size is no multiple of the processes, the set has no whole batch, or the state is of
-            another run.
-        RuntimeError: If the loss is not finite.
+    The state is written after each epoch, and taken up where it is there; `settings` tell it from that of another run.
+    Each epoch is seeded anew, so that a resumed run is the same. A loss that is not finite is a RuntimeError.
     """
     recipe, seed, name = job.recipe, job.seed, f'{job.method} {job.seed}'
     if recipe.batch_size % place.world_size:

@@ -118,12 +118,7 @@ def embedding_pictures(runs: Runs) -> Figure:
 
 
 def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
-    """Accuracy against the time of a training step, as a ratio to plain training.
-
-    Args:
-        runs: Of the accuracy.
-        times: By method, what `benchmarks.step_time` measured: ratio and ratio_quartiles.
-    """
+    """Accuracy against the time of a training step, as a ratio to plain training, as `benchmarks.step_time` has it."""
     figure, axis = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
     for method, records in runs.items():
         if method in times:

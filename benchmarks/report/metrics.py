@@ -126,9 +126,7 @@ def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
 def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
     """Rows of a table: metric, method of ours, against plain, the best other method, against that.
 
-    Args:
-        parts: Results of each kind, by method.
-        chance: Top-1 of guessing, in percent.
+    `parts` has the results of each kind, by method; `chance` is the top-1 of guessing, in percent.
     """
     rows = []
     for metrics in TABLES.values():

@@ -22,11 +22,7 @@ def environment() -> Dict[str, Any]:
     return dict(
         commit=COMMIT,
         python=platform.python_version(),
-        torch=torch.__version__,
-        torchvision=torchvision.__version__,
-        timm=timm.__version__,
-        numpy=numpy.__version__,
-        timm_multimix=timm_multimix.__version__,
+        **{library.__name__: library.__version__ for library in (torch, torchvision, timm, numpy, timm_multimix)},
         processor=_processor(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,  # None where there is one unused
@@ -35,14 +31,8 @@ def environment() -> Dict[str, Any]:
 
 def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
     """Write one run as JSON, whole or not at all; the schema is checked by the tests."""
-    record = dict(
-        schema=SCHEMA_VERSION,
-        benchmark=benchmark,
-        settings=settings,
-        environment=environment(),
-        result=result,
-    )
-    text = to_json(record) + '\n'
+    text = to_json(dict(
+        schema=SCHEMA_VERSION, benchmark=benchmark, settings=settings, environment=environment(), result=result)) + '\n'
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     partial = f'{path}.{os.getpid()}'
     with open(partial, 'w', encoding='utf-8') as file:

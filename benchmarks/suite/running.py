@@ -112,11 +112,7 @@ def work_through(
 ) -> None:
     """Do all, and tell after each how far it is.
 
-    Args:
-        todo: Items.
-        work: Gives the path it wrote, or None where another process is at it.
-        name: Of an item.
-        is_done: Whether an item was done before, so that it will take no time.
+    `work` gives the path it wrote, or None where another process is at it; an item that `is_done` will take no time.
     """
     durations: List[float] = []
     for index, item in enumerate(todo):

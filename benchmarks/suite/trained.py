@@ -72,10 +72,7 @@ def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
 def load_pixels(folder: str, data_config: Dict[str, object], limit: Optional[int] = None) -> Tuple[torch.Tensor, ...]:
     """Images `[n, 3, h, w]` in [0, 1] as validation sees them, and their labels `[n]`.
 
-    Args:
-        folder: With a folder per class, or any images at all.
-        data_config: input_size, interpolation and crop_pct of the model.
-        limit: So many, evenly spread over the images in order of class.
+    The folder has one per class, or any images at all; a limit is spread evenly over them in order of class.
     """
     if not has_images(folder):
         raise ValueError(f'{folder} must be a folder with images')
