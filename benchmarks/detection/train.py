@@ -3,7 +3,7 @@ import logging
 import math
 import os
 import time
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import torch
 import torch.nn as nn
@@ -50,7 +50,7 @@ def fine_tune(
         raise ValueError(f'--batch-size {recipe.batch_size} is more than the {len(dataset)} training images')
     optimizer = create_optimizer_v2(  # 'momentum' is SGD without Nesterov's; norms and biases are not decayed
         detector, 'momentum' if recipe.opt == 'sgd' else recipe.opt, recipe.lr, recipe.weight_decay, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(recipe, recipe.epochs * len(loader)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(recipe, recipe.epochs * len(loader)))
     epochs: List[Dict[str, float]] = []
     if os.path.exists(state_path):
         epochs = _load(state_path, detector, optimizer, schedule, settings)
@@ -66,7 +66,11 @@ def fine_tune(
             distribute_bn(detector, place.world_size, reduce=True)  # each has seen statistics of its own
         epochs.append(dict(epoch=epoch, **losses, seconds=time.time() - start))
         if place.rank == 0:
-            _save(state_path, detector, optimizer, schedule, epochs, settings)
+            state = dict(
+                detector=detector.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.last_epoch,
+                epochs=epochs, settings=settings)
+            torch.save(state, f'{state_path}.tmp')
+            os.replace(f'{state_path}.tmp', state_path)
         left = (recipe.epochs - epoch - 1) * epochs[-1]['seconds']
         _logger.info(f'{name}: epoch {epoch + 1}/{recipe.epochs}, loss {losses["loss"]:.4f}, '
                      f'{epochs[-1]["seconds"]:.0f} s; about {left / 60:.1f} min of training left')
@@ -102,24 +106,11 @@ def _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch)
     return dict(zip(sums, values.tolist()))
 
 
-class _Schedule:
-    """Factor of the learning rate: a linear rise, then a cosine."""
-
-    def __init__(self, recipe: Recipe, steps: int):
-        self.steps, self.warmup = steps, min(recipe.warmup_steps, steps // 4)
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup) / max(self.steps - self.warmup, 1))
-
-
-def _save(path, detector, optimizer, schedule, epochs, settings) -> None:
-    state = dict(
-        detector=detector.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.last_epoch, epochs=epochs,
-        settings=settings)
-    torch.save(state, f'{path}.tmp')
-    os.replace(f'{path}.tmp', path)
+def lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: a linear rise, then a cosine."""
+    warmup = min(recipe.warmup_steps, steps // 4)
+    return lambda step: (step + 1) / (warmup + 1) if step < warmup else (
+        0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
 def _load(path, detector, optimizer, schedule, settings) -> List[Dict[str, float]]:

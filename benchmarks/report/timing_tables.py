@@ -13,6 +13,7 @@ from ..suite.methods import find
 from ..suite.results import RESULTS
 from ..suite.runs import read_result
 from .page import markdown_table
+from .provenance import hardware
 
 _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
@@ -109,10 +110,7 @@ def _milliseconds(seconds: Optional[float]) -> str:
 
 
 def _hardware(record: Dict[str, Any]) -> str:
-    environment = record['environment']
-    where = environment['gpu'] if record['settings']['device'].startswith('cuda') else (
-        f'{environment["processor"]}, {environment["threads"]} thread(s)')
-    return f'{where}, torch {environment["torch"]}'
+    return f'{hardware([record])}, torch {record["environment"]["torch"]}'
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -228,6 +228,6 @@ def test_recipes(name):
     recipe = RECIPES[name]
     assert (recipe.scenes is not None) == (recipe.data in ('digits', 'images'))
     assert all('2007' in entry or '2012' in entry or '2017' in entry for entry in recipe.train_sets)
-    schedule = train._Schedule(recipe, 1000)
+    schedule = train.lr_factor(recipe, 1000)
     factors = [schedule(step) for step in range(1000)]
     assert factors[0] < 0.1 and max(factors) == 1. and 0 < factors[-1] < 1e-3
