@@ -102,11 +102,13 @@ for _attention in ('none', 'cam'):
 for _knob, _flags in {
         'clean-0': '--multimix-clean-weight 0',
         'clean-1': '--multimix-clean-weight 1',
+        'clean-3': '--multimix-clean-weight 3',  # as above
         'input-0.3': '--multimix-input-prob 0.3',
         'input-0.7': '--multimix-input-prob 0.7',
 }.items():
     _add_variant('mixup+dense-multimix', _knob, _flags)
-_add_variant('auto', 'clean-1', '--multimix-clean-weight 1')
+for _weight in (1, 3):
+    _add_variant('auto', f'clean-{_weight}', f'--multimix-clean-weight {_weight}')
 _add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
 for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
     _add_variant(_method, 'avg-pool', '--gp avg')
