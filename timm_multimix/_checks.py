@@ -1,9 +1,10 @@
 """Checks of what a user passes in: every error names the argument, what it was and what is allowed."""
+import inspect
 import numbers
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Callable, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Sequence, Tuple, Union
 
 import torch
 
@@ -36,6 +37,11 @@ def call_library(what: str, function: Callable, *args: Any, errors: Any = _ANSWE
         if not isinstance(error, UsageError):
             reason = f'{reason} ({type(error).__name__})'.lstrip()
         raise UsageError(f'{what}: {reason}') from error
+
+
+def take_arguments(function: Callable, kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    """Those among the keyword arguments that `function` has; `kwargs` loses them."""
+    return {name: kwargs.pop(name) for name in inspect.signature(function).parameters if name in kwargs}
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:

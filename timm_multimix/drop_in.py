@@ -2,7 +2,7 @@
 import logging
 import types
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ._checks import UsageError, check_integer, check_number, check_target
 from .embeddings import check_classifier
 from .functional import soft_targets
-from .head import DenseOptions, MultiMixHead, refuse_arguments
+from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments
 from .input_mixing import InputMixing
 from .loss import MultiMixLoss
 
@@ -91,27 +91,27 @@ class MultiMix:
         self.reuse = reuse
         self.mixup_enabled = True
         self.input_mixing = InputMixing(
-            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
-        if multi_label and self.input_mixing.found_share is not None:
-            raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
+            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches,
+            multi_label)
         # smoothing happens to the targets, before they are mixed
         refuse_arguments(
             'MultiMix', kwargs, criterion='the loop has its own', implementation='whose rows are there',
             gamma='MultiMixTask has one, with its teacher')
         self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**kwargs)
-        self._forward: Optional[_AttachedForward] = None
+        self.clean_logits: Optional[torch.Tensor] = None
+        """Ordinary logits `[b, c]` of the last training forward, without gradient; None where images were mixed."""
+        self._model: Optional[nn.Module] = None
+        self._head: Optional[MultiMixHead] = None
+        self._batch: Optional[_Batch] = None
+        self._num_positions: Dict[torch.Size, int] = {}
+        self._told = False
 
     def __repr__(self) -> str:
         names = ('mode', 'num_classes', 'label_smoothing', 'multi_label', 'reuse')
         own = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
-        state = 'not attached' if self._forward is None else f'attached to {type(self._forward.model).__name__}'
+        state = 'not attached' if self._model is None else f'attached to {type(self._model).__name__}'
         return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
-
-    @property
-    def clean_logits(self) -> Optional[torch.Tensor]:
-        """Ordinary logits `[b, c]` of the last training forward, without gradient; None where images were mixed."""
-        return None if self._forward is None else self._forward.clean_logits
 
     def state_dict(self) -> Dict[str, Any]:
         """What resuming needs: the share that `input_prob='auto'` has found."""
@@ -138,24 +138,24 @@ class MultiMix:
             raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
         if 'forward' in vars(model):
             raise UsageError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
-        if self._forward is not None:
+        if self._model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
-        head = None
         if self.mode == 'dense-multimix':
-            head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
-        self._forward = _AttachedForward(self, model, head)
+            self._head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
+        self._model = model
         _logger.info(
-            f'{self.mode}: {self.loss.describe() if head is None else head.describe()}, label smoothing '
-            f'{self.label_smoothing:g}; {self.input_mixing}.')
+            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}; '
+            f'{self.input_mixing}.')
         # a bound method, so that deepcopy and pickle of the model rebind it to the copy
-        model.forward = types.MethodType(_AttachedForward.run, self._forward)
+        model.forward = types.MethodType(MultiMix._training_forward, self)
         return self
 
     def detach(self) -> None:
         """Give the model its own forward back."""
-        if self._forward is not None:
-            del self._forward.model.forward
-            self._forward = None
+        if self._model is not None:
+            del self._model.forward
+            self._model = self._head = self._batch = self.clean_logits = None
+            self._num_positions, self._told = {}, False
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Draw for the batch what happens to it.
@@ -170,21 +170,77 @@ class MultiMix:
         Raises:
             ValueError: If no model is attached, or the target does not fit.
         """
-        if self._forward is None:
+        if self._model is None:
             raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
         if self.multi_label:
             target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
         check_target(target, x.shape[0], self.num_classes)
         soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
-        what = self.input_mixing.draw() if self.mixup_enabled and self._forward.model.training else 'none'
+        what = self.input_mixing.draw() if self.mixup_enabled and self._model.training else 'none'
         if what == 'embeddings':
-            self._forward.batch = self._forward.prepare(x, target, soft_target)
-            return x, self._forward.batch.rows
-        self._forward.batch = _Batch(what, target)
+            self._batch = self._prepare(x, target, soft_target)
+            return x, self._batch.rows
+        self._batch = _Batch(what, target)
         if what == 'none':
             return x, soft_target
         mixed = self.input_mixing.mix(x)
         return mixed.images, mixed.mix_target(soft_target)
+
+    def _prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> '_Batch':
+        batch_size, num_classes = soft_target.shape
+        positions = None if self._head is None else self._positions(x)
+        num_tuples, clean_copies = self.loss.row_counts(batch_size, positions)
+        num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
+        rows = soft_target.new_full((num_rows, num_classes), float('nan'))
+        if not self._told:
+            self._told = True
+            _logger.info(
+                f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes of a batch of {batch_size}; with the '
+                f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
+        return _Batch('embeddings', target, soft_target, rows, num_tuples)
+
+    def _positions(self, x: torch.Tensor) -> int:
+        """Number of positions r that the model has for images of this size, found by one small forward."""
+        if x.shape[1:] not in self._num_positions:
+            self._num_positions[x.shape[1:]] = self._head.dense.num_positions(x[:1])
+        return self._num_positions[x.shape[1:]]
+
+    def _training_forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The forward of the attached model: in train mode mixed rows `[N, c]`, by which the targets are filled."""
+        model, batch = self._model, self._batch
+        forward = types.MethodType(type(model).forward, model)
+        if not model.training:
+            return forward(x, *args, **kwargs)
+        if batch is None or not self.mixup_enabled:
+            logits = forward(x, *args, **kwargs)
+            self.clean_logits = logits.detach()
+            return logits
+        if batch.seen and not self.reuse:
+            raise UsageError(
+                'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
+                'or build MultiMix(reuse=True), as SAM and LBFGS need it')
+        if len(batch.target) != len(x):
+            raise UsageError(
+                f'x must be the batch that was mixed last, of {len(batch.target)} images, got {len(x)}; '
+                'nn.DataParallel, which splits batches, is not supported: use DistributedDataParallel')
+        if batch.what == 'embeddings' and self._head is not None:
+            outputs = self._head.outputs(model.forward_features(x), batch.target)
+        else:
+            outputs = HeadOutput(forward(x, *args, **kwargs))
+        logits = self._mixed_rows(batch, outputs) if batch.what == 'embeddings' else outputs.clean_logits
+        self.clean_logits = None if batch.what == 'images' else outputs.clean_logits.detach()
+        if not batch.seen:
+            self.input_mixing.observe(self.clean_logits, batch.target)
+        batch.seen = True
+        return logits
+
+    def _mixed_rows(self, batch: '_Batch', outputs: HeadOutput) -> torch.Tensor:
+        inputs = outputs.loss_inputs(batch.soft_target)
+        if batch.lam is None:
+            batch.lam = self.loss.sample(inputs['logits'], batch.num_tuples)
+        mixed_logits, mixed_target = self.loss.mix(**inputs, lam=batch.lam)
+        batch.rows.copy_(mixed_target.detach())
+        return mixed_logits
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -205,85 +261,6 @@ class _Batch:
     target: torch.Tensor
     soft_target: Optional[torch.Tensor] = None
     rows: Optional[torch.Tensor] = None
+    num_tuples: int = 0
     lam: Optional[torch.Tensor] = None
     seen: bool = False
-
-
-class _AttachedForward:
-    """The training forward of an attached model: ordinary logits in, mixed rows out."""
-
-    def __init__(self, mixup_fn: MultiMix, model: nn.Module, head: Optional[MultiMixHead]):
-        self.mixup_fn = mixup_fn
-        self.model = model
-        self.head = head
-        self.batch: Optional[_Batch] = None
-        self.clean_logits: Optional[torch.Tensor] = None
-        self._num_positions: Dict[torch.Size, int] = {}
-        self._told = False
-
-    def prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> _Batch:
-        batch_size, num_classes = soft_target.shape
-        positions = None if self.head is None else self._positions(x)
-        num_tuples, clean_copies = self.mixup_fn.loss.row_counts(batch_size, positions)
-        num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
-        rows = soft_target.new_full((num_rows, num_classes), float('nan'))
-        if not self._told:
-            self._told = True
-            _logger.info(
-                f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes of a batch of {batch_size}; with the '
-                f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
-        return _Batch('embeddings', target, soft_target, rows)
-
-    def run(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        forward = types.MethodType(type(self.model).forward, self.model)
-        mixup_fn, batch = self.mixup_fn, self.batch
-        if not self.model.training:
-            return forward(x, *args, **kwargs)
-        if batch is None or not mixup_fn.mixup_enabled:
-            logits = forward(x, *args, **kwargs)
-            self.clean_logits = logits.detach()
-            return logits
-        if batch.seen and not mixup_fn.reuse:
-            raise UsageError(
-                'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
-                'or build MultiMix(reuse=True), as SAM and LBFGS need it')
-        if len(batch.target) != len(x):
-            raise UsageError(
-                f'x must be the batch that was mixed last, of {len(batch.target)} images, got {len(x)}; '
-                'nn.DataParallel, which splits batches, is not supported: use DistributedDataParallel')
-        if batch.what == 'embeddings':
-            clean_logits, logits = self._mixed(batch, x, lambda: forward(x, *args, **kwargs))
-        else:
-            clean_logits = logits = forward(x, *args, **kwargs)
-        self.clean_logits = None if batch.what == 'images' else clean_logits.detach()
-        if not batch.seen:
-            mixup_fn.input_mixing.observe(self.clean_logits, batch.target)
-        batch.seen = True
-        return logits
-
-    def _mixed(
-            self,
-            batch: _Batch,
-            x: torch.Tensor,
-            forward: Callable[[], torch.Tensor],
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Ordinary logits `[b, c]` and mixed ones `[N, c]`; fills the rows of the targets."""
-        loss, positions = self.mixup_fn.loss, None
-        if self.head is None:
-            clean_logits = forward()
-            inputs = dict(logits=clean_logits, target=batch.soft_target)
-        else:
-            outputs = self.head.outputs(self.model.forward_features(x), batch.target)
-            clean_logits, inputs = outputs.clean_logits, outputs.loss_inputs(batch.soft_target)
-            positions = inputs['logits'].shape[1]
-        if batch.lam is None:
-            batch.lam = loss.sample(inputs['logits'], loss.row_counts(len(x), positions).num_tuples)
-        mixed_logits, mixed_target = loss.mix(**inputs, lam=batch.lam)
-        batch.rows.copy_(mixed_target.detach())
-        return clean_logits, mixed_logits
-
-    def _positions(self, x: torch.Tensor) -> int:
-        """Number of positions r that the model has for images of this size, found by one small forward."""
-        if x.shape[1:] not in self._num_positions:
-            self._num_positions[x.shape[1:]] = self.head.dense.num_positions(x[:1])
-        return self._num_positions[x.shape[1:]]

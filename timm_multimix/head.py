@@ -1,6 +1,6 @@
 """MultiMix in place of a timm model's head."""
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
-from ._checks import UsageError, check_choice, check_target
+from ._checks import UsageError, check_choice, check_target, take_arguments
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
 
@@ -50,7 +50,7 @@ class DenseOptions:
             ValueError: If there is no such mode, or one is given that the mode does not have.
         """
         check_choice('mode', mode, MODES)
-        given = {field.name: kwargs.pop(field.name) for field in fields(cls) if field.name in kwargs}
+        given = take_arguments(cls, kwargs)
         options = cls(**given)
         if mode != 'dense-multimix' and options != cls():
             name = next(name for name in given if getattr(options, name) != getattr(cls, name))
@@ -114,20 +114,23 @@ class MultiMixHead(nn.Module):
         self.mode = mode
         self.options = options
         self.loss = MultiMixLoss(**kwargs)
-        implementation = self.loss.implementation
+        self.dense = None
+        self.__dict__['model'] = model  # past nn.Module, which would register it
+        if mode == 'dense-multimix':
+            self._prepare_dense()
+
+    def _prepare_dense(self) -> None:
+        model, options, implementation = self.model, self.options, self.loss.implementation
         if options.attention_grad and implementation not in ('auto', 'reference'):
             raise UsageError(
                 f"implementation must be 'auto' or 'reference' with attention_grad=True, got {implementation!r}")
-        self.__dict__['model'] = model  # past nn.Module, which would register it
-        self.dense = DenseEmbeddings(model, options.input_size) if mode == 'dense-multimix' else None
-        needs_classifier = options.attention == 'cam' or options.attention_grad
-        if self.dense is not None and self.dense.classifier is None and needs_classifier:
+        self.dense = DenseEmbeddings(model, options.input_size)
+        if self.dense.classifier is None and (options.attention == 'cam' or options.attention_grad):
             what = "attention 'cam'" if options.attention == 'cam' else 'attention_grad=True'
             raise UsageError(
                 f'{what} needs a linear classifier on the embedding, which {type(model).__name__} does not end in; '
                 f"allowed: attention 'gap' or 'none', attention_grad=False")
-
-        if self.dense is not None and self.dense.layout.num_prefix_tokens and not self.loss.clean_weight:
+        if self.dense.layout.num_prefix_tokens and not self.loss.clean_weight:
             _logger.warning(
                 f'{type(model).__name__} may read its logits off a class token, which a dense loss alone does not '
                 f"train: give clean_weight > 0, or build the model with global_pool='avg'")
@@ -162,24 +165,19 @@ class MultiMixHead(nn.Module):
         if self.dense is None:
             return HeadOutput(clean_logits)
         dense_logits, embeddings = self.dense(features)
-        attention = functional.spatial_attention(
-            embeddings if self.options.attention_grad else embeddings.detach(),
-            self.options.attention,
-            classifier_weight=self._classifier_weight(),
-            target=target,
-            activation=self.options.activation,
-        )
+        with torch.set_grad_enabled(self.options.attention_grad and torch.is_grad_enabled()):
+            attention = functional.spatial_attention(
+                embeddings,
+                self.options.attention,
+                classifier_weight=self.dense.classifier_weight if self.options.attention == 'cam' else None,
+                target=target,
+                activation=self.options.activation,
+            )
         return HeadOutput(clean_logits, dense_logits, attention)
 
     def terms(self, outputs: HeadOutput, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """The loss and its parts from what `outputs` returned; see `MultiMixLoss.terms`."""
         return self.loss.terms(**outputs.loss_inputs(target))
-
-    def _classifier_weight(self) -> Optional[torch.Tensor]:
-        if self.options.attention != 'cam':
-            return None
-        weight = self.dense.classifier_weight
-        return weight if self.options.attention_grad else weight.detach()
 
 
 def refuse_arguments(name: str, kwargs: Dict[str, Any], **reasons: str) -> None:

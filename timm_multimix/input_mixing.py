@@ -37,6 +37,7 @@ class InputMixing:
         input_prob: Probability that the images of a mixed batch are mixed and not their embeddings, or 'auto': see
             `FoundShare`.
         num_batches: Batches that the whole run trains on, for 'auto'.
+        multi_label: Targets have several labels, which 'auto' does not serve.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -52,6 +53,7 @@ class InputMixing:
             correct_lam: bool = True,
             input_prob: Union[float, str] = 0.5,
             num_batches: Optional[int] = None,
+            multi_label: bool = False,
     ):
         self.mixup_alpha = check_number('mixup_alpha', mixup_alpha)
         self.cutmix_alpha = check_number('cutmix_alpha', cutmix_alpha)
@@ -66,15 +68,17 @@ class InputMixing:
         self.correct_lam = correct_lam
         self.found_share: Optional[FoundShare] = None
         self._input_prob = 0.
-        if isinstance(input_prob, str) and input_prob == 'auto':
+        if isinstance(input_prob, str):
+            if input_prob != 'auto':
+                raise UsageError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
             if not self.is_active:
                 raise UsageError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
+            if multi_label:
+                raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
             self.found_share = FoundShare(num_batches)
+        elif num_batches is not None:
+            raise UsageError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
         else:
-            if isinstance(input_prob, str):
-                raise UsageError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
-            if num_batches is not None:
-                raise UsageError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
             self._input_prob = check_number('input_prob', input_prob, high=1.)
 
     @property
@@ -118,7 +122,7 @@ class InputMixing:
         if not cuts:
             return MixedImages(images * lam + images.flip(0) * (1. - lam), lam)
         height, width = images.shape[-2:]
-        (top, bottom, left, right) = self._box(height, width, lam, rng)
+        top, bottom, left, right = self._box(height, width, lam, rng)
         if self.correct_lam or self.cutmix_minmax is not None:
             lam = 1. - (bottom - top) * (right - left) / (height * width)
         mixed = images.clone()
@@ -163,18 +167,15 @@ class InputMixing:
         return {'input_prob': self.found_share.share, 'fit': self.found_share.accuracy}
 
     def __str__(self) -> str:
-        parts = []
-        if self.mixup_alpha:
-            parts.append(f'Mixup (mixup_alpha {self.mixup_alpha:g})')
-        if self.cutmix_alpha:
-            size = f'cutmix_alpha {self.cutmix_alpha:g}'
-            if self.cutmix_minmax is not None:
-                size = f'cutmix_minmax {tuple(self.cutmix_minmax)}'
-            parts.append(f'CutMix ({size})')
-        if not parts:
-            return 'no image mixing' + ('' if self.prob == 1. else f', prob {self.prob:g}')
+        prob = '' if self.prob == 1. else f', prob {self.prob:g}'
+        if not self.is_active:
+            return f'no image mixing{prob}'
+        kinds = [f'Mixup (mixup_alpha {self.mixup_alpha:g})'] if self.mixup_alpha else []
+        if self.cutmix_minmax is not None:
+            kinds.append(f'CutMix (cutmix_minmax {tuple(self.cutmix_minmax)})')
+        elif self.cutmix_alpha:
+            kinds.append(f'CutMix (cutmix_alpha {self.cutmix_alpha:g})')
         share = 'a share of the batches that the run finds' if self.found_share is not None else \
             f'{100. * self._input_prob * self.prob:g} % of the batches'
-        switch = f', switch_prob {self.switch_prob:g}' if len(parts) == 2 else ''
-        prob = '' if self.prob == 1. else f', prob {self.prob:g}'
-        return f'{" or ".join(parts)} of the images on {share}{switch}{prob}'
+        switch = f', switch_prob {self.switch_prob:g}' if len(kinds) == 2 else ''
+        return f'{" or ".join(kinds)} of the images on {share}{switch}{prob}'

@@ -1,5 +1,5 @@
 """What the training tasks share: a model whose training step is more than its forward, and the criterion."""
-from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -23,22 +23,15 @@ class StepModel(nn.Module):
 class StepTask(ClassificationTask):
     """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it.
 
-    Subclasses set `input_mixing`, and `gather` where processes mix together.
+    Subclasses set `input_mixing`, and `gather` where processes mix together. They have `_plain_loss`, the criterion on
+    the logits of images or of mixed ones, and `_state` and `_load_state`, what resuming needs beside the model.
     """
     input_mixing: InputMixing
     gather = False
     mixup_enabled = True
 
-    def __init__(
-            self,
-            model: nn.Module,
-            criterion: Union[nn.Module, Callable],
-            device: Optional[torch.device],
-            dtype: Optional[torch.dtype],
-            verbose: bool,
-    ):
-        super().__init__(
-            model, criterion, device=None if device is None else torch.device(device), dtype=dtype, verbose=verbose)
+    def __init__(self, *args: Any, device: Union[None, str, torch.device], **kwargs: Any):
+        super().__init__(*args, device=None if device is None else torch.device(device), **kwargs)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -53,6 +46,26 @@ class StepTask(ClassificationTask):
         inner = unwrap_model(resolved) if resolved is not None else None
         return inner.model if isinstance(inner, StepModel) else resolved
 
+    def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
+        return {} if ema else self._state()
+
+    def load_task_state(
+            self,
+            state: Optional[Dict[str, Any]],
+            strict: bool = True,
+            module: Optional[nn.Module] = None,
+            ema: bool = False,
+    ) -> None:
+        if not ema:
+            self._load_state(state or {})
+
+    def _plain_step(self, input: torch.Tensor, target: torch.Tensor, what: str) -> Dict[str, torch.Tensor]:
+        """A step in which no embeddings are mixed: the model on the images, which are mixed if `what` is 'images'."""
+        mixed = self.input_mixing.mix(input) if what == 'images' else None
+        output = self.trainable_module(input if mixed is None else mixed.images)
+        loss = self._plain_loss(output, target, mixed)
+        return {'loss': loss, 'output': output, 'input_mixed': mixed is not None}
+
     def _draw(self) -> str:
         """What is mixed of the next batch. The same in all processes where they wait for each other within a step."""
         if not (self.training and self.mixup_enabled):
@@ -66,50 +79,38 @@ class StepTask(ClassificationTask):
         """Whether a forward pass has a collective operation, so that processes must have as many passes."""
         return any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
 
-    def get_clip_parameters(self, exclude_head: bool = False):
-        parameters = list(unwrap_model(self.trainable_module).parameters())
-        return parameters[:-2] if exclude_head else parameters
-
-
-class Criterion(NamedTuple):
-    criterion: Union[nn.Module, Callable]
-    fast: bool  # it is cross-entropy
-    label_smoothing: float
-
 
 def resolve_criterion(
         criterion: Optional[Union[nn.Module, Callable]],
         criterion_kwargs: Optional[Dict[str, Any]],
         label_smoothing: Optional[float] = None,
         multi_label: bool = False,
-) -> Criterion:
-    """The criterion as one of soft targets; label smoothing becomes part of the targets, so that it applies once."""
+) -> Tuple[Union[nn.Module, Callable], bool, float]:
+    """The criterion as one of soft targets, whether it is cross-entropy, and the label smoothing.
+
+    That becomes part of the targets, so that it applies once.
+    """
     check_criterion(criterion)
     if criterion is not None and criterion_kwargs:
         raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
     kwargs = dict(criterion_kwargs or {})
-    name, smoothing = 'criterion_kwargs', kwargs.pop('smoothing', None)
-    is_cross_entropy = None
+    name, smoothing = 'criterion_kwargs', kwargs.pop('smoothing', None) or 0.
+    is_cross_entropy = isinstance(criterion, (SoftTargetCrossEntropy, LabelSmoothingCrossEntropy))
     if criterion is None:
         criterion = call_library(
-            f'criterion_kwargs {kwargs}',
-            create_classification_loss,
-            multi_label=multi_label,
-            soft_targets=True,
-            **kwargs,
-        )
-    elif isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
-        name, smoothing = 'criterion', criterion.smoothing  # which it applies to class indices alone
-    elif isinstance(criterion, LabelSmoothingCrossEntropy):
-        name, smoothing, is_cross_entropy = 'criterion', criterion.smoothing, True
+            f'criterion_kwargs {kwargs}', create_classification_loss, multi_label=multi_label, soft_targets=True,
+            **kwargs)
+        is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
     elif isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
         name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
-    if is_cross_entropy is None:
-        is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
-    smoothing = check_number('label_smoothing', 0. if smoothing is None else smoothing, high=1.)
-    if label_smoothing is not None:
-        if smoothing:
-            raise UsageError(
-                f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
-        smoothing = check_number('label_smoothing', label_smoothing, high=1.)
-    return Criterion(criterion, is_cross_entropy, smoothing)
+    elif isinstance(criterion, LabelSmoothingCrossEntropy):
+        name, smoothing = 'criterion', criterion.smoothing
+    elif isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
+        name, smoothing = 'criterion', criterion.smoothing  # which it applies to class indices alone
+    smoothing = check_number('label_smoothing', smoothing, high=1.)
+    if label_smoothing is None:
+        return criterion, is_cross_entropy, smoothing
+    if smoothing:
+        raise UsageError(
+            f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
+    return criterion, is_cross_entropy, check_number('label_smoothing', label_smoothing, high=1.)

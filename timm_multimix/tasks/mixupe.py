@@ -65,17 +65,17 @@ class MixupETask(StepTask):
             verbose: bool = True,
     ):
         check_classifier(model)
-        resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing)
-        if not resolved.fast:
-            raise UsageError(f'criterion must be cross-entropy for MixupE, got {resolved.criterion!r}')
+        criterion, is_cross_entropy, label_smoothing = resolve_criterion(criterion, criterion_kwargs, label_smoothing)
+        if not is_cross_entropy:
+            raise UsageError(f'criterion must be cross-entropy for MixupE, got {criterion!r}')
         super().__init__(model, SoftTargetCrossEntropy(), device=device, dtype=dtype, verbose=verbose)
         mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
         self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
         self.eta = check_number('eta', eta)
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
-        self.label_smoothing = resolved.label_smoothing
+        self.label_smoothing = label_smoothing
         self.exact = exact
-        if self.exact and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        if exact and self._synchronizes():
             raise UsageError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
         self.register_buffer('mean_image', None)
         self.mean_image_source = ''
@@ -85,9 +85,8 @@ class MixupETask(StepTask):
             self._set_mean_image(mean_image)
         self.trainable_module = _TwoPasses(model)
         if self.verbose:
-            how = 'exact' if self.exact else 'fast'
-            _logger.info(
-                f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; {self.input_mixing}.')
+            how = 'exact' if exact else 'fast'
+            _logger.info(f'mixupe: eta {self.eta:g}, {how}, label smoothing {label_smoothing:g}; {self.input_mixing}.')
 
     @property
     def settings(self) -> Dict[str, Any]:
@@ -113,23 +112,20 @@ class MixupETask(StepTask):
             'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', which says if they
             are those of mixed images instead (with `eta=0`).
         """
-        if self._draw() != 'images':
-            output = self.trainable_module(input)
-            loss = self.criterion(at_least_float32(output), self._soft_target(target, output))
-            return {'loss': loss, 'output': output, 'input_mixed': False}
+        what = self._draw()
+        if what != 'images' or not self.eta:
+            return self._plain_step(input, target, what)
         mixed = self.input_mixing.mix(input)
-        if not self.eta:
-            output = self.trainable_module(mixed.images)
-            loss = self.criterion(at_least_float32(output), self._soft_target(target, output, mixed))
-            return {'loss': loss, 'output': output, 'input_mixed': True}
         if self.exact:
-            self._check_mean_image(input)
+            if self.mean_image is None:
+                raise UsageError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
+            check_floats('mean_image', self.mean_image, input.shape[1:])
             mixed_output, output, terms = self.trainable_module(
                 mixed.images, input, lambda logits: self._soft_target(target, logits), self.mean_image)
         else:
             mixed_output, output = self.trainable_module(mixed.images, input)
             terms = fast_terms(at_least_float32(output), self._soft_target(target, output))
-        mixed_loss = self.criterion(at_least_float32(mixed_output), self._soft_target(target, mixed_output, mixed))
+        mixed_loss = self._plain_loss(mixed_output, target, mixed)
         loss = mixupe_loss(mixed_loss, terms, self.input_mixing.mixup_alpha, self.eta, self.threshold)
         return {'loss': loss, 'output': output, 'input_mixed': False}
 
@@ -138,19 +134,13 @@ class MixupETask(StepTask):
             raise UsageError('exact=True takes second derivatives, which torch.compile does not give; use exact=False')
         return super().compile(backend=backend, mode=mode, **compile_kwargs)
 
-    def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
-        if ema or self.mean_image is None:
+    def _state(self) -> Dict[str, Any]:
+        if self.mean_image is None:
             return {}
         return {'mean_image': self.mean_image, 'mean_image_source': self.mean_image_source}
 
-    def load_task_state(
-            self,
-            state: Optional[Dict[str, Any]],
-            strict: bool = True,
-            module: Optional[nn.Module] = None,
-            ema: bool = False,
-    ) -> None:
-        if self.exact and not ema and state and 'mean_image' in state:
+    def _load_state(self, state: Dict[str, Any]) -> None:
+        if self.exact and 'mean_image' in state:
             self._set_mean_image(state['mean_image'], state.get('mean_image_source', ''))
 
     def _set_mean_image(self, mean_image: torch.Tensor, source: str = '') -> None:
@@ -158,23 +148,17 @@ class MixupETask(StepTask):
         self.mean_image = mean_image.detach().to(self.device)
         self.mean_image_source = source
 
-    def _check_mean_image(self, input: torch.Tensor) -> None:
-        if self.mean_image is None:
-            raise UsageError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
-        check_floats('mean_image', self.mean_image, input.shape[1:])
+    def _plain_loss(self, output: torch.Tensor, target: torch.Tensor, mixed: Optional[MixedImages]) -> torch.Tensor:
+        soft_target = self._soft_target(target, output)
+        return self.criterion(
+            at_least_float32(output), soft_target if mixed is None else mixed.mix_target(soft_target))
 
-    def _soft_target(
-            self,
-            target: torch.Tensor,
-            logits: torch.Tensor,
-            mixed: Optional[MixedImages] = None,
-    ) -> torch.Tensor:
+    def _soft_target(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         check_logits(logits)
         check_target(target, *logits.shape)
         if target.ndim != 1:
             raise UsageError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')
-        soft = soft_targets(target, logits.shape[-1], self.label_smoothing, dtype=at_least_float32(logits).dtype)
-        return soft if mixed is None else mixed.mix_target(soft)
+        return soft_targets(target, logits.shape[-1], self.label_smoothing, dtype=at_least_float32(logits).dtype)
 
 
 class _TwoPasses(StepModel):

@@ -1,17 +1,17 @@
 """MultiMix as a `timm.task` training task."""
 import logging
-from typing import Any, Callable, Dict, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 import torch.nn as nn
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from .._checks import UsageError, check_floats, check_number, check_target
+from .._checks import check_floats, check_number, check_target, take_arguments
 from ..embeddings import check_classifier
 from ..functional import at_least_float32, soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
-from ..input_mixing import InputMixing
+from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
 from .base import StepModel, StepTask, resolve_criterion
 from .distillation import Teacher, check_teacher, split_views
@@ -52,15 +52,6 @@ class MultiMixTask(StepTask):
             smoothing draws each label towards 0.5, and evaluation is that of timm's task.
         gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
             their losses. All must have batches of one size.
-        mixup_alpha: Mixup of the images is active if > 0; this and the next seven are those of `InputMixing`.
-        cutmix_alpha: CutMix of the images is active if > 0.
-        cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
-        prob: Probability that a batch is mixed at all.
-        switch_prob: Probability of CutMix instead of Mixup, where both are active.
-        correct_lam: Correct CutMix's λ where the image's border clips the box.
-        input_prob: Where image mixing is active, the share of batches whose images are mixed and not their embeddings,
-            or 'auto'.
-        num_batches: Batches that the whole run trains on, for 'auto'.
         teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
         teacher_warmup: Let that decay grow from 0, by timm's schedule.
         gamma: Weight γ of the targets beside the teacher, in [0, 1] (0.5); 1 is MultiMix without a teacher.
@@ -68,8 +59,9 @@ class MultiMixTask(StepTask):
         device: Device of the criterion.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
-        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
-            alpha, length, concentration, clean_weight, implementation.
+        **kwargs: For `InputMixing`: mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
+            input_prob, num_batches. For `DenseOptions`: attention, activation, attention_grad, input_size. For
+            `MultiMixLoss`: num_tuples, alpha, length, concentration, clean_weight, implementation.
 
     Raises:
         ValueError: If an argument is out of range or the model cannot serve the mode.
@@ -85,14 +77,6 @@ class MultiMixTask(StepTask):
             label_smoothing: Optional[float] = None,
             multi_label: bool = False,
             gather: bool = False,
-            mixup_alpha: float = 0.,
-            cutmix_alpha: float = 0.,
-            cutmix_minmax: Optional[Sequence[float]] = None,
-            prob: float = 1.,
-            switch_prob: float = 0.5,
-            correct_lam: bool = True,
-            input_prob: Union[float, str] = 0.5,
-            num_batches: Optional[int] = None,
             teacher_decay: Optional[float] = None,
             teacher_warmup: bool = False,
             gamma: Optional[float] = None,
@@ -104,23 +88,21 @@ class MultiMixTask(StepTask):
     ):
         options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        self.multi_label = multi_label
-        resolved = resolve_criterion(criterion, criterion_kwargs, label_smoothing, multi_label)
-        self.single_view = single_view
+        criterion, is_cross_entropy, label_smoothing = resolve_criterion(
+            criterion, criterion_kwargs, label_smoothing, multi_label)
         check_teacher(
-            teacher_decay, resolved.fast, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
-        super().__init__(model, resolved.criterion, device=device, dtype=dtype, verbose=verbose)
+            teacher_decay, is_cross_entropy, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
+        super().__init__(model, criterion, device=device, dtype=dtype, verbose=verbose)
         self.mode = mode
+        self.label_smoothing = label_smoothing
+        self.multi_label = multi_label
         self.gather = gather
-        self.label_smoothing = resolved.label_smoothing
-        self.input_mixing = InputMixing(
-            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches)
-        if multi_label and self.input_mixing.found_share is not None:
-            raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
+        self.single_view = single_view
+        self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
         loss_kwargs = dict(
             kwargs,
-            label_smoothing=0. if multi_label else resolved.label_smoothing,  # labels are smoothed in forward
-            criterion=None if resolved.fast else self.criterion,
+            label_smoothing=0. if multi_label else label_smoothing,  # labels are smoothed in forward
+            criterion=None if is_cross_entropy else self.criterion,
         )
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
@@ -180,12 +162,13 @@ class MultiMixTask(StepTask):
             target = soft_targets(target, target.shape[1], self.label_smoothing, multi_label=True)
         if not self.training:
             output = self.trainable_module(input)
-            check_target(target, *output.shape)
-            return {'loss': self.loss.plain(output, target), 'output': output}
+            return {'loss': self._plain_loss(output, target), 'output': output}
         if self.teacher is not None:
             input, teacher_input = split_views(input, len(target), self.single_view)
         what = self._draw()
-        if what == 'embeddings':
+        if what != 'embeddings':
+            result = self._plain_step(input, target, what)
+        else:
             of_teacher = {}
             if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
@@ -196,19 +179,20 @@ class MultiMixTask(StepTask):
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             result = {**self.loss.terms(**inputs), 'output': outputs.clean_logits}
-        else:
-            mixed = self.input_mixing.mix(input) if what == 'images' else None
-            output = self.trainable_module(input if mixed is None else mixed.images)
-            check_target(target, *output.shape)
-            mixed_target = target
-            if mixed is not None:
-                dtype = at_least_float32(output).dtype
-                mixed_target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=dtype))
-            result = {
-                'loss': self.loss.plain(output, mixed_target), 'output': output, 'input_mixed': mixed is not None}
         if self.mixup_enabled:
             self.input_mixing.observe(None if what == 'images' else result['output'].detach(), target)
         return result
+
+    def _plain_loss(
+            self,
+            output: torch.Tensor,
+            target: torch.Tensor,
+            mixed: Optional[MixedImages] = None,
+    ) -> torch.Tensor:
+        check_target(target, *output.shape)
+        if mixed is not None:
+            target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=at_least_float32(output).dtype))
+        return self.loss.plain(output, target)
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:
@@ -239,27 +223,15 @@ class MultiMixTask(StepTask):
             if self._shares_buffers:
                 self.teacher.share(weights=False)
 
-    def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
-        if ema:
-            return {}
+    def _state(self) -> Dict[str, Any]:
         teacher = {} if self.teacher is None else {'teacher': self.teacher.get_state()}
         return {**teacher, **self.input_mixing.state_dict()}
 
-    def load_task_state(
-            self,
-            state: Optional[Dict[str, Any]],
-            strict: bool = True,
-            module: Optional[nn.Module] = None,
-            ema: bool = False,
-    ) -> None:
-        if ema:
-            return
-        self.input_mixing.load_state_dict(state or {})
-        if self.teacher is None:
-            return
-        if state and 'teacher' in state:
+    def _load_state(self, state: Dict[str, Any]) -> None:
+        self.input_mixing.load_state_dict(state)
+        if 'teacher' in state and self.teacher is not None:
             self.teacher.load_state(state['teacher'])
-        else:  # of a run without a teacher: it begins as the student
+        elif self.teacher is not None:  # of a run without a teacher: it begins as the student
             self.teacher.ema.set(unwrap_model(self.trainable_module))
 
 

@@ -8,6 +8,7 @@ from timm.task import TrainingTask
 
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
 from ...head import MODES, DenseOptions
+from ...input_mixing import InputMixing
 from ...loss import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, PAPER, MultiMixLoss
 from ...tasks.mixupe import MixupETask
 from ...tasks.multimix import MultiMixTask
@@ -28,7 +29,7 @@ def input_prob(text: str) -> Union[float, str]:
 def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Flag:
     """A flag whose default is None, for the library's own: so it can be refused where the mode does not use it."""
     keyword = _keyword(name.lstrip('-').replace('-', '_'))
-    sources = (MixupETask,) if needs is _MIXUPE else (MultiMixTask, MultiMixLoss, DenseOptions)
+    sources = (MixupETask,) if needs is _MIXUPE else (MultiMixTask, MultiMixLoss, DenseOptions, InputMixing)
     defaults = {
         parameter.name: parameter.default
         for source in sources for parameter in inspect.signature(source).parameters.values()}
