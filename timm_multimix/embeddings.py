@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.layers import AttentionPool2d, RotAttentionPool2d
 
 from ._checks import UsageError, call_library, check_floats
-from .probing import Calls, FrozenStatistics, record_calls, seed, trial
+from .probing import FrozenStatistics, record_calls, trial
 
 _POOLED_WORKS = "mode 'multimix' needs only the model's logits and works"
 
@@ -73,38 +73,34 @@ class DenseEmbeddings:
         self.layout = find_layout(model, features, example)
         self.example_positions = self.layout.num_positions(features)
         split = self.layout.split(features)
-        calls = record_calls(model, lambda: call_library(
+        logits, calls = record_calls(model, lambda: call_library(
             f'{_name(model)}: forward_head cannot take single positions; {_POOLED_WORKS}',
             model.forward_head, split, errors=Exception))
-        _refuse_by_head(model, calls.modules, calls.result, split.shape[0])
+        _refuse_by_head(model, [module for module, _ in calls], logits, len(split))
         call_library(
             f'{_name(model)}: forward_head must take pre_logits=True and then return the embedding; {_POOLED_WORKS}',
             model.forward_head, split, pre_logits=True, errors=TypeError)
-        self.batch_norms = [m for m in calls.modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.classifier = self._find_classifier(split, calls)
+        self.batch_norms = [m for m, _ in calls if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        last = [
+            module for module, output in calls
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(_flat(output), logits)]
+        self.classifier = last[-1] if last and self._is_classifier(last[-1], split) else None
 
-    def _find_classifier(self, split: torch.Tensor, calls: Calls) -> Optional[nn.Module]:
-        """The linear layer that turns the embedding into the logits, if there is exactly that."""
-        for module, output in reversed(calls.outputs):
-            weight = getattr(module, 'weight', None)
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(_flat(output), calls.result):
-                break
-        else:
-            return None
+    def _is_classifier(self, module: nn.Module, split: torch.Tensor) -> bool:
+        """Whether this linear layer alone turns the embedding into the logits."""
+        weight = module.weight
         if weight[0].numel() != weight.shape[1]:  # a convolution larger than 1 x 1
-            return None
-        # Dropout may follow the embedding: only the head in train mode, from one seed, can tell.
+            return False
+        # Dropout may follow the embedding: only the head in train mode, with the same randomness, can tell.
         self.model.train()
         with FrozenStatistics(self.batch_norms):
-            seed(split.device)
-            expected = self.model.forward_head(split)
-            seed(split.device)
+            with trial(self.model):  # which leaves the random state as it is
+                expected = self.model.forward_head(split)
             embeddings = _flat(self.model.forward_head(split, pre_logits=True))
             if embeddings.shape[1] != weight.shape[1]:
-                return None
+                return False
             tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * expected.abs().max()
-            same = (_classify(module, embeddings) - expected).abs().max() <= tolerance
-        return module if same else None
+            return bool((_classify(module, embeddings) - expected).abs().max() <= tolerance)
 
     @property
     def classifier_weight(self) -> Optional[torch.Tensor]:

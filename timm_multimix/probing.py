@@ -1,36 +1,25 @@
 """Running a model on trial, to see what it does and leave no trace."""
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Callable, Iterable, List, Tuple
 
 import torch
 import torch.nn as nn
 
 
-@dataclass
-class Calls:
-    """What a run returned, and the modules that it called, in order; with what those that return a tensor returned."""
-    result: torch.Tensor
-    modules: List[nn.Module]
-    outputs: List[Tuple[nn.Module, torch.Tensor]]
-
-
-def record_calls(model: nn.Module, run: Callable[[], torch.Tensor]) -> Calls:
-    """Run, and watch the modules of `model`."""
-    modules, outputs = [], []
-
-    def hook(module, _, output):
-        modules.append(module)
-        if isinstance(output, torch.Tensor):
-            outputs.append((module, output))
-
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
+def record_calls(
+        model: nn.Module,
+        run: Callable[[], torch.Tensor],
+) -> Tuple[torch.Tensor, List[Tuple[nn.Module, object]]]:
+    """Run; what it returned, and the modules of `model` that it called, in order, with what they returned."""
+    calls = []
+    handles = [
+        module.register_forward_hook(lambda module, _, output: calls.append((module, output)))
+        for module in model.modules()]
     try:
-        result = run()
+        return run(), calls
     finally:
         for handle in handles:
             handle.remove()
-    return Calls(result, modules, outputs)
 
 
 @contextmanager
@@ -48,15 +37,6 @@ def trial(model: nn.Module):
     finally:
         for module, training in modes:
             module.training = training
-
-
-def seed(device: torch.device) -> None:
-    """Seed the generator of this device alone; torch.manual_seed would seed those of all GPUs."""
-    generator = torch.default_generator
-    if device.type == 'cuda':
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        generator = torch.cuda.default_generators[index]
-    generator.manual_seed(0)
 
 
 class FrozenStatistics:  # a class, which torch.compile can look into
