@@ -1,6 +1,6 @@
 """Sampling of interpolation vectors. v2 = arXiv 2311.05538."""
 import math
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -63,13 +63,22 @@ def sample_dirichlet(
     if concentration == 'total':
         alpha = alpha / length
     alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; this stays finite
-    if device.type == 'cpu' and (sticks := _num_sticks(float(alpha) * length, work_dtype)) < length:
-        weights = _break_sticks(shape, length, float(alpha) * length, sticks, work_dtype, generator)
+    if device.type != 'cpu':
+        gamma = torch._standard_gamma(
+            (alpha + 1.).to(device=device, dtype=work_dtype).expand(*shape, length).contiguous(), generator=generator)
+        weights = _from_gammas(gamma, torch.empty_like(gamma).exponential_(generator=generator), alpha)
     else:
-        # log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution; softmax divides by the sum in the logs
-        gamma, exponential = _gamma_and_exponential((*shape, length), alpha + 1., device, work_dtype, generator)
-        gamma.clamp_(min=torch.finfo(work_dtype).tiny)  # float32 samplers return 0 now and then
-        weights = (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
+        rng = numpy_generator(generator)
+        np_dtype = np.float64 if work_dtype == torch.float64 else np.float32
+        total = float(alpha) * length
+        sticks = _num_sticks(total, work_dtype)
+        if sticks < length:
+            exponential = torch.from_numpy(rng.standard_exponential((*shape, sticks), dtype=np_dtype))
+            weights = _break_sticks(exponential, length, total, generator)
+        else:
+            gamma = torch.from_numpy(rng.standard_gamma(float(alpha + 1.), (*shape, length), dtype=np_dtype))
+            exponential = torch.from_numpy(rng.standard_exponential((*shape, length), dtype=np_dtype))
+            weights = _from_gammas(gamma, exponential, alpha)
 
     if length < num_examples:
         keys = torch.rand((*shape, num_examples), device=device, generator=generator)
@@ -89,37 +98,25 @@ def draw_alpha(
     A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
     A tensor given as `alpha` is passed on: draw once, sample several times.
     """
-    device = None if device is None else torch.device(device)
+    device = torch.device('cpu' if device is None else device)
     if isinstance(alpha, torch.Tensor):
         if alpha.device.type == 'cpu':  # on an accelerator the host would have to wait for it
             check_number('alpha', alpha.item(), open_low=True)
         return alpha
     alpha = check_alpha(alpha)
-    low, high = alpha if isinstance(alpha, tuple) else (alpha, alpha)
-    if low == high:
-        return torch.full((), low, dtype=torch.float64 if _is_cpu(device) else torch.float32, device=device)
-    return low + (high - low) * torch.rand((), device=device, generator=generator)
+    if isinstance(alpha, tuple):
+        low, high = alpha
+        return low + (high - low) * torch.rand((), device=device, generator=generator)
+    return torch.full((), alpha, dtype=torch.float64 if device.type == 'cpu' else torch.float32, device=device)
 
 
-def _is_cpu(device: Optional[torch.device]) -> bool:
-    return device is None or device.type == 'cpu'
+def _from_gammas(gamma: torch.Tensor, exponential: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """Dir(α·1_m) `[..., m]` from Gamma(α + 1, 1) and Exp(1) variates, which it overwrites.
 
-
-def _gamma_and_exponential(
-        shape: Tuple[int, ...],
-        alpha: torch.Tensor,
-        device: torch.device,
-        dtype: torch.dtype,
-        generator: Optional[torch.Generator],
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Independent Gamma(alpha, 1) and Exp(1) variates of one shape."""
-    if device.type == 'cpu':
-        rng, np_dtype = numpy_generator(generator), _numpy_dtype(dtype)
-        gamma = rng.standard_gamma(float(alpha), shape, dtype=np_dtype)
-        return torch.from_numpy(gamma), torch.from_numpy(rng.standard_exponential(shape, dtype=np_dtype))
-    alpha = alpha.to(device=device, dtype=dtype)
-    gamma = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
-    return gamma, torch.empty(shape, device=device, dtype=dtype).exponential_(generator=generator)
+    log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution, and softmax divides by the sum in the logs.
+    """
+    gamma.clamp_(min=torch.finfo(gamma.dtype).tiny)  # float32 samplers return 0 now and then
+    return (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
 
 
 def _num_sticks(total: float, dtype: torch.dtype) -> int:
@@ -128,19 +125,18 @@ def _num_sticks(total: float, dtype: torch.dtype) -> int:
 
 
 def _break_sticks(
-        shape: Tuple[int, ...],
+        exponential: torch.Tensor,
         length: int,
         total: float,
-        sticks: int,
-        dtype: torch.dtype,
         generator: Optional[torch.Generator],
 ) -> torch.Tensor:
     """Dir(κ/m·1_m) as a Dirichlet process over m examples (Sethuraman 1994): what is left of a stick of length 1 is
     broken at Beta(1, κ) again and again, and every piece falls to an example drawn uniformly. The last takes the rest.
+    From Exp(1) variates `[..., sticks]`, which it overwrites.
     """
+    *shape, sticks = exponential.shape
     rows = math.prod(shape)
-    left = torch.from_numpy(numpy_generator(generator).standard_exponential((rows, sticks), _numpy_dtype(dtype)))
-    left = left.div_(-total).exp_().cumprod(dim=-1)  # 1 - Beta(1, κ) = exp(-E / κ)
+    left = exponential.view(rows, sticks).div_(-total).exp_().cumprod(dim=-1)  # 1 - Beta(1, κ) = exp(-E / κ)
     left[:, -1] = 0.
     pieces = torch.cat([1. - left[:, :1], left[:, :-1] - left[:, 1:]], dim=-1)
     owners = torch.randint(length, (rows, sticks), generator=generator)
@@ -152,7 +148,3 @@ def _break_sticks(
 def numpy_generator(generator: Optional[torch.Generator] = None) -> np.random.Generator:
     """numpy's samplers are several times faster than torch's on a CPU; the seed is torch's."""
     return np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
-
-
-def _numpy_dtype(dtype: torch.dtype) -> type:
-    return np.float64 if dtype == torch.float64 else np.float32
