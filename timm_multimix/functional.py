@@ -3,8 +3,7 @@
 Sources: v1 = arXiv 2206.14868, v2 = arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
 Shapes: b examples in the batch, m of them in a tuple, n tuples, r spatial positions, c classes, d embedding width.
 """
-from collections.abc import Iterable
-from typing import Optional, Union
+from typing import Iterable, Iterator, Optional, Union
 
 import torch
 
@@ -225,17 +224,16 @@ def mixed_cross_entropy(
         check_floats('teacher_logits', teacher_logits, logits.shape, finite=True)
     if gamma == 1.:
         teacher_logits = None  # gamma = 1 ignores the teacher
+    blocks = [weights] if isinstance(weights, torch.Tensor) else weights
     if implementation == 'auto':
-        blocks = weights if isinstance(weights, (list, tuple)) else [weights]
-        literal = target.requires_grad or any(getattr(block, 'requires_grad', False) for block in blocks)
+        known = blocks if isinstance(blocks, (list, tuple)) else []
+        literal = target.requires_grad or any(getattr(block, 'requires_grad', False) for block in known)
         implementation = 'reference' if literal else 'chunked'
 
-    if teacher_logits is not None:
-        teacher_logits = _logits_by_position(teacher_logits.detach()).to(at_least_float32(logits).dtype)
     logits = _logits_by_position(logits)
-    num_positions, batch_size, _ = logits.shape
-    blocks = [weights] if isinstance(weights, torch.Tensor) else weights
-    blocks = (_position_first(block, num_positions, batch_size) for block in blocks)
+    if teacher_logits is not None:
+        teacher_logits = _logits_by_position(teacher_logits.detach()).to(logits.dtype)
+    blocks = _blocks_by_position(blocks, *logits.shape[:2])
     with torch.autocast(logits.device.type, enabled=False):
         params = LossParams(target, label_smoothing, teacher_logits, gamma)
         return IMPLEMENTATIONS[implementation](logits, blocks, params)
@@ -246,9 +244,13 @@ def _logits_by_position(logits: torch.Tensor) -> torch.Tensor:
     return logits.unsqueeze(0) if logits.ndim == 2 else logits.transpose(0, 1)  # [r, b, c]
 
 
-def _position_first(weights: torch.Tensor, num_positions: int, batch_size: int) -> torch.Tensor:
+def _blocks_by_position(blocks: Iterable[torch.Tensor], num_positions: int, batch_size: int) -> Iterator[torch.Tensor]:
     forms = [(num_positions, 'n', batch_size)] + ([('n', batch_size)] if num_positions == 1 else [])
-    check_floats('weights', weights, *forms)
-    if weights.shape[-2] == 0:
-        raise UsageError(f'weights must hold at least one tuple (n >= 1), got shape {list(weights.shape)}')
-    return weights.unsqueeze(0) if weights.ndim == 2 else weights
+    weights = None
+    for weights in blocks:
+        check_floats('weights', weights, *forms)
+        if weights.shape[-2] == 0:
+            raise UsageError(f'weights must hold at least one tuple (n >= 1), got shape {list(weights.shape)}')
+        yield weights.unsqueeze(0) if weights.ndim == 2 else weights  # [r, n', b]
+    if weights is None:
+        raise UsageError('weights must hold at least one tuple (n >= 1), got none')

@@ -154,6 +154,7 @@ class MultiMixLoss(nn.Module):
         if teacher_logits is not None and self.criterion is not None:
             raise UsageError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
+            learned = attention is not None and attention.requires_grad
             mixed = functional.mixed_cross_entropy(
                 logits,
                 target,
@@ -161,7 +162,7 @@ class MultiMixLoss(nn.Module):
                 label_smoothing=self.label_smoothing,
                 teacher_logits=teacher_logits,
                 gamma=self.gamma,
-                implementation=self._implementation(attention),
+                implementation='reference' if learned and self.implementation == 'auto' else self.implementation,
             )
         else:
             mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
@@ -182,15 +183,12 @@ class MultiMixLoss(nn.Module):
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """Mixed logits and mixed targets as rows, for any criterion that averages over rows.
 
-        A row has no weight, so the clean term comes in as whole copies of the unmixed batch, as many as bring their
-        ratio to the mixed rows closest to `clean_weight`: see `row_counts`. The mean over rows is the loss of
-        `forward`, but for that rounding and the number of tuples. In eval mode the rows are the clean batch.
+        A row has no weight, so the clean term comes in as whole copies of the unmixed batch: see `row_counts`. The mean
+        over rows is the loss of `forward`, but for the rounding of their number and the number of tuples. In eval mode
+        the rows are the clean batch.
 
         Args:
-            logits: As in `forward`, and so are the next three.
-            target: `[b]` or `[b, c]`.
-            attention: `[b, r]` with dense logits.
-            clean_logits: `[b, c]` with dense logits.
+            logits: As in `forward`, and so are target, attention and clean_logits.
             lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
 
         Returns:
@@ -283,17 +281,15 @@ class MultiMixLoss(nn.Module):
         return functional.soft_targets(target, num_classes, self.label_smoothing)
 
     def _mixed_rows(self, logits, target, weights):
-        target = self.smooth_target(target, logits.shape[-1])
         mixed_logits = functional.interpolate(weights, logits)
-        mixed_target = functional.interpolate(weights, target)
+        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits.shape[-1]))
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
     def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The criterion with the label smoothing on `[b, c]` logits, without mixing: what eval mode gives."""
-        if self.criterion is not None:
-            logits = functional.at_least_float32(logits)
-            return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
         logits = functional.at_least_float32(logits)
+        if self.criterion is not None:
+            return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
         log_probabilities = saturate(logits.log_softmax(dim=-1))
         if target.ndim == 2:
             return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
@@ -326,11 +322,6 @@ class MultiMixLoss(nn.Module):
                 dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32,
             )
             yield lam if attention is None else functional.dense_weights(lam, attention)
-
-    def _implementation(self, attention: Optional[torch.Tensor]) -> str:
-        if self.implementation == 'auto' and attention is not None and attention.requires_grad:
-            return 'reference'
-        return self.implementation
 
 
 def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:

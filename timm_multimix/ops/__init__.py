@@ -15,11 +15,4 @@ IMPLEMENTATIONS = {
     'reference': reference_cross_entropy,
 }
 
-__all__ = [
-    'IMPLEMENTATIONS',
-    'LossParams',
-    'chunked_cross_entropy',
-    'compiled_cross_entropy',
-    'reference_cross_entropy',
-    'tiled_cross_entropy',
-]
+__all__ = ['IMPLEMENTATIONS', 'LossParams', 'reference_cross_entropy']

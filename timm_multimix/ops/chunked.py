@@ -22,12 +22,10 @@ def add_logsumexp(
         mass: Optional[torch.Tensor],
         grad: Optional[torch.Tensor],
         need_sum: bool = True,
+        fused: bool = False,
 ) -> Optional[torch.Tensor]:
-    """See `one_pass.AddLogsumexp`."""
-    return _in_chunks(_exp_of_mixed, logits, weights, mass, grad, need_sum)
-
-
-def _in_chunks(exp_of_mixed, logits, weights, mass, grad, need_sum):
+    """See `one_pass.AddLogsumexp`; `fused` by torch.compile is what comes between its matrix products."""
+    exp_of_mixed = _compiled_exp_of_mixed() if fused else _exp_of_mixed
     total = logits.new_zeros(())
     chunk_positions, chunk_tuples = _chunk_shape(logits, weights.shape[1])
     for j in range(0, weights.shape[0], chunk_positions):
@@ -60,13 +58,8 @@ def _compiled_exp_of_mixed():
     return torch.compile(_exp_of_mixed, dynamic=True)  # one graph for all shapes of a chunk
 
 
-def add_logsumexp_compiled(logits, weights, mass, grad, need_sum=True):
-    """`add_logsumexp`, what comes between its matrix products fused by torch.compile."""
-    return _in_chunks(_compiled_exp_of_mixed(), logits, weights, mass, grad, need_sum)
-
-
 chunked_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp)
-compiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_compiled)
+compiled_cross_entropy = partial(one_pass_cross_entropy, partial(add_logsumexp, fused=True))
 
 
 def _chunk_shape(logits: torch.Tensor, num_tuples: int) -> Tuple[int, int]:

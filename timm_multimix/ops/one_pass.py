@@ -16,7 +16,6 @@ from typing import Iterable, Optional, Protocol, Tuple
 
 import torch
 
-from .._checks import UsageError
 from .params import LossParams
 from .saturate import SUM_SCALE, saturate
 
@@ -95,8 +94,8 @@ def _loss_and_grad(
         add_logsumexp: AddLogsumexp,
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
     num_positions, batch_size, num_classes = logits.shape
-    target, smoothing, teacher_logits, gamma = (
-        params.target, params.label_smoothing, params.teacher_logits, params.gamma)
+    target, smoothing = params.target, params.label_smoothing
+    teacher_logits, gamma = params.teacher_logits, params.gamma
     grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
     logsumexp = logits.new_zeros(())
     num_tuples = 0
@@ -117,8 +116,6 @@ def _loss_and_grad(
         if teacher_logits is not None:
             add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
 
-    if num_tuples == 0:
-        raise UsageError('weights must hold at least one tuple (n >= 1), got none')
     target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
     if teacher_logits is not None:
         teacher_pull *= 1. - gamma

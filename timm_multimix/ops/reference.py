@@ -7,7 +7,6 @@ from typing import Iterable
 import torch
 import torch.nn.functional as F
 
-from .._checks import UsageError
 from .params import LossParams
 from .saturate import saturate
 
@@ -23,19 +22,14 @@ def reference_cross_entropy(
 
     Args:
         logits: `[r, b, c]`, float32 or float64.
-        weight_blocks: Tensors `[r, n', b]`, whose n' add up to n.
+        weight_blocks: Tensors `[r, n', b]`, at least one, whose n' add up to n.
         params: Targets, label smoothing and teacher.
     """
     num_classes, target = logits.shape[-1], params.target
     if target.ndim == 1:
         target = F.one_hot(target.long(), num_classes)
-    target = target.to(logits.dtype)
-    target = target * (1. - params.label_smoothing) + params.label_smoothing / num_classes
-
-    blocks = [block.to(logits.dtype) for block in weight_blocks]
-    if not blocks:
-        raise UsageError('weights must hold at least one tuple (n >= 1), got none')
-    weights = torch.cat(blocks, dim=1)
+    target = target.to(logits.dtype) * (1. - params.label_smoothing) + params.label_smoothing / num_classes
+    weights = torch.cat([block.to(logits.dtype) for block in weight_blocks], dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
     mixed_target = weights @ target
     if params.teacher_logits is not None:

@@ -21,7 +21,10 @@ def add_logsumexp_tiled(
     Raises:
         ValueError: If there is no Triton, or the logits are not float32 on its device.
     """
-    triton_kernels = _import_kernels()
+    try:
+        from . import triton_kernels
+    except ImportError as error:
+        raise UsageError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
     if logits.dtype != torch.float32 or not (logits.is_cuda or triton_kernels.INTERPRETED):
         raise UsageError(
             "implementation='triton' needs logits of float32 (or lower) on a CUDA device, "
@@ -32,14 +35,6 @@ def add_logsumexp_tiled(
     if grad is not None:
         triton_kernels.add_softmax(logits, weights, logsumexp, scale, grad, precision)
     return (logsumexp.mul_(SUM_SCALE) * scale).sum() if need_sum else None
-
-
-def _import_kernels():
-    try:
-        from . import triton_kernels
-    except ImportError as error:
-        raise UsageError(f"implementation='triton' needs triton, which cannot be imported ({error})") from error
-    return triton_kernels
 
 
 tiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_tiled)
