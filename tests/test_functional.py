@@ -191,3 +191,21 @@ def test_attention_of_tiny_or_huge_embeddings_is_finite():
         for activation in functional.ACTIVATIONS:
             attention = functional.spatial_attention(embeddings, activation=activation)
             assert torch.isfinite(attention).all() and math.isclose(float(attention.sum()), 3., rel_tol=1e-5)
+
+
+@pytest.mark.parametrize('learned', [False, True])
+def test_a_row_that_nothing_attends_to_changes_no_other_row(learned):
+    """On the CPU there is a shorter way for weights without such a row; it gives the same digits."""
+    torch.manual_seed(0)
+    lam = random_weights((3, 5, 4)).float()
+    attention = torch.rand(4, 3)
+    without = attention.clone().requires_grad_(learned)
+    with_one = torch.cat([attention, torch.zeros(4, 1)], dim=1).requires_grad_(learned)
+    kept = lam.clone()
+    weights = functional.dense_weights(lam, without)
+    longer = functional.dense_weights(torch.cat([lam, lam[:1]]), with_one)
+    assert torch.equal(longer[:3], weights) and torch.equal(longer[3], lam[0]) and torch.equal(lam, kept)
+    if learned:
+        factor = torch.randn_like(weights)
+        grads = [torch.autograd.grad((w[:3] * factor).sum(), a)[0] for w, a in ((weights, without), (longer, with_one))]
+        assert torch.equal(grads[1][:, :3], grads[0]) and not grads[1][:, 3].any()

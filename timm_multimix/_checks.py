@@ -141,8 +141,8 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
             f'got {int(target.min() if target.min() < 0 else target.max())}')
 
 
-def check_logits(logits: torch.Tensor) -> None:
+def check_logits(logits: torch.Tensor, finite: bool = True) -> None:
     """`[b, c]` or `[b, r, c]`, not empty, finite."""
-    check_floats('logits', logits, 'bc', 'brc', finite=True)
+    check_floats('logits', logits, 'bc', 'brc', finite=finite)
     if 0 in logits.shape:
         raise UsageError(f'logits must not be empty, got shape {list(logits.shape)}')

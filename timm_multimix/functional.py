@@ -108,9 +108,15 @@ def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
 
 
 def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their sum; `fallback` where that sum is zero, or so small that the quotient loses precision."""
+    """Rows divided by their sum; `fallback` where that sum is zero, or so small that the quotient loses precision.
+
+    `values` may be overwritten.
+    """
     total = values.sum(dim=-1, keepdim=True)
     tiny = torch.finfo(values.dtype).tiny / torch.finfo(values.dtype).eps
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if values.device.type == 'cpu' and not traced and bool((total > tiny).all()):  # the same, in less memory traffic
+        return values / total if values.requires_grad else values.div_(total)
     return torch.where(total > tiny, values / total.clamp(min=tiny), fallback)
 
 

@@ -147,7 +147,8 @@ class MultiMixLoss(nn.Module):
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """The loss and its parts: 'loss'; in train mode 'mixed_loss'; 'clean_loss' where it has a part in the loss."""
-        self._check_inputs(logits, target, attention, clean_logits)
+        is_fast = self.training and self.criterion is None
+        self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # which looks at them itself
         if not self.training:
             clean = self.plain(_clean_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
@@ -211,8 +212,8 @@ class MultiMixLoss(nn.Module):
             torch.cat([mixed_target] + [clean_target.to(mixed_target.dtype)] * copies),
         )
 
-    def _check_inputs(self, logits, target, attention, clean_logits) -> None:
-        check_logits(logits)
+    def _check_inputs(self, logits, target, attention, clean_logits, finite=True) -> None:
+        check_logits(logits, finite)
         batch_size, num_classes = logits.shape[0], logits.shape[-1]
         check_target(target, batch_size, num_classes)
         if clean_logits is not None:

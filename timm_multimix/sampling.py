@@ -138,11 +138,11 @@ def _break_sticks(
     rows = math.prod(shape)
     left = exponential.view(rows, sticks).div_(-total).exp_().cumprod(dim=-1)  # 1 - Beta(1, κ) = exp(-E / κ)
     left[:, -1] = 0.
-    pieces = torch.cat([1. - left[:, :1], left[:, :-1] - left[:, 1:]], dim=-1)
+    pieces = -left
+    pieces[:, 0] += 1.
+    pieces[:, 1:] += left[:, :-1]
     owners = torch.randint(length, (rows, sticks), generator=generator)
-    owners += torch.arange(0, rows * length, length).unsqueeze(-1)
-    weights = pieces.new_zeros(rows * length).index_add_(0, owners.flatten(), pieces.flatten())
-    return weights.view(*shape, length)
+    return pieces.new_zeros(rows, length).scatter_add_(1, owners, pieces).view(*shape, length)
 
 
 def numpy_generator(generator: Optional[torch.Generator] = None) -> np.random.Generator:
