@@ -4,8 +4,7 @@ A new one is a file with a function `(logits, weight_blocks, params)`, see `refe
 The functions, `MultiMixLoss` and the command lines find it there.
 """
 from .chunked import chunked_cross_entropy, compiled_cross_entropy
-from .params import LossParams
-from .reference import reference_cross_entropy
+from .reference import LossParams, reference_cross_entropy
 from .triton_impl import tiled_cross_entropy
 
 IMPLEMENTATIONS = {

@@ -12,34 +12,25 @@ is, and nothing of size n x c is kept for backward.
 A teacher with logits S' adds the targets P' = softmax(ΛS'). Their term sum_k P'_k · (ΛS)_k = sum(ΛᵀP' ⊙ S) needs only
 ΛᵀP' `[b, c]`, which is also its derivative and the same pass on other logits.
 """
-from typing import Iterable, Optional, Protocol, Tuple
+from typing import Callable, Iterable, Optional
 
 import torch
 
-from .params import LossParams
+from .reference import LossParams
 from .saturate import SUM_SCALE, saturate
 
+AddLogsumexp = Callable[..., Optional[torch.Tensor]]
+"""The pass over the tuples, `(logits, weights, mass, grad, need_sum=True)`.
 
-class AddLogsumexp(Protocol):
-    """The pass over the tuples."""
+Returns SUM_SCALE times the sum over all rows of mass_k logsumexp((ΛS)_k); the sum's derivative is added to `grad`.
 
-    def __call__(
-            self,
-            logits: torch.Tensor,
-            weights: torch.Tensor,
-            mass: Optional[torch.Tensor],
-            grad: Optional[torch.Tensor],
-            need_sum: bool = True,
-    ) -> Optional[torch.Tensor]:
-        """SUM_SCALE times the sum over all rows of mass_k logsumexp((ΛS)_k); the sum's derivative is added to `grad`.
-
-        Args:
-            logits: S, `[r, b, c]`.
-            weights: Λ, `[r, n', b]`, in the dtype of the logits.
-            mass: `[b]`, mass_k being (Λ mass)_k; None for 1.
-            grad: `[r, b, c]`; None where it is not needed.
-            need_sum: False where only the derivative is; None is returned.
-        """
+Args:
+    logits: S, `[r, b, c]`.
+    weights: Λ, `[r, n', b]`, in the dtype of the logits.
+    mass: `[b]`, mass_k being (Λ mass)_k; None for 1.
+    grad: `[r, b, c]`; None where it is not needed.
+    need_sum: False where only the derivative is; None is returned.
+"""
 
 
 def one_pass_cross_entropy(
@@ -60,10 +51,41 @@ def one_pass_cross_entropy(
 class _OnePassCrossEntropy(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, logits, anchor, *arguments):
-        loss, grad = _loss_and_grad(logits, *arguments)
+    def forward(ctx, logits, anchor, weight_blocks, params, need_grad, add_logsumexp):
+        num_positions, batch_size, num_classes = logits.shape
+        target, smoothing = params.target, params.label_smoothing
+        teacher_logits, gamma = params.teacher_logits, params.gamma
+        grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
+        logsumexp = logits.new_zeros(())
+        num_tuples = 0
+        target_mass = None
+        if target.ndim == 2:
+            target = target.to(logits.dtype) * (1. - smoothing) + smoothing / num_classes
+            target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for multi-hot
+            if teacher_logits is not None:
+                target_mass = gamma * target_mass + (1. - gamma)
+        teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
+
+        targets = (_FewClasses if num_classes < batch_size else _GramMatrix)(logits, target, smoothing)
+        for weights in weight_blocks:
+            weights = weights.to(logits.dtype)
+            num_tuples += weights.shape[1]
+            targets.add(weights)
+            logsumexp += add_logsumexp(logits, weights, target_mass, grad)
+            if teacher_logits is not None:
+                add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
+
+        target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
+        if teacher_logits is not None:
+            teacher_pull *= 1. - gamma
+            if grad is not None:
+                grad -= teacher_pull
+            target_term = target_term + (teacher_pull.mul_(SUM_SCALE) * logits).sum()
+        count = num_positions * num_tuples
+        if grad is not None:
+            grad /= count
         ctx.save_for_backward(grad, anchor)
-        return loss
+        return saturate((logsumexp - target_term) / count / SUM_SCALE)
 
     @staticmethod
     def backward(ctx, grad_output):
@@ -84,48 +106,6 @@ class _FirstOrderOnly(torch.autograd.Function):
     def backward(ctx, *_):
         raise RuntimeError(
             "the fast MultiMix loss has no second derivatives; pass implementation='reference' to get them")
-
-
-def _loss_and_grad(
-        logits: torch.Tensor,
-        weight_blocks: Iterable[torch.Tensor],
-        params: LossParams,
-        need_grad: bool,
-        add_logsumexp: AddLogsumexp,
-) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-    num_positions, batch_size, num_classes = logits.shape
-    target, smoothing = params.target, params.label_smoothing
-    teacher_logits, gamma = params.teacher_logits, params.gamma
-    grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
-    logsumexp = logits.new_zeros(())
-    num_tuples = 0
-    target_mass = None
-    if target.ndim == 2:
-        target = target.to(logits.dtype) * (1. - smoothing) + smoothing / num_classes
-        target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for a multi-hot row
-        if teacher_logits is not None:
-            target_mass = gamma * target_mass + (1. - gamma)
-    teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
-
-    targets = (_FewClasses if num_classes < batch_size else _GramMatrix)(logits, target, smoothing)
-    for weights in weight_blocks:
-        weights = weights.to(logits.dtype)
-        num_tuples += weights.shape[1]
-        targets.add(weights)
-        logsumexp += add_logsumexp(logits, weights, target_mass, grad)
-        if teacher_logits is not None:
-            add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
-
-    target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
-    if teacher_logits is not None:
-        teacher_pull *= 1. - gamma
-        if grad is not None:
-            grad -= teacher_pull
-        target_term = target_term + (teacher_pull.mul_(SUM_SCALE) * logits).sum()
-    count = num_positions * num_tuples
-    if grad is not None:
-        grad /= count
-    return saturate((logsumexp - target_term) / count / SUM_SCALE), grad
 
 
 class _FewClasses:
