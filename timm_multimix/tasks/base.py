@@ -8,6 +8,7 @@ from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
 from .._checks import UsageError, call_library, check_criterion, check_number
+from ..embeddings import check_classifier
 from ..input_mixing import InputMixing
 from .gather import agree
 
@@ -30,8 +31,11 @@ class StepTask(ClassificationTask):
     gather = False
     mixup_enabled = True
 
-    def __init__(self, *args: Any, device: Union[None, str, torch.device], **kwargs: Any):
-        super().__init__(*args, device=None if device is None else torch.device(device), **kwargs)
+    def __init__(self, model, criterion, criterion_kwargs, label_smoothing, device, **kwargs: Any):
+        check_classifier(model)
+        criterion, self.is_cross_entropy, self.label_smoothing = resolve_criterion(
+            criterion, criterion_kwargs, label_smoothing, self.multi_label)
+        super().__init__(model, criterion, device=None if device is None else torch.device(device), **kwargs)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""
@@ -86,10 +90,7 @@ def resolve_criterion(
         label_smoothing: Optional[float] = None,
         multi_label: bool = False,
 ) -> Tuple[Union[nn.Module, Callable], bool, float]:
-    """The criterion as one of soft targets, whether it is cross-entropy, and the label smoothing.
-
-    That becomes part of the targets, so that it applies once.
-    """
+    """The criterion of soft targets, whether it is cross-entropy, and the label smoothing, which targets then have."""
     check_criterion(criterion)
     if criterion is not None and criterion_kwargs:
         raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
@@ -103,10 +104,9 @@ def resolve_criterion(
         is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
     elif isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
         name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
-    elif isinstance(criterion, LabelSmoothingCrossEntropy):
+    elif isinstance(criterion, LabelSmoothingCrossEntropy) or (
+            isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense):  # of class indices alone
         name, smoothing = 'criterion', criterion.smoothing
-    elif isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense:
-        name, smoothing = 'criterion', criterion.smoothing  # which it applies to class indices alone
     smoothing = check_number('label_smoothing', smoothing, high=1.)
     if label_smoothing is None:
         return criterion, is_cross_entropy, smoothing

@@ -3,7 +3,7 @@
 Source: v1 = arXiv 2206.14868 (Venkataramanan, Kijak, Amsaleg, Avrithis), section 3.3.
 """
 import logging
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -14,17 +14,16 @@ from .._checks import UsageError, check_number
 from .base import StepModel
 
 _logger = logging.getLogger(__name__)
-_STILL_STEPS = 100
-"""Warn after this many batches without `update_ema`."""
+_STILL_STEPS = 100  # so many batches without `update_ema` are worth a warning
 
 
 class Teacher(nn.Module):
     """The teacher f': timm's ModelEmaV3 of the student, without gradient.
 
     It is always in eval mode: no dropout, and batch norms take running statistics, which are averaged as the weights
-    are. So its logits do not depend on the other images of the batch. The first update makes it equal to the student
-    (timm's rule where updates are counted); without `warmup` it then takes some 1 / (1 - decay) updates, with batch
-    norm several times as many, until it is more than an early state of the student.
+    are. The first update makes it equal to the student (timm's rule where updates are counted); without `warmup` it
+    then takes some 1 / (1 - decay) updates, with batch norm several times as many, until it is more than an early state
+    of the student.
 
     Args:
         student: What the average is of.
@@ -74,13 +73,20 @@ class Teacher(nn.Module):
                 f'The teacher is still as it began after {_STILL_STEPS} batches: the loop must call '
                 'task.update_ema(step) after each update of the optimizer.')
 
+    @torch.no_grad()
     def share(self, *, weights: bool) -> None:
         """Give all processes the first one's batch norm statistics, as DDP does with the student's, or also weights."""
         module = self.ema.module
         parameters = dict(module.named_parameters())
-        _broadcast(
-            tensor for name, tensor in module.state_dict().items()
-            if weights or (name not in parameters and tensor.is_floating_point()))
+        groups: Dict[torch.dtype, List[torch.Tensor]] = {}  # one message for each dtype
+        for name, tensor in module.state_dict().items():
+            if weights or (name not in parameters and tensor.is_floating_point()):
+                groups.setdefault(tensor.dtype, []).append(tensor)
+        for group in groups.values():
+            flat = torch.cat([tensor.flatten() for tensor in group])
+            dist.broadcast(flat, src=0)
+            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
+                tensor.copy_(part.view_as(tensor))
 
     @property
     def model(self) -> nn.Module:
@@ -90,9 +96,10 @@ class Teacher(nn.Module):
 
     def get_state(self) -> Dict[str, Any]:
         """What resuming needs: the weights, with the keys of the plain model, and the state of bfloat16 rounding."""
-        weights = self.model.state_dict()
-        rounds = any(tensor.dtype == torch.bfloat16 for tensor in weights.values())
-        return {'state_dict': weights, **({'rounding': self.ema._sr_generator.get_state()} if rounds else {})}
+        state = {'state_dict': self.model.state_dict()}
+        if any(tensor.dtype == torch.bfloat16 for tensor in state['state_dict'].values()):
+            state['rounding'] = self.ema._sr_generator.get_state()
+        return state
 
     def load_state(self, state: Dict[str, Any]) -> None:
         self.model.load_state_dict(state['state_dict'])
@@ -135,16 +142,3 @@ def split_views(
             f'input must hold two views of {batch_size} images, [{2 * batch_size}, ...] or a pair of tensors, or with '
             f'single_view=True {batch_size} images; got {shapes}')
     return views
-
-
-@torch.no_grad()
-def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """From the first process to all, in place; one message for each dtype."""
-    groups: Dict[torch.dtype, List[torch.Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    for group in groups.values():
-        flat = torch.cat([tensor.flatten() for tensor in group])
-        dist.broadcast(flat, src=0)
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
-            tensor.copy_(part.view_as(tensor))

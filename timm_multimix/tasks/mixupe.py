@@ -7,10 +7,9 @@ import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
 from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_target
-from ..embeddings import check_classifier
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
-from .base import StepModel, StepTask, resolve_criterion
+from .base import StepModel, StepTask
 from .mixupe_terms import average_image, exact_terms, fast_terms, mixupe_loss
 
 _logger = logging.getLogger(__name__)
@@ -64,16 +63,14 @@ class MixupETask(StepTask):
             dtype: Optional[torch.dtype] = None,
             verbose: bool = True,
     ):
-        check_classifier(model)
-        criterion, is_cross_entropy, label_smoothing = resolve_criterion(criterion, criterion_kwargs, label_smoothing)
-        if not is_cross_entropy:
-            raise UsageError(f'criterion must be cross-entropy for MixupE, got {criterion!r}')
-        super().__init__(model, SoftTargetCrossEntropy(), device=device, dtype=dtype, verbose=verbose)
+        super().__init__(model, criterion, criterion_kwargs, label_smoothing, device, dtype=dtype, verbose=verbose)
+        if not self.is_cross_entropy:
+            raise UsageError(f'criterion must be cross-entropy for MixupE, got {self.criterion!r}')
+        self.criterion = SoftTargetCrossEntropy()
         mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
         self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
         self.eta = check_number('eta', eta)
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
-        self.label_smoothing = label_smoothing
         self.exact = exact
         if exact and self._synchronizes():
             raise UsageError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
@@ -86,7 +83,8 @@ class MixupETask(StepTask):
         self.trainable_module = _TwoPasses(model)
         if self.verbose:
             how = 'exact' if exact else 'fast'
-            _logger.info(f'mixupe: eta {self.eta:g}, {how}, label smoothing {label_smoothing:g}; {self.input_mixing}.')
+            _logger.info(
+                f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; {self.input_mixing}.')
 
     @property
     def settings(self) -> Dict[str, Any]:

@@ -8,12 +8,11 @@ from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
 from .._checks import check_floats, check_number, check_target, take_arguments
-from ..embeddings import check_classifier
 from ..functional import at_least_float32, soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
-from .base import StepModel, StepTask, resolve_criterion
+from .base import StepModel, StepTask
 from .distillation import Teacher, check_teacher, split_views
 from .gather import gather_batches
 
@@ -30,15 +29,13 @@ class MultiMixTask(StepTask):
     ```
 
     Checkpoints hold the plain timm model. DDP, torch.compile, EMA and evaluation are those of `ClassificationTask`. In
-    eval mode the loss is the plain criterion.
-
-    Where image mixing is on (`mixup_alpha` or `cutmix_alpha` > 0), whole batches alternate: the images of some are
-    mixed as by timm's Mixup, under the plain criterion, and the embeddings of the others.
+    eval mode the loss is the plain criterion. Where image mixing is on (`mixup_alpha` or `cutmix_alpha` > 0), whole
+    batches alternate: the images of some are mixed as by timm's Mixup, under the plain criterion, and the embeddings
+    of the others.
 
     `teacher_decay` turns self-distillation on (v1 = arXiv 2206.14868, section 3.3): the mixed loss becomes
     γ·H(ΛY, p) + (1 - γ)·H(p', p), p' of a moving average of the model on a second view of every image. The loop calls
-    `update_ema(step)` after each update of the optimizer. Without `setup_ema` the teacher is also the task's EMA model,
-    which is evaluated and saved as such; the task's state holds it in any case.
+    `update_ema(step)` after each update of the optimizer. Without `setup_ema` the teacher is also the task's EMA model.
 
     Args:
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
@@ -87,22 +84,18 @@ class MultiMixTask(StepTask):
             **kwargs: Any,
     ):
         options = DenseOptions.take(mode, kwargs)
-        check_classifier(model)
-        criterion, is_cross_entropy, label_smoothing = resolve_criterion(
-            criterion, criterion_kwargs, label_smoothing, multi_label)
-        check_teacher(
-            teacher_decay, is_cross_entropy, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
-        super().__init__(model, criterion, device=device, dtype=dtype, verbose=verbose)
-        self.mode = mode
-        self.label_smoothing = label_smoothing
         self.multi_label = multi_label
+        super().__init__(model, criterion, criterion_kwargs, label_smoothing, device, dtype=dtype, verbose=verbose)
+        check_teacher(
+            teacher_decay, self.is_cross_entropy, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
+        self.mode = mode
         self.gather = gather
         self.single_view = single_view
         self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
         loss_kwargs = dict(
             kwargs,
-            label_smoothing=0. if multi_label else label_smoothing,  # labels are smoothed in forward
-            criterion=None if is_cross_entropy else self.criterion,
+            label_smoothing=0. if multi_label else self.label_smoothing,  # labels are smoothed in forward
+            criterion=None if self.is_cross_entropy else self.criterion,
         )
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
@@ -131,17 +124,16 @@ class MultiMixTask(StepTask):
 
         The number of tuples is that of the example that the model was tried on.
         """
-        loss = self.loss
-        settings: Dict[str, Any] = dict(
-            num_tuples=loss.tuples(self._positions), alpha=loss.alpha, concentration=loss.concentration,
-            length=loss.length, clean_weight=loss.clean_weight, implementation=loss.implementation, gather=self.gather)
+        names = ('alpha', 'concentration', 'length', 'clean_weight', 'implementation')
+        of_loss = {name: getattr(self.loss, name) for name in names}
+        settings = dict(num_tuples=self.loss.tuples(self._positions), **of_loss, gather=self.gather)
         if self.mode == 'dense-multimix':
             settings.update(attention=self._options.attention, activation=self._options.activation)
         if self.input_mixing.is_active:
             found = self.input_mixing.found_share is not None
             settings.update(input_prob='auto' if found else self.input_mixing.input_prob)
         if self.teacher is not None:
-            settings.update(gamma=loss.gamma, single_view=self.single_view)
+            settings.update(gamma=self.loss.gamma, single_view=self.single_view)
         return settings
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
@@ -173,8 +165,10 @@ class MultiMixTask(StepTask):
             if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
                 self.teacher.warn_if_still()
-            outputs = self.trainable_module(input, target) if self.mode == 'dense-multimix' else \
-                HeadOutput(self.trainable_module(input))
+            if self.mode == 'dense-multimix':
+                outputs = self.trainable_module(input, target)
+            else:
+                outputs = HeadOutput(self.trainable_module(input))
             inputs = {**outputs.loss_inputs(target), **of_teacher}
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
