@@ -6,7 +6,7 @@ the head are then applied position by position, whatever they are. What a model 
 once on a small example, never from its name.
 """
 from dataclasses import dataclass
-from typing import Iterable, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -26,10 +26,7 @@ class Layout:
     num_prefix_tokens: int = 0
 
     def num_positions(self, features: torch.Tensor) -> int:
-        if self.format == 'NLC':
-            return features.shape[1] - self.num_prefix_tokens
-        height, width = features.shape[2:] if self.format == 'NCHW' else features.shape[1:3]
-        return height * width
+        return len(self.split(features)) // len(features)
 
     def split(self, features: torch.Tensor) -> torch.Tensor:
         """Each of the b x r positions as an image of one position, in the same layout.
@@ -45,9 +42,7 @@ class Layout:
 
 
 class DenseEmbeddings:
-    """Dense logits and embeddings of a timm model, by its own head.
-
-    Not a module: it owns no parameters, and the model's state_dict stays as it is.
+    """Dense logits and embeddings of a timm model, by its own head. It owns no parameters, so it is no module.
 
     Args:
         model: A model with timm's `forward_features` and `forward_head`.
@@ -61,7 +56,10 @@ class DenseEmbeddings:
     def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
         self.model = model
         check_classifier(model)
-        _refuse_by_attributes(model)
+        if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
+            raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
+        if (dropped := getattr(getattr(model, 'patch_drop', None), 'prob', 0.)) > 0.:
+            raise _unserved(model, f'patch_drop_rate={dropped:g} drops positions; with patch_drop_rate=0, it works')
         with trial(model):
             self._probe(_example_input(model, input_size))
 
@@ -76,11 +74,18 @@ class DenseEmbeddings:
         logits, calls = record_calls(model, lambda: call_library(
             f'{_name(model)}: forward_head cannot take single positions; {_POOLED_WORKS}',
             model.forward_head, split, errors=Exception))
-        _refuse_by_head(model, [module for module, _ in calls], logits, len(split))
+        modules = [module for module, _ in calls]
+        pools = [module for module in modules if isinstance(module, (AttentionPool2d, RotAttentionPool2d))]
+        if pools:
+            raise _unserved(model, f'its {type(pools[0]).__name__} pools the whole grid, never a position alone')
+        num_classes = getattr(model, 'num_classes', None)
+        check_floats(
+            f'{_name(model)}: {_POOLED_WORKS}; logits of single positions by forward_head', logits,
+            (len(split), num_classes if isinstance(num_classes, int) else 'c'))
         call_library(
             f'{_name(model)}: forward_head must take pre_logits=True and then return the embedding; {_POOLED_WORKS}',
             model.forward_head, split, pre_logits=True, errors=TypeError)
-        self.batch_norms = [m for m, _ in calls if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.batch_norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         last = [
             module for module, output in calls
             if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(_flat(output), logits)]
@@ -133,11 +138,7 @@ class DenseEmbeddings:
 
 
 def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor) -> Layout:
-    """The layout of `features`, what `model.forward_features(example)` returned.
-
-    Raises:
-        ValueError: If they are not one tensor of positions.
-    """
+    """The layout of `features`, what `model.forward_features(example)` returned: one tensor of positions."""
     if not isinstance(features, torch.Tensor):
         raise _unserved(model, f'forward_features returns a {type(features).__name__}, not one tensor of positions')
     if features.ndim == 4:
@@ -172,33 +173,11 @@ def _num_prefix_tokens(model: nn.Module, features: torch.Tensor, example: torch.
 
 
 def check_classifier(model: nn.Module) -> None:
-    """Refuse models that cannot classify, in any mode.
-
-    Raises:
-        ValueError: If the model is none, has no classes, or gives two sets of logits in training.
-    """
+    """Refuse models that cannot classify, in any mode: without classes, or with two sets of logits in training."""
     if getattr(model, 'num_classes', None) == 0:
         raise UsageError(f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1')
     if getattr(model, 'distilled_training', False):
         raise UsageError(f'{_name(model)} returns two sets of logits; call set_distilled_training(False)')
-
-
-def _refuse_by_attributes(model: nn.Module) -> None:
-    if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
-        raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
-    dropout = getattr(model, 'patch_drop', None)
-    if getattr(dropout, 'prob', 0.) > 0.:
-        raise _unserved(model, f'patch_drop_rate={dropout.prob:g} drops positions; with patch_drop_rate=0, it works')
-
-
-def _refuse_by_head(model: nn.Module, modules: Iterable[nn.Module], logits: object, num_rows: int) -> None:
-    for module in modules:
-        if isinstance(module, (AttentionPool2d, RotAttentionPool2d)):
-            raise _unserved(model, f'its {type(module).__name__} pools the whole grid, never a position alone')
-    num_classes = getattr(model, 'num_classes', None)
-    check_floats(
-        f'{_name(model)}: {_POOLED_WORKS}; logits of single positions by forward_head', logits,
-        (num_rows, num_classes if isinstance(num_classes, int) else 'c'))
 
 
 def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:

@@ -12,18 +12,8 @@ from .ops import IMPLEMENTATIONS, LossParams
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
 __all__ = [
-    'ACTIVATIONS',
-    'ATTENTION_KINDS',
-    'CONCENTRATIONS',
-    'IMPLEMENTATIONS',
-    'at_least_float32',
-    'dense_weights',
-    'draw_alpha',
-    'interpolate',
-    'mixed_cross_entropy',
-    'sample_dirichlet',
-    'soft_targets',
-    'spatial_attention',
+    'ACTIVATIONS', 'ATTENTION_KINDS', 'CONCENTRATIONS', 'IMPLEMENTATIONS', 'at_least_float32', 'dense_weights',
+    'draw_alpha', 'interpolate', 'mixed_cross_entropy', 'sample_dirichlet', 'soft_targets', 'spatial_attention',
 ]
 
 ATTENTION_KINDS = ('gap', 'cam', 'none')
@@ -73,20 +63,16 @@ def spatial_attention(
         if kind == 'gap':
             query = embeddings.mean(dim=1)
         else:
-            query = _class_rows(classifier_weight, target, batch_size, width).to(embeddings)
-        scores = (embeddings @ query.unsqueeze(-1)).squeeze(-1)  # z_iᵀ u_i
+            check_floats("classifier_weight of kind 'cam'", classifier_weight, ('c', width))
+            if target is None:
+                raise UsageError("target must be given for kind 'cam', got None")
+            check_target(target, batch_size, len(classifier_weight))
+            query = classifier_weight[target.long()] if target.ndim == 1 else \
+                target.to(classifier_weight.dtype) @ classifier_weight
+        scores = (embeddings @ query.to(embeddings).unsqueeze(-1)).squeeze(-1)  # z_iᵀ u_i
         if activation == 'softmax':
             return scores.softmax(dim=-1)
         return _normalise(scores.relu(), uniform)
-
-
-def _class_rows(weight: Optional[torch.Tensor], target: Optional[torch.Tensor], batch_size: int, width: int):
-    if weight is None or target is None:
-        missing = 'classifier_weight' if weight is None else 'target'
-        raise UsageError(f"{missing} must be given for kind 'cam', got None")
-    check_floats('classifier_weight', weight, ('c', width))
-    check_target(target, batch_size, weight.shape[0])
-    return weight[target.long()] if target.ndim == 1 else target.to(weight.dtype) @ weight
 
 
 def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:

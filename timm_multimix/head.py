@@ -69,11 +69,7 @@ class HeadOutput(NamedTuple):
         if self.dense_logits is None:
             return dict(logits=self.clean_logits, target=target)
         return dict(
-            logits=self.dense_logits,
-            target=target,
-            attention=self.attention,
-            clean_logits=self.clean_logits,
-        )
+            logits=self.dense_logits, target=target, attention=self.attention, clean_logits=self.clean_logits)
 
 
 class MultiMixHead(nn.Module):
@@ -86,9 +82,9 @@ class MultiMixHead(nn.Module):
     logits = head(features)             # the model's ordinary logits, bit for bit
     ```
 
-    The head refers to the model and owns nothing: neither the model's parameters nor the keys of its state_dict change,
-    and the head's own state_dict is empty. The dense mode runs the model once, in eval mode on two random images, to
-    learn how its features are laid out. In eval mode (the head's own) the loss is the plain criterion.
+    The head refers to the model and owns nothing; its state_dict is empty. The dense mode runs the model once, in eval
+    mode on two random images, to learn how its features are laid out. In the head's own eval mode the loss is the plain
+    criterion.
 
     In several processes features and head must run inside the forward of the module that DistributedDataParallel
     wraps, or gradients are not averaged; `MultiMixTask` does so.
@@ -194,10 +190,8 @@ def _check_gradients_are_averaged(model: nn.Module) -> None:
     alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
     if torch.compiler.is_compiling() or alone or not torch.is_grad_enabled():
         return
-    if DistributedDataParallel._get_active_ddp_module() is not None:
-        return
-    parameters = list(model.parameters())
-    if parameters and all(type(parameter) is nn.Parameter for parameter in parameters):
+    is_seen = DistributedDataParallel._get_active_ddp_module() is not None
+    if not is_seen and all(type(parameter) is nn.Parameter for parameter in model.parameters()):
         raise UsageError(
             'the head must run inside the forward of the module that DistributedDataParallel wraps, or gradients are '
             'not averaged over the processes; or use MultiMixTask with prepare_distributed()')
