@@ -12,13 +12,6 @@ from .tasks.multimix import MultiMixTask
 from .version import __version__
 
 __all__ = [
-    'MixupETask',
-    'MultiMix',
-    'MultiMixHead',
-    'MultiMixLoss',
-    'MultiMixTask',
-    'PAPER',
-    'UsageError',
-    'functional',
+    'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'UsageError', 'functional',
     '__version__',
 ]

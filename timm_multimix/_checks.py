@@ -106,17 +106,14 @@ def check_floats(name: str, value: object, *shapes: Sequence[Union[int, str]], f
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = getattr(value, 'dtype', type(value).__name__)
         raise UsageError(f'{name} must be a floating-point tensor {form}, got {kind}')
-    if not any(_fits(value.shape, shape) for shape in shapes):
+    fitting = [shape for shape in shapes if len(shape) == value.ndim and all(
+        isinstance(allowed, str) or allowed == size for allowed, size in zip(shape, value.shape))]
+    if not fitting:
         raise UsageError(f'{name} must be {form}, got shape {list(value.shape)}')
     if not finite or not _looks_at_values.get() or value.device.type != 'cpu' or torch.isfinite(value.detach().sum()):
-        return  # a sum of finite values may overflow, so that each of them is looked at then
-    bad = int((~torch.isfinite(value)).sum())
-    if bad:
+        return
+    if bad := int((~torch.isfinite(value)).sum()):  # a sum of finite values may overflow
         raise UsageError(f'{name} must be finite, got {bad} NaN or infinite values of {value.numel()}')
-
-
-def _fits(sizes: Sequence[int], shape: Sequence[Union[int, str]]) -> bool:
-    return len(sizes) == len(shape) and all(isinstance(b, str) or a == b for a, b in zip(sizes, shape))
 
 
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
@@ -136,9 +133,8 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
     elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise UsageError(f'target must hold integer class indices when it has one dimension, got {target.dtype}')
     elif target.device.type == 'cpu' and batch_size and not 0 <= target.min() <= target.max() < num_classes:
-        raise UsageError(
-            f'target must hold class indices in 0..{num_classes - 1} (the logits have {num_classes} classes), '
-            f'got {int(target.min() if target.min() < 0 else target.max())}')
+        bad = int(target.min() if target.min() < 0 else target.max())
+        raise UsageError(f'target must hold class indices in 0..{num_classes - 1}, got {bad}')
 
 
 def check_logits(logits: torch.Tensor, finite: bool = True) -> None:

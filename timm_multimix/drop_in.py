@@ -37,25 +37,21 @@ class MultiMix:
 
     `y` holds NaN until `model(x)` has run, which fills it in place (dense targets depend on the attention): hand the
     criterion that very tensor, not a copy made before. After `model(x)`, `clean_logits` holds the ordinary logits
-    `[b, c]` of the images, for train accuracy; it is None where the images were mixed.
+    `[b, c]` of the images, without gradient, for train accuracy; it is None where the images were mixed.
 
     In eval mode the model is untouched, and this object returns the images and their own soft targets. A second
     training forward of a batch is an error, unless `reuse` is set. `nn.DataParallel` is not supported.
 
     Args:
         mixup_alpha: Mixup of the images is active if > 0. By default it is not, unlike in timm: embeddings are mixed.
-        cutmix_alpha: CutMix of the images is active if > 0.
-        cutmix_minmax: CutMix with boxes of these (min, max) shares of the image, active if not None.
-        prob: Probability that a batch is mixed at all.
-        switch_prob: Probability of CutMix instead of Mixup, where both are active.
+        cutmix_alpha: CutMix of the images is active if > 0; this, cutmix_minmax, prob, switch_prob, correct_lam,
+            input_prob and num_batches are as in `InputMixing`.
         mode: 'multimix' or 'dense-multimix'.
-        correct_lam: Correct CutMix's λ where the image's border clips the box.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
         multi_label: Targets are multi-hot `[b, c]`; smoothing then draws each label towards 0.5.
-        input_prob: Where image mixing is active, the share of batches whose images are mixed and not their embeddings,
-            or 'auto': see `InputMixing`.
-        num_batches: Batches that the whole run trains on, for 'auto'. Save `state_dict()` with your checkpoints then.
+        num_batches: Batches that the whole run trains on, for input_prob 'auto'; save `state_dict()` with your
+            checkpoints then.
         reuse: Let every training forward until the next call mix the same batch by the same tuples, as SAM, LBFGS and
             activation checkpointing of the whole model need it.
         **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
@@ -100,7 +96,6 @@ class MultiMix:
         self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**kwargs)
         self.clean_logits: Optional[torch.Tensor] = None
-        """Ordinary logits `[b, c]` of the last training forward, without gradient; None where images were mixed."""
         self._model: Optional[nn.Module] = None
         self._head: Optional[MultiMixHead] = None
         self._batch: Optional[_Batch] = None
@@ -131,7 +126,10 @@ class MultiMix:
         Raises:
             ValueError: If the model cannot serve the mode, has another number of classes, or is attached already.
         """
-        _refuse_wrapped(model)
+        if isinstance(model, (nn.DataParallel, DistributedDataParallel)) or hasattr(model, '_orig_mod'):
+            raise UsageError(
+                f'attach to the bare model, not to {type(model).__name__}: attach before torch.compile and '
+                'DistributedDataParallel; nn.DataParallel is not supported: use DistributedDataParallel')
         check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
@@ -158,7 +156,7 @@ class MultiMix:
             self._num_positions, self._told = {}, False
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Draw for the batch what happens to it.
+        """Draw what happens to the batch, for the model's next forward.
 
         Args:
             x: Images `[b, ch, h, w]`.
@@ -243,20 +241,9 @@ class MultiMix:
         return mixed_logits
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
-    """Attach to the bare model: a wrapper's forward is not its own."""
-    if isinstance(model, nn.DataParallel):
-        raise UsageError('nn.DataParallel is not supported: use DistributedDataParallel, and attach to the bare model')
-    if isinstance(model, DistributedDataParallel):
-        raise UsageError('attach to the bare model, before DistributedDataParallel wraps it: attach(model.module)')
-    if hasattr(model, '_orig_mod'):
-        raise UsageError('attach before torch.compile: torch.compile(model) after MultiMix(...).attach(model)')
-
-
 @dataclass
 class _Batch:
-    """A batch between `mixup_fn(x, y)` and `model(x)`: what is mixed of it, its targets, and where embeddings are
-    mixed the rows that the forward fills, and Λ from the first forward on."""
+    """A batch between `mixup_fn(x, y)` and `model(x)`; where embeddings are mixed, Λ comes with its first forward."""
     what: str
     target: torch.Tensor
     soft_target: Optional[torch.Tensor] = None

@@ -34,8 +34,7 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
         raise UsageError(f'path must end in .safetensors, got {path}')
     if not os.path.isfile(checkpoint):
         raise UsageError(f'checkpoint {checkpoint}: no such file')
-    # whatever a file that is no checkpoint makes of the unpickler
-    what = f'checkpoint {checkpoint}: cannot be read'
+    what = f'checkpoint {checkpoint}: cannot be read'  # whatever a file that is none makes of the unpickler
     state = call_library(what, load_state_dict, checkpoint, use_ema=use_ema, errors=Exception)
     about = call_library(what, load_checkpoint_metadata, checkpoint, errors=Exception)
     bad = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]

@@ -94,9 +94,8 @@ class InputMixing:
     @property
     def input_prob(self) -> float:
         """The share of mixed batches whose images are mixed, as it is now."""
-        if not self.is_active:
-            return 0.
-        return self._input_prob if self.found_share is None else self.found_share.share
+        fixed = self._input_prob if self.is_active else 0.
+        return fixed if self.found_share is None else self.found_share.share
 
     CHOICES = ('embeddings', 'images', 'none')
 
@@ -131,18 +130,18 @@ class InputMixing:
 
     def _box(self, height: int, width: int, lam: float, rng: np.random.Generator) -> Tuple[int, int, int, int]:
         """Top, bottom, left and right: of area 1 - λ around any pixel, or of sides by `cutmix_minmax`."""
-        sides = []
+        sides = ()
         for size in (height, width):
             if self.cutmix_minmax is None:
                 side = int(size * math.sqrt(1. - lam))
                 middle = int(rng.integers(size))
-                sides += [max(middle - side // 2, 0), min(middle + (side + 1) // 2, size)]
+                sides += max(middle - side // 2, 0), min(middle + (side + 1) // 2, size)
             else:
                 low, high = (int(size * share) for share in self.cutmix_minmax)
                 side = int(rng.integers(low, max(high, low + 1)))
                 start = int(rng.integers(size - side + 1))
-                sides += [start, start + side]
-        return tuple(sides)
+                sides += start, start + side
+        return sides
 
     @torch.compiler.disable
     def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
@@ -155,7 +154,6 @@ class InputMixing:
         return {} if self.found_share is None else {'input_share': self.found_share.state_dict()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; of a run with a fixed share there is nothing to take."""
         if self.found_share is not None and 'input_share' in state:
             self.found_share.load_state_dict(state['input_share'])
 

@@ -21,11 +21,7 @@ class FoundShare:
     all count together, and have one share.
 
     Args:
-        num_batches: Batches that the whole run trains on, in one process; it may be set later, as an attribute, before
-            the first batch.
-
-    Raises:
-        ValueError: If it is no integer >= 1.
+        num_batches: Batches >= 1 that the whole run trains on, in one process; it may be set later, before the first.
     """
 
     def __init__(self, num_batches: Optional[int] = None):
@@ -53,11 +49,7 @@ class FoundShare:
         self._counts = counts
 
     def settle(self) -> None:
-        """Let the last batch count. Not at once, where an accelerator would have to be waited for.
-
-        Raises:
-            ValueError: If the length of the run is not known.
-        """
+        """Let the last batch count. Not at once, where an accelerator would have to be waited for."""
         if self._counts is None:
             return
         if self.num_batches is None:

@@ -20,8 +20,8 @@ from ._checks import (
 )
 from .ops.saturate import saturate
 
-# Weights sampled at a time, over all positions: what bounds memory when n is large. Not fewer rows than make the matrix
-# products of a position worth their while.
+# Weights sampled at a time, over all positions, which bounds memory when n is large; below so many rows of a position
+# matrix products are slow.
 _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
@@ -38,7 +38,7 @@ PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=
 
 
 class RowCounts(NamedTuple):
-    """What `MultiMixLoss.mix` returns: mixed rows of each position, and copies of the clean batch."""
+    """Of what `MultiMixLoss.mix` returns: mixed rows of each position, and copies of the clean batch."""
     num_tuples: int
     clean_copies: int
 
@@ -53,8 +53,8 @@ class MultiMixLoss(nn.Module):
     ```
 
     The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, on the scale of plain cross-entropy, so that
-    its learning rates carry over. Tuples are sampled block by block, so memory does not grow with `num_tuples`. Seeded
-    by `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with the label smoothing.
+    its learning rates carry over. Memory does not grow with `num_tuples`. Seeded by `torch.manual_seed`. In eval mode
+    the loss is the plain criterion on the clean logits, with the label smoothing.
 
     Args:
         num_tuples: Tuples n per step, and per position in the dense form. None: 1,000, and in the dense form 8,192
@@ -122,10 +122,10 @@ class MultiMixLoss(nn.Module):
             logits: `[b, c]`, or `[b, r, c]` at r positions for Dense MultiMix.
             target: `[b]` class indices or `[b, c]` soft targets.
             attention: `[b, r]` with dense logits; None for uniform.
-            clean_logits: `[b, c]`, what the clean term takes in the dense form: the logits used at test time. Their
-                mean over the positions where None, which is the same for average pooling under a linear classifier.
+            clean_logits: `[b, c]`, the logits used at test time, for the clean term of the dense form. None for the
+                mean over the positions, which is the same for average pooling under a linear classifier.
             teacher_logits: The teacher's logits, in the shape of `logits`, without gradient; None for no teacher. They
-                are mixed by the same weights: in the dense form with the student's attention.
+                are mixed by the student's weights and attention.
 
         Returns:
             Scalar loss in at least float32. It and its gradient are finite for all logits that bfloat16 holds; a term
@@ -157,14 +157,9 @@ class MultiMixLoss(nn.Module):
         if self.criterion is None:
             learned = attention is not None and attention.requires_grad
             mixed = functional.mixed_cross_entropy(
-                logits,
-                target,
-                self._weight_blocks(logits, attention),
-                label_smoothing=self.label_smoothing,
-                teacher_logits=teacher_logits,
-                gamma=self.gamma,
-                implementation='reference' if learned and self.implementation == 'auto' else self.implementation,
-            )
+                logits, target, self._weight_blocks(logits, attention), label_smoothing=self.label_smoothing,
+                teacher_logits=teacher_logits, gamma=self.gamma,
+                implementation='reference' if learned and self.implementation == 'auto' else self.implementation)
         else:
             mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
         if not self.clean_weight:
@@ -196,21 +191,16 @@ class MultiMixLoss(nn.Module):
             `[N, c]` and `[N, c]`; N is r·n, plus the copies.
         """
         self._check_inputs(logits, target, attention, clean_logits)
-        clean_target = self.smooth_target(target, logits.shape[-1])
-        clean_logits = _clean_logits(logits, clean_logits)
+        clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1])
         if not self.training:
-            return clean_logits, clean_target
+            return clean
         if lam is None:
-            num_tuples, copies = self.row_counts(len(logits), logits.shape[1] if logits.ndim == 3 else None)
+            num_tuples = self.row_counts(len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
             lam = self.sample(logits, num_tuples)
-        else:
-            copies = self._clean_copies(lam.shape[:-1].numel(), len(logits))
+        copies = self._clean_copies(lam.shape[:-1].numel(), len(logits))
         weights = lam if attention is None else functional.dense_weights(lam, attention)
-        mixed_logits, mixed_target = self._mixed_rows(logits, target, weights)
-        return (
-            torch.cat([mixed_logits] + [clean_logits.to(mixed_logits.dtype)] * copies),
-            torch.cat([mixed_target] + [clean_target.to(mixed_target.dtype)] * copies),
-        )
+        mixed = self._mixed_rows(logits, target, weights)
+        return tuple(torch.cat([rows] + [same.to(rows.dtype)] * copies) for rows, same in zip(mixed, clean))
 
     def _check_inputs(self, logits, target, attention, clean_logits, finite=True) -> None:
         check_logits(logits, finite)
@@ -218,9 +208,9 @@ class MultiMixLoss(nn.Module):
         check_target(target, batch_size, num_classes)
         if clean_logits is not None:
             check_floats('clean_logits', clean_logits, (batch_size, num_classes), finite=True)
+        if attention is not None and logits.ndim != 3:
+            raise UsageError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
         if attention is not None:
-            if logits.ndim != 3:
-                raise UsageError(f'attention needs dense logits [b, r, c], got logits of shape {list(logits.shape)}')
             check_floats('attention', attention, logits.shape[:2], finite=True)
             if attention.device.type == 'cpu' and bool((attention < 0).any()):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
@@ -233,7 +223,7 @@ class MultiMixLoss(nn.Module):
         Raises:
             ValueError: If whole copies of the batch come near `clean_weight` only with more than twice as many.
         """
-        r, weight = positions or 1, self.clean_weight
+        weight, r = self.clean_weight, positions or 1
         num_rows = self.tuples(positions) * r
         num_tuples = max(round(num_rows / (r * (1. + weight))), 1)
         if not weight:
@@ -243,10 +233,9 @@ class MultiMixLoss(nn.Module):
             num_tuples = max(round(copies * batch_size / (weight * r)), 1)
         total = num_tuples * r + copies * batch_size
         if total > 2 * (num_rows + batch_size):
-            change = 'larger clean_weight, 0' if weight < 1. else 'smaller clean_weight'
             raise UsageError(
                 f'clean_weight={weight:g} would take {total} rows, where num_tuples allows for {num_rows}: give a '
-                f'{change}, or more num_tuples')
+                f'{"larger clean_weight, 0" if weight < 1. else "smaller clean_weight"}, or more num_tuples')
         return RowCounts(num_tuples, copies)
 
     def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
@@ -254,10 +243,8 @@ class MultiMixLoss(nn.Module):
 
     def tuples(self, positions: Optional[int] = None) -> int:
         """Tuples n of a step, per position of the dense form; None positions for the pooled one."""
-        if self.num_tuples is not None:
-            return self.num_tuples
-        if positions is None:
-            return POOLED_TUPLES
+        if self.num_tuples is not None or positions is None:
+            return self.num_tuples or POOLED_TUPLES
         low, high = DENSE_TUPLES_RANGE
         return min(max(round(DENSE_TUPLES / positions), low), high)
 
@@ -313,15 +300,9 @@ class MultiMixLoss(nn.Module):
         block = max(budget // (batch_size * (positions or 1)), _MIN_BLOCK_ROWS)
         for start in range(0, num_tuples, block):
             lam = functional.sample_dirichlet(
-                min(block, num_tuples - start),
-                batch_size,
-                alpha,
-                concentration=self.concentration,
-                length=self.length,
-                positions=positions,
-                device=device,
-                dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32,
-            )
+                min(block, num_tuples - start), batch_size, alpha, concentration=self.concentration,
+                length=self.length, positions=positions, device=device,
+                dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
             yield lam if attention is None else functional.dense_weights(lam, attention)
 
 
