@@ -64,7 +64,7 @@ def test_soft_targets_count_by_their_largest_entry():
 def test_the_length_of_the_run_is_needed():
     mixup_fn = MultiMix(mixup_alpha=1., input_prob='auto', num_classes=2).attach(torch.nn.Linear(2, 2))
     x, y = torch.randn(3, 2), torch.tensor([0, 1, 1])
-    mixup_fn._model(mixup_fn(x, y)[0])
+    mixup_fn.model(mixup_fn(x, y)[0])
     with pytest.raises(ValueError, match="input_prob='auto' needs num_batches"):
         mixup_fn(x, y)
     mixup_fn.input_mixing.found_share.num_batches = 10

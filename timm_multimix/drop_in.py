@@ -96,7 +96,7 @@ class MultiMix:
         self._loss_kwargs = kwargs
         self.loss = MultiMixLoss(**kwargs)
         self.clean_logits: Optional[torch.Tensor] = None
-        self._model: Optional[nn.Module] = None
+        self.model: Optional[nn.Module] = None
         self._head: Optional[MultiMixHead] = None
         self._batch: Optional[_Batch] = None
         self._num_positions: Dict[torch.Size, int] = {}
@@ -105,7 +105,7 @@ class MultiMix:
     def __repr__(self) -> str:
         names = ('mode', 'num_classes', 'label_smoothing', 'multi_label', 'reuse')
         own = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
-        state = 'not attached' if self._model is None else f'attached to {type(self._model).__name__}'
+        state = 'not attached' if self.model is None else f'attached to {type(self.model).__name__}'
         return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
 
     def state_dict(self) -> Dict[str, Any]:
@@ -136,11 +136,11 @@ class MultiMix:
             raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
         if 'forward' in vars(model):
             raise UsageError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
-        if self._model is not None:
+        if self.model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
         if self.mode == 'dense-multimix':
             self._head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
-        self._model = model
+        self.model = model
         _logger.info(
             f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}; '
             f'{self.input_mixing}.')
@@ -150,9 +150,9 @@ class MultiMix:
 
     def detach(self) -> None:
         """Give the model its own forward back."""
-        if self._model is not None:
-            del self._model.forward
-            self._model = self._head = self._batch = self.clean_logits = None
+        if self.model is not None:
+            del self.model.forward
+            self.model = self._head = self._batch = self.clean_logits = None
             self._num_positions, self._told = {}, False
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -168,13 +168,13 @@ class MultiMix:
         Raises:
             ValueError: If no model is attached, or the target does not fit.
         """
-        if self._model is None:
+        if self.model is None:
             raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
         if self.multi_label:
             target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
         check_target(target, x.shape[0], self.num_classes)
         soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
-        what = self.input_mixing.draw() if self.mixup_enabled and self._model.training else 'none'
+        what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
         if what == 'embeddings':
             self._batch = self._prepare(x, target, soft_target)
             return x, self._batch.rows
@@ -205,7 +205,7 @@ class MultiMix:
 
     def _training_forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The forward of the attached model: in train mode mixed rows `[N, c]`, by which the targets are filled."""
-        model, batch = self._model, self._batch
+        model, batch = self.model, self._batch
         forward = types.MethodType(type(model).forward, model)
         if not model.training:
             return forward(x, *args, **kwargs)
