@@ -35,7 +35,9 @@ class BadSteps:
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row up to now, longest row
         self._reported = 0
-        self._statistics = [buffer for name, buffer in module.named_buffers() if _is_statistic(name)]
+        self._statistics = [
+            buffer for name, buffer in module.named_buffers()
+            if name.rpartition('.')[2].startswith(('running_', 'num_batches_tracked'))]
         self._kept = [torch.empty_like(buffer) for buffer in self._statistics]
 
     @torch.no_grad()
@@ -97,8 +99,3 @@ class BadSteps:
                 f'{longest} updates in a row had gradients that are not finite (--max-bad-steps {self.limit}). The '
                 f'checkpoints written before are untouched. A lower --lr, --clip-grad, a longer warm-up or another '
                 f'--amp-dtype may help.')
-
-
-def _is_statistic(name: str) -> bool:
-    name = name.rpartition('.')[2]
-    return name.startswith('running_') or name == 'num_batches_tracked'

@@ -1,7 +1,7 @@
 """Validation."""
 import logging
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
 import torch
 import torch.nn as nn
@@ -9,7 +9,6 @@ from timm.task import evaluation_sample_limit
 from timm.utils import AverageMeter, distribute_bn
 
 from .checkpoints.recovery import Recovery
-from .data.naflex import to_device
 from .loop import Training
 from .progress import progress
 
@@ -23,14 +22,13 @@ def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[st
         Stopped: If the run is told to end.
     """
     args, task = training.args, training.task
-    metrics = validate(training, task.get_eval_model(), loader, recovery)
-    student_metrics = metrics
+    metrics = of_model = validate(training, task.get_eval_model(), loader, recovery)
     if task.has_ema() and not (args.model_ema and args.model_ema_force_cpu):
         ema_model = task.get_eval_model(ema=True)
         share_statistics(training, ema_model)
         metrics = validate(training, ema_model, loader, recovery, log_suffix=' (EMA)')
     if args.multimix_teacher_decay is not None:
-        metrics['student_top1'] = student_metrics['top1']
+        metrics['student_top1'] = of_model['top1']
     return metrics
 
 
@@ -46,7 +44,7 @@ def validate(
         training: Training,
         model: nn.Module,
         loader: Any,
-        recovery: Optional[Recovery] = None,
+        recovery: Recovery,
         log_suffix: str = '',
 ) -> Dict[str, float]:
     """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent.
@@ -57,13 +55,10 @@ def validate(
     args, runtime = training.args, training.runtime
     model.eval()
     evaluator = training.task.create_evaluator(max_samples=evaluation_sample_limit(loader))
-    batch_time = AverageMeter()
-    start = time.time()
+    batch_time, start = AverageMeter(), time.time()
+    last_idx = len(loader) - 1
     for batch_idx, (input, target) in enumerate(progress(loader, f'Test{log_suffix}', runtime.primary)):
-        if args.no_prefetcher:
-            input, target = to_device(input, runtime.device, runtime.model_dtype), target.to(runtime.device)
-        if args.channels_last:
-            input = input.contiguous(memory_format=torch.channels_last)
+        input, target = training.on_device(input, target)
         with runtime.autocast():
             output = model(input)
         output = output[0] if isinstance(output, (tuple, list)) else output
@@ -73,18 +68,15 @@ def validate(
         evaluator.update(output, target)
         batch_time.update(time.time() - start)
         start = time.time()
-        last_idx = len(loader) - 1
         if runtime.primary and (batch_idx == last_idx or batch_idx % args.log_interval == 0):
             metrics = evaluator.summary()
-            line = [
+            _logger.info('  '.join([
                 f'Test{log_suffix}: [{batch_idx:>4d}/{last_idx}]',
                 f'Time: {batch_time.val:.3f} ({batch_time.avg:.3f})',
                 f'Loss: {metrics["loss"]:>6.3f}',
-            ]
-            line += [f'Acc@{name[3:]}: {value:>7.3f}' for name, value in metrics.items() if name.startswith('top')]
-            _logger.info('  '.join(line))
-        if recovery is not None and recovery.stop.requested:
+                *(f'Acc@{name[3:]}: {value:>7.3f}' for name, value in metrics.items() if name.startswith('top')),
+            ]))
+        if recovery.stop.requested:
             break
-    if recovery is not None:
-        recovery.in_validation()
+    recovery.in_validation()
     return evaluator.compute(distributed=runtime.distributed)

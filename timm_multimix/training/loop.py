@@ -4,10 +4,9 @@ import logging
 import math
 import os
 import time
-from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 from timm.task import TrainingTask
@@ -31,24 +30,23 @@ LABELS = dict(
 
 @dataclass(frozen=True)
 class Training:
-    """The parts of a run that stay the same from epoch to epoch.
-
-    Args:
-        args: The flags.
-        runtime: Where the run computes.
-        task: With the model, and its moving average if there is one.
-        optimizer: Of the task's weights.
-        schedule: Of its learning rates.
-        bad_steps: Keeps gradients that are not finite out.
-        mixup_fn: timm's Mixup for batches on the device; None where the task or nobody mixes.
-    """
+    """The parts of a run that stay the same from epoch to epoch."""
     args: argparse.Namespace
     runtime: Runtime
-    task: TrainingTask
+    task: TrainingTask  # with the model, and its moving average if there is one
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     bad_steps: BadSteps
-    mixup_fn: Optional[Callable] = None
+    mixup_fn: Optional[Callable] = None  # timm's Mixup for batches on the device; None where the task or nobody mixes
+
+    def on_device(self, input: Any, target: torch.Tensor) -> Tuple[Any, torch.Tensor]:
+        """A batch as the model takes it: on the device, in the memory format of the run."""
+        if self.args.no_prefetcher:
+            input = to_device(input, self.runtime.device, self.runtime.model_dtype)
+            target = target.to(self.runtime.device)
+        if self.args.channels_last:
+            input = input.contiguous(memory_format=torch.channels_last)
+        return input, target
 
 
 class TrainMeters:
@@ -61,38 +59,38 @@ class TrainMeters:
     def __init__(self, device: torch.device):
         self.time = AverageMeter()
         self.data_time = AverageMeter()
-        self._sums = torch.zeros(2, len(METRICS), dtype=torch.float32 if device.type == 'mps' else torch.float64)
-        self._sums = self._sums.to(device)
-        self._last_loss = self._sums.new_zeros(())
+        dtype = torch.float32 if device.type == 'mps' else torch.float64
+        self._numbers = torch.zeros(2 * len(METRICS) + 1, dtype=dtype, device=device)  # sums, counts, the last loss
         self.last_loss = 0.
         self.mean: Dict[str, float] = {}
 
     def update(self, values: Dict[str, torch.Tensor], num_samples: int) -> None:
         for name, value in values.items():
             index = METRICS.index(name)
-            value = value.to(self._sums.dtype)
+            value = value.to(self._numbers.dtype)
             finite = value.isfinite()  # skip NaN batches in the mean
-            self._sums[0, index] += torch.where(finite, value, 0.) * num_samples
-            self._sums[1, index] += finite * num_samples
-        self._last_loss = values['loss'].to(self._sums.dtype)
+            self._numbers[index] += torch.where(finite, value, 0.) * num_samples
+            self._numbers[len(METRICS) + index] += finite * num_samples
+        self._numbers[-1] = values['loss']
 
     def state(self) -> torch.Tensor:
-        """This process's sums, float64 on the CPU, for `load`."""
-        return torch.cat([self._sums.flatten(), self._last_loss.reshape(1)]).cpu().double()
+        """This process's numbers, float64 on the CPU, for `load`."""
+        return self._numbers.cpu().double().clone()
 
     def load(self, state: torch.Tensor) -> None:
-        self._sums.copy_(state[:-1].view_as(self._sums))
-        self._last_loss = state[-1].to(self._sums)
+        self._numbers.copy_(state)
 
-    def read(self, runtime: Runtime) -> None:
+    def read(self, training: Training) -> None:
         """Bring the numbers to the host, over all processes."""
-        numbers = torch.cat([self._sums.flatten(), self._last_loss.reshape(1)])
-        if runtime.distributed:
+        numbers = self._numbers.clone()
+        if training.runtime.distributed:
             torch.distributed.all_reduce(numbers)
         *numbers, last_loss = numbers.tolist()
-        self.last_loss = last_loss / runtime.world_size
+        self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
+        if isinstance(training.task, MultiMixTask):  # what --multimix-input-prob auto has come to, which is no mean
+            self.mean.update(training.task.input_mixing.metrics())
 
 
 def train_one_epoch(
@@ -133,13 +131,10 @@ def train_one_epoch(
         update_idx = batch_idx // accum_steps
         is_update = last_batch or (batch_idx + 1) % accum_steps == 0
         group = last_group if update_idx == updates_per_epoch - 1 else accum_steps
-        if args.no_prefetcher:
-            input, target = to_device(input, runtime.device, runtime.model_dtype), target.to(runtime.device)
+        input, target = training.on_device(input, target)
         labels = target
         if mixup_fn is not None:
             input, target = mixup_fn(input, target)
-        if args.channels_last:
-            input = input.contiguous(memory_format=torch.channels_last)
         meters.data_time.update(time.time() - start)
 
         batch_size = labels.shape[0]
@@ -160,8 +155,7 @@ def train_one_epoch(
         start = time.time()
 
         if is_update and (last_batch or update_idx % args.log_interval == 0):
-            meters.read(runtime)
-            meters.mean.update(_input_share(task))
+            meters.read(training)
             bad_steps.report()
             if runtime.primary:
                 _log(epoch, update_idx, meters, training.schedule, batch_size * runtime.world_size)
@@ -173,11 +167,10 @@ def train_one_epoch(
             recovery.after_update(batch_idx, update_idx)
 
     if not meters.mean:  # all batches were done before
-        meters.read(runtime)
-    meters.mean.update(_input_share(task))
+        meters.read(training)
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
-    return OrderedDict(meters.mean)
+    return meters.mean
 
 
 def _forward_backward(training, input, target, scale, need_update):
@@ -185,14 +178,14 @@ def _forward_backward(training, input, target, scale, need_update):
     with runtime.autocast(), any_values():  # what is not finite is met in the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
-    exclude_head = 'agc' in args.clip_mode
+    parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
     if runtime.loss_scaler is not None:
         runtime.loss_scaler(
             loss,
             training.optimizer,
             clip_grad=args.clip_grad,
             clip_mode=args.clip_mode,
-            parameters=task.get_clip_parameters(exclude_head=exclude_head),
+            parameters=parameters,
             need_update=need_update,
         )
         if need_update:
@@ -201,8 +194,7 @@ def _forward_backward(training, input, target, scale, need_update):
     loss.backward()
     if need_update and training.bad_steps.judge():
         if args.clip_grad is not None:
-            dispatch_clip_grad(
-                task.get_clip_parameters(exclude_head=exclude_head), value=args.clip_grad, mode=args.clip_mode)
+            dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)
         training.optimizer.step()
     return result
 
@@ -232,26 +224,16 @@ def _train_metrics(terms, labels, mixup_fn):
     return metrics
 
 
-def _input_share(task: TrainingTask) -> Dict[str, float]:
-    """Of --multimix-input-prob auto, what it has come to; not a mean over the epoch."""
-    return task.input_mixing.metrics() if isinstance(task, MultiMixTask) else {}
-
-
 def _log(epoch, update_idx, meters, schedule, images_per_batch):
+    mean = meters.mean
     done = 100. * (update_idx + 1) / schedule.updates_per_epoch
-    line = [
+    _logger.info('  '.join([
         f'Train: {epoch} [{update_idx:>4d}/{schedule.updates_per_epoch} ({done:>3.0f}%)]',
-        f'Loss: {meters.last_loss:#.3g} ({meters.mean.get("loss", math.nan):#.3g})',
-    ]
-    for name, label in LABELS.items():
-        if name in meters.mean:
-            line.append(f'{label}: {meters.mean[name]:#.3g}')
-    if 'top1' in meters.mean:
-        line.append(f'Acc@1: {meters.mean["top1"]:.3f}')
-    line += [
+        f'Loss: {meters.last_loss:#.3g} ({mean.get("loss", math.nan):#.3g})',
+        *(f'{label}: {mean[name]:#.3g}' for name, label in LABELS.items() if name in mean),
+        *([f'Acc@1: {mean["top1"]:.3f}'] if 'top1' in mean else []),
         f'Time: {meters.time.val:.3f}s, {images_per_batch / meters.time.val:>7.2f}/s',
         f'({meters.time.avg:.3f}s, {images_per_batch / meters.time.avg:>7.2f}/s)',
         f'LR: {schedule.mean_rate():.3e}',
         f'Data: {meters.data_time.val:.3f} ({meters.data_time.avg:.3f})',
-    ]
-    _logger.info('  '.join(line))
+    ]))

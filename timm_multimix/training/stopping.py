@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from functools import cache
-from typing import Any
+from typing import Any, List
 
 import torch
 
@@ -63,7 +63,7 @@ class StopRequest:
         if self._updates < self._every:
             return False
         per_update = (time.monotonic() - self._since) / self._updates
-        stop, per_update = self._sum(float(self.requested), per_update)
+        stop, per_update = self._sum(self.requested, per_update)
         longer = 2 * self._every  # a first, slow update says little
         self._every = max(1, min(int(_SECONDS * torch.distributed.get_world_size() / max(per_update, 1e-6)), longer))
         self._updates, self._since = 0, time.monotonic()
@@ -71,13 +71,12 @@ class StopRequest:
 
     def agreed_now(self) -> bool:
         """The same at once, at a point that all processes come to."""
-        if not self.distributed:
-            return self.requested
-        return self._sum(float(self.requested))[0] > 0.
+        return self._sum(self.requested)[0] > 0.
 
-    def _sum(self, *numbers: float) -> list:
-        numbers = torch.tensor(numbers, device=self.device)
-        torch.distributed.all_reduce(numbers)
+    def _sum(self, *numbers: float) -> List[float]:
+        numbers = torch.tensor(numbers, dtype=torch.float32, device=self.device)
+        if self.distributed:
+            torch.distributed.all_reduce(numbers)
         return numbers.tolist()
 
 

@@ -1,6 +1,7 @@
 """Checkpoints within an epoch, from which a run goes on exactly."""
 import argparse
 import logging
+from itertools import count
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
@@ -50,19 +51,16 @@ class Recovery:
         position = self.position
         if not position or position['epoch'] != epoch:
             return 0
-        if 'ranks' not in position:
-            _logger.warning(
-                f'The checkpoint was written within epoch {epoch} by a version of timm_multimix before 0.2, whose form '
-                f'of the random states is not read any more: epoch {epoch} begins anew, with the weights of the '
-                f'checkpoint.')
-            self.position = None
-            return 0
         made_with, here = position['made_with'], self._made_with(num_batches)
-        if made_with == here:
+        if 'ranks' not in position:
+            reason = 'by a version of timm_multimix before 0.2, whose form of the random states is not read any more'
+        elif made_with != here:
+            reason = f'with {made_with}; now it is {here}, and which images are left cannot be told'
+        else:
             return position['batches']
         _logger.warning(
-            f'The checkpoint was written within epoch {epoch}, with {made_with}; now it is {here}. The images that are '
-            f'left cannot be told, so epoch {epoch} begins anew, with the weights of the checkpoint.')
+            f'The checkpoint was written within epoch {epoch} {reason}: epoch {epoch} begins anew, with the weights of '
+            f'the checkpoint.')
         self.position = None
         return 0
 
@@ -101,15 +99,13 @@ class Recovery:
             next(iterator, None)
         if done:
             rng_state.set_state(now, self.device)
-        index = done
-        while True:
+        for index in count(done):
             if self._stopping or self.args.recovery_interval:
                 self._before = rng_state.get_state(self.device)
             batch = next(iterator, None)
             if batch is None:
                 return
             yield index, batch
-            index += 1
 
     def after_update(self, batch_idx: int, update_idx: int) -> None:
         """Write a checkpoint where one is due; `batch_idx` is the last batch of the update.
@@ -119,7 +115,7 @@ class Recovery:
         """
         interval = self.args.recovery_interval
         if self._stopping or (interval and (update_idx + 1) % interval == 0):
-            self._save(batch_idx + 1, update_idx)
+            self._save(batch_idx + 1)
         if self._stopping:
             raise Stopped
         # the state before a batch is kept from now on; so it is the next update that ends the run
@@ -132,7 +128,7 @@ class Recovery:
             Stopped: If it shall, after a checkpoint of the epoch's training.
         """
         if self.stop.agreed_now():
-            self._save(self._num_batches, -(-self._num_batches // self.args.grad_accum_steps) - 1)
+            self._save(self._num_batches)
             raise Stopped
 
     def after_epoch(self) -> None:
@@ -145,7 +141,7 @@ class Recovery:
         if self.stop.agreed_now():
             raise Stopped
 
-    def _save(self, batches: int, update_idx: int) -> None:
+    def _save(self, batches: int) -> None:
         own = dict(
             begin=self._begin,
             before=self._before,
@@ -159,4 +155,5 @@ class Recovery:
         if self.saver is not None:
             position = dict(
                 epoch=self._epoch, batches=batches, made_with=self._made_with(self._num_batches), ranks=ranks)
+            update_idx = -(-batches // self.args.grad_accum_steps) - 1
             self.saver.save_recovery(self._epoch, batch_idx=update_idx, position=position)

@@ -3,7 +3,7 @@ import errno
 import logging
 import os
 import shutil
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from timm.utils import CheckpointSaver
 
@@ -32,34 +32,21 @@ class AtomicCheckpointSaver(CheckpointSaver):
 
     def save_checkpoint(self, epoch, metric=None):
         before = list(self.checkpoint_files), self.best_epoch, self.best_metric
-        try:
-            super().save_checkpoint(epoch, metric)
-            self.failure = None
-        except OSError as error:
-            self._fail(f'the checkpoint of epoch {epoch}', error)
+        if not self._try(f'The checkpoint of epoch {epoch}', super().save_checkpoint, epoch, metric):
             files, self.best_epoch, self.best_metric = before
             self.checkpoint_files = [(path, metric) for path, metric in files if os.path.exists(path)]
-        return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
 
     def save_milestone(self, completed_epochs):
         if self.failure:  # last.pth.tar is of an earlier epoch
             _logger.error(f'milestone-{completed_epochs} was not written: {self.failure}')
-            return None
-        try:
-            return super().save_milestone(completed_epochs)
-        except OSError as error:
-            self._fail(f'milestone-{completed_epochs}', error)
+        else:
+            self._try(f'milestone-{completed_epochs}', super().save_milestone, completed_epochs)
 
     def save_recovery(self, epoch, batch_idx=0, position=None):
         """Write a checkpoint within the epoch; `position` says where (see `Recovery`)."""
         self._position = position
-        try:
-            super().save_recovery(epoch, batch_idx)
-            self.failure = None
-        except OSError as error:
-            self._fail(f'the recovery checkpoint of epoch {epoch}', error)
-        finally:
-            self._position = None
+        self._try(f'The recovery checkpoint of epoch {epoch}', super().save_recovery, epoch, batch_idx)
+        self._position = None
 
     def remove_recoveries(self) -> None:
         """Remove all recovery checkpoints, of earlier runs in this folder too: a newer checkpoint is written."""
@@ -76,13 +63,18 @@ class AtomicCheckpointSaver(CheckpointSaver):
             state['schedule'] = self.schedule.state_dict()
         return state
 
-    def _fail(self, what: str, error: OSError) -> None:
-        self.failure = f'{error.filename or self.checkpoint_dir}: {error.strerror or error}'
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            self.failure += f' ({shutil.disk_usage(self.checkpoint_dir).free / 2 ** 20:.0f} MiB free)'
-        _logger.error(
-            f'{what[0].upper()}{what[1:]} was not written: {self.failure}. The earlier ones are whole; the run goes '
-            f'on and tries again with the next.')
+    def _try(self, what: str, save: Callable, *args: Any) -> bool:
+        try:
+            save(*args)
+            self.failure = None
+        except OSError as error:
+            self.failure = f'{error.filename or self.checkpoint_dir}: {error.strerror or error}'
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.failure += f' ({shutil.disk_usage(self.checkpoint_dir).free / 2 ** 20:.0f} MiB free)'
+            _logger.error(
+                f'{what} was not written: {self.failure}. The earlier ones are whole; the run goes on and tries again '
+                f'with the next.')
+        return self.failure is None
 
     def _save(self, save_path, epoch, metric=None):
         try:
@@ -92,7 +84,9 @@ class AtomicCheckpointSaver(CheckpointSaver):
                 os.fsync(file.fileno())
         except Exception as error:
             _remove(save_path)
-            cause = _os_error(error)
+            cause: Optional[BaseException] = error  # torch raises its own while it handles the operating system's
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
             if cause is None:
                 raise
             raise OSError(cause.errno, cause.strerror, save_path) from error
@@ -109,18 +103,10 @@ class AtomicCheckpointSaver(CheckpointSaver):
             except OSError:  # a file system without hard links
                 shutil.copy2(src, copy)
             os.replace(copy, dst)
-        except OSError:
+        finally:
             _remove(copy)
-            raise
 
 
 def _remove(path: str) -> None:
     if os.path.exists(path):
         os.remove(path)
-
-
-def _os_error(error: Optional[BaseException]) -> Optional[OSError]:
-    """The error of the operating system that others were made of; torch raises its own while it handles it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
