@@ -16,6 +16,7 @@ from timm_multimix import UsageError
 from timm_multimix._checks import call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
+from timm_multimix.training.checkpoints.resume import find_resumed, resume
 from timm_multimix.training.cli.multimix import resolved_text
 from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
 from timm_multimix.training.data.folders import check_root
@@ -24,7 +25,7 @@ from timm_multimix.training.errors import exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
-from timm_multimix.training.output import Output, find_resumed, resume
+from timm_multimix.training.output import Output
 from timm_multimix.training.runtime import agree_on, agree_to_start, create_runtime, seed_epoch
 from timm_multimix.training.schedule import Schedule
 from timm_multimix.training.stopping import Stopped

@@ -1,4 +1,5 @@
 """A disk that is full, files that are damaged, folders that cannot be written, errors of all kinds."""
+import csv
 import errno
 import os
 import resource
@@ -13,7 +14,7 @@ import train_timm
 from tests.support.training_states import read
 from tests.training.test_train import MODES, rows_of
 from timm_multimix import UsageError
-from timm_multimix.training import evaluate, output
+from timm_multimix.training import evaluate
 from timm_multimix.training.checkpoints import find, saver
 from timm_multimix.training.data import images
 
@@ -79,16 +80,16 @@ def test_an_error_of_another_kind_is_no_full_disk(flags, monkeypatch):
 
 
 def test_rows_of_the_summary_wait_for_the_disk(flags, tmp_path, monkeypatch, caplog):
-    update_summary, count = output.update_summary, iter(range(100))
+    count = iter(range(100))
 
-    def failing(epoch, train, evaluation, path, **kwargs):
-        if next(count) == 1:
-            with open(path, 'a') as file:
-                file.write('1,0.')
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        update_summary(epoch, train, evaluation, path, **kwargs)
+    class FullOnce(csv.DictWriter):
+        def writerows(self, rows):
+            if next(count) == 1:
+                self.writer.writerow(['1', '0.'])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().writerows(rows)
 
-    monkeypatch.setattr(output, 'update_summary', failing)
+    monkeypatch.setattr(csv, 'DictWriter', FullOnce)
     assert train_timm.main([*flags, '--epochs', '3']) == 0
     assert any('summary.csv could not be written: No space left' in record.message for record in caplog.records)
     rows = rows_of(tmp_path / 'run')

@@ -1,0 +1,68 @@
+"""summary.csv: a row per epoch, all with the same cells."""
+import csv
+import logging
+import os
+from typing import Any, Dict, Iterable, List
+
+from ..head import MODES
+from .cli.multimix import mixes_input
+from .loop import Training
+
+_logger = logging.getLogger('train')
+_GROUPS = ('epoch', 'train', 'eval', 'lr')  # of the columns, in their order
+
+
+class Summary:
+    """Rows that are written anew, all of them, with each one that comes: nobody ever finds half of the file.
+
+    Args:
+        path: Of the file. Its rows before `start_epoch` are kept, with their columns, as a teacher has more.
+        columns: Those of this run.
+        start_epoch: The first epoch that will be trained.
+    """
+
+    def __init__(self, path: str, columns: Iterable[str], start_epoch: int):
+        self.path = path
+        self.waiting = 0  # rows that did not fit on the disk
+        self._rows: List[Dict[str, Any]] = []
+        if os.path.exists(path):
+            with open(path, newline='') as file:
+                self._rows = [row for row in csv.DictReader(file) if int(float(row['epoch'])) < start_epoch]
+        names = dict.fromkeys((*columns, *(name for row in self._rows[:1] for name in row)))
+        self.columns = [name for group in _GROUPS for name in names if name and name.split('_')[0] == group]
+
+    def add(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
+        row: Dict[str, Any] = dict(epoch=epoch, lr=lr)
+        row.update({f'train_{name}': value for name, value in train.items()})
+        row.update({f'eval_{name}': value for name, value in evaluation.items()})
+        self._rows.append(row)
+        self.waiting += 1
+        self.write()
+
+    def write(self) -> None:
+        """Write all rows; what cannot be written waits for the next epoch."""
+        partial = f'{self.path}.tmp'
+        try:
+            with open(partial, 'w', newline='') as file:
+                writer = csv.DictWriter(file, self.columns, restval='', extrasaction='ignore')
+                writer.writeheader()
+                writer.writerows(self._rows)
+            os.replace(partial, self.path)
+            self.waiting = 0
+        except OSError as error:
+            _logger.error(f'{self.path} could not be written: {error.strerror}; its rows wait for the next epoch.')
+
+
+def columns_of(training: Training) -> List[str]:
+    """The columns of a run; top-1 of mixed images against mixed labels would mean nothing."""
+    args = training.args
+    train, evaluation = ['loss'], [*training.task.create_evaluator().metric_names]
+    if args.mixup_mode in MODES:
+        train += ['mixed_loss', 'clean_loss', *(('input_prob', 'fit') if args.multimix_input_prob == 'auto' else ())]
+    elif args.kd_model_name:
+        train += ['task_loss', 'distill_loss']
+    if not mixes_input(args) and args.task != 'multilabel':
+        train.append('top1')
+    if args.multimix_teacher_decay is not None:
+        evaluation.append('student_top1')  # the others are the teacher's
+    return ['epoch', *(f'train_{name}' for name in train), *(f'eval_{name}' for name in evaluation), 'lr']
