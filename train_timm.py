@@ -12,7 +12,6 @@ import torch.distributed
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
-from timm_multimix import UsageError
 from timm_multimix._checks import call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
@@ -110,10 +109,16 @@ def run(args, args_text: str) -> None:
     with agree_to_start(runtime):
         if runtime.primary:
             image_size = data_config['input_size'][-1]
-            try:
-                output = Output(training, resolved_text(args_text, task), image_size, start_epoch, checkpoint)
-            except OSError as error:
-                raise UsageError(f'--output {args.output}: {error}') from error
+            output = call_library(
+                f'--output {args.output}',
+                Output,
+                training,
+                resolved_text(args_text, task),
+                image_size,
+                start_epoch,
+                checkpoint,
+                errors=OSError,
+            )
             _logger.info(f'Scheduled epochs: {schedule.num_epochs}. Output folder: {output.folder}')
     recovery = Recovery(args, runtime, resumed.position, output and output.saver)
 
@@ -143,20 +148,20 @@ def run(args, args_text: str) -> None:
                 eval_metrics = None
                 if is_due or epoch + 1 == end_epoch:
                     eval_metrics = validate_all(training, loader_eval, recovery)
-                metric = eval_metrics[args.eval_metric] if eval_metrics else None
+                metric = eval_metrics[args.eval_metric] if is_due else None
                 rate = schedule.mean_rate()
                 # before the checkpoint, which the next epoch goes on from; where --stop-epoch alone had it validated,
                 # as if it had not been
-                schedule.step(epoch + 1, metric if is_due else None)
+                schedule.step(epoch + 1, metric)
                 if output is not None:
-                    output.add_epoch(epoch, train_metrics, eval_metrics, rate, metric)
+                    output.add_epoch(epoch, train_metrics, eval_metrics, rate)
                 recovery.after_epoch()
     except KeyboardInterrupt:
         _logger.info('Interrupted; continue after the last whole epoch with --resume.')
     except Stopped:
         _logger.info('Stopped by SIGTERM; continue with --resume auto.')
     if output is not None:
-        output.close(args.eval_metric)
+        output.close()
 
 
 if __name__ == '__main__':

@@ -2,12 +2,15 @@
 import json
 import logging
 import os
+import shutil
 import sys
 
+import numpy as np
 import pytest
 import timm
 import timm.task
 import torch
+from PIL import Image
 
 from timm_multimix.__main__ import main
 from timm_multimix.input_share import FoundShare
@@ -159,3 +162,30 @@ def test_errors_of_the_script_are_its_own(tmp_path):
     script.write_text('# ClassificationTask\nraise KeyError("its own")')
     with pytest.raises(KeyError, match='its own'):
         main([str(script), '--mixup-mode', 'multimix'])
+
+
+@pytest.fixture
+def folder_of_noise(tmp_path):
+    """The same three classes, of 16-bit images."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'validation'):
+        for name in ('cat', 'dog', 'owl'):
+            folder = tmp_path / 'noise' / split / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(3_000, 39_000, (32, 32), dtype=np.uint16)).save(folder / f'{i}.png')
+    return tmp_path / 'noise'
+
+
+def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
+    """16-bit images are scaled, not white; hidden folders are no classes; what cannot be read ends the run."""
+    hidden = folder_of_noise / 'train' / '.ipynb_checkpoints'
+    hidden.mkdir()
+    shutil.copy(folder_of_noise / 'train' / 'cat' / '0.png', hidden)
+    flags = ['--mixup-mode', 'multimix', '--data-dir', str(folder_of_noise), '--aa', 'rand-m9-mstd0.5']
+    assert all(step['spread'] > 0.1 for step in run(*flags)['steps'])
+    broken = folder_of_noise / 'train' / 'cat' / '0.png'
+    broken.write_text('no image')
+    for workers in ('0', '1'):
+        run(*flags, '--workers', workers, code=2)
+        assert f'timm_multimix: error: {broken} cannot be read: ' in capsys.readouterr().err

@@ -11,10 +11,10 @@ import logging
 import os
 import runpy
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from unittest import mock
 
 import timm
@@ -23,15 +23,23 @@ import timm.models
 import timm.optim
 import timm.scheduler
 import timm.task
+import timm.utils
 
 from ._checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
+from .training.checkpoints.resume import check_resumed, restore
 from .training.cli.config import read_defaults
+from .training.cli.flag import Parser
 from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import FLAGS, GROUPS, check, create_parser
-from .training.data.folders import check_classes, check_root
+from .training.cli.rules import check_data
+from .training.data.datasets import check_splits, read_or_refuse
+from .training.data.folders import check_classes, check_folders, check_root
+from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
+from .training.model import load_initial, model_flags, read_checkpoint
+from .training.task import tell_length
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
@@ -50,9 +58,12 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def _run(script: str, argv: List[str]) -> None:
-    _check_script(script)
-    args, rest = _split_arguments(argv)
     path = os.path.abspath(script)
+    source = call_library(f'cannot read the script {script}', Path(path).read_text, encoding='utf-8')
+    if 'ClassificationTask' not in source:
+        raise UsageError(
+            f'{script} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')
+    args, rest = _split_arguments(argv)
     with (
         mock.patch.object(sys, 'argv', [script, *rest]),
         mock.patch.object(sys, 'path', [os.path.dirname(path), *sys.path]),  # as python does for a script
@@ -63,21 +74,14 @@ def _run(script: str, argv: List[str]) -> None:
         raise UsageError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
 
 
-def _check_script(path: str) -> None:
-    source = call_library(f'cannot read the script {path}', Path(path).read_text, encoding='utf-8')
-    if 'ClassificationTask' not in source:
-        raise UsageError(
-            f'{path} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')
-
-
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """All arguments as train_timm.py would read them, and those that are left to the script."""
     parser = create_parser(**_HELP)
     read_defaults(parser, FLAGS, argv)
     args, _ = parser.parse_known_args(argv)
+    check(args)
     if args.mixup_mode not in MODES:
         raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
-    check(args)
     if needs_two_views(args):
         raise UsageError(
             '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
@@ -88,19 +92,17 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
 
 
-def _taken_parser() -> argparse.ArgumentParser:
+def _taken_parser() -> Parser:
     """A parser for the flags that the script does not get."""
-    groups = [(title, [flag for flag in flags if _is_taken(flag.dest)]) for title, flags in GROUPS]
+    groups = [
+        (title, [flag for flag in flags if flag.dest in _TAKEN or flag.dest.startswith('multimix_')])
+        for title, flags in GROUPS]
     return create_parser(groups=[group for group in groups if group[1]], allow_abbrev=False, **_HELP)
-
-
-def _is_taken(name: str) -> bool:
-    return name in _TAKEN or name.startswith('multimix_')
 
 
 @contextmanager
 def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
-    """timm with our task in place of its own; the tasks that were built."""
+    """timm with our task in place of its own, and what it refuses told as train_timm.py tells it; the tasks built."""
     tasks: List[MultiMixTask] = []
     datasets: Dict[bool, Any] = {}  # by whether they are for training
 
@@ -136,50 +138,74 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     def refuse(*_: Any, **__: Any):
         raise UsageError('the script asked for knowledge distillation, which does not go with MultiMix')
 
-    create_dataset, create_scheduler = timm.data.create_dataset, timm.scheduler.create_scheduler_v2
-
-    def create_dataset_checked(*positional: Any, **kwargs: Any):
+    def create_dataset(original: Callable, *positional: Any, **kwargs: Any):
+        if not args.data_dir:  # else what seems to be DIR may be the value of a flag of the script's own
+            check_data(args)
         check_root(args)
-        what = f'{kwargs.get("split", "a")} split of {args.dataset or args.data_dir or args.data}'
-        dataset = call_library(what, create_dataset, *positional, **kwargs)
+        split = kwargs.get('split', 'a')
+        what = f'{split} split of {args.dataset or args.data_dir or args.data}'
+        dataset = call_library(what, original, *positional, **kwargs)
         datasets[bool(kwargs.get('is_training'))] = dataset
+        if len(datasets) == 2:
+            check_splits(args, datasets[True], datasets[False])
+        check_folders(split, dataset, args)
         _check_classes(args, tasks, datasets)
-        return dataset
+        return read_or_refuse(dataset)
 
-    def create_scheduler_v2(*positional: Any, **kwargs: Any):
-        scheduler, epochs = call_library(f'--sched {args.sched}', create_scheduler, *positional, **kwargs)
-        if not args.mixup_off_epoch and args.multimix_input_prob != 'auto':
-            return scheduler, epochs
+    def create_loader(original: Callable, *positional: Any, **kwargs: Any):
+        loader = original(*positional, **kwargs)
+        if kwargs.get('is_training'):
+            check_not_empty(loader, args)
+        return loader
+
+    def create_model(original: Callable, *positional: Any, checkpoint_path: str = '', **kwargs: Any):
+        if args.pretrained_path:
+            read_checkpoint('--pretrained-path', args.pretrained_path)
+        model = call_library(model_flags(args), original, *positional, **kwargs)
+        if checkpoint_path:
+            load_initial(model, checkpoint_path)
+        return model
+
+    def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
+        check_resumed(path, args)
+        return restore(path, original, of, path, *positional, **kwargs)
+
+    def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
+        scheduler, epochs = call_library(f'--sched {args.sched}', original, *positional, **kwargs)
         updates_per_epoch = kwargs.get('updates_per_epoch')
         if args.multimix_input_prob == 'auto':
             if not updates_per_epoch:
                 raise UsageError(
                     '--multimix-input-prob auto needs a script that gives create_scheduler_v2 its updates_per_epoch')
             for task in tasks:
-                task.input_mixing.found_share.num_batches = updates_per_epoch * epochs * args.grad_accum_steps
-        _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
+                tell_length(task, updates_per_epoch * epochs * args.grad_accum_steps)
+        if args.multimix_input_prob == 'auto' or args.mixup_off_epoch:
+            _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
         return scheduler, epochs
 
-    patches = [mock.patch.object(timm.task, name, PluggedTask) for name in _TASKS]
-    patches += [mock.patch.object(timm.task, name, refuse) for name in _OTHER_TASKS]
-    patches += [
-        mock.patch.object(timm.data, 'create_dataset', create_dataset_checked),
-        mock.patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
+    prepare_augmentation(args)
+    wrapped = [
+        (timm.data, 'create_dataset', create_dataset),
+        (timm.data, 'create_loader', create_loader),
+        (timm, 'create_model', create_model),
+        (timm.models, 'create_model', create_model),
+        (timm.optim, 'create_optimizer_v2', partial(call_library, f'--opt {args.opt}')),
+        (timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
+        (timm.task, 'resume_task_checkpoint', resume),
+        (timm.models, 'resume_checkpoint', resume),
+        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}')),
+        (timm.utils, 'init_distributed_device', partial(call_library, f'--device {args.device}')),
     ]
-    # what these refuse of the flags is told as train_timm.py tells it
-    for module, name, what in (
-            (timm, 'create_model', f'--model {args.model}'),
-            (timm.models, 'create_model', f'--model {args.model}'),
-            (timm.optim, 'create_optimizer_v2', f'--opt {args.opt}'),
-    ):
-        patches.append(mock.patch.object(module, name, partial(call_library, what, getattr(module, name))))
-    for patch in patches:
-        patch.start()
-    try:
+    replaced = [
+        *((timm.task, name, PluggedTask) for name in _TASKS),
+        *((timm.task, name, refuse) for name in _OTHER_TASKS),
+        (argparse.ArgumentParser, 'error', Parser.error),  # one line from the script's own parser too
+        *((module, name, partial(wrapper, getattr(module, name))) for module, name, wrapper in wrapped),
+    ]
+    with ExitStack() as stack:
+        for module, name, replacement in replaced:
+            stack.enter_context(mock.patch.object(module, name, replacement))
         yield tasks
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
 def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:

@@ -11,13 +11,26 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.task import ClassificationTask, LogitDistillationTask
+from timm.task import ClassificationTask, LogitDistillationTask, resume_task_checkpoint
+from timm.utils import get_outdir, init_distributed_device
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 parser = argparse.ArgumentParser()
 parser.add_argument('--data-dir')
+parser.add_argument('--dataset', default='')
+parser.add_argument('--train-split', default='train')
+parser.add_argument('--val-split', default='validation')
 parser.add_argument('--model')
+parser.add_argument('--gp')
+parser.add_argument('--pretrained-path')
+parser.add_argument('--initial-checkpoint', default='')
+parser.add_argument('--resume', default='')
+parser.add_argument('--no-resume-opt', action='store_true')
+parser.add_argument('--output', default='')
+parser.add_argument('--device', default='cpu')
+parser.add_argument('--aa')
+parser.add_argument('--workers', type=int, default=0)
 parser.add_argument('--num-classes', type=int)
 parser.add_argument('--input-size', type=int, nargs=3)
 parser.add_argument('--epochs', type=int, default=2)
@@ -42,17 +55,22 @@ def main():
         with open(config.config) as file:
             parser.set_defaults(**yaml.safe_load(file))
     args = parser.parse_args(rest)
-    device = torch.device('cpu')
-    model = create_model(args.model, num_classes=args.num_classes)
+    device = init_distributed_device(args)
+    overlay = dict(file=args.pretrained_path, num_classes=-1) if args.pretrained_path else None
+    model = create_model(
+        args.model, pretrained=bool(args.pretrained_path), num_classes=args.num_classes, global_pool=args.gp,
+        checkpoint_path=args.initial_checkpoint, pretrained_cfg_overlay=overlay)
     mixes = args.mixup > 0. or args.cutmix > 0.
     collate_fn = None
     if mixes:
         collate_fn = FastCollateMixup(
             mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, mode=args.mixup_mode, num_classes=args.num_classes)
+    dataset = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True)
+    create_dataset(args.dataset, root=args.data_dir, split=args.val_split, is_training=False)
     loader = create_loader(
-        create_dataset('', root=args.data_dir, split='train', is_training=True), tuple(args.input_size),
-        args.batch_size, is_training=True, num_workers=0, collate_fn=collate_fn, device=device)
-    optimizer = create_optimizer_v2(model, args.opt, lr=0.01)
+        dataset, tuple(args.input_size), args.batch_size, is_training=True, auto_augment=args.aa,
+        num_workers=args.workers, collate_fn=collate_fn, device=device)
+    optimizer = create_optimizer_v2(model, args.opt, lr=0.01, weight_decay=2e-5)
     if args.kd_model_name:
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(args.smoothing)
@@ -60,6 +78,10 @@ def main():
     assert isinstance(task, ClassificationTask)
     if args.compile_task:
         task = torch.compile(task, backend='eager')
+    if args.resume:
+        resume_task_checkpoint(task, args.resume, optimizer=None if args.no_resume_opt else optimizer)
+    if args.output:
+        get_outdir(args.output, 'run')
     scheduler, epochs = create_scheduler_v2(
         optimizer, args.sched, num_epochs=args.epochs, updates_per_epoch=len(loader))
     if args.start_epoch:
@@ -74,7 +96,9 @@ def main():
             optimizer.zero_grad()
             if not args.no_update_ema:
                 task.update_ema(step=len(steps) + 1)
-            steps.append(dict(epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item()))
+            steps.append(dict(
+                epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item(),
+                spread=input.std().item()))
         scheduler.step(epoch + 1, None)
     with open(args.record, 'w') as file:
         json.dump(dict(task=type(built).__name__, keys=sorted(model.state_dict()), steps=steps), file)

@@ -116,16 +116,42 @@ def test_what_a_library_answers_comes_after_the_flag(where, flags, fail, capsys)
         train_timm.main(flags)
 
 
-@pytest.mark.parametrize('more, message', [
+MISTAKES = [
     (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
     (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model (resnet_of_dreams) (RuntimeError)'),
+    (['--gp', 'nosuch'], '--model test_resnet: '),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
+    (['--dataset', 'cifar10'], "--dataset must be digits or begin with one of "),
+    (['--dataset', 'foo/bar'], "--dataset must be digits or begin with one of "),
+    (['--val-split', 'nosuch'], '--val-split nosuch: no such folder in '),
+    (['--val-split', 'train/cat'], '--train-split train and --val-split train/cat read the same images '),
     (['--opt', 'nosuch'], '--opt nosuch: '),
     (['--sched', 'nosuch'], '--sched nosuch: '),
+    (['--aa', 'nosuch'], '--aa nosuch: Unknown AA policy nosuch'),
+    (['--device', 'warp'], '--device warp: '),
+    (['--output', os.devnull + '/x'], f'--output {os.devnull}/x: '),
+    (['--resume', '/does/not/exist'], '--resume /does/not/exist: no such file'),
+    (['--initial-checkpoint', '/does/not/exist'], '--initial-checkpoint /does/not/exist: no such file'),
+    (['--pretrained-path', '/does/not/exist'], '--pretrained-path /does/not/exist: no such file'),
     (['--batch-size', '1'], '--batch-size, --train-batch-sizes or --input-size is too small for the normalisation'),
+    (['--batch-size', '100'], '--batch-size must be at most the 24 training images per process, got 100'),
     (['--multimix-length', '9', '--batch-size', '8'], '--multimix-length must be at most '),
     (['--multimix-implementation', 'triton'], "implementation='triton' needs "),
-])
+    (['--multimix-alpha', '-1'], '--multimix-alpha must be '),
+    (['--mixup-prob', '1.5'], '--mixup-prob must be '),
+    (['--epochs', 'many'], "argument --epochs: invalid int value: 'many'"),
+    (['--no-such-flag'], 'unrecognized arguments: --no-such-flag'),
+    (['--config', '/does/not/exist'], '--config /does/not/exist: '),
+    (['--img-size', '48'], '--img-size'),
+    (['--naflex-loader'], '--naflex-loader does not go with --mixup-mode multimix'),
+    (['--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode multimix'),
+    (['--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense-multimix'),
+    (['--mixup-mode', 'batch'], '--multimix-tuples needs --mixup-mode multimix'),
+    (['--mixup-mode', 'nosuch'], 'argument --mixup-mode: invalid choice: '),
+]
+
+
+@pytest.mark.parametrize('more, message', MISTAKES, ids=[' '.join(more) for more, _ in MISTAKES])
 def test_the_launcher_tells_a_mistake_as_the_script_does(more, message, flags, launched, capsys):
     assert code_of(train_timm.main, [*flags, *MULTIMIX, *more]) == 2
     line = only_line(capsys).removeprefix('train_timm.py: ')

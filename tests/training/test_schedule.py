@@ -19,6 +19,15 @@ MORE = ['--decay-rate', '0.5', '--decay-epochs', '2', '--decay-milestones', '2',
         '--warmup-lr', '1e-4', '--patience-epochs', '0', '--lr-noise', '0.3', '0.9', '--epochs', '6', '--seed', '3']
 NOISE_FREE = [name for name in MORE if name not in ('--lr-noise', '0.3', '0.9')]
 
+VARIANTS = [
+    [],
+    ['--warmup-prefix'],
+    ['--cooldown-epochs', '3', '--epochs', '3'],
+    ['--warmup-epochs', '2', '--lr-noise-pct', '0.3', '--lr-noise', '0'],
+    ['--epochs', '3', '--lr-cycle-limit', '2', '--lr-cycle-mul', '1.5', '--lr-cycle-decay', '0.5'],
+    ['--lr-k-decay', '2', '--min-lr', '0.001', '--patience-epochs', '1'],
+]
+
 
 @pytest.fixture
 def rates(monkeypatch):
@@ -97,21 +106,32 @@ class Run:
 @pytest.mark.parametrize('on_updates', [False, True])
 @pytest.mark.parametrize('name', NAMES)
 def test_a_run_that_goes_on_has_the_same_rates(name, on_updates):
-    """Interrupted after any update, at the end of an epoch or inside one; with warm-up, and with noise on the rates."""
+    """Interrupted after any update, at the end of an epoch or inside one; with warm-up, noise, cycles and cooldown."""
     if on_updates and name == 'plateau':
         pytest.skip('timm has it by epochs alone')
-    args, _ = parse_args(['folder', *MORE, '--sched', name, *(['--sched-on-updates'] if on_updates else [])])
-    run = Run(args)
-    whole = [run.update() for _ in range(18)]
-    assert len({rates[0] for rates in whole}) > (0 if name == 'none' else 2)
-    for interrupt in range(1, 18):
+    for more in VARIANTS:
+        flags = ['folder', *MORE, *more, '--sched', name, *(['--sched-on-updates'] if on_updates else [])]
+        args, _ = parse_args(flags)
         run = Run(args)
-        parts = [run.update() for _ in range(interrupt)]
-        run = Run(args, run.checkpoint())
-        assert parts + [run.update() for _ in range(18 - interrupt)] == whole
+        whole, checkpoints = [], []
+        for _ in range(18):
+            whole.append(run.update())
+            checkpoints.append(run.checkpoint())
+        assert len({rates[0] for rates in whole}) > (0 if name == 'none' else 2), more
+        for done, checkpoint in enumerate(checkpoints, start=1):
+            run = Run(args, checkpoint)
+            assert [run.update() for _ in range(18 - done)] == whole[done:], (more, done)
 
 
-@pytest.mark.parametrize('more', ['plateau', pytest.param('cosine --sched-on-updates', marks=pytest.mark.slow)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize('more', [
+    'plateau',
+    *(pytest.param(f'{name} --cooldown-epochs 3 --epochs 3', marks=SLOW) for name in NAMES[:-1] if name != 'plateau'),
+    *(pytest.param(f'{name} --sched-on-updates', marks=SLOW) for name in NAMES[:-1] if name != 'plateau'),
+    pytest.param('cosine --epochs 3 --lr-cycle-limit 2 --lr-cycle-decay 0.5', marks=SLOW),
+])
 def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, rates, metrics):
     """Ended by --stop-epoch, and by SIGTERM within an epoch."""
     flags = [*flags, *MORE, '--sched', *more.split(), '--resume', 'auto', '--checkpoint-hist', '10']

@@ -19,19 +19,17 @@ def exit_code(prog: str, run: Callable[[], None]) -> int:
     It is 2 for a user's mistake (a `UsageError`, or batches too small to normalise, which torch alone can tell), and 1
     for a `RunFailed`. Any other exception is an error of the program and keeps its traceback.
     """
-    code = 2
     try:
         run()
         return 0
-    except UsageError as error:
+    except (RunFailed, ValueError) as error:
         message = str(error)
-    except RunFailed as error:
-        code, message = 1, str(error)
-    except ValueError as error:
-        if not str(error).startswith(_TOO_SMALL):
+        if message.startswith(_TOO_SMALL):
+            message = ('--batch-size, --train-batch-sizes or --input-size is too small for the normalisation layers of '
+                       f'this model: {message}')
+        elif not isinstance(error, (RunFailed, UsageError)):
             raise
-        message = ('--batch-size, --train-batch-sizes or --input-size is too small for the normalisation layers of '
-                   f'this model: {error}')
+        code = 1 if isinstance(error, RunFailed) else 2
     _logger.debug('Where it was found:', exc_info=True)
     print(f'{prog}: error: {message}', file=sys.stderr)
     return code

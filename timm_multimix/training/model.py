@@ -30,13 +30,12 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         call_library(f'--fuser {args.fuser}', set_jit_fuser, args.fuser)
     overlay = dict(args.pretrained_cfg_overlay or {})
     if args.pretrained_path:
-        _read_checkpoint('--pretrained-path', args.pretrained_path)
+        read_checkpoint('--pretrained-path', args.pretrained_path)
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     if overlay:
         factory_kwargs['pretrained_cfg_overlay'] = overlay
-    what = f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
     model = call_library(
-        what,
+        model_flags(args),
         _create_sized,
         args.img_size,
         args.model,
@@ -54,7 +53,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         **args.model_kwargs,
     )
     if args.initial_checkpoint:
-        _load_initial(model, args.initial_checkpoint)
+        load_initial(model, args.initial_checkpoint)
     _init_head(model, args)
     if args.grad_checkpointing:
         call_library('--grad-checkpointing', model.set_grad_checkpointing, enable=True)
@@ -78,6 +77,11 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     return model, data_config
 
 
+def model_flags(args: argparse.Namespace) -> str:
+    """The flags that say which model, as a message begins."""
+    return f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
+
+
 def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:
     """Call create_model, with --img-size for the models that are built for a size; it is that of the images for all."""
     if img_size is None or 'img_size' in kwargs:
@@ -90,9 +94,10 @@ def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Modu
         return create_model(*args, **kwargs)
 
 
-def _load_initial(model: nn.Module, path: str) -> None:
+def load_initial(model: nn.Module, path: str) -> None:
+    """Load the weights of --initial-checkpoint."""
     what = f'--initial-checkpoint {path}'
-    state = _read_checkpoint('--initial-checkpoint', path)
+    state = read_checkpoint('--initial-checkpoint', path)
     if state is None:
         call_library(what, load_checkpoint, model, path)
         return
@@ -101,15 +106,17 @@ def _load_initial(model: nn.Module, path: str) -> None:
         f'classes', model.load_state_dict, state)
 
 
-def _read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
+def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
     """The weights in a file; None for numpy's, which the model itself reads."""
     if not os.path.isfile(path):
         raise UsageError(f'{flag} {path}: no such file')
     if path.lower().endswith(('.npz', '.npy')):
         return None
-    # whatever a file that is no checkpoint makes of the unpickler
-    return call_library(
-        f'{flag} {path} is not a checkpoint of timm or torch, nor safetensors', load_state_dict, path, errors=Exception)
+    what = f'{flag} {path} is not a checkpoint of timm or torch, nor safetensors'
+    state = call_library(what, load_state_dict, path, errors=Exception)  # whatever a file makes of the unpickler
+    if not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f'{what}: it holds no tensors')
+    return state
 
 
 @torch.no_grad()

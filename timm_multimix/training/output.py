@@ -30,15 +30,8 @@ class Output:
         checkpoint: The path of the one that is resumed, '' for none.
     """
 
-    def __init__(
-            self,
-            training: Training,
-            args_text: str,
-            image_size: int,
-            start_epoch: int,
-            checkpoint: str = '',
-    ):
-        args = training.args
+    def __init__(self, training: Training, args_text: str, image_size: int, start_epoch: int, checkpoint: str = ''):
+        self.args = args = training.args
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
         root = args.output or DEFAULT_OUTPUT
@@ -50,7 +43,6 @@ class Output:
             _logger.warning(f'{here} is of another run; this one is in {self.folder}.')
         self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
         self.results: List[Dict[str, Any]] = []
-        self.milestones = set(args.save_epochs or ())
         self.tracker = Tracker(args, name, self.folder)
         self.saver = AtomicCheckpointSaver(
             model=training.task.get_eval_model(),
@@ -75,15 +67,15 @@ class Output:
             train_metrics: Dict[str, float],
             eval_metrics: Optional[Dict[str, float]],
             lr: float,
-            metric: Optional[float],
     ) -> None:
-        """Write the epoch's row and checkpoint; `metric` ranks the checkpoint, None leaves it unranked."""
+        """Write the epoch's row, and its checkpoint, which --eval-metric ranks where the epoch was validated."""
+        metric = eval_metrics[self.args.eval_metric] if eval_metrics else None
         self.summary.add(epoch, train_metrics, eval_metrics or {}, lr)
         if metric is not None and not math.isfinite(metric):
             _logger.warning(f'The metric of epoch {epoch} is {metric}: its checkpoint is not ranked.')
             metric = None
         self.saver.save_checkpoint(epoch, metric=metric)
-        if epoch + 1 in self.milestones:
+        if epoch + 1 in (self.args.save_epochs or ()):
             self.saver.save_milestone(epoch + 1)
         if not self.saver.failure:
             self.saver.remove_recoveries()
@@ -91,7 +83,7 @@ class Output:
         validation = dict(validation=eval_metrics) if eval_metrics else {}
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 
-    def close(self, eval_metric: str) -> None:
+    def close(self) -> None:
         """The closing lines: the best ten epochs as JSON after '--result'; the best metric, and where its model is.
 
         Raises:
@@ -100,13 +92,10 @@ class Output:
         if self.summary.waiting:
             self.summary.write()
         self.tracker.close()
-        decreasing = self.saver.decreasing
-        worst = math.inf if decreasing else -math.inf
+        eval_metric = self.args.eval_metric
+        sign = -1. if self.saver.decreasing else 1.
         ranked = sorted(
-            self.results,
-            key=lambda result: result.get('validation', {}).get(eval_metric, worst),
-            reverse=decreasing,
-        )
+            self.results, key=lambda result: sign * result.get('validation', {}).get(eval_metric, -sign * math.inf))
         print(f'--result\n{json.dumps(ranked[-10:], indent=4)}', flush=True)
         best = os.path.join(self.folder, 'model_best.pth.tar')
         if self.saver.best_metric is not None and os.path.exists(best):

@@ -21,11 +21,6 @@ class Schedule:
     own. Plateau alone goes by what the run has met. That is its state; what flags say is not part of it, so that a run
     may go on with others.
 
-    Args:
-        args: The flags.
-        optimizer: Whose learning rates are set.
-        updates_per_epoch: Updates of the weights in an epoch.
-
     Raises:
         ValueError: If there is no such scheduler, or its flags do not fit.
     """
@@ -45,16 +40,14 @@ class Schedule:
             )
 
     def begin(self, epoch: int, updates: int, state: Optional[Dict[str, Any]] = None) -> None:
-        """Set the rates with which a run goes on.
-
-        Args:
-            epoch: The epoch that it goes on with.
-            updates: All that were made before.
-            state: What the checkpoint holds of the schedule; None where it begins anew.
-        """
+        """Set the rates of that epoch, after so many updates in all; `state` is that of the checkpoint, if any."""
         if isinstance(self.scheduler, PlateauLRScheduler) and epoch > 0:
             if state:
-                self._load_plateau(state)
+                for name in _PLATEAU:
+                    setattr(self.scheduler.lr_scheduler, name, state[name])
+                self.scheduler.restore_lr = state['without_noise']
+                for group, rate in zip(self.optimizer.param_groups, state['rates'], strict=True):
+                    group['lr'] = rate  # which timm set to the first ones again
             else:  # it never raises a rate: those of the warm-up would stay
                 self.scheduler.update_groups(self.scheduler.base_values)
         if self.on_updates:
@@ -81,13 +74,6 @@ class Schedule:
             rates=[group['lr'] for group in self.optimizer.param_groups],
             without_noise=self.scheduler.restore_lr,
         )
-
-    def _load_plateau(self, state: Dict[str, Any]) -> None:
-        for name in _PLATEAU:
-            setattr(self.scheduler.lr_scheduler, name, state[name])
-        self.scheduler.restore_lr = state['without_noise']
-        for group, rate in zip(self.optimizer.param_groups, state['rates'], strict=True):
-            group['lr'] = rate  # which timm set to the first ones again
 
     def mean_rate(self) -> float:
         """The learning rate that is logged: the mean over the parameter groups."""

@@ -5,8 +5,8 @@ import os
 import signal
 import threading
 import time
-from functools import cache
-from typing import Any, List
+from functools import cache, partial
+from typing import Any, Callable, List, Optional
 
 import torch
 
@@ -21,13 +21,6 @@ class Stopped(Exception):
 class StopRequest:
     """Notes SIGTERM, instead of dying of it.
 
-    ```python
-    with StopRequest(distributed, device) as stop:
-        ...
-        if stop.agreed():  # after each update of the weights
-            ...
-    ```
-
     A process that left alone would leave the others waiting for its gradients. So they ask each other, but only about
     every five seconds, as the host has to wait for the answer; how many updates that are follows from their time.
 
@@ -38,8 +31,7 @@ class StopRequest:
 
     def __init__(self, distributed: bool, device: torch.device):
         self.requested = False
-        self.distributed = distributed
-        self.device = device
+        self.distributed, self.device = distributed, device
         self._updates, self._every, self._since = 0, 1, time.monotonic()
         self._previous: Any = None
 
@@ -48,12 +40,13 @@ class StopRequest:
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
+    def __exit__(self, kind: Any, *_: object) -> None:
+        # a run that was stopped is on its way out with code 0, and launchers repeat the signal
+        if self._previous is not None and kind is not Stopped:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _note(self, *_: object) -> None:
-        self.requested = True  # and again for each further one: launchers repeat it
+        self.requested = True
 
     def agreed(self) -> bool:
         """After each update: whether all end here. The same answer in all processes."""
@@ -80,28 +73,21 @@ class StopRequest:
         return numbers.tolist()
 
 
-class OutliveSigterm:
-    """A worker's init function: the scheduler's SIGTERM is for the process that trains, which still needs its data.
+def shield_workers(loader: Any) -> None:
+    """Let the workers of a loader live through SIGTERM: it is for the process that trains, which still needs its data.
 
     Python sends the same signal to what is left of a program's workers at its exit, and waits for them. So they ask
     whether the program is at its exit.
-
-    Args:
-        then: The init function that the worker had.
     """
+    inner = getattr(loader, 'loader', loader)
+    if hasattr(inner, 'worker_init_fn'):
+        inner.worker_init_fn = partial(_outlive_sigterm, _at_exit(), inner.worker_init_fn)
 
-    def __init__(self, then: Any = None):
-        self.then = then
-        self.at_exit = _at_exit()
 
-    def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGTERM, self._end_with_the_program)
-        if self.then is not None:
-            self.then(worker_id)
-
-    def _end_with_the_program(self, *_: object) -> None:
-        if self.at_exit.item():
-            os._exit(0)
+def _outlive_sigterm(at_exit: torch.Tensor, then: Optional[Callable], worker_id: int) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: at_exit.item() and os._exit(0))
+    if then is not None:
+        then(worker_id)
 
 
 @cache
@@ -110,10 +96,3 @@ def _at_exit() -> torch.Tensor:
     flag = torch.zeros((), dtype=torch.uint8).share_memory_()
     atexit.register(flag.fill_, 1)
     return flag
-
-
-def shield_workers(loader: Any) -> None:
-    """Let the workers of a loader live through SIGTERM; they end with the process that they belong to."""
-    inner = getattr(loader, 'loader', loader)
-    if hasattr(inner, 'worker_init_fn'):
-        inner.worker_init_fn = OutliveSigterm(inner.worker_init_fn)

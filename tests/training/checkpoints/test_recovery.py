@@ -2,6 +2,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,6 +179,21 @@ def test_the_handler_is_put_back(six_batches):
     before = signal.getsignal(signal.SIGTERM)
     assert train_timm.main([*six_batches, '--epochs', '1']) == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_signal_once_more_does_not_change_the_exit_code():
+    """Launchers repeat it while Python ends, which takes its time; the checkpoint is written by then."""
+    program = (
+        'import os, signal, torch\n'
+        'from timm_multimix.training.stopping import Stopped, StopRequest\n'
+        'try:\n'
+        '    with StopRequest(False, torch.device("cpu")) as stop:\n'
+        '        os.kill(os.getpid(), signal.SIGTERM)\n'
+        '        assert stop.agreed()\n'
+        '        raise Stopped\n'
+        'except Stopped:\n'
+        '    os.kill(os.getpid(), signal.SIGTERM)\n')
+    assert subprocess.run([sys.executable, '-c', program]).returncode == 0
 
 
 def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):

@@ -38,12 +38,9 @@ class Recovery:
             position: Optional[Dict[str, Any]] = None,
             saver: Optional[AtomicCheckpointSaver] = None,
     ):
-        self.args = args
-        self.runtime = runtime
-        self.device = runtime.device
+        self.args, self.runtime, self.device = args, runtime, runtime.device
+        self.position, self.saver = position, saver
         self.stop = StopRequest(runtime.distributed, runtime.device)
-        self.position = position
-        self.saver = saver
         self._stopping = False
 
     def batches_done(self, epoch: int, num_batches: int) -> int:
@@ -81,8 +78,7 @@ class Recovery:
         """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
-        self._begin = rng_state.get_state(self.device)
-        self._before = self._begin
+        self._begin = self._before = rng_state.get_state(self.device)
         if done:
             own = self.position['ranks'][self.runtime.rank]
             self._begin, self._before, now = own['begin'], own['before'], own['now']
@@ -142,12 +138,8 @@ class Recovery:
             raise Stopped
 
     def _save(self, batches: int) -> None:
-        own = dict(
-            begin=self._begin,
-            before=self._before,
-            now=rng_state.get_state(self.device),
-            meters=self._meters.state(),
-        )
+        now = rng_state.get_state(self.device)
+        own = dict(begin=self._begin, before=self._before, now=now, meters=self._meters.state())
         ranks = [own]
         if self.runtime.distributed:
             ranks = [None] * self.runtime.world_size

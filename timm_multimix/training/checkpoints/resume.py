@@ -2,7 +2,7 @@
 import argparse
 import logging
 import os
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import torch
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
@@ -37,18 +37,9 @@ def resume(
     """
     if not path:
         return Resumed()
-    if not os.path.isfile(path):
-        raise UsageError(f'--resume {path}: no such file')
-    what = f'--resume {path}: not a checkpoint of this run'
-    metadata = call_library(what, load_checkpoint_metadata, path, errors=Exception)  # whatever the unpickler raises
-    earlier = metadata.get('args')
-    optimizer_name = getattr(earlier, 'opt', None)
-    if not args.no_resume_opt and optimizer_name and optimizer_name.lower() != args.opt.lower():
-        raise UsageError(
-            f'--resume {path}: its optimizer is {optimizer_name}, that of this run {args.opt}; give --opt '
-            f'{optimizer_name}, or --no-resume-opt to begin with a new optimizer')
-    epoch = call_library(
-        what,
+    metadata = check_resumed(path, args)
+    epoch = restore(
+        path,
         resume_task_checkpoint,
         task,
         path,
@@ -57,13 +48,37 @@ def resume(
         log_info=runtime.primary,
     )
     if args.model_ema:  # a teacher has its own place in the task's state
-        call_library(what, load_task_ema_checkpoint, task, path)
-        if not getattr(earlier, 'model_ema', False) and 'teacher' in (metadata.get('task_state') or {}):
+        restore(path, load_task_ema_checkpoint, task, path)
+        if not getattr(metadata.get('args'), 'model_ema', False) and 'teacher' in (metadata.get('task_state') or {}):
             _logger.info('The average of --model-ema begins as the teacher: the checkpoint has no other.')
     saver_state = metadata.get('saver') or {}
     position = saver_state.get('position')
     schedule = None if args.no_resume_opt else saver_state.get('schedule')
     return Resumed(epoch if position is None else position['epoch'], position, schedule)
+
+
+def check_resumed(path: str, args: argparse.Namespace) -> Dict[str, Any]:
+    """What the checkpoint holds, its tensors not read yet.
+
+    Raises:
+        UsageError: If there is no such checkpoint, or it is of another optimizer.
+    """
+    if not os.path.isfile(path):
+        raise UsageError(f'--resume {path}: no such file')
+    metadata = restore(path, load_checkpoint_metadata, path, errors=Exception)  # whatever the unpickler raises
+    if not isinstance(metadata, dict):
+        raise UsageError(f'--resume {path}: not a checkpoint of this run, but a {type(metadata).__name__}')
+    optimizer = getattr(metadata.get('args'), 'opt', None)
+    if not args.no_resume_opt and optimizer and optimizer.lower() != args.opt.lower():
+        raise UsageError(
+            f'--resume {path}: its optimizer is {optimizer}, that of this run {args.opt}; give --opt {optimizer}, or '
+            f'--no-resume-opt to begin with a new optimizer')
+    return metadata
+
+
+def restore(path: str, load: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of timm that reads the checkpoint at `path`, which may be another run's."""
+    return call_library(f'--resume {path}: not a checkpoint of this run', load, *args, **kwargs)
 
 
 def find_resumed(args: argparse.Namespace) -> str:

@@ -8,15 +8,10 @@ import torch
 
 def get_state(device: torch.device) -> Dict[str, Any]:
     """States of torch's generators, by the kind of their device, and of numpy's and Python's."""
-    numpy_state = np.random.get_state(legacy=False)
+    _, key, pos, has_gauss, gauss = np.random.get_state()
     state = dict(
         cpu=torch.get_rng_state(),
-        numpy=dict(
-            key=torch.from_numpy(numpy_state['state']['key'].astype(np.int64)),
-            pos=numpy_state['state']['pos'],
-            has_gauss=numpy_state['has_gauss'],
-            gauss=numpy_state['gauss'],
-        ),
+        numpy=dict(key=torch.from_numpy(key.astype(np.int64)), pos=pos, has_gauss=has_gauss, gauss=gauss),
         python=random.getstate(),
     )
     if device.type != 'cpu':
@@ -28,9 +23,8 @@ def get_state(device: torch.device) -> Dict[str, Any]:
 def set_state(state: Dict[str, Any], device: torch.device) -> None:
     """Go back to what `get_state` returned on the same kind of device."""
     torch.set_rng_state(state['cpu'])
-    of_numpy = state['numpy']
-    key = of_numpy['key'].numpy().astype(np.uint32)
-    np.random.set_state(('MT19937', key, of_numpy['pos'], of_numpy['has_gauss'], of_numpy['gauss']))
+    key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
+    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
     random.setstate(state['python'])
     if device.type != 'cpu':
         module, where = _accelerator(device)

@@ -21,11 +21,11 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     """
     dataset_train = _create_split(args, data_config, args.train_split, is_training=True)
     dataset_eval = _create_split(args, data_config, args.val_split, is_training=False)
-    _check_splits(args, dataset_train, dataset_eval)
+    check_splits(args, dataset_train, dataset_eval)
     for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
         check_folders(split, dataset, args)
     check_classes(args, data_config['num_classes'], dataset_train, dataset_eval)
-    dataset_train, dataset_eval = map(_read_or_refuse, (dataset_train, dataset_eval))
+    dataset_train, dataset_eval = map(read_or_refuse, (dataset_train, dataset_eval))
     for dataset in (dataset_train, dataset_eval):
         if args.task == 'classification' and hasattr(dataset, 'target_transform'):
             dataset.target_transform = ClassIndex(data_config['num_classes'], dataset.target_transform)
@@ -41,11 +41,12 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     return dataset_train, dataset_eval
 
 
-def _read_or_refuse(dataset: Dataset) -> Dataset:
+def read_or_refuse(dataset: Dataset) -> Dataset:
+    """The dataset, which ends the run at an image that cannot be read, where it is of map style."""
     return CheckedImages(dataset) if isinstance(dataset, ImageDataset) else dataset
 
 
-def _check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+def check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
     """Refuse to validate on training images: timm reads the whole folder where it finds none of a split's name."""
     roots = [getattr(getattr(dataset, 'reader', None), 'root', None) for dataset in (dataset_train, dataset_eval)]
     if args.train_split == args.val_split or not all(isinstance(root, str) and os.path.isdir(root) for root in roots):

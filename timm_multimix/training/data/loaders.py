@@ -23,9 +23,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     """
     if args.aug_repeats and not runtime.distributed:
         raise UsageError(f'--aug-repeats needs several processes (torchrun), got {args.aug_repeats} in one')
-    allow_posterize_to_black()
-    if args.aa:
-        call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
+    prepare_augmentation(args)
     dataset_train, dataset_eval = create_datasets(args, data_config)
     shared = dict(
         use_prefetcher=not args.no_prefetcher,
@@ -79,9 +77,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     if needs_two_views(args):
         make_views(dataset_train)
     seed_samples(loader_train, args)
-    if len(loader_train) == 0:
-        raise UsageError(
-            f'--batch-size must be at most the {len(dataset_train)} training images per process, got {args.batch_size}')
+    check_not_empty(loader_train, args)
     loader_eval = create_loader(
         dataset_eval,
         batch_size=args.validation_batch_size or args.batch_size,
@@ -93,6 +89,21 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     for loader in (loader_train, loader_eval):
         shield_workers(loader)
     return loader_train, loader_eval
+
+
+def prepare_augmentation(args: argparse.Namespace) -> None:
+    """Refuse an --aa that timm does not know, and let its posterizing go on under Pillow 13."""
+    allow_posterize_to_black()
+    if args.aa:
+        call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
+
+
+def check_not_empty(loader: Any, args: argparse.Namespace) -> None:
+    """Refuse a training loader without a batch."""
+    if len(loader) == 0:
+        raise UsageError(
+            f'--batch-size must be at most the {len(loader.dataset)} training images per process, got '
+            f'{args.batch_size}')
 
 
 def _size_schedule(args: argparse.Namespace) -> Dict[str, Any]:
