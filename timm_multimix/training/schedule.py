@@ -1,6 +1,5 @@
 """The learning rates of a run: timm's schedulers, with the state that a resumed run needs."""
 import argparse
-import logging
 import warnings
 from typing import Any, Dict, Optional
 
@@ -10,7 +9,6 @@ from timm.scheduler.plateau_lr import PlateauLRScheduler
 
 from .._checks import call_library
 
-_logger = logging.getLogger('train')
 _PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # what torch's scheduler counts
 
 

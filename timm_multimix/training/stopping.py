@@ -1,6 +1,5 @@
 """Ending early because the scheduler says so: SIGTERM, and how all processes agree on the update to end at."""
 import atexit
-import logging
 import os
 import signal
 import threading
@@ -10,7 +9,6 @@ from typing import Any, Callable, List, Optional
 
 import torch
 
-_logger = logging.getLogger('train')
 _SECONDS = 5.  # between two looks at what the other processes were told
 
 
