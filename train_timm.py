@@ -25,7 +25,7 @@ from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output
-from timm_multimix.training.runtime import agree_on, agree_to_start, create_runtime, seed_epoch
+from timm_multimix.training.runtime import agree_to_start, create_runtime, seed_epoch
 from timm_multimix.training.schedule import Schedule
 from timm_multimix.training.stopping import Stopped
 from timm_multimix.training.task import (
@@ -61,7 +61,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 def run(args, args_text: str) -> None:
     # what computes
     runtime = create_runtime(args)
-    checkpoint = agree_on(runtime, lambda: find_resumed(args))
+    checkpoint = find_resumed(args, runtime)
     with agree_to_start(runtime):
         check_root(args)
         model, data_config = create_train_model(args, runtime)

@@ -1,10 +1,10 @@
-"""Where a run computes: device, processes, precision, seeds; and what its processes agree on."""
+"""Where a run computes: device, processes, precision, seeds; and that all processes begin or none."""
 import argparse
 import importlib
 import logging
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterator, NamedTuple, Optional
 
 import torch
 from timm.layers import set_fast_norm
@@ -80,17 +80,6 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         _logger.info(f'AMP with {args.amp_dtype}.')
     return Runtime(
         device, rank == 0, autocast, loss_scaler, model_dtype, rank, world_size, distributed=place['distributed'])
-
-
-def agree_on(runtime: Runtime, find: Callable[[], Any]) -> Any:
-    """Run `find` on the primary process and broadcast the result; an exception fails every process."""
-    found = [None]
-    with agree_to_start(runtime):
-        if runtime.primary:
-            found = [find()]
-    if runtime.distributed:
-        torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
-    return found[0]
 
 
 @contextmanager

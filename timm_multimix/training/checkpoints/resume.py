@@ -9,7 +9,7 @@ from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkp
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from ..._checks import UsageError, call_library
-from ..runtime import Runtime
+from ..runtime import Runtime, agree_to_start
 from .find import newest_checkpoint
 
 _logger = logging.getLogger('train')
@@ -81,12 +81,17 @@ def restore(path: str, load: Callable, *args: Any, **kwargs: Any) -> Any:
     return call_library(f'--resume {path}: not a checkpoint of this run', load, *args, **kwargs)
 
 
-def find_resumed(args: argparse.Namespace) -> str:
+def find_resumed(args: argparse.Namespace, runtime: Runtime) -> str:
     """The path that --resume means: with `auto` the newest whole checkpoint of --experiment, '' for none."""
     if args.resume != 'auto':
         return args.resume
-    folder = os.path.join(args.output or DEFAULT_OUTPUT, args.experiment)
-    path = newest_checkpoint(folder)
-    if path is None:
-        _logger.info(f'--resume auto: nothing in {folder} yet, starting afresh.')
-    return path or ''
+    found = ['']
+    with agree_to_start(runtime):
+        if runtime.primary:  # it alone looks, so that all go on with the same one
+            folder = os.path.join(args.output or DEFAULT_OUTPUT, args.experiment)
+            found = [newest_checkpoint(folder) or '']
+            if not found[0]:
+                _logger.info(f'--resume auto: nothing in {folder} yet, starting afresh.')
+    if runtime.distributed:
+        torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
+    return found[0]
