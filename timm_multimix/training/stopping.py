@@ -32,6 +32,7 @@ class StopRequest:
         self.distributed, self.device = distributed, device
         self._updates, self._every, self._since = 0, 1, time.monotonic()
         self._previous: Any = None
+        self._on_the_way_out = False
 
     def __enter__(self) -> 'StopRequest':
         if threading.current_thread() is threading.main_thread():  # only there Python allows it
@@ -40,11 +41,14 @@ class StopRequest:
 
     def __exit__(self, kind: Any, *_: object) -> None:
         # a run that was stopped is on its way out with code 0, and launchers repeat the signal
-        if self._previous is not None and kind is not Stopped:
+        self._on_the_way_out = kind is Stopped
+        if self._previous is not None and not self._on_the_way_out:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _note(self, *_: object) -> None:
         self.requested = True
+        if self._on_the_way_out:  # once; a program that goes on after the run can be ended
+            signal.signal(signal.SIGTERM, self._previous)
 
     def agreed(self) -> bool:
         """After each update: whether all end here. The same answer in all processes."""

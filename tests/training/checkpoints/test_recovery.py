@@ -194,6 +194,8 @@ def test_the_signal_once_more_does_not_change_the_exit_code():
         'except Stopped:\n'
         '    os.kill(os.getpid(), signal.SIGTERM)\n')
     assert subprocess.run([sys.executable, '-c', program]).returncode == 0
+    goes_on = program + 'os.kill(os.getpid(), signal.SIGTERM)\n'  # it can be ended
+    assert subprocess.run([sys.executable, '-c', goes_on]).returncode == -signal.SIGTERM
 
 
 def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
