@@ -116,6 +116,14 @@ def check_floats(name: str, value: object, *shapes: Sequence[Union[int, str]], f
         raise UsageError(f'{name} must be finite, got {bad} NaN or infinite values of {value.numel()}')
 
 
+def check_several_classes(name: str, num_classes: int, instead: str) -> None:
+    """More than one class, as cross-entropy needs to have anything to learn."""
+    if num_classes == 1:
+        raise UsageError(
+            f'{name} must be >= 2 under cross-entropy, got 1, whose probability is always 1; one class takes binary '
+            f'cross-entropy: {instead}')
+
+
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
     """Class indices `[b]` in 0..c-1, or soft targets `[b, c]` without a negative or non-finite value.
 

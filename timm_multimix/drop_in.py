@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ._checks import UsageError, check_integer, check_number, check_target
+from ._checks import UsageError, check_integer, check_number, check_several_classes, check_target
 from .embeddings import check_classifier
 from .functional import soft_targets
 from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments
@@ -84,6 +84,8 @@ class MultiMix:
         self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
         self.num_classes = check_integer('num_classes', num_classes)
         self.multi_label = multi_label
+        if not multi_label:
+            check_several_classes('num_classes', self.num_classes, 'multi_label=True, and targets [b, 1]')
         self.reuse = reuse
         self.mixup_enabled = True
         self.input_mixing = InputMixing(

@@ -16,6 +16,7 @@ from ._checks import (
     check_integer,
     check_logits,
     check_number,
+    check_several_classes,
     check_target,
 )
 from .ops.saturate import saturate
@@ -133,7 +134,8 @@ class MultiMixLoss(nn.Module):
 
         Raises:
             ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
-                only), `length` exceeds the batch, or there is a teacher under another criterion.
+                only), `length` exceeds the batch, there is one class under cross-entropy, or a teacher under another
+                criterion.
         """
         return self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
 
@@ -155,6 +157,7 @@ class MultiMixLoss(nn.Module):
         if teacher_logits is not None and self.criterion is not None:
             raise UsageError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
         if self.criterion is None:
+            _check_several_classes(logits)
             learned = attention is not None and attention.requires_grad
             mixed = functional.mixed_cross_entropy(
                 logits, target, self._weight_blocks(logits, attention), label_smoothing=self.label_smoothing,
@@ -278,6 +281,7 @@ class MultiMixLoss(nn.Module):
         logits = functional.at_least_float32(logits)
         if self.criterion is not None:
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
+        _check_several_classes(logits)
         log_probabilities = saturate(logits.log_softmax(dim=-1))
         if target.ndim == 2:
             return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
@@ -304,6 +308,10 @@ class MultiMixLoss(nn.Module):
                 length=self.length, positions=positions, device=device,
                 dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
             yield lam if attention is None else functional.dense_weights(lam, attention)
+
+
+def _check_several_classes(logits: torch.Tensor) -> None:
+    check_several_classes('the number of classes', logits.shape[-1], 'criterion=timm.loss.BinaryCrossEntropy()')
 
 
 def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:

@@ -4,9 +4,10 @@ import re
 import pytest
 import torch
 import torch.nn as nn
+from timm.loss import BinaryCrossEntropy
 
 from tests.support.models import NUM_CLASSES, build, images, labels
-from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
+from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
 from timm_multimix.functional import (
     dense_weights,
     draw_alpha,
@@ -264,3 +265,43 @@ def test_dense_needs_a_timm_model(model):
     mixup_fn = MultiMix(mode='dense-multimix')
     raises(lambda: mixup_fn.attach(model), type(model).__name__, 'forward_head')
     assert 'forward' not in vars(model), 'a refused model stays as it was'
+
+
+ONE = 'must be >= 2 under cross-entropy, got 1'
+
+
+@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('training', [True, False])
+def test_one_class_has_nothing_to_learn_under_cross_entropy(training, mode):
+    """Its probability is 1 whatever the logits: a loss of 0, and an accuracy of 100 %."""
+    model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.zeros(4, dtype=torch.long)
+    head = MultiMixHead(model, mode, num_tuples=5).train(training)
+    features = model.forward_features(x)
+    tasks = [MultiMixTask(model, mode=mode, verbose=False).train(training)]
+    tasks += [MultiMixTask(model, mode=mode, verbose=False, mixup_alpha=1., input_prob=1.)] if training else []
+    for call in (
+            lambda: MultiMixLoss(5).train(training)(LOGITS[:, :1], target),
+            lambda: MultiMixLoss(5, clean_weight=0.).train(training)(DENSE[..., :1], target),
+            lambda: head(features, target),
+            *(lambda task=task: task(x, target) for task in tasks),
+            lambda: MixupETask(model, verbose=False).train(training)(x, target),
+    ):
+        raises(call, 'the number of classes', ONE, 'binary cross-entropy')
+    raises(lambda: MultiMix(num_classes=1), 'num_classes', ONE, 'multi_label=True')
+
+
+@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+def test_one_class_under_binary_cross_entropy(mode):
+    model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.tensor([[0.], [1.], [1.], [0.]])
+    bce = BinaryCrossEntropy()
+    mixup_fn = MultiMix(num_classes=1, multi_label=True, mode=mode, num_tuples=5)
+    losses = [
+        MultiMixLoss(5, criterion=bce)(LOGITS[:, :1], target),
+        MultiMixHead(model, mode, num_tuples=5, criterion=bce)(model.forward_features(x), target),
+        MultiMixTask(model, bce, mode=mode, verbose=False)(x, target)['loss'],
+        MultiMixTask(model, multi_label=True, mode=mode, verbose=False)(x, target)['loss'],
+    ]
+    mixup_fn.attach(model.train())
+    mixed, soft = mixup_fn(x, target)
+    losses.append(bce(model(mixed), soft))
+    assert all(loss.isfinite() and loss > 0.1 for loss in losses)

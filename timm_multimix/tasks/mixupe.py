@@ -6,7 +6,15 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_target
+from .._checks import (
+    LARGEST,
+    UsageError,
+    check_floats,
+    check_logits,
+    check_number,
+    check_several_classes,
+    check_target,
+)
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
 from .base import StepModel, StepTask
@@ -153,6 +161,7 @@ class MixupETask(StepTask):
 
     def _soft_target(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         check_logits(logits)
+        check_several_classes('the number of classes', logits.shape[-1], 'MultiMixTask with that criterion')
         check_target(target, *logits.shape)
         if target.ndim != 1:
             raise UsageError(f'target must be [{len(target)}] class indices, got shape {list(target.shape)}')

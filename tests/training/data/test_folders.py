@@ -87,3 +87,22 @@ def test_names_that_timm_reads(name):
 @pytest.mark.parametrize('train, val', [('train', 'val'), ('training', 'eval'), ('train/cat', 'validation/cat')])
 def test_splits_go_by_their_synonyms(train, val, image_folder):
     check_root(parse_args(['--data-dir', str(image_folder), '--train-split', train, '--val-split', val])[0])
+
+
+@pytest.fixture
+def one_class(data):
+    for split in ('train', 'validation'):
+        for name in ('cat', 'owl'):
+            shutil.rmtree(data / split / name)
+    return data
+
+
+def test_one_class_is_refused(flags, one_class, capsys):
+    assert train_timm.main([*flags, '--data-dir', str(one_class)]) == 2
+    assert 'the number of classes in train must be >= 2 under cross-entropy, got 1' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('mode', ['batch', 'multimix'])
+def test_one_class_trains_under_binary_cross_entropy(mode, flags, one_class):
+    more = ['--num-classes', '1', '--bce-loss', '--epochs', '1', '--mixup-mode', mode]
+    assert train_timm.main([*flags, '--data-dir', str(one_class), *more]) == 0

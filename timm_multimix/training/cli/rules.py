@@ -6,7 +6,7 @@ from typing import Dict, Iterator, List, Optional
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
-from ..._checks import UsageError
+from ..._checks import UsageError, check_several_classes
 from ...head import MODES
 from ...loss import PAPER
 from .flag import Flag, Given, flag_name, numbers
@@ -24,6 +24,11 @@ def loss_type(args: argparse.Namespace) -> str:
     if args.jsd_loss:
         return 'jsd'
     return 'bce' if args.bce_loss or args.task == 'multilabel' else 'ce'
+
+
+def is_binary(args: argparse.Namespace) -> bool:
+    """Whether every class has a probability of its own, not a share of one."""
+    return args.task == 'multilabel' or loss_type(args) == 'bce'
 
 
 def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
@@ -151,6 +156,8 @@ def _check_losses(args: argparse.Namespace) -> None:
                 raise UsageError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
         raise UsageError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
+    if args.num_classes is not None and not is_binary(args):
+        check_several_classes('--num-classes', args.num_classes, '--bce-loss')
     if loss == 'db':
         raise UsageError('--loss db needs the counts of each class, for which there is no flag')
     if loss in ('twoway', 'zlpr') and mixes:

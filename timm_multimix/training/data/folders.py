@@ -11,7 +11,8 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
-from ..._checks import UsageError
+from ..._checks import UsageError, check_several_classes
+from ..cli.rules import is_binary
 
 _logger = logging.getLogger('train')
 _MOST = 10  # names in a message
@@ -91,6 +92,8 @@ def check_classes(
         getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
     if not train:
         return
+    if not is_binary(args):
+        check_several_classes(f'the number of classes in {args.train_split}', len(train), '--bce-loss')
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
     if needed > num_classes:
         raise UsageError(
