@@ -9,6 +9,8 @@ _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming'
 SEVERAL_VIEWS = Given('mixup_mode', values=OUR_MODES, why='its batches hold several views of each image')
 _MIXUPE = Given('mixup_mode', values=('mixupe',), why='which is Mixup alone')
 _NO_CUTMIX = Given('mixup_mode', values=('mixupe',), why='it is Mixup alone')
+_MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
+_UNAUGMENTED = tuple(mode for mode in _MODES if mode not in ('L', 'RGB'))
 _PROBABILITIES = Allowed(
     'be >= 0 and not all 0', lambda values: min(values) >= 0. and 0. < sum(values) < float('inf'))
 
@@ -26,7 +28,7 @@ DATASET: Group = ('Dataset parameters', (
     switch('--dataset-download', help='let torch/ and tfds/ datasets download'),
     flag('--class-map', type=str, default='', metavar='FILE', help='class to index mapping'),
     flag('--input-img-mode', type=str, metavar='MODE', help="mode of the images: 'RGB', 'L', ...",
-         allowed=one_of('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV')),
+         allowed=one_of(*_MODES)),
     flag('--input-key', type=str, metavar='KEY', help='dataset key of the images'),
     flag('--target-key', type=str, metavar='KEY', help='dataset key of the labels'),
     flag('--target-format', type=str, default='index', choices=('index', 'multihot'),
@@ -71,9 +73,11 @@ AUGMENTATION: Group = ('Augmentation parameters', (
     _augment('--vflip', type=float, default=0., allowed=SHARE, help='probability of a vertical flip'),
     _augment('--color-jitter', type=float, default=0.4, metavar='PCT', allowed=FROM_0, help='color jitter'),
     _augment('--color-jitter-prob', type=float, metavar='PCT', allowed=SHARE, help='probability of color jitter'),
-    _augment('--grayscale-prob', type=float, metavar='PCT', allowed=SHARE, help='probability of grayscale'),
+    _augment('--grayscale-prob', type=float, metavar='PCT', allowed=SHARE, help='probability of grayscale',
+             excludes=(Given('input_img_mode', values=('LA', 'RGBA', 'CMYK'), why='it gives 1 or 3 channels'),)),
     _augment('--gaussian-blur-prob', type=float, metavar='PCT', allowed=SHARE, help='probability of blur'),
-    _augment('--aa', type=str, metavar='NAME', help='AutoAugment policy'),
+    _augment('--aa', type=str, metavar='NAME', help='AutoAugment policy',
+             excludes=(Given('input_img_mode', values=_UNAUGMENTED, why='it takes modes L and RGB alone'),)),
     flag('--train-interpolation', type=str, default='random', allowed=one_of('', 'random', *_INTERPOLATIONS),
          help='resize interpolation in training'),
     flag('--aug-repeats', type=float, default=0, allowed=FROM_0, help='repeated augmentation, distributed only'),

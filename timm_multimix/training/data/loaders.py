@@ -9,7 +9,7 @@ from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
 from .datasets import create_datasets
-from .images import allow_posterize_to_black
+from .images import adapt_operations
 from .naflex import create_naflex_loaders
 from .sample_seeds import seed_samples
 from .views import make_views, views_collate
@@ -92,8 +92,8 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
 
 
 def prepare_augmentation(args: argparse.Namespace) -> None:
-    """Refuse an --aa that timm does not know, and let its posterizing go on under Pillow 13."""
-    allow_posterize_to_black()
+    """Refuse an --aa that timm does not know, and let its operations take what they are given."""
+    adapt_operations()
     if args.aa:
         call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
 
