@@ -165,9 +165,23 @@ def test_naflex(more, flags, steps, tmp_path):
     assert (steps[0].target.ndim == 2) == ('--mixup' in more)
 
 
+GEMMA = ['depth=1', 'embed_dim=32', 'num_heads=2', 'head_dim=16', 'intermediate_size=64', 'position_embedding_size=64']
+
+
+@pytest.mark.parametrize('model, kwargs', [
+    ('naflexvit_base_patch16_gap', ['depth=1', 'embed_dim=32', 'num_heads=2']), ('gemma4_vit_167m', GEMMA)])
+@pytest.mark.parametrize('in_chans', [1, 3])
+def test_naflex_models_and_channels(in_chans, model, kwargs, flags, steps, capsys):
+    del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
+    flags[flags.index('test_resnet')] = model
+    flags += ['--in-chans', str(in_chans), '--model-kwargs', *kwargs, '--naflex-loader', '--epochs', '1']
+    assert train_timm.main([*flags, '--naflex-train-seq-lens', '4', '--naflex-max-seq-len', '4']) == 0
+    assert steps[0].input['patches'].shape[-1] == 16 * 16 * in_chans
+
+
 def test_naflex_needs_its_models(flags, capsys):
     assert train_timm.main([*flags, '--naflex-loader']) == 2
-    assert '--naflex-loader needs a naflexvit model, got ResNet' in capsys.readouterr().err
+    assert '--naflex-loader needs a naflexvit or gemma4_vit model, got ResNet' in capsys.readouterr().err
 
 
 def test_torchscript(flags, tmp_path):

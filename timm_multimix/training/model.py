@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
+from timm.data.loader import adapt_to_chs
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm
 from timm.models import create_model, load_checkpoint, load_state_dict, safe_model_name
 from timm.utils.jit import set_jit_fuser
@@ -59,6 +60,9 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         call_library('--grad-checkpointing', model.set_grad_checkpointing, enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
+    # timm takes those of the pretrained weights where no size is given
+    data_config['input_size'] = (in_chans, *data_config['input_size'][1:])
+    data_config.update({name: adapt_to_chs(data_config[name], in_chans) for name in ('mean', 'std')})
     data_config['num_classes'] = model.num_classes if args.num_classes is None else args.num_classes
     if args.naflex_loader:
         data_config['patch_size'] = patch_size(model)

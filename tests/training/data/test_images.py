@@ -5,11 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from timm.data import create_dataset
 
 import train_timm
+from timm_multimix import UsageError
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.images import BadSample, CheckedImages, ClassIndex
+from timm_multimix.training.data.loaders import create_loaders
+from timm_multimix.training.runtime import create_runtime
 
 
 @pytest.fixture
@@ -113,6 +118,21 @@ def test_images_of_every_mode_can_be_read(train, data):
     for i, (mode, form) in enumerate((('L', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG'), ('CMYK', 'JPEG'), ('1', 'PNG'))):
         save_as(data / 'train' / 'dog' / f'{i}.png', mode, format=form)
     assert train()[0] == 0
+
+
+def test_a_batch_is_at_most_the_images_of_a_process(data, monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
+    monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
+    argv = ['--data-dir', str(data), '--num-classes', '3', '--device', 'cpu', '--workers', '0', '--batch-size']
+    config = dict(input_size=(3, 32, 32), mean=(0.5,), std=(0.5,), interpolation='bicubic', crop_pct=1., num_classes=3)
+    for batch_size in (13, 12):
+        args, _ = parse_args([*argv, str(batch_size)])
+        runtime = create_runtime(args)._replace(world_size=2, distributed=True)
+        if batch_size == 12:
+            assert len(create_loaders(args, config, runtime)[0]) == 1
+        else:
+            with pytest.raises(UsageError, match='at most the 12 training images per process, got 13'):
+                create_loaders(args, config, runtime)
 
 
 @pytest.mark.parametrize('target', [-1, 3, 2.5, None, 'a', [1, 2]])

@@ -5,8 +5,7 @@ had: TIMM_DATASET_MAX_RETRIES=N in the environment, timm's own variable, lets up
 """
 import logging
 import os
-from functools import partial
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Optional
 
 from PIL import Image, ImageOps
 from timm.data import ImageDataset, auto_augment
@@ -34,24 +33,10 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, bits) if bits >= 1 else image.point([0] * 256 * len(image.getbands()))
 
 
-def move(operation: Callable, image: Image.Image, *args: Any, fillcolor: Sequence[int], **kwargs: Any) -> Image.Image:
-    """With the space that opens filled, by one number where the image has one channel."""
-    fill = round(sum(fillcolor) / len(fillcolor)) if image.mode == 'L' else fillcolor
-    return operation(image, *args, fillcolor=fill, **kwargs)
-
-
-_ADAPTED = {
-    # RandAugment asks for 0 bits now and then, which Pillow 13 refuses and older ones take for black
-    **dict.fromkeys(('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'), posterize),
-    # and fills with a colour
-    **{name: partial(move, operation) for name, operation in auto_augment.NAME_TO_OP.items()
-       if name.startswith(('Shear', 'Translate', 'Rotate'))},
-}
-
-
-def adapt_operations() -> None:
-    """Let the operations of timm's AutoAugment policies take what the policies give them, gray images too."""
-    auto_augment.NAME_TO_OP.update(_ADAPTED)
+def allow_posterize_to_black() -> None:
+    """timm's RandAugment asks for 0 bits now and then, which Pillow 13 refuses and older ones take for black."""
+    for name in ('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'):
+        auto_augment.NAME_TO_OP[name] = posterize
 
 
 class CheckedImages(ImageDataset):
@@ -89,8 +74,8 @@ class CheckedImages(ImageDataset):
         except Exception as error:
             width, height = image.size
             raise BadSample(
-                f'the transforms do not take an image of mode {image.mode}, {width} x {height} (as {self._path(index)}): give '
-                f'other flags of augmentation, or another --input-img-mode; {error}') from error
+                f'the transforms do not take an image of mode {image.mode}, {width} x {height} (as {self._path(index)}): '
+                f'give other flags of augmentation, or another --input-img-mode; {error}') from error
 
     def _read(self, index: int) -> Any:
         try:

@@ -3,13 +3,14 @@ import argparse
 from typing import Any, Dict, Tuple
 
 from timm.data import create_loader, create_transform
+from torch.utils.data import Dataset
 
 from ..._checks import UsageError, call_library
 from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
 from .datasets import create_datasets
-from .images import adapt_operations
+from .images import allow_posterize_to_black
 from .naflex import create_naflex_loaders
 from .sample_seeds import seed_samples
 from .views import make_views, views_collate
@@ -56,12 +57,23 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         auto_augment=args.aa,
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
     )
-    if args.naflex_loader:
-        loaders = create_naflex_loaders(
-            args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
-        for loader in loaders:
-            shield_workers(loader)
-        return loaders
+    create = create_naflex_loaders if args.naflex_loader else _create_loaders
+    loaders = create(args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
+    check_not_empty(loaders[0], args.batch_size, runtime.world_size)
+    for loader in loaders:
+        shield_workers(loader)
+    return loaders
+
+
+def _create_loaders(
+        args: argparse.Namespace,
+        data_config: Dict[str, Any],
+        runtime: Runtime,
+        dataset_train: Dataset,
+        dataset_eval: Dataset,
+        shared: Dict[str, Any],
+        augmentation: Dict[str, Any],
+) -> Tuple[Any, Any]:
     shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
     loader_train = create_loader(
         dataset_train,
@@ -77,7 +89,6 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     if needs_two_views(args):
         make_views(dataset_train)
     seed_samples(loader_train, args)
-    check_not_empty(loader_train, args)
     loader_eval = create_loader(
         dataset_eval,
         batch_size=args.validation_batch_size or args.batch_size,
@@ -86,24 +97,21 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         crop_pct=data_config['crop_pct'],
         **shared,
     )
-    for loader in (loader_train, loader_eval):
-        shield_workers(loader)
     return loader_train, loader_eval
 
 
 def prepare_augmentation(args: argparse.Namespace) -> None:
-    """Refuse an --aa that timm does not know, and let its operations take what they are given."""
-    adapt_operations()
+    """Refuse an --aa that timm does not know, and let its posterizing go on under Pillow 13."""
+    allow_posterize_to_black()
     if args.aa:
         call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
 
 
-def check_not_empty(loader: Any, args: argparse.Namespace) -> None:
+def check_not_empty(loader: Any, batch_size: int, world_size: int) -> None:
     """Refuse a training loader without a batch."""
     if len(loader) == 0:
-        raise UsageError(
-            f'--batch-size must be at most the {len(loader.dataset)} training images per process, got '
-            f'{args.batch_size}')
+        num_images = -(-len(loader.dataset) // world_size)
+        raise UsageError(f'--batch-size must be at most the {num_images} training images per process, got {batch_size}')
 
 
 def _size_schedule(args: argparse.Namespace) -> Dict[str, Any]:

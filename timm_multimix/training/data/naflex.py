@@ -35,7 +35,11 @@ def create_naflex_loaders(
     patches: Dict[str, Any] = dict(patch_size=data_config['patch_size'])
     if sizes:
         patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
-    channels_last = not args.naflex_patchify_channels_first
+    shared = dict(
+        shared,
+        channels=data_config['input_size'][0],
+        patchify_channels_last=not args.naflex_patchify_channels_first,
+    )
     if args.cutmix_minmax is not None:
         raise UsageError(f'--naflex-loader does not go with --cutmix-minmax, got {args.cutmix_minmax}')
     mixup_fn = None
@@ -60,7 +64,6 @@ def create_naflex_loaders(
         rank=runtime.rank,
         world_size=runtime.world_size,
         seed=args.seed,
-        patchify_channels_last=channels_last,
         **patches,
         **augmentation,
         **shared,
@@ -73,7 +76,6 @@ def create_naflex_loaders(
         patch_size=data_config['patch_size'],
         interpolation=data_config['interpolation'],
         crop_pct=data_config['crop_pct'],
-        patchify_channels_last=channels_last,
         **shared,
     )
     return loader_train, loader_eval
@@ -85,10 +87,9 @@ def patch_size(model: nn.Module) -> Tuple[int, int]:
     Raises:
         ValueError: If it is of another kind.
     """
-    size = getattr(getattr(model, 'embeds', None), 'patch_size', None)
-    if size is None:
-        raise UsageError(f'--naflex-loader needs a naflexvit model, got {type(model).__name__}')
-    return to_2tuple(size)
+    if not hasattr(model, 'get_patch_size'):
+        raise UsageError(f'--naflex-loader needs a naflexvit or gemma4_vit model, got {type(model).__name__}')
+    return to_2tuple(model.get_patch_size())
 
 
 def to_device(value: Any, device: torch.device, dtype: Any = None) -> Any:
