@@ -38,6 +38,7 @@ from timm_multimix.training.task import (
     warn_if_at_chance,
     warn_if_averages_lag,
 )
+from timm_multimix.training.tracking import check_installed
 
 _logger = logging.getLogger('train')
 
@@ -63,6 +64,7 @@ def run(args, args_text: str) -> None:
     runtime = create_runtime(args)
     checkpoint = find_resumed(args, runtime)
     with agree_to_start(runtime):
+        check_installed(args)
         check_root(args)
         model, data_config = create_train_model(args, runtime)
         loader_train, loader_eval = create_loaders(args, data_config, runtime)

@@ -38,7 +38,7 @@ from .training.data.datasets import check_splits, read_or_refuse
 from .training.data.folders import check_classes, check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
-from .training.model import load_initial, model_flags, read_checkpoint
+from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
 from .training.task import tell_length
 
 _logger = logging.getLogger('train')
@@ -161,7 +161,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     def create_model(original: Callable, *positional: Any, checkpoint_path: str = '', **kwargs: Any):
         if args.pretrained_path:
             read_checkpoint('--pretrained-path', args.pretrained_path)
-        model = call_library(model_flags(args), original, *positional, **kwargs)
+        model = create_by_name(model_flags(args), args.model, original, *positional, **kwargs)
         if checkpoint_path:
             load_initial(model, checkpoint_path)
         return model

@@ -119,6 +119,14 @@ def test_what_a_library_answers_comes_after_the_flag(where, flags, fail, capsys)
 MISTAKES = [
     (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
     (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model (resnet_of_dreams) (RuntimeError)'),
+    (['--model', 'test_resnett'],
+     '--model test_resnett: Unknown model (test_resnett) (RuntimeError); did you mean '
+     'test_resnet?'),
+    (['--model', 'Resnet_50'],
+     '--model Resnet_50: Unknown model (Resnet_50) (RuntimeError); did you mean resnet50, '),
+    (['--model', 'test_resnet.r160_in2k'],
+     '--model test_resnet.r160_in2k: Invalid pretrained tag (r160_in2k) for test_resnet. (RuntimeError); did you mean '
+     'test_resnet.r160_in1k?'),
     (['--gp', 'nosuch'], '--model test_resnet: '),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
     (['--dataset', 'cifar10'], "--dataset must be digits or begin with one of "),

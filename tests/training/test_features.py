@@ -234,10 +234,13 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path):
     assert 'train_mixed_loss' in calls[1][1]
 
 
-def test_weights_and_biases_must_be_installed(flags, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'wandb', None)
-    assert train_timm.main([*flags, '--log-wandb']) == 2
-    assert '--log-wandb: ' in capsys.readouterr().err
+@pytest.mark.parametrize('flag, module, package', [
+    ('--log-wandb', 'wandb', 'wandb'), ('--log-tensorboard', 'torch.utils.tensorboard', 'tensorboard')])
+def test_what_logs_must_be_installed(flag, module, package, flags, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert train_timm.main([*flags, flag]) == 2
+    assert f'error: {flag} needs {package}: pip install {package}: ' in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / 'run').exists()
 
 
 def test_tensorboard(flags, monkeypatch, tmp_path):
@@ -347,7 +350,7 @@ def test_late_epochs_are_seeded(flags):
     (['--initial-checkpoint', '/no/such/file'], '--initial-checkpoint /no/such/file: no such file'),
     (['--class-map', '/no/such/file'], '/no/such/file'),
     (['--device', 'mps'], '--device mps: '),
-    (['--log-wandb'], 'error: --log-wandb: '),
+    (['--log-wandb'], 'error: --log-wandb needs wandb: '),
 ])
 def test_mistakes_that_show_later(more, message, flags, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)

@@ -1,18 +1,28 @@
 """The model that the flags ask for."""
 import argparse
+import difflib
 import logging
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.data.loader import adapt_to_chs
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm
-from timm.models import create_model, load_checkpoint, load_state_dict, safe_model_name
+from timm.models import (
+    create_model,
+    is_model,
+    list_models,
+    load_checkpoint,
+    load_state_dict,
+    safe_model_name,
+    split_model_name_tag,
+)
 from timm.utils.jit import set_jit_fuser
 
 from .._checks import UsageError, call_library
+from .cli.flag import any_of
 from .data.naflex import patch_size
 from .runtime import Runtime
 
@@ -35,8 +45,9 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     if overlay:
         factory_kwargs['pretrained_cfg_overlay'] = overlay
-    model = call_library(
+    model = create_by_name(
         model_flags(args),
+        args.model,
         _create_sized,
         args.img_size,
         args.model,
@@ -84,6 +95,29 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
 def model_flags(args: argparse.Namespace) -> str:
     """The flags that say which model, as a message begins."""
     return f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
+
+
+def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of timm that builds the model of this name.
+
+    Raises:
+        UsageError: `what`, the words of timm, and names like this one if timm has no such model or pretrained tag.
+    """
+    try:
+        return call_library(what, create, *args, **kwargs)
+    except UsageError as error:
+        close = _close_names(name)
+        if not close:
+            raise
+        raise UsageError(f'{error}; did you mean {any_of(close)}?') from error
+
+
+def _close_names(name: str) -> List[str]:
+    architecture, tag = split_model_name_tag(name)
+    if not is_model(architecture):
+        return difflib.get_close_matches(architecture.lower(), list_models(), cutoff=0.8)
+    tagged = list_models(f'{architecture}.*', pretrained=True) if tag else [name]
+    return [] if name in tagged else difflib.get_close_matches(name, tagged, cutoff=0.)
 
 
 def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:

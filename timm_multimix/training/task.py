@@ -22,6 +22,7 @@ from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
 from .cli.rules import loss_type
+from .model import create_by_name
 from .runtime import Runtime
 
 _logger = logging.getLogger('train')
@@ -119,7 +120,7 @@ def _create_distillation_task(
         create = FeatureDistillationTask
         kwargs.update(
             student_feature_dim=args.kd_student_feature_dim, teacher_feature_dim=args.kd_teacher_feature_dim)
-    return call_library(f'--kd-model-name {args.kd_model_name}', create, **kwargs)
+    return create_by_name(f'--kd-model-name {args.kd_model_name}', args.kd_model_name, create, **kwargs)
 
 
 def tell_length(task: TrainingTask, num_batches: int) -> None:

@@ -6,17 +6,27 @@ from typing import Dict
 from .._checks import call_library
 
 
+def check_installed(args: argparse.Namespace) -> None:
+    """Refuse a flag whose package is not installed, before anything is built or written."""
+    for flag, is_given, module, package in (
+            ('--log-wandb', args.log_wandb, 'wandb', 'wandb'),
+            ('--log-tensorboard', args.log_tensorboard, 'torch.utils.tensorboard', 'tensorboard'),
+    ):
+        if is_given:
+            call_library(f'{flag} needs {package}: pip install {package}', importlib.import_module, module)
+
+
 class Tracker:
     """Sends each epoch's metrics where the flags ask for; on the primary process only.
 
     Raises:
-        ValueError: If the package that a flag needs is not installed, or does not let the run begin.
+        ValueError: If Weights & Biases does not let the run begin.
     """
 
     def __init__(self, args: argparse.Namespace, name: str, folder: str):
         self.wandb = self.tensorboard = None
         if args.log_wandb:
-            self.wandb = call_library('--log-wandb', importlib.import_module, 'wandb')
+            self.wandb = importlib.import_module('wandb')
             call_library(
                 '--log-wandb',
                 self.wandb.init,
@@ -29,8 +39,7 @@ class Tracker:
                 errors=Exception,  # its own are no RuntimeErrors
             )
         if args.log_tensorboard:
-            module = call_library('--log-tensorboard', importlib.import_module, 'torch.utils.tensorboard')
-            self.tensorboard = module.SummaryWriter(folder)
+            self.tensorboard = importlib.import_module('torch.utils.tensorboard').SummaryWriter(folder)
 
     def add_epoch(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
         values = {f'train_{name}': value for name, value in train.items()}
