@@ -142,7 +142,8 @@ NAFLEX: Group = ('NaFlex parameters', (
          help='probability of each of them'),
     flag('--naflex-loss-scale', type=str, default='linear', choices=_LOSS_SCALES, used_with=_NAFLEX,
          help='scale the loss by the batch size over --batch-size'),
-    switch('--naflex-patchify-channels-first', used_with=_NAFLEX, help='patches with the channels first, as gemma4_vit takes them'),
+    switch('--naflex-patchify-channels-first', used_with=_NAFLEX,
+           help='patches with the channels first, as gemma4_vit takes them'),
 ))
 
 DATA_GROUPS = (DATASET, LOADER, IMAGES, AUGMENTATION, SIZES, NAFLEX)

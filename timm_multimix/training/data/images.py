@@ -74,8 +74,9 @@ class CheckedImages(ImageDataset):
         except Exception as error:
             width, height = image.size
             raise BadSample(
-                f'the transforms do not take an image of mode {image.mode}, {width} x {height} (as {self._path(index)}): '
-                f'give other flags of augmentation, or another --input-img-mode; {error}') from error
+                f'the transforms do not take an image of mode {image.mode}, {width} x {height} '
+                f'(as {self._path(index)}): give other flags of augmentation, or another --input-img-mode; '
+                f'{error}') from error
 
     def _read(self, index: int) -> Any:
         try:

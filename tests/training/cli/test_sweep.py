@@ -1,0 +1,68 @@
+"""Every flag of the table: given twice, alone, without a value, and with a value of another form."""
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import timm.data
+import timm.optim
+import timm.scheduler
+
+import train_timm
+from tests.training.cli.support import refusal
+from timm_multimix.training.cli.parser import FLAGS, create_parser
+
+PACKAGE = Path(train_timm.__file__).parent
+LAUNCHER = ('config', 'local_rank')  # read before the others are parsed; set by old launchers, in timm not read either
+each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
+
+
+def of_its_form(flag, index=0):
+    """A value that the flag's type lets through."""
+    if flag.is_switch:
+        return []
+    count = flag.nargs if isinstance(flag.nargs, int) else 1
+    if flag.takes_names:
+        return [f'a={index}']
+    return [str(flag.choices[-index]) if flag.choices else str(index + 1)] * count
+
+
+@each_flag
+def test_given_twice_the_last_counts(flag):
+    parser = create_parser()
+    for name in flag.names:
+        first, last = ([name, *of_its_form(flag, index)] for index in (0, 1))
+        assert getattr(parser.parse_args([*first, *last]), flag.dest) == getattr(parser.parse_args(last), flag.dest)
+
+
+@each_flag
+def test_what_a_flag_needs_is_asked_for(flag, capsys):
+    if any(FLAGS[condition.names[0]].default not in condition.values for condition in flag.needs):
+        line = refusal(capsys, ['--dataset', 'digits', flag.name, *of_its_form(flag, index=1)])
+        assert flag.name in line and (' needs ' in line or ' must ' in line)
+
+
+@each_flag
+def test_a_value_of_another_form_is_refused(flag, capsys):
+    values = {
+        'a number': (['x'], flag.type in (int, float) or flag.dest == 'multimix_input_prob'),
+        'a choice': (['x'], flag.choices),
+        'key=value': (['x'], flag.takes_names),
+        'nothing': ([], not flag.is_switch and flag.nargs not in ('?', '*')),
+        'a value after a switch': (['x', 'y'], flag.is_switch),  # one would be the folder
+        'two values': (['1', '2', 'x', 'y'], flag.nargs is None and not flag.is_switch and flag.dest != 'config'),
+    }
+    for wrong, is_wrong in values.values():
+        if is_wrong:
+            assert '--help lists the flags' in refusal(capsys, [flag.name, *wrong])
+
+
+@each_flag
+def test_every_flag_is_read(flag):
+    """By the package, or by the functions of timm that take all arguments."""
+    sources = [path.read_text() for path in [PACKAGE / 'train_timm.py', *(PACKAGE / 'timm_multimix').rglob('*.py')]]
+    sources += map(inspect.getsource, (
+        timm.data.resolve_data_config, timm.optim.optimizer_kwargs, timm.scheduler.scheduler_kwargs))
+    reads = rf"""(args|cfg)\.{flag.dest}\b|(cfg, |args, |args\.get\(|args\[)'{flag.dest}'"""
+    assert flag.dest in LAUNCHER or flag.dest.startswith(('multimix_', 'mixupe_')) or \
+        any(re.search(reads, source) for source in sources)
