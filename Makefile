@@ -21,7 +21,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python -m benchmarks.demo --output $(DEMO_OUTPUT)
 
 evidence-small: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.digits_folder $(EVIDENCE_OUTPUT)/digits
+	$(BIN)/python -m benchmarks.suite.digits_folder $(EVIDENCE_OUTPUT)/digits
 	$(BIN)/python -m benchmarks.evidence --recipe digits --data-dir $(EVIDENCE_OUTPUT)/digits --seeds 0 --images 400 \
 		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
 

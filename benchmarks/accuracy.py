@@ -20,7 +20,7 @@ import train_timm
 
 from .ood import calibration_error
 from .suite.budget import budget, check_data, check_flags, check_folder, check_pretrained, check_result
-from .suite.methods import KNOBS, METHODS
+from .suite.cli import add_methods, create_parser, mistakes
 from .suite.recipes import RECIPES
 from .suite.results import COMMIT, write_result
 from .suite.running import RESULTS as ALL_RESULTS
@@ -134,10 +134,10 @@ def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES, help='the budget')
     parser.add_argument('--data-dir', required=True, help='folder with train/ and test/, a folder of images per class')
-    parser.add_argument('--methods', nargs='+', choices=[*METHODS, *KNOBS], default=list(METHODS), metavar='METHOD')
+    add_methods(parser)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs')
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
@@ -149,7 +149,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     def path_of(run: Run) -> str:
         return run.result_in(args.results)
 
-    try:
+    with mistakes(parser):
         check_pretrained(args.recipe)
         for run in todo:
             expected = budget(run.recipe, run.method, run.seed)
@@ -160,8 +160,6 @@ def main(argv: Optional[List[str]] = None) -> int:
         data = prepare_data(RECIPES[args.recipe], args.data_dir, os.path.join(args.output, 'data', args.recipe))
         for run in todo:
             check_data(path_of(run), data.digest)
-    except ValueError as error:
-        parser.error(str(error))
     failures: List[str] = []
 
     def work(run: Run) -> Optional[str]:

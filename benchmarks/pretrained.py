@@ -3,7 +3,6 @@
 Writes those of EfficientNet-Lite0, which that package has inside (Apache-2.0), under the names of timm's
 `tf_efficientnet_lite0`, as a file for --pretrained-path; the recipes of fine-tuning begin with it.
 """
-import argparse
 import importlib.util
 import logging
 import os
@@ -14,6 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from .suite.cli import create_parser
 from .suite.recipes import PRETRAINED
 
 _logger = logging.getLogger('benchmarks')
@@ -39,7 +39,7 @@ def rename(weights: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--output', default=PRETRAINED, metavar='FILE', help='(%(default)s)')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')

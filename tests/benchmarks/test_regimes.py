@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks import regimes
+from benchmarks.regimes import __main__ as regimes
 from benchmarks.suite.recipes import REGIMES
 
 

@@ -1,11 +1,11 @@
-"""scikit-learn's digits as folders of images, for the benchmarks: `python -m benchmarks.digits_folder FOLDER`."""
+"""scikit-learn's digits as folders of images, for the benchmarks: `python -m benchmarks.suite.digits_folder FOLDER`."""
 import os
 import sys
 from typing import List, Optional
 
 from timm_multimix.training.data.digits import Digits
 
-from .suite.cli import create_parser
+from .cli import create_parser
 
 
 def write_digits(folder: str) -> str:

@@ -5,16 +5,16 @@ A table for each of top-1, loss and calibration error on the held-out images: a 
 plain training has. Ranks are among the methods that have runs in a regime; a method without runs in one of them has no
 mean rank. The last row follows `RULE`.
 """
-import argparse
 import statistics
 import sys
 from typing import Dict, List, NamedTuple, Optional
 
-from .accuracy import RESULTS
-from .report.page import markdown_table
-from .suite.methods import find
-from .suite.recipes import REGIMES
-from .suite.runs import Runs, cell, paired_difference, read_runs
+from ..accuracy import RESULTS
+from ..report.page import markdown_table
+from ..suite.cli import create_parser, mistakes
+from ..suite.methods import find
+from ..suite.recipes import REGIMES
+from ..suite.runs import Runs, cell, paired_difference, read_runs
 
 METHODS = (
     'plain label-smoothing mixup cutmix mixup-cutmix mixup-half manifold-mixup multimix dense-multimix '
@@ -108,18 +108,16 @@ def read_regimes(results: str) -> Dict[str, Runs]:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = create_parser(__doc__)
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--figure', metavar='FILE', help='PNG file to write: top-1 and loss, less those of plain')
     args = parser.parse_args(argv)
-    try:
+    with mistakes(parser):
         regimes = read_regimes(args.results)
-    except ValueError as error:
-        parser.error(str(error))
     scores = [Scores(metric, regimes, RULE) for metric in METRICS]
     print('\n\n'.join(markdown_table(each.table()) for each in scores))
     if args.figure:
-        from .report.regime_figure import draw  # needs matplotlib, the tables do not
+        from .figure import draw  # needs matplotlib, the tables do not
 
         draw(scores[:2], METHODS).savefig(args.figure, dpi=120)
     return 0

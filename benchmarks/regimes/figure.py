@@ -2,15 +2,12 @@
 import textwrap
 from typing import Any, List
 
-import matplotlib
+import numpy as np
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')
-import numpy as np  # noqa: E402
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.colors import TwoSlopeNorm  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from ..suite.methods import find  # noqa: E402
+from ..report.figures import plt
+from ..suite.methods import find
 
 
 def draw(scores: List[Any], methods: List[str]) -> Figure:
