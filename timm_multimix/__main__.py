@@ -155,7 +155,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):
         loader = original(*positional, **kwargs)
         if kwargs.get('is_training'):
-            check_not_empty(loader, args.batch_size, args.world_size)
+            check_not_empty(loader, args.batch_size)
         return loader
 
     def create_model(original: Callable, *positional: Any, checkpoint_path: str = '', **kwargs: Any):

@@ -27,7 +27,7 @@ def make_batch(kind, logits, num_classes, soft):
 
 @many
 @given(
-    seeds, dtypes, batch_sizes, st.sampled_from([1, 2, 2, 3, 10]), alphas, implementations, BATCHES,
+    seeds, dtypes, batch_sizes, st.sampled_from([2, 2, 3, 10]), alphas, implementations, BATCHES,
     st.floats(0., 1.), booleans, booleans, st.data())
 def test_the_largest_logits(
         seed, dtype, batch_size, num_classes, alpha, implementation, kind, label_smoothing, soft, teacher, data):
@@ -137,7 +137,7 @@ def make_images(kind, batch_size, size, scale, num_classes):
 
 
 model_cases = given(
-    seeds, batch_sizes, st.sampled_from([1, 2, 7]), alphas, BATCHES, st.sampled_from(['multimix', 'dense-multimix']),
+    seeds, batch_sizes, st.sampled_from([2, 7]), alphas, BATCHES, st.sampled_from(['multimix', 'dense-multimix']),
     st.integers(1, 3), st.floats(-3., 4.).map(lambda exponent: 10. ** exponent), st.data())
 
 

@@ -2,6 +2,7 @@
 import argparse
 from typing import Any, Dict, Tuple
 
+import torch.distributed as dist
 from timm.data import create_loader, create_transform
 from torch.utils.data import Dataset
 
@@ -59,7 +60,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     )
     create = create_naflex_loaders if args.naflex_loader else _create_loaders
     loaders = create(args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
-    check_not_empty(loaders[0], args.batch_size, runtime.world_size)
+    check_not_empty(loaders[0], args.batch_size)
     for loader in loaders:
         shield_workers(loader)
     return loaders
@@ -107,10 +108,11 @@ def prepare_augmentation(args: argparse.Namespace) -> None:
         call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
 
 
-def check_not_empty(loader: Any, batch_size: int, world_size: int) -> None:
+def check_not_empty(loader: Any, batch_size: int) -> None:
     """Refuse a training loader without a batch."""
     if len(loader) == 0:
-        num_images = -(-len(loader.dataset) // world_size)
+        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        num_images = -(-len(loader.dataset) // processes)
         raise UsageError(f'--batch-size must be at most the {num_images} training images per process, got {batch_size}')
 
 
