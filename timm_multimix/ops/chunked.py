@@ -38,9 +38,12 @@ def add_logsumexp(
                 row = exp_sum.log().add_(peak).mul_(SUM_SCALE)
                 total += (row if factor is None else row * factor).sum()
             if grad is not None:
-                # the softmax's division, and its mass, on the smaller of the factors
                 scale = exp_sum.reciprocal() if factor is None else factor / exp_sum
-                grad[here].baddbmm_((lam * scale).transpose(1, 2), exp)
+                if exp.shape[-1] < lam.shape[-1]:  # the softmax's division, and its mass, on the smaller of the factors
+                    exp = exp.mul_(scale)
+                else:
+                    lam = lam * scale
+                grad[here].baddbmm_(lam.transpose(1, 2), exp)
             del exp  # before the next chunk is made
     return total if need_sum else None
 
