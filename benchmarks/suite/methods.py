@@ -103,6 +103,7 @@ for _knob, _flags in {
         'clean-0': '--multimix-clean-weight 0',
         'clean-1': '--multimix-clean-weight 1',
         'clean-3': '--multimix-clean-weight 3',  # as above
+        'tuples-1000': '--multimix-tuples 1000',
         'input-0.3': '--multimix-input-prob 0.3',
         'input-0.7': '--multimix-input-prob 0.7',
 }.items():
