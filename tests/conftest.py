@@ -8,6 +8,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+pytest.register_assert_rewrite('tests.support')  # failures there show their values, as in tests
 torch.set_num_threads(1)
 
 CLASSES = ('cat', 'dog', 'owl')

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
 from tests.support import naive
+from tests.support.tensors import CLOSE
 from timm_multimix import PAPER, MultiMixLoss, functional
 from timm_multimix import loss as loss_module
-
-CLOSE = dict(rtol=1e-9, atol=1e-12)
 
 
 def problem(dense=False, batch_size=4, num_classes=3, positions=5, soft=False):

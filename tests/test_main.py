@@ -1,7 +1,6 @@
 """`python -m timm_multimix`: a training script of others, unedited."""
 import json
 import logging
-import os
 import shutil
 import sys
 
@@ -12,10 +11,9 @@ import timm.task
 import torch
 from PIL import Image
 
+from tests.support.command_line import SCRIPT
 from timm_multimix.__main__ import main
 from timm_multimix.input_share import FoundShare
-
-SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'support', 'stock_train.py')
 
 
 @pytest.fixture

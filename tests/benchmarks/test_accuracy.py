@@ -22,11 +22,10 @@ from benchmarks.suite import recipes
 from benchmarks.suite.methods import KNOBS, METHODS, find
 from benchmarks.suite.recipes import RECIPES, Recipe
 from benchmarks.suite.runs import mean_and_spread
+from tests.support.benchmarks import check_schema
 from timm_multimix import MultiMixTask
 from timm_multimix.training.checkpoints.saver import AtomicCheckpointSaver as Saver
 from timm_multimix.training.cli.parser import parse_args
-
-from .suite.test_results import check_schema
 
 
 @pytest.fixture

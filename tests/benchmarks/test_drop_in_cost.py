@@ -6,8 +6,7 @@ import timm
 import torch
 
 from benchmarks import drop_in_cost
-
-from .suite.test_results import check_schema
+from tests.support.benchmarks import check_schema
 
 SMALL = ['--device', 'cpu', '--model', 'test_resnet', '--batch-size', '4', '--image-size', '64', '--rounds', '2']
 

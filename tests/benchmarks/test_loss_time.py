@@ -9,10 +9,8 @@ from benchmarks import loss_time
 from benchmarks.loss_time import Problem, Size
 from benchmarks.suite import timing
 from benchmarks.suite.memory import RETURN_FREED, run_apart
+from tests.support.benchmarks import SMALL, check_schema
 
-from .suite.test_results import check_schema
-
-SMALL = Size(batch_size=4, width=16, classes=5, tuples=32, positions=3)
 CPU = torch.device('cpu')
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from benchmarks import memory_slope
 from benchmarks.step_time import DEFAULT_METHODS
-
-from .suite.test_results import check_schema
+from tests.support.benchmarks import check_schema
 
 
 def test_the_slope_is_that_of_the_line():

@@ -7,8 +7,7 @@ import torch
 
 from benchmarks import step_time
 from benchmarks.suite.methods import find
-
-from .suite.test_results import check_schema
+from tests.support.benchmarks import check_schema
 
 
 def test_every_method_is_measured_and_written(tmp_path, capsys):

@@ -8,7 +8,7 @@ import itertools  # noqa: E402
 import torch  # noqa: E402
 
 from tests.support import naive  # noqa: E402
-from tests.test_functional import random_target  # noqa: E402
+from tests.support.tensors import random_target  # noqa: E402
 from timm_multimix import functional  # noqa: E402
 from timm_multimix.ops import triton_kernels  # noqa: E402
 

@@ -2,13 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.test_functional import ANYWHERE, random_target, random_weights
+from tests.support.tensors import ANYWHERE, CLOSE, random_target, random_weights
 from timm_multimix import MultiMixLoss
 from timm_multimix.functional import mixed_cross_entropy
 from timm_multimix.ops import IMPLEMENTATIONS, LossParams, chunked, one_pass, reference_cross_entropy
 from timm_multimix.training.cli.parser import FLAGS
-
-CLOSE = dict(rtol=1e-9, atol=1e-12)
 
 
 def problem(kind='hard', batch_size=5, num_tuples=11, positions=7, num_classes=3):

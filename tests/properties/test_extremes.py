@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import SoftTargetCrossEntropy
 
-from tests.properties.test_properties import alphas, batch_sizes, booleans, implementations, many, seeds
+from tests.support.models import Positions
+from tests.support.strategies import alphas, batch_sizes, booleans, implementations, many, seeds
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights, sample_dirichlet, spatial_attention
 
@@ -108,25 +109,6 @@ def test_attention_that_is_zero_everywhere(seed, batch_size, num_tuples, positio
 def data_scale(seed):
     """Attention of all images zero, or so small that dividing by its sum would lose digits, or ordinary."""
     return (0., 1e-38, 1.)[seed % 3]
-
-
-class Positions(torch.nn.Module):
-    """The smallest model with timm's interface: its features are the images, its head a pooled linear classifier."""
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.num_classes = num_classes
-        self.fc = torch.nn.Linear(3, num_classes)
-
-    def forward_features(self, x):
-        return x
-
-    def forward_head(self, x, pre_logits=False):
-        x = x.mean(dim=(2, 3))
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x):
-        return self.forward_head(self.forward_features(x))
 
 
 def make_images(kind, batch_size, size, scale, num_classes):

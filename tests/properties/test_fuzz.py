@@ -13,8 +13,8 @@ import torch.nn as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.properties.test_extremes import Positions
-from tests.properties.test_properties import many
+from tests.support.models import Positions
+from tests.support.strategies import many
 from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
 from timm_multimix.functional import (
     dense_weights,

@@ -1,22 +1,15 @@
 """What must hold for any input, tried on inputs of hypothesis' choice."""
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.strategies import alphas, batch_sizes, booleans, implementations, many, seeds
 from timm_multimix import MultiMixLoss, functional
 from timm_multimix.functional import CONCENTRATIONS, dense_weights, mixed_cross_entropy, sample_dirichlet
 
-# the same examples at each run: a failure is never a matter of luck
-many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
-
-seeds = st.integers(0, 2 ** 32)
-alphas = st.floats(-4., 4.).map(lambda exponent: 10. ** exponent)
-batch_sizes = st.integers(1, 300)
-implementations = st.sampled_from(['chunked', 'reference'])
 scales = st.floats(0., 100.)
 huge_scales = st.floats(0., 3e3)  # some logits exceed 1e4
-booleans = st.booleans()
 
 
 @st.composite

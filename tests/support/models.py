@@ -1,4 +1,4 @@
-"""Small timm models with random weights, and what is known about each of them."""
+"""Small timm models with random weights, what is known about each of them, and the least that a model can be."""
 import copy
 import functools
 from typing import NamedTuple, Optional
@@ -106,3 +106,22 @@ def labels(batch_size, seed=2):
 
 def gradients(model):
     return {name: p.grad for name, p in model.named_parameters()}
+
+
+class Positions(nn.Module):
+    """The smallest model with timm's interface: its features are the images, its head a pooled linear classifier."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.num_classes = num_classes
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward_features(self, x):
+        return x
+
+    def forward_head(self, x, pre_logits=False):
+        x = x.mean(dim=(2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))

@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 
 from tests.support import naive
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
-from tests.test_functional import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
+from tests.support.tensors import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
 from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.functional import mixed_cross_entropy
 from timm_multimix.head import MODES

@@ -12,12 +12,12 @@ from timm.loss import SoftTargetCrossEntropy
 
 from tests.support import naive
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.tensors import CLOSE
 from timm_multimix import MixupETask
 from timm_multimix.functional import soft_targets
 from timm_multimix.input_mixing import InputMixing
 from timm_multimix.tasks.mixupe_terms import average_image, exact_terms, mixupe_loss
 
-CLOSE = dict(rtol=1e-9, atol=1e-12)
 SHAPE = (2, 3, 3)
 MU = torch.linspace(-1., 1., 18, dtype=torch.float64).view(SHAPE)
 

@@ -10,7 +10,7 @@ from timm.task import ClassificationTask
 from timm.utils import NativeScaler
 
 import train_timm
-from tests.training.test_train import MODES, rows_of
+from tests.support.training_runs import MODES, rows_of
 from timm_multimix import MultiMixTask
 from timm_multimix.training import loop
 from timm_multimix.training.bad_steps import BadSteps, Diverged

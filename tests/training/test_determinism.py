@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import train_timm
-from tests.training.checkpoints.test_resume import assert_identical, final_state
+from tests.support.training_states import assert_identical, final_state
 from timm_multimix.training.data.sample_seeds import SeededSamples, seed_samples
 
 TUPLES = ['--multimix-tuples', '16']

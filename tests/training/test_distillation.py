@@ -7,9 +7,8 @@ import torch
 from timm.utils import ModelEmaV3
 
 import train_timm
-from tests.support.training_states import read
-from tests.training.checkpoints.test_resume import assert_identical
-from tests.training.test_train import accuracy, rows_of
+from tests.support.training_runs import accuracy, rows_of
+from tests.support.training_states import assert_identical, read
 from timm_multimix import MultiMixTask
 from timm_multimix.tasks.distillation import Teacher
 from timm_multimix.training import evaluate, loop

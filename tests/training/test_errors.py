@@ -4,11 +4,11 @@ import os
 import pytest
 
 import train_timm
+from tests.support.command_line import SCRIPT, code_of, only_line
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.__main__ import main as launch
 
-SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'support', 'stock_train.py')
 MULTIMIX = ['--mixup-mode', 'multimix', '--multimix-tuples', '8']
 OF_THE_PROGRAM = [AttributeError, NameError, RuntimeError, TypeError, ValueError]
 STAGES = dict(  # a function of each, in which something goes wrong
@@ -58,18 +58,6 @@ def fail(monkeypatch):
         monkeypatch.setattr(where, failing)
         return error
     return fail
-
-
-def code_of(main, argv):
-    try:
-        return main(argv)
-    except SystemExit as end:  # of the parser
-        return end.code
-
-
-def only_line(capsys):
-    line, = [line for line in capsys.readouterr().err.splitlines() if ' error: ' in line]
-    return line
 
 
 @pytest.mark.parametrize('stage', STAGES)

@@ -12,12 +12,11 @@ from timm.data import ImageDataset
 from timm.layers.split_batchnorm import SplitBatchNorm2d
 
 import train_timm
+from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import loop
 from timm_multimix.training.data import datasets
-
-from .test_train import rows_of
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 import train_timm
-from tests.support.training_states import read
-from tests.training.checkpoints.test_resume import assert_identical, final_state
-from tests.training.test_train import rows_of
+from tests.support.training_runs import rows_of
+from tests.support.training_states import assert_identical, final_state, read
 from timm_multimix import MixupETask
 
 FLAGS = ['--mixup-mode', 'mixupe', '--mixupe-eta', '0.1']

@@ -10,8 +10,8 @@ import time
 import pytest
 
 import train_timm
+from tests.support.training_runs import MODES
 from tests.support.training_states import assert_identical, final_state, free_port, read
-from tests.training.test_train import MODES
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import timm
 import torch
 
 import train_timm
+from tests.support.training_runs import MODES
 from tests.support.training_states import assert_identical, read
-from tests.training.test_train import MODES
 from timm_multimix.export import export
 from timm_multimix.training.cli.parser import create_parser
 from timm_multimix.training.data import datasets

@@ -8,8 +8,8 @@ import torch
 from timm.scheduler import scheduler_factory
 
 import train_timm
+from tests.support.training_runs import rows_of
 from tests.support.training_states import assert_identical, final_state, read
-from tests.training.test_train import rows_of
 from timm_multimix.training import evaluate, loop
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.schedule import Schedule

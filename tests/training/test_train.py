@@ -12,28 +12,11 @@ import safetensors.torch
 import timm
 import torch
 import yaml
-from timm.data import create_dataset, create_loader
 
 import train_timm
+from tests.support.training_runs import MODES, accuracy, rows_of
 from tests.support.training_states import free_port, read
 from timm_multimix.training import loop
-
-MODES = {
-    'plain': [],
-    'mixup': ['--mixup', '1'],
-    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
-    'multimix': ['--mixup-mode', 'multimix', '--multimix-tuples', '16'],
-    'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
-    'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
-    'distilled': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9'],
-    'mixupe': ['--mixup-mode', 'mixupe'],
-    'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
-}
-
-
-def rows_of(folder):
-    with open(folder / 'summary.csv', newline='') as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -84,18 +67,6 @@ def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
     for path in paths:
         model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
         assert accuracy(model, image_folder) == pytest.approx(best)
-
-
-def accuracy(model, image_folder):
-    config = timm.data.resolve_model_data_config(model)
-    loader = create_loader(
-        create_dataset('', root=str(image_folder), split='validation'),
-        input_size=(3, 32, 32), batch_size=8, use_prefetcher=False, num_workers=0, device=torch.device('cpu'),
-        interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'])
-    model.eval()
-    with torch.no_grad():
-        correct = sum((model(images).argmax(1) == target).sum().item() for images, target in loader)
-    return 100. * correct / len(loader.dataset)
 
 
 @pytest.mark.parametrize('mode', ['plain', 'multimix', 'dense'])

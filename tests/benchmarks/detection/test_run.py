@@ -15,8 +15,7 @@ from benchmarks.detection import recipes, run, train
 from benchmarks.detection.recipes import RECIPES
 from benchmarks.suite import running
 from benchmarks.suite.results import write_result
-
-from ..suite.test_results import check_schema
+from tests.support.benchmarks import check_schema
 
 pytest.importorskip('sklearn')
 pytest.importorskip('torchmetrics')

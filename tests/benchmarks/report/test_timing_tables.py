@@ -3,8 +3,7 @@ import pytest
 
 from benchmarks import loss_time, step_time
 from benchmarks.report import timing_tables
-
-from ..test_loss_time import SMALL
+from tests.support.benchmarks import SMALL
 
 
 def test_tables_and_figures(tmp_path, monkeypatch, capsys):

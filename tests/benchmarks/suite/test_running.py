@@ -16,9 +16,8 @@ from benchmarks.suite.recipes import Recipe
 from benchmarks.suite.runs import Run
 from benchmarks.suite.subset import prepare_data
 from benchmarks.suite.trained import PixelModel, apply, class_names, load_pixels, load_run, top1
+from tests.support.benchmarks import check_schema
 from timm_multimix import MultiMixHead
-
-from .test_results import check_schema
 
 METHODS = ('plain', 'dense-multimix', 'multimix-distilled')
 FLAGS = (

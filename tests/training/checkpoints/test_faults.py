@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import train_timm
+from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import read
-from tests.training.test_train import MODES, rows_of
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate
 from timm_multimix.training.checkpoints import find, saver

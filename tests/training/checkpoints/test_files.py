@@ -11,7 +11,7 @@ from timm.task import ClassificationTask
 from timm.utils import CheckpointSaver
 
 import train_timm
-from tests.training.test_errors import SCRIPT, code_of, only_line
+from tests.support.command_line import SCRIPT, code_of, only_line
 from timm_multimix.__main__ import main as launch
 
 FLAGS = ('--resume', '--initial-checkpoint', '--pretrained-path')

@@ -11,8 +11,8 @@ import timm
 import torch
 
 import train_timm
+from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import assert_identical, final_state, read
-from tests.training.test_train import MODES, rows_of
 from timm_multimix import input_share
 from timm_multimix.training import loop
 from timm_multimix.training.checkpoints import rng_state

@@ -9,8 +9,8 @@ import time
 import pytest
 
 import train_timm
+from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import assert_identical, final_state, free_port, read
-from tests.training.test_train import MODES, rows_of
 
 
 @pytest.mark.parametrize('workers', ['0', '2'])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import train_timm
-from tests.properties.test_properties import many
+from tests.support.strategies import many
 from timm_multimix.training.cli.parser import FLAGS as TABLE
 from timm_multimix.training.cli.parser import parse_args
 

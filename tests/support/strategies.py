@@ -1,0 +1,12 @@
+"""Strategies of hypothesis, and its settings."""
+from hypothesis import settings
+from hypothesis import strategies as st
+
+# the same examples at each run: a failure is never a matter of luck
+many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+
+seeds = st.integers(0, 2 ** 32)
+alphas = st.floats(-4., 4.).map(lambda exponent: 10. ** exponent)
+batch_sizes = st.integers(1, 300)
+implementations = st.sampled_from(['chunked', 'reference'])
+booleans = st.booleans()

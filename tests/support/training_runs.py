@@ -1,0 +1,35 @@
+"""Flags of training in every way to mix, and what a run has in its summary and its model."""
+import csv
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader
+
+MODES = {
+    'plain': [],
+    'mixup': ['--mixup', '1'],
+    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
+    'multimix': ['--mixup-mode', 'multimix', '--multimix-tuples', '16'],
+    'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
+    'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
+    'distilled': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9'],
+    'mixupe': ['--mixup-mode', 'mixupe'],
+    'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
+}
+
+
+def rows_of(folder):
+    with open(folder / 'summary.csv', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy(model, image_folder):
+    config = timm.data.resolve_model_data_config(model)
+    loader = create_loader(
+        create_dataset('', root=str(image_folder), split='validation'),
+        input_size=(3, 32, 32), batch_size=8, use_prefetcher=False, num_workers=0, device=torch.device('cpu'),
+        interpolation=config['interpolation'], mean=config['mean'], std=config['std'], crop_pct=config['crop_pct'])
+    model.eval()
+    with torch.no_grad():
+        correct = sum((model(images).argmax(1) == target).sum().item() for images, target in loader)
+    return 100. * correct / len(loader.dataset)
