@@ -1,7 +1,7 @@
 """The ends of the number formats, and batches that leave nothing to mix: finite losses and gradients all the same."""
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.loss import SoftTargetCrossEntropy
 
@@ -12,6 +12,7 @@ from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights,
 
 BATCHES = st.sampled_from(['random', 'one class', 'identical images', 'identical images of one class'])
 dtypes = st.sampled_from([torch.float16, torch.bfloat16])
+fewer = settings(many, max_examples=80)  # each example is several forwards and backwards
 
 
 def make_batch(kind, logits, num_classes, soft):
@@ -26,7 +27,7 @@ def make_batch(kind, logits, num_classes, soft):
     return logits.clone(), target
 
 
-@many
+@fewer
 @given(
     seeds, dtypes, batch_sizes, st.sampled_from([2, 2, 3, 10]), alphas, implementations, BATCHES,
     st.floats(0., 1.), booleans, booleans, st.data())
@@ -123,7 +124,7 @@ model_cases = given(
     st.integers(1, 3), st.floats(-3., 4.).map(lambda exponent: 10. ** exponent), st.data())
 
 
-@many
+@fewer
 @model_cases
 def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
     torch.manual_seed(seed)
@@ -141,7 +142,7 @@ def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, dat
     check(loss, model, scale)
 
 
-@many
+@fewer
 @model_cases
 def test_drop_in(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
     torch.manual_seed(seed)

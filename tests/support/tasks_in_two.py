@@ -1,6 +1,7 @@
 """What test_gather.py runs in each of two processes; a module of its own, as spawned processes import it."""
 import copy
 import os
+from datetime import timedelta
 
 import timm
 import torch
@@ -34,11 +35,12 @@ def gradients_of(task):
 
 def start(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    # where one fails, the other waits for it no longer than this
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(minutes=2))
 
 
 def gather_rows(rank, folder):
-    start(rank, folder)
     rows = torch.arange(4.).reshape(2, 2).add(10. * rank).requires_grad_()
     joined = gather_batches(rows)
     (joined * torch.arange(8.).reshape(4, 2) * (rank + 1.)).sum().backward()
@@ -47,7 +49,6 @@ def gather_rows(rank, folder):
 
 
 def one_step(rank, folder, mode, gather, kwargs):
-    start(rank, folder)
     images, labels = batches()
     task = build(mode, gather=gather, **kwargs)
     task.prepare_distributed(device_ids=None)
@@ -60,7 +61,6 @@ def one_step(rank, folder, mode, gather, kwargs):
 
 def switched_steps(rank, folder):
     """Gathering while each batch's fate is drawn: a draw that differs would leave one waiting for the other."""
-    start(rank, folder)
     torch.manual_seed(rank)
     task = build('multimix', gather=True, prob=0.7, cutmix_alpha=1.)
     task.prepare_distributed(device_ids=None)
@@ -75,7 +75,6 @@ def switched_steps(rank, folder):
 
 def found_shares(rank, folder):
     """One share for both, though only one of them fits its images."""
-    start(rank, folder)
     torch.manual_seed(rank)
     task = build('multimix', mixup_alpha=1., input_prob='auto', num_batches=30)
     task.prepare_distributed(device_ids=None)
@@ -92,7 +91,6 @@ def found_shares(rank, folder):
 
 def head_alone(rank, folder):
     """A head outside of what DDP wraps."""
-    start(rank, folder)
     model = timm.create_model('test_resnet', num_classes=CLASSES)
     head, (images, labels) = MultiMixHead(model), batches(0)
     message = ''
@@ -107,7 +105,6 @@ def head_alone(rank, folder):
 
 def three_steps(rank, folder, mode):
     """Own data, own draws: what is trained must stay the same in both."""
-    start(rank, folder)
     task = build(mode)
     task.prepare_distributed(device_ids=None)
     task.setup_ema(decay=0.9)
@@ -128,7 +125,6 @@ def three_steps(rank, folder, mode):
 
 def teacher_steps(rank, folder):
     """Batch norm statistics of their own data, and weights that differ until DDP makes them the same."""
-    start(rank, folder)
     torch.manual_seed(rank)
     model = timm.create_model('test_resnet', num_classes=CLASSES)
     task = MultiMixTask(model, num_tuples=20, teacher_decay=0.9, single_view=True, verbose=False)

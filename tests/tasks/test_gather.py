@@ -1,7 +1,9 @@
 """Two processes with gloo, against one process on the joined batch."""
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import pytest
 import torch
-import torch.multiprocessing
 
 from tests.support import tasks_in_two
 from timm_multimix.tasks.gather import gather_batches
@@ -9,11 +11,23 @@ from timm_multimix.tasks.gather import gather_batches
 TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
 
 
+@pytest.fixture(scope='module')
+def processes(tmp_path_factory):
+    """Two processes of one group, for all tests here: each takes seconds to start."""
+    folder, context = str(tmp_path_factory.mktemp('group')), multiprocessing.get_context('spawn')
+    pools = [ProcessPoolExecutor(1, context, tasks_in_two.start, (rank, folder)) for rank in range(2)]
+    yield pools
+    for pool in pools:
+        pool.shutdown()
+
+
 @pytest.fixture
-def both(tmp_path):
+def both(processes, tmp_path):
     """Run a function of tasks_in_two in both; what each saved."""
     def both(function, *args):
-        torch.multiprocessing.spawn(function, args=(str(tmp_path), *args), nprocs=2)
+        futures = [pool.submit(function, rank, str(tmp_path), *args) for rank, pool in enumerate(processes)]
+        for future in futures:
+            future.result()
         return [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     return both
 

@@ -16,6 +16,7 @@ from tests.support.training_states import assert_identical, final_state, read
 from timm_multimix import input_share
 from timm_multimix.training import loop
 from timm_multimix.training.checkpoints import rng_state
+from timm_multimix.training.stopping import Stopped, StopRequest
 
 CPU = torch.device('cpu')
 
@@ -194,8 +195,27 @@ def test_the_signal_once_more_does_not_change_the_exit_code():
         'except Stopped:\n'
         '    os.kill(os.getpid(), signal.SIGTERM)\n')
     assert subprocess.run([sys.executable, '-c', program]).returncode == 0
-    goes_on = program + 'os.kill(os.getpid(), signal.SIGTERM)\n'  # it can be ended
-    assert subprocess.run([sys.executable, '-c', goes_on]).returncode == -signal.SIGTERM
+
+
+def test_a_program_that_goes_on_can_be_ended():
+    """The signal once more is passed over, then it is the program's own again."""
+    received = []
+
+    def record(number, frame):
+        received.append(number)
+
+    before = signal.signal(signal.SIGTERM, record)
+    try:
+        with pytest.raises(Stopped), StopRequest(False, CPU) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.agreed()
+            raise Stopped
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not received
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
