@@ -92,7 +92,7 @@ def random_flags(rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(80))
+@pytest.mark.parametrize('seed', range(500))
 def test_runs_with_any_flags(seed, flags, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(seed)

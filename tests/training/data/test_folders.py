@@ -6,6 +6,7 @@ import pytest
 from timm.data import create_dataset
 
 import train_timm
+from timm_multimix._checks import UsageError
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.folders import check_folders, check_root
 
@@ -44,6 +45,38 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f'train: passed over 2 hidden files (1 ._3.png, 1 .ipynb_checkpoints) and 3 files without the extension of an '
         f'image (1 .csv, 1 .txt, 1 no extension) in {data / "train"}.']
+
+
+BESIDE = {  # paths in the folder of the split, and what is said of them
+    'a hidden folder': ('.ipynb_checkpoints/3.png', 'passed over 1 hidden file (1 .ipynb_checkpoints)'),
+    'a hidden folder in a class': ('dog/.cache/3.png', 'passed over 1 hidden file (1 .cache)'),
+    'a resource file': ('dog/._3.png', 'passed over 1 hidden file (1 ._3.png)'),
+    'thumbnails': ('dog/Thumbs.db', 'passed over 1 file without the extension of an image (1 .db)'),
+    'notes beside the classes': ('README.txt', 'passed over 1 file without the extension of an image (1 .txt)'),
+    'an archive': ('dog.zip', 'passed over 1 file without the extension of an image (1 .zip)'),
+    'an empty folder': ('fox/', 'no images in fox; no classes are made of them'),
+    'a folder of notes': ('fox/notes.txt', 'no images in fox; no classes are made of them'),
+    'an image beside the classes': ('loose.png', 'must be in the folder of its class, got loose.png'),
+}
+
+
+@pytest.mark.parametrize('path, said', BESIDE.values(), ids=BESIDE)
+def test_what_lies_beside_the_images_is_said_and_makes_no_class(path, said, data, caplog):
+    target = data / 'train' / path
+    (target if path.endswith('/') else target.parent).mkdir(exist_ok=True)
+    if not path.endswith('/'):
+        shutil.copy(data / 'train' / 'dog' / '3.png', target)
+    args, _ = parse_args(['--data-dir', str(data)])
+    dataset = create_dataset('', root=str(data), split='train')
+    if 'must be' in said:
+        with pytest.raises(UsageError, match=said):
+            check_folders('train', dataset, args)
+        return
+    with caplog.at_level(logging.WARNING, 'train'):
+        check_folders('train', dataset, args)
+    assert any(said in record.getMessage() for record in caplog.records)
+    assert dataset.reader.class_to_idx == {'cat': 0, 'dog': 1, 'owl': 2}
+    assert len(dataset) == 24
 
 
 def test_a_hidden_folder_is_no_class_of_a_run(flags, data, capsys):

@@ -142,9 +142,11 @@ def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
                 hidden[next(part for part in path.split(os.sep) if part.startswith('.'))] += 1
             elif extension not in extensions:
                 others[extension or 'no extension'] += 1
-    passed_over = [
-        f'{sum(counter.values())} {what} ({_some([f"{count} {name}" for name, count in sorted(counter.items())])})'
-        for counter, what in ((hidden, 'hidden files'), (others, 'files without the extension of an image')) if counter]
+    passed_over = []
+    for counter, noun, kind in ((hidden, 'hidden file', ''), (others, 'file', ' without the extension of an image')):
+        if counter:
+            count, names = sum(counter.values()), [f'{number} {name}' for name, number in sorted(counter.items())]
+            passed_over.append(f'{count} {noun}{"s" * (count > 1)}{kind} ({_some(names)})')
     if passed_over:
         _logger.warning(f'{split}: passed over {" and ".join(passed_over)} in {root}.')
 
