@@ -18,18 +18,15 @@ import yaml
 
 import train_timm
 
-from .ood import calibration_error
 from .suite.budget import budget, check_data, check_flags, check_folder, check_pretrained, check_result
 from .suite.cli import add_methods, create_parser, mistakes
 from .suite.recipes import RECIPES
-from .suite.results import COMMIT, write_result
-from .suite.running import RESULTS as ALL_RESULTS
+from .suite.results import ACCURACY, COMMIT, write_result
 from .suite.running import Run, exclusive, run_of, work_through
 from .suite.subset import Share, prepare_data
-from .suite.trained import apply, load_pixels, load_run
+from .suite.trained import apply, calibration_error, load_pixels, load_run
 
 _logger = logging.getLogger('benchmarks')
-RESULTS = os.path.join(ALL_RESULTS, 'accuracy')
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
@@ -87,7 +84,7 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
     return path
 
 
-def _calibration_error(run: Run, folder: str) -> float:
+def _calibration_error(run: Run, folder: str) -> Optional[float]:
     """Of the last epoch's model, in float32, over all held-out images."""
     model, data_config = load_run(run, 'cpu')
     pixels, labels = load_pixels(os.path.join(folder, RECIPES[run.recipe].eval_split), data_config)
@@ -140,7 +137,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     add_methods(parser)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs')
-    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
     parser.add_argument('--flags', default='', help='flags of the machine for train_timm.py, such as "--workers 8"')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')

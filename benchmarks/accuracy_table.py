@@ -7,11 +7,11 @@ import argparse
 import sys
 from typing import Any, Dict, List, Optional
 
-from .accuracy import RESULTS
 from .report.page import markdown_table
 from .report.provenance import caption
 from .suite.methods import find
 from .suite.recipes import RECIPES
+from .suite.results import ACCURACY
 from .suite.runs import Runs, cell, paired_difference, read_runs
 
 METRICS = dict(top1=('top-1 (%)', 2), loss=('loss', 3))
@@ -43,7 +43,7 @@ def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], nam
 def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
-    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
     parser.add_argument('--against', metavar='METHOD', help='compare the others with this method')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)

@@ -69,8 +69,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     add_integers(parser, threads=1, seed=0)
     parser.add_argument('--output', default=os.path.join(RESULTS, 'memory_slope.json'))
     args = parser.parse_args(argv)
-    if not 0 <= args.warmup <= args.steps - 2 * args.interval or args.interval < 1:
-        parser.error(f'--steps must be at least --warmup and two intervals, got {args.steps}')
+    if args.warmup < 0 or args.interval < 1 or args.steps < (-(-args.warmup // args.interval) + 3) * args.interval:
+        parser.error(f'--steps must be at least --warmup and three intervals, got {args.steps}')
     torch.set_num_threads(args.threads)
     results = {}
     for method in args.methods:

@@ -14,14 +14,13 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from .suite.cli import mistakes
 from .suite.recipes import RECIPES, Recipe
 from .suite.running import create_part_parser, evaluate_runs
 from .suite.runs import Run
 from .suite.shifts.outliers import make_outliers
-from .suite.trained import Judged, PixelModel, apply, has_images, load_pixels, top1
+from .suite.trained import Judged, PixelModel, apply, calibration_error, has_images, load_pixels, top1
 
 SCORES = {
     'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,
@@ -40,12 +39,6 @@ def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, floa
         aupr=float(average_precision_score(positive, scores)),
         fpr95=float(false_positive[np.argmax(true_positive >= 0.95)]),
     )
-
-
-def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Expected calibration error over 15 bins (Guo et al. 2017), between 0 and 1."""
-    probabilities = logits.softmax(dim=-1)
-    return float(multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[-1], n_bins=15))
 
 
 def logit_margin(logits: torch.Tensor, labels: torch.Tensor) -> float:

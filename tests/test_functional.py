@@ -153,6 +153,14 @@ def test_weights_keep_their_precision_under_autocast():
     torch.testing.assert_close(mixed, torch.einsum('rnb,brd->rnd', weights, embeddings.bfloat16().float()))
 
 
+def test_attention_and_weights_under_vmap():
+    x, lam, attention = torch.rand(4, 3, 5, 2), torch.rand(4, 5, 6, 3), torch.rand(4, 3, 5)
+    mapped = torch.func.vmap(functional.spatial_attention)(x)
+    torch.testing.assert_close(mapped, torch.stack([functional.spatial_attention(each) for each in x]))
+    mapped = torch.func.vmap(functional.dense_weights)(lam, attention)
+    torch.testing.assert_close(mapped, torch.stack([functional.dense_weights(*pair) for pair in zip(lam, attention)]))
+
+
 def test_attention_of_tiny_or_huge_embeddings_is_finite():
     for scale in (0., 1e-30, 1e-12, 1e12, 1e18):
         embeddings = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)) * scale

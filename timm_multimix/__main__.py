@@ -102,7 +102,7 @@ def _taken_parser() -> Parser:
 
 @contextmanager
 def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
-    """timm with our task in place of its own, and what it refuses told as train_timm.py tells it; the tasks built."""
+    """timm with our task in place of its own, its errors worded as train_timm.py words them; yields the tasks built."""
     tasks: List[MultiMixTask] = []
     datasets: Dict[bool, Any] = {}  # by whether they are for training
 
@@ -167,7 +167,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         return model
 
     def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
-        check_resumed(path, args)
+        check_resumed(path, None)  # the script may have another default than our --opt
         return restore(path, original, of, path, *positional, **kwargs)
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):

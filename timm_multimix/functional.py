@@ -100,9 +100,13 @@ def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     """
     total = values.sum(dim=-1, keepdim=True)
     tiny = torch.finfo(values.dtype).tiny / torch.finfo(values.dtype).eps
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if values.device.type == 'cpu' and not traced and bool((total > tiny).all()):  # the same, in less memory traffic
-        return values / total if values.requires_grad else values.div_(total)
+    if values.device.type == 'cpu' and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        try:
+            none_is_tiny = bool((total > tiny).all())
+        except RuntimeError:  # under torch.func.vmap, or of fake tensors, which have no values
+            none_is_tiny = False
+        if none_is_tiny:  # the same in less memory traffic
+            return values / total if values.requires_grad else values.div_(total)
     return torch.where(total > tiny, values / total.clamp(min=tiny), fallback)
 
 

@@ -86,7 +86,8 @@ def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Sou
         rows = []
         for entry in coco.imgToAnns[image]:
             left, top, width, height = entry['bbox']
-            label, area = labels[entry['category_id']], entry.get('area', math.nan)
+            area = math.nan if entry.get('area') is None else entry['area']
+            label = labels[entry['category_id']]
             rows.append((left, top, left + width, top + height, label, entry.get('iscrowd', 0), area))
         annotations.append(_annotation(rows, (coco.imgs[image]['width'], coco.imgs[image]['height'])))
     return Source(dataset, annotations, found)

@@ -73,6 +73,7 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
     settings = dict(
         recipe=job.setting, method=job.method, seed=job.seed, budget=as_json(job.recipe),
         checkpoint=checkpoint.record if checkpoint else None)
+    os.makedirs(os.path.dirname(base), exist_ok=True)  # in every process: where it fails, none waits for another
     with exclusive(f'{base}.lock') if place.rank == 0 else nullcontext() as mine:
         free, done = agreed(lambda: (mine, _is_done(path, settings)), place)
         if done or not free:

@@ -9,11 +9,11 @@ import statistics
 import sys
 from typing import Dict, List, NamedTuple, Optional
 
-from ..accuracy import RESULTS
 from ..report.page import markdown_table
 from ..suite.cli import create_parser, mistakes
 from ..suite.methods import find
 from ..suite.recipes import REGIMES
+from ..suite.results import ACCURACY
 from ..suite.runs import Runs, cell, paired_difference, read_runs
 
 METHODS = (
@@ -109,7 +109,7 @@ def read_regimes(results: str) -> Dict[str, Runs]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
-    parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
+    parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
     parser.add_argument('--figure', metavar='FILE', help='PNG file to write: top-1 and loss, less those of plain')
     args = parser.parse_args(argv)
     with mistakes(parser):

@@ -15,6 +15,7 @@ import timm_multimix
 SCHEMA_VERSION = 1
 RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
 """Those of the repository."""
+ACCURACY = os.path.join(RESULTS, 'accuracy')
 
 
 def environment() -> Dict[str, Any]:

@@ -118,3 +118,13 @@ def apply(function: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor
 def top1(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Percent of the images whose largest logit is that of their label."""
     return 100. * int((logits.argmax(dim=-1) == labels).sum()) / len(labels)
+
+
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> Optional[float]:
+    """Expected calibration error over 15 bins (Guo et al. 2017), between 0 and 1; None of a model that diverged."""
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    if not logits.isfinite().all():
+        return None
+    probabilities = logits.softmax(dim=-1)
+    return float(multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[-1], n_bins=15))

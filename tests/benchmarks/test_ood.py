@@ -47,6 +47,7 @@ def test_calibration_error():
     assert calibration_error(confident, torch.tensor([0, 0])) == pytest.approx(0., abs=1e-6)
     assert calibration_error(confident, torch.tensor([1, 1])) == pytest.approx(1., abs=1e-6)
     assert calibration_error(confident, torch.tensor([0, 1])) == pytest.approx(0.5, abs=1e-6)
+    assert calibration_error(confident * float('nan'), torch.tensor([0, 1])) is None  # no good model, a diverged one
 
 
 @pytest.mark.parametrize('name', OUTLIERS)

@@ -116,6 +116,7 @@ MISTAKES = [
      '--model test_resnet.r160_in2k: Invalid pretrained tag (r160_in2k) for test_resnet. (RuntimeError); did you mean '
      'test_resnet.r160_in1k?'),
     (['--gp', 'nosuch'], '--model test_resnet: '),
+    (['--layer-decay', '1e30'], '--layer-decay must be in (0, 1], got 1e+30'),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
     (['--dataset', 'cifar10'], "--dataset must be digits or begin with one of "),
     (['--dataset', 'foo/bar'], "--dataset must be digits or begin with one of "),

@@ -113,6 +113,8 @@ def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs:
 
 
 def _close_names(name: str) -> List[str]:
+    if ':' in name:  # of a hub
+        return []
     architecture, tag = split_model_name_tag(name)
     if not is_model(architecture):
         return difflib.get_close_matches(architecture.lower(), list_models(), cutoff=0.8)

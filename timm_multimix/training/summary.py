@@ -4,6 +4,7 @@ import logging
 import os
 from typing import Any, Dict, Iterable, List
 
+from .._checks import UsageError
 from ..head import MODES
 from .cli.multimix import mixes_input
 from .loop import Training
@@ -16,9 +17,12 @@ class Summary:
     """Rows that are written anew, all of them, with each one that comes: nobody ever finds half of the file.
 
     Args:
-        path: Of the file. Its rows before `start_epoch` are kept, with their columns, as a teacher has more.
+        path: The file. Rows before `start_epoch` are kept, also columns that this run does not have.
         columns: Those of this run.
         start_epoch: The first epoch that will be trained.
+
+    Raises:
+        ValueError: If the file is no summary.
     """
 
     def __init__(self, path: str, columns: Iterable[str], start_epoch: int):
@@ -26,8 +30,7 @@ class Summary:
         self.waiting = 0  # rows that did not fit on the disk
         self._rows: List[Dict[str, Any]] = []
         if os.path.exists(path):
-            with open(path, newline='') as file:
-                self._rows = [row for row in csv.DictReader(file) if int(float(row['epoch'])) < start_epoch]
+            self._rows = [row for row in _read(path) if float(row['epoch']) < start_epoch]
         names = dict.fromkeys((*columns, *(name for row in self._rows[:1] for name in row)))
         self.columns = [name for group in _GROUPS for name in names if name and name.split('_')[0] == group]
 
@@ -47,10 +50,21 @@ class Summary:
                 writer = csv.DictWriter(file, self.columns, restval='', extrasaction='ignore')
                 writer.writeheader()
                 writer.writerows(self._rows)
+                file.flush()
+                os.fsync(file.fileno())  # all epochs are in it, not the last alone
             os.replace(partial, self.path)
             self.waiting = 0
         except OSError as error:
             _logger.error(f'{self.path} could not be written: {error.strerror}; its rows wait for the next epoch.')
+
+
+def _read(path: str) -> List[Dict[str, Any]]:
+    """Rows, without the headers between them that earlier scripts of timm wrote, and without what a crash left."""
+    with open(path, newline='') as file:
+        rows = list(csv.DictReader(line.replace('\0', '') for line in file))
+    if rows and 'epoch' not in rows[0]:
+        raise UsageError(f'{path}: not the summary of a run, it has no column epoch; move it away')
+    return [row for row in rows if (row['epoch'] or '').replace('.', '', 1).isdigit()]
 
 
 def columns_of(training: Training) -> List[str]:

@@ -13,7 +13,7 @@ def check_installed(args: argparse.Namespace) -> None:
             ('--log-tensorboard', args.log_tensorboard, 'torch.utils.tensorboard', 'tensorboard'),
     ):
         if is_given:
-            call_library(f'{flag} needs {package}: pip install {package}', importlib.import_module, module)
+            call_library(f'{flag} needs {package} (pip install {package})', importlib.import_module, module)
 
 
 class Tracker:

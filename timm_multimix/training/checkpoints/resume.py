@@ -37,7 +37,7 @@ def resume(
     """
     if not path:
         return Resumed()
-    metadata = check_resumed(path, args)
+    metadata = check_resumed(path, None if args.no_resume_opt else args.opt)
     epoch = restore(
         path,
         resume_task_checkpoint,
@@ -57,11 +57,11 @@ def resume(
     return Resumed(epoch if position is None else position['epoch'], position, schedule)
 
 
-def check_resumed(path: str, args: argparse.Namespace) -> Dict[str, Any]:
+def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
     """What the checkpoint holds, its tensors not read yet.
 
     Raises:
-        UsageError: If there is no such checkpoint, or it is of another optimizer.
+        UsageError: If there is no such checkpoint, or it is of another optimizer than `opt`; any will do with None.
     """
     if not os.path.isfile(path):
         raise UsageError(f'--resume {path}: no such file')
@@ -69,9 +69,9 @@ def check_resumed(path: str, args: argparse.Namespace) -> Dict[str, Any]:
     if not isinstance(metadata, dict):
         raise UsageError(f'--resume {path}: not a checkpoint of this run, but a {type(metadata).__name__}')
     optimizer = getattr(metadata.get('args'), 'opt', None)
-    if not args.no_resume_opt and optimizer and optimizer.lower() != args.opt.lower():
+    if opt and optimizer and optimizer.lower() != opt.lower():
         raise UsageError(
-            f'--resume {path}: its optimizer is {optimizer}, that of this run {args.opt}; give --opt {optimizer}, or '
+            f'--resume {path}: its optimizer is {optimizer}, that of this run {opt}; give --opt {optimizer}, or '
             f'--no-resume-opt to begin with a new optimizer')
     return metadata
 

@@ -35,6 +35,7 @@ class AtomicCheckpointSaver(CheckpointSaver):
         if not self._try(f'The checkpoint of epoch {epoch}', super().save_checkpoint, epoch, metric):
             files, self.best_epoch, self.best_metric = before
             self.checkpoint_files = [(path, metric) for path, metric in files if os.path.exists(path)]
+        return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
 
     def save_milestone(self, completed_epochs):
         if self.failure:  # last.pth.tar is of an earlier epoch
@@ -45,8 +46,10 @@ class AtomicCheckpointSaver(CheckpointSaver):
     def save_recovery(self, epoch, batch_idx=0, position=None):
         """Write a checkpoint within the epoch; `position` says where (see `Recovery`)."""
         self._position = position
-        self._try(f'The recovery checkpoint of epoch {epoch}', super().save_recovery, epoch, batch_idx)
-        self._position = None
+        try:
+            self._try(f'The recovery checkpoint of epoch {epoch}', super().save_recovery, epoch, batch_idx)
+        finally:
+            self._position = None
 
     def remove_recoveries(self) -> None:
         """Remove all recovery checkpoints, of earlier runs in this folder too: a newer checkpoint is written."""

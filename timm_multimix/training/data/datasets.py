@@ -42,7 +42,7 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
 
 
 def read_or_refuse(dataset: Dataset) -> Dataset:
-    """The dataset, which ends the run at an image that cannot be read, where it is of map style."""
+    """Make a map-style dataset end the run at an image that cannot be read."""
     return CheckedImages(dataset) if isinstance(dataset, ImageDataset) else dataset
 
 

@@ -11,7 +11,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
-from ..._checks import UsageError, check_several_classes
+from ..._checks import UsageError
 from ..cli.rules import is_binary
 
 _logger = logging.getLogger('train')
@@ -92,8 +92,10 @@ def check_classes(
         getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
     if not train:
         return
-    if not is_binary(args):
-        check_several_classes(f'the number of classes in {args.train_split}', len(train), '--bce-loss')
+    if len(train) == 1 and not is_binary(args):
+        raise UsageError(
+            f'{args.train_split} has one class, {_some(list(train))}, of which cross-entropy learns nothing; one class '
+            f'takes binary cross-entropy: --bce-loss')
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
     if needed > num_classes:
         raise UsageError(
