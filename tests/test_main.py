@@ -1,6 +1,7 @@
 """`python -m timm_multimix`: a training script of others, unedited."""
 import json
 import logging
+import os
 import shutil
 import sys
 
@@ -182,8 +183,10 @@ def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
     shutil.copy(folder_of_noise / 'train' / 'cat' / '0.png', hidden)
     flags = ['--mixup-mode', 'multimix', '--data-dir', str(folder_of_noise), '--aa', 'rand-m9-mstd0.5']
     assert all(step['spread'] > 0.1 for step in run(*flags)['steps'])
-    broken = folder_of_noise / 'train' / 'cat' / '0.png'
-    broken.write_text('no image')
+    broken = folder_of_noise / 'train' / 'cat'
+    for path in broken.iterdir():  # all of them: a batch that is not full, with one alone, is dropped
+        path.write_text('no image')
     for workers in ('0', '1'):
         run(*flags, '--workers', workers, code=2)
-        assert f'timm_multimix: error: {broken} cannot be read: ' in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f'timm_multimix: error: {broken}{os.sep}' in error and ' cannot be read: ' in error

@@ -105,6 +105,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     """timm with our task in place of its own, its errors worded as train_timm.py words them; yields the tasks built."""
     tasks: List[MultiMixTask] = []
     datasets: Dict[bool, Any] = {}  # by whether they are for training
+    optimizers: List[str] = []
 
     class PluggedTask(MultiMixTask):
         """A MultiMixTask with the arguments of timm's task; a class, as the script may ask what a task is."""
@@ -166,8 +167,12 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
             load_initial(model, checkpoint_path)
         return model
 
+    def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
+        optimizers.append(opt)  # the script may have another default than our --opt
+        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs)
+
     def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
-        check_resumed(path, None)  # the script may have another default than our --opt
+        check_resumed(path, None if args.no_resume_opt or not optimizers else optimizers[-1])
         return restore(path, original, of, path, *positional, **kwargs)
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
@@ -189,7 +194,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         (timm.data, 'create_loader', create_loader),
         (timm, 'create_model', create_model),
         (timm.models, 'create_model', create_model),
-        (timm.optim, 'create_optimizer_v2', partial(call_library, f'--opt {args.opt}')),
+        (timm.optim, 'create_optimizer_v2', create_optimizer_v2),
         (timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
         (timm.task, 'resume_task_checkpoint', resume),
         (timm.models, 'resume_checkpoint', resume),

@@ -238,7 +238,7 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path):
 def test_what_logs_must_be_installed(flag, module, package, flags, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     assert train_timm.main([*flags, flag]) == 2
-    assert f'error: {flag} needs {package}: pip install {package}: ' in capsys.readouterr().err.splitlines()[-1]
+    assert f'error: {flag} needs {package} (pip install {package}): ' in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'run').exists()
 
 
@@ -349,7 +349,7 @@ def test_late_epochs_are_seeded(flags):
     (['--initial-checkpoint', '/no/such/file'], '--initial-checkpoint /no/such/file: no such file'),
     (['--class-map', '/no/such/file'], '/no/such/file'),
     (['--device', 'mps'], '--device mps: '),
-    (['--log-wandb'], 'error: --log-wandb needs wandb: '),
+    (['--log-wandb'], 'error: --log-wandb needs wandb (pip install wandb): '),
 ])
 def test_mistakes_that_show_later(more, message, flags, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)

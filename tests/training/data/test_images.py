@@ -121,13 +121,14 @@ def test_images_of_every_mode_can_be_read(train, data):
 
 
 def test_a_batch_is_at_most_the_images_of_a_process(data, monkeypatch):
-    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
-    monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
     argv = ['--data-dir', str(data), '--num-classes', '3', '--device', 'cpu', '--workers', '0', '--batch-size']
     config = dict(input_size=(3, 32, 32), mean=(0.5,), std=(0.5,), interpolation='bicubic', crop_pct=1., num_classes=3)
     for batch_size in (13, 12):
         args, _ = parse_args([*argv, str(batch_size)])
         runtime = create_runtime(args)._replace(world_size=2, distributed=True)
+        monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+        monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
+        monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
         if batch_size == 12:
             assert len(create_loaders(args, config, runtime)[0]) == 1
         else:
