@@ -254,7 +254,9 @@ class MultiMixLoss(nn.Module):
     def describe(self, positions: Optional[int] = None) -> str:
         """What is mixed and how strongly, in words; None positions for the pooled form."""
         alpha = f'{self.alpha[0]:g} to {self.alpha[1]:g}' if isinstance(self.alpha, tuple) else f'{self.alpha:g}'
-        tuples = f'{self.tuples(positions)} tuples' + ('' if positions is None else f' x {positions} positions')
+        tuples = f'{self.tuples(positions)} tuples'
+        if positions is not None:
+            tuples += f' x {positions} position{"s" * (positions > 1)}'
         return (
             f'{tuples} of {self.length or "all"} examples, alpha {alpha} for each '
             f'{"tuple" if self.concentration == "total" else "example"}, clean weight {self.clean_weight:g}')
