@@ -42,8 +42,11 @@ class StopRequest:
     def __exit__(self, kind: Any, *_: object) -> None:
         # a run that was stopped is on its way out with code 0, and launchers repeat the signal
         self._on_the_way_out = kind is Stopped
-        if self._previous is not None and not self._on_the_way_out:
-            signal.signal(signal.SIGTERM, self._previous)
+        if self._previous is not None:
+            if self._on_the_way_out:
+                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's end puts other handlers back
+            else:
+                signal.signal(signal.SIGTERM, self._previous)
 
     def _note(self, *_: object) -> None:
         self.requested = True
