@@ -4,7 +4,6 @@ from typing import Any, Dict, Tuple
 
 import torch.distributed as dist
 from timm.data import create_loader, create_transform
-from torch.utils.data import Dataset
 
 from ..._checks import UsageError, call_library
 from ..cli.multimix import needs_two_views
@@ -58,47 +57,38 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         auto_augment=args.aa,
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
     )
-    create = create_naflex_loaders if args.naflex_loader else _create_loaders
-    loaders = create(args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
+    if args.naflex_loader:
+        loaders = create_naflex_loaders(
+            args, data_config, runtime, dataset_train, dataset_eval, shared, augmentation)
+    else:
+        shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
+        loader_train = create_loader(
+            dataset_train,
+            batch_size=args.batch_size,
+            is_training=True,
+            num_aug_repeats=args.aug_repeats,
+            num_aug_splits=args.aug_splits,
+            collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
+            **_size_schedule(args),
+            **augmentation,
+            **shared,
+        )
+        if needs_two_views(args):
+            make_views(dataset_train)
+        seed_samples(loader_train, args)
+        loader_eval = create_loader(
+            dataset_eval,
+            batch_size=args.validation_batch_size or args.batch_size,
+            is_training=False,
+            interpolation=data_config['interpolation'],
+            crop_pct=data_config['crop_pct'],
+            **shared,
+        )
+        loaders = loader_train, loader_eval
     check_not_empty(loaders[0], args.batch_size)
     for loader in loaders:
         shield_workers(loader)
     return loaders
-
-
-def _create_loaders(
-        args: argparse.Namespace,
-        data_config: Dict[str, Any],
-        runtime: Runtime,
-        dataset_train: Dataset,
-        dataset_eval: Dataset,
-        shared: Dict[str, Any],
-        augmentation: Dict[str, Any],
-) -> Tuple[Any, Any]:
-    shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
-    loader_train = create_loader(
-        dataset_train,
-        batch_size=args.batch_size,
-        is_training=True,
-        num_aug_repeats=args.aug_repeats,
-        num_aug_splits=args.aug_splits,
-        collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
-        **_size_schedule(args),
-        **augmentation,
-        **shared,
-    )
-    if needs_two_views(args):
-        make_views(dataset_train)
-    seed_samples(loader_train, args)
-    loader_eval = create_loader(
-        dataset_eval,
-        batch_size=args.validation_batch_size or args.batch_size,
-        is_training=False,
-        interpolation=data_config['interpolation'],
-        crop_pct=data_config['crop_pct'],
-        **shared,
-    )
-    return loader_train, loader_eval
 
 
 def prepare_augmentation(args: argparse.Namespace) -> None:
