@@ -5,6 +5,7 @@ the p of a paired t-test.
 """
 import argparse
 import sys
+from operator import itemgetter
 from typing import Any, Dict, List, Optional
 
 from .report.page import markdown_table
@@ -33,7 +34,7 @@ def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
 
 def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str, digits: int) -> str:
     """Mean difference over the seeds that both have, and its p where they are several; '' without one."""
-    found = None if records is others else paired_difference(records, others, name)
+    found = None if records is others else paired_difference(records, others, itemgetter(name))
     if found is None:
         return ''
     difference, p = found

@@ -7,8 +7,10 @@ mean rank. The last row follows `RULE`.
 """
 import statistics
 import sys
-from typing import Dict, List, NamedTuple, Optional
+from operator import itemgetter
+from typing import Any, Dict, List, Optional
 
+from ..report.metrics import Metric
 from ..report.page import markdown_table
 from ..suite.cli import create_parser, mistakes
 from ..suite.methods import find
@@ -23,19 +25,15 @@ RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'auto' for reg
 """What is recommended for each regime; docs/when-to-use.md gives the reasons."""
 
 
-class Metric(NamedTuple):
-    """A number of a result, and how tables give it."""
-    title: str
-    name: str
-    digits: int
-    higher: bool = False
-    factor: float = 1.
+def _calibration_error(result: Dict[str, Any]) -> Optional[float]:
+    found = result.get('ece')  # which older results have not
+    return None if found is None else 100. * found
 
 
 METRICS = (
-    Metric('top-1 (%)', 'top1', 2, higher=True),
-    Metric('test loss', 'loss', 3),
-    Metric('calibration error (%)', 'ece', 1, factor=100.),
+    Metric('top-1 (%)', 'accuracy', itemgetter('top1')),
+    Metric('test loss', 'accuracy', itemgetter('loss'), higher=False, digits=3),
+    Metric('calibration error (%)', 'accuracy', _calibration_error, higher=False, digits=1),
 )
 
 
@@ -57,16 +55,15 @@ class Scores:
         """Of each seed that plain training has, too; [] without runs."""
         runs = self.regimes[regime]
         seeds = {record['settings']['seed'] for record in runs.get('plain', [])}
-        found = [
-            record['result'].get(self.metric.name) for record in runs.get(method, [])
+        return [
+            self.metric.value(record['result']) for record in runs.get(method, [])
             if record['settings']['seed'] in seeds]
-        return [value if value is None else self.metric.factor * value for value in found]
 
     def difference(self, regime: str, method: str) -> Optional[float]:
         """From plain training, on the seeds that both have."""
         runs = self.regimes[regime]
-        found = paired_difference(runs.get(method, []), runs.get('plain', []), self.metric.name)
-        return None if found is None else self.metric.factor * found[0]
+        found = paired_difference(runs.get(method, []), runs.get('plain', []), self.metric.value)
+        return None if found is None else found[0]
 
     def rank(self, regime: str, method: str) -> Optional[int]:
         """1 for the best mean among the methods that have one."""
@@ -89,8 +86,7 @@ class Scores:
 
     def table(self) -> List[List[str]]:
         """A header, a row per method, and one that follows the rule."""
-        arrow = '↑' if self.metric.higher else '↓'
-        header = [f'{self.metric.title} {arrow}', *self.regimes, 'mean rank', 'worst difference from plain']
+        header = [self.metric.title, *self.regimes, 'mean rank', 'worst difference from plain']
         rows = [self.row(find(method).label, dict.fromkeys(self.regimes, method)) for method in METHODS]
         return [header, *rows, self.row('**by the rule**', self.rule)]
 

@@ -39,7 +39,7 @@ def draw(scores: List[Any], methods: List[str]) -> Figure:
                     axis.add_patch(plt.Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, linewidth=2))
         axis.set_xticks(range(len(regimes)), regimes, rotation=30, ha='right')
         axis.set_yticks(range(len(methods)), [textwrap.fill(find(method).label, 24) for method in methods], fontsize=8)
-        axis.set_title(f'{metric.title} minus plain training ({"more" if metric.higher else "less"} is better)', size=9)
+        axis.set_title(f'{metric.name} minus plain training ({"more" if metric.higher else "less"} is better)', size=9)
         axis.tick_params(length=0)
     for axis in axes[0][1:]:
         axis.set_yticks([])

@@ -5,7 +5,7 @@ import json
 import os
 import statistics
 from dataclasses import dataclass
-from typing import Any, Container, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, List, Optional, Tuple
 
 from .methods import KNOBS, METHODS
 
@@ -112,15 +112,15 @@ def cell(values: List[Optional[float]], digits: int) -> str:
 
 
 def paired_difference(
-        records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str,
+        records: List[Dict[str, Any]], others: List[Dict[str, Any]], value: Callable[[Dict[str, Any]], Optional[float]],
 ) -> Optional[Tuple[float, Optional[float]]]:
-    """How far a number is above that of others, on the seeds that both have: these share images and their order.
+    """How far the `value` of results is above that of others, on the seeds that both have: these share their images.
 
     Returns:
         The mean difference, and the p of a paired t-test where there are several seeds; None where there is no pair, or
         one has not that number.
     """
-    values = [{record['settings']['seed']: record['result'].get(name) for record in each} for each in (records, others)]
+    values = [{record['settings']['seed']: value(record['result']) for record in each} for each in (records, others)]
     pairs = [(values[0][seed], values[1][seed]) for seed in values[0] if seed in values[1]]
     if not pairs or None in (x for pair in pairs for x in pair):
         return None
