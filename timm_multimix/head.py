@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,6 +11,7 @@ from . import functional
 from ._checks import UsageError, check_choice, check_target, take_arguments
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
+from .tasks.gather import num_processes
 
 _logger = logging.getLogger(__name__)
 
@@ -187,8 +187,7 @@ def _check_gradients_are_averaged(model: nn.Module) -> None:
 
     Parameters that are not torch's plain ones are of another wrapper, such as FSDP's.
     """
-    alone = not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-    if torch.compiler.is_compiling() or alone or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or num_processes() == 1 or not torch.is_grad_enabled():
         return
     is_seen = DistributedDataParallel._get_active_ddp_module() is not None
     if not is_seen and all(type(parameter) is nn.Parameter for parameter in model.parameters()):

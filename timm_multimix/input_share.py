@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 
 from ._checks import UsageError, check_integer
+from .tasks.gather import num_processes
 
 _TARGET = 0.93
 _DECAY = 0.95  # of the average, per batch
@@ -44,7 +45,7 @@ class FoundShare:
             labels = target if target.ndim == 1 else target.argmax(dim=1)
             counts[0] = (logits.argmax(dim=1) == labels).sum()
             counts[1] = len(labels)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if num_processes() > 1:
             dist.all_reduce(counts)
         self._counts = counts
 

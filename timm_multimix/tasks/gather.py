@@ -1,22 +1,25 @@
-"""One batch out of the batches of all processes."""
+"""What the processes of a run make of their batches together."""
 import torch
 import torch.distributed as dist
+
+
+def num_processes() -> int:
+    """Of this run; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
     """`[b, ...]` of every process, joined to `[world * b, ...]` in order of rank, the same in all of them.
 
     Gradients go back to the process that a row came from, summed over the processes. The tensor itself where there is
-    no process group.
+    one process.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    return _Gather.apply(tensor)
+    return tensor if num_processes() == 1 else _Gather.apply(tensor)
 
 
 def agree(number: int, device: torch.device) -> int:
     """The number that the first process has, in all of them."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if num_processes() == 1:
         return number
     agreed = torch.tensor(number, device=device)
     dist.broadcast(agreed, src=0)

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._checks import UsageError
 from ..functional import at_least_float32
+from .gather import num_processes
 
 
 def mixupe_loss(
@@ -88,7 +89,7 @@ def average_image(loader: Iterable, device: torch.device) -> torch.Tensor:
         mean = mean + (images.mean(dim=0) - mean) * (images.shape[0] / count)
     if count == 0:
         raise UsageError('loader must give at least one batch, got none')
-    if dist.is_available() and dist.is_initialized():
+    if num_processes() > 1:
         counts = mean.new_tensor(count)
         mean = mean * counts
         dist.all_reduce(mean)

@@ -2,10 +2,10 @@
 import argparse
 from typing import Any, Dict, Tuple
 
-import torch.distributed as dist
 from timm.data import create_loader, create_transform
 
 from ..._checks import UsageError, call_library
+from ...tasks.gather import num_processes
 from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
@@ -101,8 +101,7 @@ def prepare_augmentation(args: argparse.Namespace) -> None:
 def check_not_empty(loader: Any, batch_size: int) -> None:
     """Refuse a training loader without a batch."""
     if len(loader) == 0:
-        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        num_images = -(-len(loader.dataset) // processes)
+        num_images = -(-len(loader.dataset) // num_processes())
         raise UsageError(f'--batch-size must be at most the {num_images} training images per process, got {batch_size}')
 
 
