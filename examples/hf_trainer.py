@@ -1,10 +1,10 @@
-"""The Trainer of transformers, on a timm model under MultiMix: `pip install transformers accelerate`.
+"""Train a timm model with MultiMix in the Trainer of transformers: `pip install transformers accelerate`.
 
     python examples/hf_trainer.py IMAGES --model resnet18 --epochs 20
 
-The Trainer asks a model for 'loss' and 'logits'. In eval mode the task's loss is plain cross-entropy, so `eval_loss`
-can be compared with other methods. Leave `label_smoothing_factor` of TrainingArguments at 0, or the Trainer computes a
-loss of its own; `MultiMixTask` has `label_smoothing`.
+The Trainer expects 'loss' and 'logits' from a model. In eval mode the task's loss is plain cross-entropy, so that
+`eval_loss` can be compared with other methods. Leave `label_smoothing_factor` of TrainingArguments at 0, or the Trainer
+computes its own loss; use `label_smoothing` of `MultiMixTask` instead.
 """
 import argparse
 
@@ -18,11 +18,11 @@ from timm_multimix import MultiMixTask
 
 
 class MultiMixForTrainer(torch.nn.Module):
-    """A timm model under MultiMix, with the forward that the Trainer expects.
+    """A timm model with MultiMix, in the form that the Trainer expects.
 
     Args:
         model: A timm model.
-        **multimix: For `MultiMixTask`, such as `mode`, `alpha` or `mixup_alpha`.
+        **multimix: Arguments of `MultiMixTask`, such as `mode`, `alpha` or `mixup_alpha`.
     """
 
     def __init__(self, model, **multimix):
@@ -49,7 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', help='folder with train and validation, each with a folder of images per class')
     parser.add_argument('--model', default='resnet18', help='timm model')
-    parser.add_argument('--image-size', type=int, help="the model's own where not given")
+    parser.add_argument('--image-size', type=int, help="default: the model's own")
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--workers', type=int, default=4)

@@ -17,12 +17,12 @@ from timm_multimix import MultiMixTask
 
 
 class MultiMixModule(lightning.LightningModule):
-    """A timm model under MultiMix.
+    """A timm model with MultiMix.
 
     Args:
         model: A timm model.
         lr: Learning rate.
-        **multimix: For `MultiMixTask`, such as `mode`, `alpha` or `mixup_alpha`.
+        **multimix: Arguments of `MultiMixTask`, such as `mode`, `alpha` or `mixup_alpha`.
     """
 
     def __init__(self, model, lr=1e-3, **multimix):
@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', help='folder with train and validation, each with a folder of images per class')
     parser.add_argument('--model', default='resnet18', help='timm model')
-    parser.add_argument('--image-size', type=int, help="the model's own where not given")
+    parser.add_argument('--image-size', type=int, help="default: the model's own")
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--workers', type=int, default=4)

@@ -17,7 +17,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', help='folder of images')
     parser.add_argument('--model', default='resnet18', help='timm model')
-    parser.add_argument('--image-size', type=int, help="the model's own where not given")
+    parser.add_argument('--image-size', type=int, help="default: the model's own")
     parser.add_argument('--epochs', type=int, default=20)
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--lr', type=float, default=1e-3)

@@ -336,7 +336,7 @@ def test_the_first_batch_tells_its_rows(caplog):
             x, y = mixup_fn(images('resnet', 4), labels(4))
             model(x)
     rows, = [record.message for record in caplog.records if 'rows' in record.message]
-    assert rows.startswith(f'MultiMix makes {len(y):,} rows of {NUM_CLASSES} classes of a batch of 4')
+    assert rows.startswith(f'MultiMix makes {len(y):,} rows of {NUM_CLASSES} classes from a batch of 4')
     assert f'{6 * y.nbytes / 2 ** 20:,.0f} MiB' in rows
 
 

@@ -123,7 +123,7 @@ def test_mistakes_are_told_before_the_script_begins(flags, message, run, capsys)
 
 
 @pytest.mark.parametrize('source, message', [
-    ('print("hello")', 'does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23'),
+    ('print("hello")', 'must train a timm.task.ClassificationTask, as timm\'s train.py does from version 1.0.23 on'),
     ('from timm.task import ClassificationTask', 'ended without building a ClassificationTask'),
     ('from timm.task import ClassificationTask, LogitDistillationTask as Task\nTask()', 'knowledge distillation'),
 ])

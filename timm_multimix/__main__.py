@@ -1,10 +1,10 @@
-"""Run a copy of timm's own training script, unedited, with MultiMix: `python -m timm_multimix PATH/train.py ARGS`.
+"""Run an unedited copy of timm's training script with MultiMix: `python -m timm_multimix PATH/train.py ARGS`.
 
     python -m timm_multimix PATH/train.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
 
-The script is timm's train.py of version 1.0.23 or newer. Where it builds its training task it gets a MultiMixTask. The
-flags of mixing (--mixup..., --cutmix..., --multimix-...) are taken off its command line, so its loader gives the labels
-as they are; all others are the script's own.
+The script is train.py of timm 1.0.23 or newer. Its training task becomes a MultiMixTask. The mixing flags (--mixup...,
+--cutmix..., --multimix-...) are removed from its command line, so that its loader returns plain labels; the script
+gets all other flags.
 """
 import argparse
 import logging
@@ -49,7 +49,7 @@ _OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistil
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run the script; the exit code. A user's mistake ends with code 2 and one line that says what is wrong."""
+    """Run the script and return the exit code; a user's mistake gives code 2 and one line that says what is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help'):
         print(_taken_parser().format_help())
@@ -62,7 +62,7 @@ def _run(script: str, argv: List[str]) -> None:
     source = call_library(f'cannot read the script {script}', Path(path).read_text, encoding='utf-8')
     if 'ClassificationTask' not in source:
         raise UsageError(
-            f'{script} does not train a timm.task.ClassificationTask; timm\'s train.py does since version 1.0.23')
+            f'{script} must train a timm.task.ClassificationTask, as timm\'s train.py does from version 1.0.23 on')
     args, rest = _split_arguments(argv)
     with (
         mock.patch.object(sys, 'argv', [script, *rest]),
@@ -75,7 +75,7 @@ def _run(script: str, argv: List[str]) -> None:
 
 
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
-    """All arguments as train_timm.py would read them, and those that are left to the script."""
+    """Return all arguments as train_timm.py would parse them, and the command line of the script."""
     parser = create_parser(**_HELP)
     read_defaults(parser, FLAGS, argv)
     args, _ = parser.parse_known_args(argv)
@@ -84,16 +84,16 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
         raise UsageError(f'--mixup-mode must be one of {", ".join(MODES)} here, got {args.mixup_mode!r}')
     if needs_two_views(args):
         raise UsageError(
-            '--multimix-teacher-decay needs --multimix-single-view here: the script makes one view of each image')
+            '--multimix-teacher-decay needs --multimix-single-view here: the script loads one view of each image')
     if args.cutmix_minmax is not None and args.config:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     _, rest = _taken_parser().parse_known_args(argv)
-    # the script may read others from the same --config
+    # explicit, as the script may read other values from the same --config
     return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
 
 
 def _taken_parser() -> Parser:
-    """A parser for the flags that the script does not get."""
+    """Return a parser for the flags that are removed from the script's command line."""
     groups = [
         (title, [flag for flag in flags if flag.dest in _TAKEN or flag.dest.startswith('multimix_')])
         for title, flags in GROUPS]
@@ -102,13 +102,13 @@ def _taken_parser() -> Parser:
 
 @contextmanager
 def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
-    """timm with our task in place of its own, its errors worded as train_timm.py words them; yields the tasks built."""
+    """Patch timm to build our task and to word errors as train_timm.py does; yield the list of tasks that it builds."""
     tasks: List[MultiMixTask] = []
-    datasets: Dict[bool, Any] = {}  # by whether they are for training
+    datasets: Dict[bool, Any] = {}  # keyed by is_training
     optimizers: List[str] = []
 
     class PluggedTask(MultiMixTask):
-        """A MultiMixTask with the arguments of timm's task; a class, as the script may ask what a task is."""
+        """A MultiMixTask with the arguments of timm's task; a class, so that isinstance works in the script."""
 
         def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
             kwargs.pop('threshold', None)
@@ -129,18 +129,18 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
                 if self.num_batches > args.grad_accum_steps:
                     raise UsageError(
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
-                        f'{self.num_batches} batches went by without it')
+                        f'got {self.num_batches} batches without a call')
                 self.num_batches += 1
             found_share = self.input_mixing.found_share
             if found_share is not None and found_share.num_batches is None:
-                raise UsageError('--multimix-input-prob auto needs a script that calls create_scheduler_v2 of timm')
+                raise UsageError('--multimix-input-prob auto needs a script that calls timm\'s create_scheduler_v2')
             return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
-        raise UsageError('the script asked for knowledge distillation, which does not go with MultiMix')
+        raise UsageError('the script asked for knowledge distillation, which MultiMix does not support')
 
     def create_dataset(original: Callable, *positional: Any, **kwargs: Any):
-        if not args.data_dir:  # else what seems to be DIR may be the value of a flag of the script's own
+        if not args.data_dir:  # otherwise what looks like DIR may be the value of a flag of the script
             check_data(args)
         check_root(args)
         split = kwargs.get('split', 'a')
@@ -168,7 +168,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         return model
 
     def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
-        optimizers.append(opt)  # the script may have another default than our --opt
+        optimizers.append(opt)  # the script's default may differ from that of our --opt
         return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs)
 
     def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
@@ -181,7 +181,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         if args.multimix_input_prob == 'auto':
             if not updates_per_epoch:
                 raise UsageError(
-                    '--multimix-input-prob auto needs a script that gives create_scheduler_v2 its updates_per_epoch')
+                    '--multimix-input-prob auto needs a script that passes updates_per_epoch to create_scheduler_v2')
             for task in tasks:
                 tell_length(task, updates_per_epoch * epochs * args.grad_accum_steps)
         if args.multimix_input_prob == 'auto' or args.mixup_off_epoch:
@@ -214,18 +214,18 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
 
 def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
-    """Hook the scheduler, the only object that the script notifies of every epoch: mixing ends at one (0: never)."""
+    """Hook into the scheduler, the only object told of every epoch: end mixing at `off_epoch` (0: never), and log."""
     if scheduler is None:
         if not off_epoch:
             return
-        raise UsageError('--mixup-off-epoch needs a --sched: from it the epoch is known')
+        raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
     step, step_update = scheduler.step, scheduler.step_update
 
     def stepped(epoch: int, *positional: Any, **kwargs: Any):
         for task in tasks:
             task.mixup_enabled = not off_epoch or epoch < off_epoch
             for name, value in task.input_mixing.metrics().items():
-                if task.verbose:  # on one process
+                if task.verbose:  # on one process only
                     _logger.info(f'Before epoch {epoch}: {name} {value:.3f}')
         return step(epoch, *positional, **kwargs)
 
@@ -239,14 +239,14 @@ def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List
 
 
 def _check_classes(args: argparse.Namespace, tasks: List[MultiMixTask], datasets: Dict[bool, Any]) -> None:
-    """Refuse data of other classes than the model's, as soon as both are there."""
+    """Check the classes of the data against those of the model as soon as both exist."""
     num_classes = getattr(tasks[-1].get_eval_model(), 'num_classes', None) if tasks else None
     if num_classes is not None and True in datasets:
         check_classes(args, num_classes, datasets[True], datasets.get(False))
 
 
 def _input_size(args: argparse.Namespace) -> Optional[Tuple[int, int, int]]:
-    """What the flags say of the images; None for the model's own size."""
+    """Return the input size that the flags give; None for the model's own."""
     if args.input_size:
         return tuple(args.input_size)
     return None if args.img_size is None else (args.in_chans or 3, args.img_size, args.img_size)

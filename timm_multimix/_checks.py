@@ -1,4 +1,4 @@
-"""Checks of what a user passes in: every error names the argument, what it was and what is allowed."""
+"""Checks of what users pass in; every error names the argument, what it was and what is allowed."""
 import inspect
 import numbers
 import sys
@@ -12,23 +12,23 @@ Alpha = Union[float, Tuple[float, float]]
 LARGEST = sys.float_info.max
 _looks_at_values = ContextVar('looks_at_values', default=True)
 
-# what a library answers to a value; an AttributeError or a NameError is an error of the program
+# what a library raises for a bad value; an AttributeError or a NameError is a bug in the program
 _ANSWERS = (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class UsageError(ValueError):
-    """A mistake of the user's: an argument or flag, what it was, and what is allowed. On the command line one line."""
+    """A user's mistake: names the argument or flag, what it was and what is allowed. One line on the command line."""
 
 
 def call_library(what: str, function: Callable, *args: Any, errors: Any = _ANSWERS, **kwargs: Any) -> Any:
-    """Call a function of timm or torch that may not take what the user gave.
+    """Call a function of timm or torch that may reject the user's value.
 
     Args:
-        what: The argument or flag and its value, with which the message begins.
-        errors: Exceptions by which the function says so, as `except` takes them.
+        what: The argument or flag and its value; the error message starts with it.
+        errors: The exceptions that mean a rejected value, as for `except`.
 
     Raises:
-        UsageError: `what`, and then the words of the library in one line.
+        UsageError: If the value is rejected: `what` and the library's message, in one line.
     """
     try:
         return function(*args, **kwargs)
@@ -40,7 +40,7 @@ def call_library(what: str, function: Callable, *args: Any, errors: Any = _ANSWE
 
 
 def take_arguments(function: Callable, kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    """Those among the keyword arguments that `function` has; `kwargs` loses them."""
+    """Remove the arguments of `function` from `kwargs` and return them."""
     return {name: kwargs.pop(name) for name in inspect.signature(function).parameters if name in kwargs}
 
 
@@ -66,7 +66,7 @@ def check_number(name: str, value: object, low: float = 0., high: float = LARGES
 
 
 def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
-    """A Dirichlet concentration: a number > 0, or a (low, high) range of them; a range of one value is that value."""
+    """Check a Dirichlet concentration, a number > 0 or a (low, high) range; a range of one value becomes that value."""
     if not isinstance(alpha, (tuple, list)):
         return check_number(name, alpha, open_low=True)
     ends = [check_number(f'{name}[{i}]', end, open_low=True) for i, end in enumerate(alpha)]
@@ -76,7 +76,7 @@ def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
 
 
 def check_criterion(criterion: object) -> object:
-    """None, or a callable that does not say that it sums or keeps the rows."""
+    """Check that a criterion is None or a callable; its `reduction`, if it has one, must be a mean over rows."""
     if criterion is not None and not callable(criterion):
         raise UsageError(f'criterion must be None or callable, got {criterion!r}')
     # timm's sum over classes is still a mean over rows
@@ -88,7 +88,7 @@ def check_criterion(criterion: object) -> object:
 
 @contextmanager
 def any_values():
-    """Let NaN and infinities pass on the CPU too, for a loop that meets them itself."""
+    """Accept NaN and infinities on the CPU too, for a loop that handles them itself."""
     token = _looks_at_values.set(False)
     try:
         yield
@@ -97,10 +97,10 @@ def any_values():
 
 
 def check_floats(name: str, value: object, *shapes: Sequence[Union[int, str]], finite: bool = False) -> None:
-    """A floating-point tensor of one of the shapes, in which a letter stands for any size.
+    """Check for a floating-point tensor of one of the shapes, in which a letter stands for any size.
 
-    Values are looked at on the CPU only; on an accelerator the host would have to wait for the device at every step.
-    What is not finite there reaches the loss, where loss scaling meets it.
+    Values are checked on the CPU only: on an accelerator the host would wait for the device at every step. Non-finite
+    values there reach the loss, where loss scaling handles them.
     """
     form = ' or '.join(f'[{", ".join(map(str, shape))}]' for shape in shapes)
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
@@ -117,18 +117,15 @@ def check_floats(name: str, value: object, *shapes: Sequence[Union[int, str]], f
 
 
 def check_several_classes(name: str, num_classes: int, instead: str) -> None:
-    """More than one class, as cross-entropy needs to have anything to learn."""
+    """Refuse a single class, for which cross-entropy has nothing to learn."""
     if num_classes == 1:
         raise UsageError(
-            f'{name} must be >= 2 under cross-entropy, got 1, whose probability is always 1; one class takes binary '
+            f'{name} must be >= 2 under cross-entropy, got 1, whose probability is always 1; for one class use binary '
             f'cross-entropy: {instead}')
 
 
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:
-    """Class indices `[b]` in 0..c-1, or soft targets `[b, c]` without a negative or non-finite value.
-
-    Values are looked at on the CPU only.
-    """
+    """Check for class indices `[b]` in 0..c-1, or finite soft targets `[b, c]` >= 0; values on the CPU only."""
     shape = tuple(target.shape) if isinstance(target, torch.Tensor) else type(target).__name__
     if shape == (batch_size, num_classes):
         check_floats('soft targets', target, shape)
@@ -146,7 +143,7 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
 
 
 def check_logits(logits: torch.Tensor, finite: bool = True) -> None:
-    """`[b, c]` or `[b, r, c]`, not empty, finite."""
+    """Check for logits `[b, c]` or `[b, r, c]` that are not empty, and finite if `finite`."""
     check_floats('logits', logits, 'bc', 'brc', finite=finite)
     if 0 in logits.shape:
         raise UsageError(f'logits must not be empty, got shape {list(logits.shape)}')

@@ -1,4 +1,4 @@
-"""The drop-in for `timm.data.Mixup`."""
+"""A drop-in replacement for `timm.data.Mixup`."""
 import logging
 import types
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from .input_mixing import InputMixing
 from .loss import MultiMixLoss
 
 _logger = logging.getLogger(__name__)
-_COPIES = 6  # of the rows that a criterion and its gradient take, about
+_COPIES = 6  # approximate memory of a criterion and its gradient, in copies of the rows
 
 
 class MultiMix:
-    """Drop-in for `timm.data.Mixup` that mixes embeddings: a stock training loop works unchanged.
+    """Drop-in replacement for `timm.data.Mixup` that mixes embeddings in an unchanged training loop.
 
     ```python
     mixup_fn = MultiMix(num_classes=1000).attach(model)
@@ -30,32 +30,32 @@ class MultiMix:
         loss = loss_fn(model(x), y)     # in train mode the model returns mixed logits [N, c]
     ```
 
-    The N rows are mixed ones and copies of the clean batch for `clean_weight`, together about as many as the tuples of
-    the loss (see `MultiMixLoss.row_counts`); the first batch logs how many. Every row goes to the criterion, so timm's
-    SoftTargetCrossEntropy and BinaryCrossEntropy work as they are. `MultiMixTask` and `MultiMixHead` compute the loss
-    faster and without rows. Inputs are never changed; any batch size >= 1 will do.
+    The N rows are mixed rows and, for `clean_weight`, copies of the clean batch. N is close to the number of tuples of
+    the loss (see `MultiMixLoss.row_counts`) and is logged at the first batch. Every row goes to the criterion, so
+    timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as they are. `MultiMixTask` and `MultiMixHead` compute the
+    loss faster, without rows. Inputs are never changed, and any batch size >= 1 works.
 
-    `y` holds NaN until `model(x)` has run, which fills it in place (dense targets depend on the attention): hand the
-    criterion that very tensor, not a copy made before. After `model(x)`, `clean_logits` holds the ordinary logits
-    `[b, c]` of the images, without gradient, for train accuracy; it is None where the images were mixed.
+    `y` holds NaN until `model(x)` fills it in place, as dense targets depend on the attention: pass this same tensor to
+    the criterion, not an earlier copy. After `model(x)`, `clean_logits` holds the ordinary logits `[b, c]` of the
+    images, without gradient, for train accuracy; it is None if the images were mixed.
 
-    In eval mode the model is untouched, and this object returns the images and their own soft targets. A second
-    training forward of a batch is an error, unless `reuse` is set. `nn.DataParallel` is not supported.
+    In eval mode the model is untouched, and this object returns the images and their soft targets. A second training
+    forward of the same batch is an error, unless `reuse` is set. `nn.DataParallel` is not supported.
 
     Args:
-        mixup_alpha: Mixup of the images is active if > 0. By default it is not, unlike in timm: embeddings are mixed.
+        mixup_alpha: Mixup of the images is active if > 0. Unlike in timm it is off by default, as embeddings are mixed.
         cutmix_alpha: CutMix of the images is active if > 0; this, cutmix_minmax, prob, switch_prob, correct_lam,
             input_prob and num_batches are as in `InputMixing`.
         mode: 'multimix' or 'dense-multimix'.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
-        multi_label: Targets are multi-hot `[b, c]`; smoothing then draws each label towards 0.5.
-        num_batches: Batches that the whole run trains on, for input_prob 'auto'; save `state_dict()` with your
+        multi_label: Targets are multi-hot `[b, c]`; smoothing then pulls each label towards 0.5.
+        num_batches: Number of training batches of the whole run, for input_prob 'auto'; save `state_dict()` in your
             checkpoints then.
-        reuse: Let every training forward until the next call mix the same batch by the same tuples, as SAM, LBFGS and
-            activation checkpointing of the whole model need it.
-        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
-            alpha, length, concentration, clean_weight.
+        reuse: Let every training forward until the next call mix the same batch with the same tuples, as SAM, LBFGS and
+            activation checkpointing of the whole model need.
+        **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
+            (num_tuples, alpha, length, concentration, clean_weight).
 
     Raises:
         ValueError: If an argument is out of range.
@@ -91,12 +91,11 @@ class MultiMix:
         self.input_mixing = InputMixing(
             mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches,
             multi_label)
-        # smoothing happens to the targets, before they are mixed
         refuse_arguments(
-            'MultiMix', kwargs, criterion='the loop has its own', implementation='whose rows are there',
-            gamma='MultiMixTask has one, with its teacher')
+            'MultiMix', kwargs, criterion='as the loop has its own', implementation='as the rows go to a criterion',
+            gamma='as only MultiMixTask has a teacher')
         self._loss_kwargs = kwargs
-        self.loss = MultiMixLoss(**kwargs)
+        self.loss = MultiMixLoss(**kwargs)  # without label smoothing: targets are smoothed before they are mixed
         self.clean_logits: Optional[torch.Tensor] = None
         self.model: Optional[nn.Module] = None
         self._head: Optional[MultiMixHead] = None
@@ -111,14 +110,14 @@ class MultiMix:
         return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
 
     def state_dict(self) -> Dict[str, Any]:
-        """What resuming needs: the share that `input_prob='auto'` has found."""
+        """Return what resuming needs: the share found by `input_prob='auto'`."""
         return self.input_mixing.state_dict()
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         self.input_mixing.load_state_dict(state)
 
     def attach(self, model: nn.Module) -> 'MultiMix':
-        """Make `model(x)` return mixed logits in train mode, for the batch that last went through this object.
+        """Make `model(x)` return mixed logits in train mode, for the last batch that this object was called with.
 
         Call it on the bare model, before DistributedDataParallel or torch.compile. `detach` undoes it.
 
@@ -126,7 +125,7 @@ class MultiMix:
             model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
 
         Raises:
-            ValueError: If the model cannot serve the mode, has another number of classes, or is attached already.
+            ValueError: If the model does not support the mode, has another number of classes or is attached already.
         """
         if isinstance(model, (nn.DataParallel, DistributedDataParallel)) or hasattr(model, '_orig_mod'):
             raise UsageError(
@@ -151,21 +150,21 @@ class MultiMix:
         return self
 
     def detach(self) -> None:
-        """Give the model its own forward back."""
+        """Restore the model's own forward."""
         if self.model is not None:
             del self.model.forward
             self.model = self._head = self._batch = self.clean_logits = None
             self._num_positions, self._told = {}, False
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Draw what happens to the batch, for the model's next forward.
+        """Draw how the batch is mixed, for the next forward of the model.
 
         Args:
             x: Images `[b, ch, h, w]`.
             target: `[b]` class indices or `[b, c]` soft targets.
 
         Returns:
-            The images, as they are or mixed, and soft targets: `[N, c]` where embeddings are mixed, else `[b, c]`.
+            The images, unchanged or mixed, and soft targets: `[N, c]` if embeddings are mixed, else `[b, c]`.
 
         Raises:
             ValueError: If no model is attached, or the target does not fit.
@@ -173,7 +172,7 @@ class MultiMix:
         if self.model is None:
             raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
         if self.multi_label:
-            target = target.float()  # as timm's Mixup takes them: multi-hot, of any type
+            target = target.float()  # multi-hot targets of any dtype, as timm's Mixup accepts
         check_target(target, x.shape[0], self.num_classes)
         soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
         what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
@@ -195,18 +194,18 @@ class MultiMix:
         if not self._told:
             self._told = True
             _logger.info(
-                f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes of a batch of {batch_size}; with the '
+                f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes from a batch of {batch_size}; with the '
                 f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
         return _Batch('embeddings', target, soft_target, rows, num_tuples)
 
     def _positions(self, x: torch.Tensor) -> int:
-        """Number of positions r that the model has for images of this size, found by one small forward."""
+        """Return the number of positions r for images of this size, found by a forward on one image."""
         if x.shape[1:] not in self._num_positions:
             self._num_positions[x.shape[1:]] = self._head.dense.num_positions(x[:1])
         return self._num_positions[x.shape[1:]]
 
     def _training_forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The forward of the attached model: in train mode mixed rows `[N, c]`, by which the targets are filled."""
+        """Run the attached model; where it mixes embeddings, return the mixed rows `[N, c]` and fill the targets."""
         model, batch = self.model, self._batch
         forward = types.MethodType(type(model).forward, model)
         if not model.training:
@@ -217,8 +216,8 @@ class MultiMix:
             return logits
         if batch.seen and not self.reuse:
             raise UsageError(
-                'the batch went through the model already: call x, y = mixup_fn(x, y) before every training forward, '
-                'or build MultiMix(reuse=True), as SAM and LBFGS need it')
+                'the model has already run on this batch: call x, y = mixup_fn(x, y) before every training forward, '
+                'or use MultiMix(reuse=True) for optimizers such as SAM and LBFGS')
         if len(batch.target) != len(x):
             raise UsageError(
                 f'x must be the batch that was mixed last, of {len(batch.target)} images, got {len(x)}; '
@@ -245,7 +244,7 @@ class MultiMix:
 
 @dataclass
 class _Batch:
-    """A batch between `mixup_fn(x, y)` and `model(x)`; where embeddings are mixed, Λ comes with its first forward."""
+    """A batch between `mixup_fn(x, y)` and `model(x)`; if embeddings are mixed, the first forward draws Λ."""
     what: str
     target: torch.Tensor
     soft_target: Optional[torch.Tensor] = None

@@ -1,9 +1,8 @@
-"""What timm's models give: dense logits and embeddings through the model's own head. The only file that knows timm's
-models.
+"""Dense logits and embeddings of timm's models. Only this file knows how the models differ.
 
-Every spatial position is made an image of its own, one position large, and given to `model.forward_head`: all layers of
-the head are then applied position by position, whatever they are. What a model needs for this is found by running it
-once on a small example, never from its name.
+Each spatial position becomes a separate image of one position and is passed to `model.forward_head`, so that all layers
+of the head, whatever they are, work position by position. The differences between models are found by running them once
+on a small example, never from their names.
 """
 from dataclasses import dataclass
 from typing import Optional, Tuple
@@ -29,9 +28,9 @@ class Layout:
         return len(self.split(features)) // len(features)
 
     def split(self, features: torch.Tensor) -> torch.Tensor:
-        """Each of the b x r positions as an image of one position, in the same layout.
+        """Return each of the b x r positions as an image of one position, in the same layout.
 
-        A token stands in for its prefix tokens too, so that class-token and average pooling both return it.
+        A token also takes the place of the prefix tokens, so that class-token and average pooling both return it.
         """
         if self.format == 'NLC':
             tokens = features[:, self.num_prefix_tokens:]
@@ -42,15 +41,15 @@ class Layout:
 
 
 class DenseEmbeddings:
-    """Dense logits and embeddings of a timm model, by its own head. It owns no parameters, so it is no module.
+    """Dense logits and embeddings of a timm model, by its own head. Not a module, as it owns no parameters.
 
     Args:
         model: A model with timm's `forward_features` and `forward_head`.
-        input_size: `(channels, height, width)` of the example that the model is tried on; found where None.
+        input_size: `(channels, height, width)` of the example input; found from the model if None.
 
     Raises:
-        ValueError: If the model has no spatial positions to mix, or gives them in a way that cannot be served. The
-            message says why and what would work.
+        ValueError: If the model has no spatial positions to mix, or returns them in an unsupported form. The message
+            says why and what would work.
     """
 
     def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None):
@@ -77,7 +76,7 @@ class DenseEmbeddings:
         modules = [module for module, _ in calls]
         pools = [module for module in modules if isinstance(module, (AttentionPool2d, RotAttentionPool2d))]
         if pools:
-            raise _unserved(model, f'its {type(pools[0]).__name__} pools the whole grid, never a position alone')
+            raise _unserved(model, f'its {type(pools[0]).__name__} pools the whole grid, not single positions')
         num_classes = getattr(model, 'num_classes', None)
         check_floats(
             f'{_name(model)}: {_POOLED_WORKS}; logits of single positions by forward_head', logits,
@@ -92,14 +91,14 @@ class DenseEmbeddings:
         self.classifier = last[-1] if last and self._is_classifier(last[-1], split) else None
 
     def _is_classifier(self, module: nn.Module, split: torch.Tensor) -> bool:
-        """Whether this linear layer alone turns the embedding into the logits."""
+        """Return whether this linear layer alone maps the embedding to the logits."""
         weight = module.weight
         if weight[0].numel() != weight.shape[1]:  # a convolution larger than 1 x 1
             return False
-        # Dropout may follow the embedding: only the head in train mode, with the same randomness, can tell.
+        # Dropout may follow the embedding: compare in train mode, with the same random numbers.
         self.model.train()
         with FrozenStatistics(self.batch_norms):
-            with trial(self.model):  # which leaves the random state as it is
+            with trial(self.model):  # restores the random state
                 expected = self.model.forward_head(split)
             embeddings = _flat(self.model.forward_head(split, pre_logits=True))
             if embeddings.shape[1] != weight.shape[1]:
@@ -109,20 +108,20 @@ class DenseEmbeddings:
 
     @property
     def classifier_weight(self) -> Optional[torch.Tensor]:
-        """W, `[c, d]`, or None where the head does not end in one linear layer on the embedding."""
+        """W, `[c, d]`, or None if the head does not end in one linear layer on the embedding."""
         return None if self.classifier is None else _flat(self.classifier.weight)
 
     def num_positions(self, images: torch.Tensor) -> int:
-        """Number of positions r that the model has for `images`, by a forward without gradient."""
+        """Return the number of positions r of `images`, by a forward without gradient."""
         with trial(self.model):
-            images = images.to(next(self.model.parameters()).dtype)  # there is no autocast here
+            images = images.to(next(self.model.parameters()).dtype)  # autocast is off here
             return self.layout.num_positions(self.model.eval().forward_features(images))
 
     def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Dense logits `[b, r, c]` and embeddings `[b, r, d]` from what `forward_features` returned.
+        """Return dense logits `[b, r, c]` and embeddings `[b, r, d]` for the output of `forward_features`.
 
-        The head runs once where its last layer is linear. Its batch norms normalise by the positions at hand and keep
-        their running statistics: those belong to the pooled pass.
+        The head runs once if its last layer is linear. In train mode its batch norms normalise by the statistics of the
+        positions, without updating their running statistics, which belong to the pooled pass.
         """
         batch_size = features.shape[0]
         split = self.layout.split(features)
@@ -138,7 +137,7 @@ class DenseEmbeddings:
 
 
 def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor) -> Layout:
-    """The layout of `features`, what `model.forward_features(example)` returned: one tensor of positions."""
+    """Return the layout of `features`, the output of `model.forward_features(example)`."""
     if not isinstance(features, torch.Tensor):
         raise _unserved(model, f'forward_features returns a {type(features).__name__}, not one tensor of positions')
     if features.ndim == 4:
@@ -152,7 +151,7 @@ def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor)
     width, expected = features.shape[1 if layout.format == 'NCHW' else -1], getattr(model, 'num_features', None)
     if isinstance(expected, int) and width != expected:
         raise _unserved(
-            model, f'forward_features returns {width} channels ({layout.format}), num_features says {expected}')
+            model, f'forward_features returns {width} channels ({layout.format}), but num_features is {expected}')
     if layout.num_prefix_tokens < 0 or layout.num_positions(features) < 1:
         raise _unserved(model, f'features have shape {list(features.shape)}, class tokens without patch tokens')
     return layout
@@ -162,18 +161,18 @@ def _num_prefix_tokens(model: nn.Module, features: torch.Tensor, example: torch.
     known = getattr(model, 'num_prefix_tokens', None)
     if known is not None:
         return known
-    # Some models have a class token and no such attribute: the grid of positions tells.
+    # Some models have a class token but no such attribute: the size of the grid shows it.
     if not hasattr(model, 'forward_intermediates'):
         return 0
     try:
         grid = model.forward_intermediates(example, indices=1, output_fmt='NCHW', intermediates_only=True)[-1]
         return features.shape[1] - grid.shape[-2] * grid.shape[-1]
-    except Exception:  # the method varies between models, and one that has no grid has no class token
+    except Exception:  # the method varies between models, and a model without a grid has no class token
         return 0
 
 
 def check_classifier(model: nn.Module) -> None:
-    """Refuse models that cannot classify, in any mode: without classes, or with two sets of logits in training."""
+    """Refuse models that no mode can train: without classes, or with two sets of logits."""
     if getattr(model, 'num_classes', None) == 0:
         raise UsageError(f'{_name(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1')
     if getattr(model, 'distilled_training', False):
@@ -204,7 +203,7 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 
 def _unserved(model: nn.Module, reason: str) -> UsageError:
-    """The refusal of a model in the dense mode."""
+    """Return the error for a model that the dense mode does not support."""
     return UsageError(f'{_name(model)}: {reason}; {_POOLED_WORKS}')
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as a safetensors file, which holds tensors and nothing that could run.
+"""Export a checkpoint's weights to a safetensors file, which contains tensors only, no code.
 
     python -m timm_multimix.export output/train/RUN/model_best.pth.tar resnet50.safetensors
 """
@@ -17,15 +17,15 @@ from ._checks import UsageError, call_library
 
 
 def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.Tensor]:
-    """Write the weights of `checkpoint` to `path`; the file's metadata names the architecture, epoch and metric.
+    """Write the weights of `checkpoint` to `path`, with architecture, epoch and metric as metadata.
 
     Args:
-        checkpoint: A checkpoint of `train_timm.py` or timm; it is read without unpickling code.
-        path: The file to write, `.safetensors`; it appears whole or not at all.
-        use_ema: Take the moving average where the checkpoint holds one, as timm does when it reads it.
+        checkpoint: A checkpoint of `train_timm.py` or timm; it is read without running pickled code.
+        path: The `.safetensors` file to write; it is written completely or not at all.
+        use_ema: Export the weights of the EMA model if the checkpoint has them, as timm loads them by default.
 
     Returns:
-        What was written, by name.
+        The written tensors by name.
 
     Raises:
         ValueError: If the checkpoint cannot be read, or `path` has another ending or cannot be written.
@@ -34,13 +34,13 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
         raise UsageError(f'path must end in .safetensors, got {path}')
     if not os.path.isfile(checkpoint):
         raise UsageError(f'checkpoint {checkpoint}: no such file')
-    what = f'checkpoint {checkpoint}: cannot be read'  # whatever a file that is none makes of the unpickler
+    what = f'checkpoint {checkpoint}: cannot be read'  # any exception: other files make the unpickler fail in many ways
     state = call_library(what, load_state_dict, checkpoint, use_ema=use_ema, errors=Exception)
     about = call_library(what, load_checkpoint_metadata, checkpoint, errors=Exception)
     bad = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if bad:
         raise UsageError(f'checkpoint {checkpoint}: {bad[0]} is not a tensor')
-    tensors = {name: value.clone().contiguous() for name, value in state.items()}  # no two share memory
+    tensors = {name: value.clone().contiguous() for name, value in state.items()}  # safetensors allows no shared memory
     metadata = {name: str(about[name]) for name in ('arch', 'epoch', 'metric') if name in about}
     try:
         save_file(tensors, f'{path}.tmp', metadata=dict(metadata, format='pt'))
@@ -53,10 +53,10 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog='timm_multimix.export', description="a checkpoint's weights as safetensors")
-    parser.add_argument('checkpoint', help='model_best.pth.tar, or another')
+    parser = argparse.ArgumentParser(prog='timm_multimix.export', description="export a checkpoint's weights")
+    parser.add_argument('checkpoint', help='checkpoint to read, such as model_best.pth.tar')
     parser.add_argument('path', help='the .safetensors file to write')
-    parser.add_argument('--no-use-ema', action='store_true', help='take the weights themselves, not their average')
+    parser.add_argument('--no-use-ema', action='store_true', help='export the weights of the model, not of its EMA')
     args = parser.parse_args(argv)
     try:
         tensors = export(args.checkpoint, args.path, use_ema=not args.no_use_ema)

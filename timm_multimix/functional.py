@@ -21,7 +21,7 @@ ACTIVATIONS = ('relu', 'softmax')
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, in which everything is computed; float64 stays."""
+    """Return the tensor in float32, the dtype of all computations; float64 stays float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -37,17 +37,17 @@ def spatial_attention(
 
     Args:
         embeddings: z, `[b, r, d]`.
-        kind: What u_i is: 'gap' the mean embedding of the example, 'cam' the classifier row of its own label (with
-            soft targets the mean of the rows, weighted by the target); 'none' gives every position the same attention.
+        kind: Choice of u_i: 'gap' is the mean embedding of the example; 'cam' the classifier row of its label (for soft
+            targets the mean of the rows, weighted by the target); 'none' gives every position the same attention.
         classifier_weight: W, `[c, d]`, for 'cam'.
         target: `[b]` class indices or `[b, c]` soft targets, for 'cam'.
         activation: h: 'relu' followed by l1 normalisation over the positions, or 'softmax'.
 
     Returns:
-        `[b, r]`, >= 0, rows sum to 1. Where ReLU leaves nothing of an example its attention is uniform.
+        `[b, r]`, >= 0, rows sum to 1. The attention of an example is uniform if ReLU makes all its scores zero.
 
     Raises:
-        ValueError: If a shape or a name is not one of these, or 'cam' lacks the classifier or the target.
+        ValueError: If a shape or a name is not one of these, or the classifier weight or target is missing for 'cam'.
     """
     check_choice('kind', kind, ATTENTION_KINDS)
     check_choice('activation', activation, ACTIVATIONS)
@@ -76,14 +76,14 @@ def spatial_attention(
 
 
 def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-    """Weights M^j = Λ^j ⊙ a^j with rows divided by their l1 norm (v2, eq. 10-11).
+    """Weights M^j = Λ^j ⊙ a^j, with rows divided by their l1 norm (v2, eq. 10-11).
 
     Args:
         lam: Λ, `[r, n, b]`.
         attention: a, `[b, r]`, >= 0.
 
     Returns:
-        `[r, n, b]`, rows sum to 1. Where no example of a tuple attends to a position its row stays λ_k^j.
+        `[r, n, b]`, rows sum to 1. If no example of a tuple attends to a position, the row stays λ_k^j.
 
     Raises:
         ValueError: If the shapes do not fit.
@@ -94,7 +94,7 @@ def dense_weights(lam: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
 
 
 def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
-    """Rows divided by their sum; `fallback` where that sum is zero, or so small that the quotient loses precision.
+    """Divide rows by their sum, or take those of `fallback` where the sum is zero or too small for a precise quotient.
 
     `values` may be overwritten.
     """
@@ -103,9 +103,9 @@ def _normalise(values: torch.Tensor, fallback: torch.Tensor) -> torch.Tensor:
     if values.device.type == 'cpu' and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         try:
             none_is_tiny = bool((total > tiny).all())
-        except RuntimeError:  # under torch.func.vmap, or of fake tensors, which have no values
+        except RuntimeError:  # under torch.func.vmap, or with fake tensors, which have no values
             none_is_tiny = False
-        if none_is_tiny:  # the same in less memory traffic
+        if none_is_tiny:  # same result, less memory traffic
             return values / total if values.requires_grad else values.div_(total)
     return torch.where(total > tiny, values / total.clamp(min=tiny), fallback)
 
@@ -143,17 +143,17 @@ def soft_targets(
         multi_label: bool = False,
         dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Targets as one row of probabilities for each example, with label smoothing (Szegedy et al., arXiv 1512.00567).
+    """Convert targets to one row of probabilities per example, with label smoothing (Szegedy et al., arXiv 1512.00567).
 
     Args:
         target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` `[b, c]` labels of any type.
         num_classes: Number of classes c.
         smoothing: Share of every target that is spread over all classes.
-        multi_label: Targets are independent labels in [0, 1]; smoothing draws each of them towards 0.5.
-        dtype: Type of the result where the target is not floating-point.
+        multi_label: Targets are independent labels in [0, 1]; smoothing pulls each of them towards 0.5.
+        dtype: Dtype of the result if the target is not floating-point.
 
     Returns:
-        `[b, c]`. Soft targets themselves where there is no smoothing.
+        `[b, c]`. Without smoothing, soft targets are returned unchanged.
 
     Raises:
         ValueError: If the target does not fit, or an argument is out of range.
@@ -183,33 +183,34 @@ def mixed_cross_entropy(
 ) -> torch.Tensor:
     """Cross-entropy of MultiMix on ordinary logits, mean over all tuples and positions (v2, sections 3.2 and 3.3).
 
-    With a teacher it is γ·H(ΛY, p) + (1 - γ)·H(p', p): p the student's probabilities, p' the teacher's, of embeddings
-    mixed by the same Λ (v1, section 3.3).
+    With a teacher it is γ·H(ΛY, p) + (1 - γ)·H(p', p), with the probabilities p of the student and p' of the teacher on
+    embeddings mixed by the same Λ (v1, section 3.3).
 
-    The classifier is affine and the weights sum to 1, so mixing the logits is mixing the embeddings:
+    The classifier is affine and the weights sum to 1, so mixing logits is equivalent to mixing embeddings:
     (ΛZ)Wᵀ + β = Λ(ZWᵀ + β). The loss and its gradient come from one pass that keeps nothing of size n x c.
 
     Args:
         logits: `[b, c]`, or `[b, r, c]` at r positions. Everything is computed in float32 (float64 for float64).
         target: `[b]` class indices or `[b, c]` soft targets.
-        weights: `[n, b]`, or `[r, n, b]`; rows sum to 1. An iterable of such tensors stands for their concatenation
-            along n, which then need not exist at once. Weights receive a gradient unless they come from a generator.
+        weights: `[n, b]`, or `[r, n, b]`; rows sum to 1. An iterable of such tensors is used like their concatenation
+            along n, without holding it in memory. With 'auto', weights receive a gradient unless they come from a
+            generator.
         label_smoothing: Share of every target that is spread over all classes.
         teacher_logits: The teacher's ordinary logits, in the shape of `logits`; they receive no gradient.
-        gamma: Weight γ of the targets in [0, 1], where there is a teacher.
-        implementation: 'chunked': the fast one, with gradients to the logits only; 'compiled', the same fused by
-            torch.compile; 'triton', kernels for CUDA that never write a mixed logit, in TF32 where
-            `torch.set_float32_matmul_precision` allows it; 'reference': the literal one. 'auto': chunked, unless
-            weights or soft targets require a gradient.
+        gamma: Weight γ of the targets beside a teacher, in [0, 1].
+        implementation: 'chunked': fast, with a gradient for the logits only; 'compiled': the same, fused by
+            torch.compile; 'triton': CUDA kernels that never write mixed logits, in TF32 if
+            `torch.set_float32_matmul_precision` allows it; 'reference': literal and slow; 'auto': 'reference' if
+            weights or soft targets require a gradient, else 'chunked'.
 
     Returns:
-        Scalar loss. It and its gradient are finite for all logits that bfloat16 holds; a value beyond 1e30, which only
-        logits of that size can give, is cut off there, the gradient is not.
+        Scalar loss. It and its gradient are finite for all finite bfloat16 logits; a loss above 1e30, which only logits
+        of that size can give, is clipped, but its gradient is not.
 
     Raises:
-        ValueError: If shapes do not fit, class indices are out of range, or logits are not finite (values are looked
-            at on the CPU only), or the implementation does not serve them.
-        RuntimeError: If a second derivative is asked of the fast implementation.
+        ValueError: If shapes do not fit, class indices are out of range, logits are not finite (values are checked on
+            the CPU only), or the implementation does not support the inputs.
+        RuntimeError: If a second derivative of a fast implementation is requested.
     """
     check_choice('implementation', implementation, ('auto', *IMPLEMENTATIONS))
     label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)

@@ -25,12 +25,12 @@ class DenseOptions:
     Args:
         attention: How far an image's label is trusted at each position: 'gap', 'cam' or 'none', see
             `functional.spatial_attention`.
-        activation: Of the attention: 'relu' or 'softmax'.
-        attention_grad: Let the gradient through the attention, by the slow literal loss; a constant where False.
-        input_size: `(channels, height, width)` of the example that the model is tried on; the model's own where None.
+        activation: Activation of the attention: 'relu' or 'softmax'.
+        attention_grad: Differentiate through the attention, by the slow literal loss. If False, it is a constant.
+        input_size: `(channels, height, width)` of the example input to the model; None: the model's own size.
 
     Raises:
-        ValueError: If an option is none of these.
+        ValueError: If an option has another value.
     """
     attention: str = 'gap'
     activation: str = 'relu'
@@ -44,10 +44,10 @@ class DenseOptions:
 
     @classmethod
     def take(cls, mode: str, kwargs: Dict[str, Any]) -> 'DenseOptions':
-        """Those among the keyword arguments, which lose them.
+        """Remove these options from `kwargs` and return them.
 
         Raises:
-            ValueError: If there is no such mode, or one is given that the mode does not have.
+            ValueError: If the mode does not exist, or does not have an option that is given.
         """
         check_choice('mode', mode, MODES)
         given = take_arguments(cls, kwargs)
@@ -59,13 +59,13 @@ class DenseOptions:
 
 
 class HeadOutput(NamedTuple):
-    """What a training step needs of the head: ordinary logits `[b, c]`, dense ones `[b, r, c]`, attention `[b, r]`."""
+    """Output of the head for a training step: ordinary logits `[b, c]`, dense ones `[b, r, c]`, attention `[b, r]`."""
     clean_logits: torch.Tensor
     dense_logits: Optional[torch.Tensor] = None
     attention: Optional[torch.Tensor] = None
 
     def loss_inputs(self, target: torch.Tensor) -> Dict[str, Optional[torch.Tensor]]:
-        """The arguments of `MultiMixLoss`."""
+        """Return the arguments for a call of `MultiMixLoss`."""
         if self.dense_logits is None:
             return dict(logits=self.clean_logits, target=target)
         return dict(
@@ -73,7 +73,7 @@ class HeadOutput(NamedTuple):
 
 
 class MultiMixHead(nn.Module):
-    """Stands in place of a timm model's head, on what `model.forward_features` returned.
+    """MultiMix in place of a timm model's head, on the output of `model.forward_features`.
 
     ```python
     head = MultiMixHead(model)
@@ -82,36 +82,36 @@ class MultiMixHead(nn.Module):
     logits = head(features)             # the model's ordinary logits, bit for bit
     ```
 
-    The head refers to the model and owns nothing; its state_dict is empty. The dense mode runs the model once, in eval
-    mode on two random images, to learn how its features are laid out. In the head's own eval mode the loss is the plain
-    criterion.
+    The head refers to the model and owns no parameters; its state_dict is empty. The dense mode runs the model once, in
+    eval mode on two random images, to learn how its features are laid out. If the head is in eval mode, the loss is the
+    plain criterion.
 
-    In several processes features and head must run inside the forward of the module that DistributedDataParallel
-    wraps, or gradients are not averaged; `MultiMixTask` does so.
+    With several processes, features and head must run inside the forward of the module that DistributedDataParallel
+    wraps, or gradients are not averaged; `MultiMixTask` takes care of this.
 
     Args:
         model: A timm model, or one with the same `forward_features` and `forward_head`.
-        mode: 'dense-multimix' mixes the embeddings of every position, weighted by attention (v2, section 3.3),
-            'multimix' pooled ones (v2, section 3.2).
-        **kwargs: For `DenseOptions`: attention, activation, attention_grad, input_size. For `MultiMixLoss`: num_tuples,
-            alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation.
+        mode: 'dense-multimix' mixes the embeddings of every position, weighted by attention (arXiv 2311.05538, section
+            3.3), 'multimix' the pooled ones (section 3.2).
+        **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
+            (num_tuples, alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation).
 
     Raises:
-        ValueError: If an argument is out of range or the model cannot serve the mode; the message says what can.
+        ValueError: If an argument is out of range or the model does not support the mode; the message says what works.
     """
 
     def __init__(self, model: nn.Module, mode: str = 'dense-multimix', **kwargs: Any):
         super().__init__()
         options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
-        refuse_arguments('MultiMixHead', kwargs, gamma='MultiMixTask has one, with its teacher')
+        refuse_arguments('MultiMixHead', kwargs, gamma='as only MultiMixTask has a teacher')
         if mode == 'multimix' and not hasattr(model, 'forward_head'):
             raise UsageError(f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model')
         self.mode = mode
         self.options = options
         self.loss = MultiMixLoss(**kwargs)
         self.dense = None
-        self.__dict__['model'] = model  # past nn.Module, which would register it
+        self.__dict__['model'] = model  # an attribute would be registered by nn.Module
         if mode == 'dense-multimix':
             self._prepare_dense()
 
@@ -128,11 +128,11 @@ class MultiMixHead(nn.Module):
                 f"allowed: attention 'gap' or 'none', attention_grad=False")
         if self.dense.layout.num_prefix_tokens and not self.loss.clean_weight:
             _logger.warning(
-                f'{type(model).__name__} may read its logits off a class token, which a dense loss alone does not '
-                f"train: give clean_weight > 0, or build the model with global_pool='avg'")
+                f'{type(model).__name__} may compute its logits from a class token, which a dense loss alone does not '
+                f"train: set clean_weight > 0, or build the model with global_pool='avg'")
 
     def forward(self, features: torch.Tensor, target: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """Logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""
+        """Return logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""
         if target is None:
             return self.model.forward_head(features)
         if not self.training:
@@ -143,20 +143,20 @@ class MultiMixHead(nn.Module):
         return self.terms(self.outputs(features, target), target)['loss']
 
     def describe(self) -> str:
-        """What is mixed and how strongly, in words; positions are those of the example that the model was tried on."""
+        """Say in words what is mixed and how strongly; the number of positions is that of the example input."""
         if self.dense is None:
             return self.loss.describe()
         activation = '' if self.options.attention == 'none' else f' ({self.options.activation})'
         return f'{self.loss.describe(self.dense.example_positions)}, attention {self.options.attention}{activation}'
 
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
+        """Return mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
         _check_gradients_are_averaged(self.model)
         outputs = self.outputs(features, target)
         return self.loss.mix(**outputs.loss_inputs(target))
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
-        """Everything a step takes from the model; `target` is looked at for attention 'cam' alone."""
+        """Return all outputs of the model for a training step; only attention 'cam' uses `target`."""
         clean_logits = self.model.forward_head(features)
         if self.dense is None:
             return HeadOutput(clean_logits)
@@ -172,20 +172,20 @@ class MultiMixHead(nn.Module):
         return HeadOutput(clean_logits, dense_logits, attention)
 
     def terms(self, outputs: HeadOutput, target: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """The loss and its parts from what `outputs` returned; see `MultiMixLoss.terms`."""
+        """Return the loss and its parts for the result of `outputs`; see `MultiMixLoss.terms`."""
         return self.loss.terms(**outputs.loss_inputs(target))
 
 
 def refuse_arguments(name: str, kwargs: Dict[str, Any], **reasons: str) -> None:
-    """Refuse arguments of `MultiMixLoss` that mean nothing here."""
+    """Refuse arguments of `MultiMixLoss` that `name` does not have."""
     for argument in reasons.keys() & kwargs.keys():
         raise UsageError(f'{argument} is not an argument of {name}, {reasons[argument]}; got {kwargs[argument]!r}')
 
 
 def _check_gradients_are_averaged(model: nn.Module) -> None:
-    """Refuse a forward in one of several processes that no DistributedDataParallel sees.
+    """With several processes, refuse a forward with gradients outside DistributedDataParallel.
 
-    Parameters that are not torch's plain ones are of another wrapper, such as FSDP's.
+    Parameters of another class than nn.Parameter belong to another wrapper, such as FSDP.
     """
     if torch.compiler.is_compiling() or num_processes() == 1 or not torch.is_grad_enabled():
         return

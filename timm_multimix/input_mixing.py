@@ -1,4 +1,4 @@
-"""Which whole batches are mixed, and where; Mixup and CutMix of the images, with timm's meaning."""
+"""The choice of what is mixed in each batch; Mixup and CutMix of the images, with timm's meaning."""
 import math
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -11,33 +11,33 @@ from .sampling import numpy_generator
 
 
 class MixedImages(NamedTuple):
-    """A batch whose image i is mixed with image b - 1 - i, and the share λ that the image itself keeps."""
+    """A batch in which image i is mixed with image b - 1 - i, and the share λ of image i."""
     images: torch.Tensor
     lam: float
 
     def mix_target(self, target: torch.Tensor) -> torch.Tensor:
-        """Soft targets `[b, c]`, mixed as the images are."""
+        """Mix soft targets `[b, c]` like the images."""
         return target * self.lam + target.flip(0) * (1. - self.lam)
 
 
 class InputMixing:
-    """What happens to a whole batch, and timm's Mixup and CutMix of its images (timm.data.Mixup in mode 'batch').
+    """Chooses what is mixed in a batch, and mixes its images by timm's Mixup or CutMix (timm.data.Mixup, mode 'batch').
 
-    With probability 1 - `prob` nothing is mixed; else, where image mixing is active, with probability `input_prob` the
-    images; else the embeddings. Unlike timm's, it takes odd batches, leaves the images that it is given as they are,
+    With probability 1 - `prob` nothing is mixed. Otherwise the images are mixed with probability `input_prob` if Mixup
+    or CutMix is active, else the embeddings. Unlike timm's Mixup, it accepts odd batch sizes, does not change its input
     and is seeded by `torch.manual_seed`.
 
     Args:
         mixup_alpha: Mixup is active if > 0; its λ ~ Beta(mixup_alpha, mixup_alpha).
         cutmix_alpha: CutMix is active if > 0; its λ ~ Beta(cutmix_alpha, cutmix_alpha).
-        cutmix_minmax: CutMix with a box of these (min, max) shares of the image instead, active if not None.
+        cutmix_minmax: CutMix with box sides of (min, max) shares of the image's sides instead; active if not None.
         prob: Probability that a batch is mixed at all.
-        switch_prob: Probability of CutMix instead of Mixup, where both are active.
-        correct_lam: Correct CutMix's λ where the image's border clips the box.
-        input_prob: Probability that the images of a mixed batch are mixed and not their embeddings, or 'auto': see
+        switch_prob: Probability of CutMix instead of Mixup if both are active.
+        correct_lam: Correct CutMix's λ if the border of the image clips the box.
+        input_prob: Probability that a mixed batch has its images mixed, not its embeddings, or 'auto': see
             `FoundShare`.
-        num_batches: Batches that the whole run trains on, for 'auto'.
-        multi_label: Targets have several labels, which 'auto' does not serve.
+        num_batches: Number of training batches of the whole run, for 'auto'.
+        multi_label: Targets have several labels, which 'auto' does not support.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -74,7 +74,7 @@ class InputMixing:
             if not self.is_active:
                 raise UsageError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
             if multi_label:
-                raise UsageError("input_prob='auto' follows top-1 accuracy, so it does not go with multi_label=True")
+                raise UsageError("input_prob must be a number with multi_label=True, got 'auto' (needs top-1 accuracy)")
             self.found_share = FoundShare(num_batches)
         elif num_batches is not None:
             raise UsageError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
@@ -83,17 +83,17 @@ class InputMixing:
 
     @property
     def is_active(self) -> bool:
-        """Whether images are ever mixed."""
+        """True if Mixup or CutMix of the images is active."""
         return self.mixup_alpha > 0. or self.cutmix_alpha > 0.
 
     @property
     def is_random(self) -> bool:
-        """Whether batches differ in what happens to them."""
+        """True if `draw` may return different choices."""
         return self.prob < 1. or self.is_active
 
     @property
     def input_prob(self) -> float:
-        """The share of mixed batches whose images are mixed, as it is now."""
+        """The current share of mixed batches whose images are mixed."""
         fixed = self._input_prob if self.is_active else 0.
         return fixed if self.found_share is None else self.found_share.share
 
@@ -101,7 +101,7 @@ class InputMixing:
 
     @torch.compiler.disable  # numpy's generator
     def draw(self) -> str:
-        """What is mixed of the next batch: 'embeddings', 'images' or 'none'."""
+        """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'."""
         if not self.is_random:
             return 'embeddings'
         if self.found_share is not None:
@@ -113,7 +113,7 @@ class InputMixing:
 
     @torch.compiler.disable
     def mix(self, images: torch.Tensor) -> MixedImages:
-        """Images `[b, ch, h, w]`, mixed in the order b - 1, ..., 0 by one λ for all."""
+        """Mix images `[b, ch, h, w]` with those in the order b - 1, ..., 0, by one λ for all."""
         rng = numpy_generator()
         cuts = self.cutmix_alpha > 0. and (not self.mixup_alpha or rng.random() < self.switch_prob)
         alpha = self.cutmix_alpha if cuts else self.mixup_alpha
@@ -129,7 +129,7 @@ class InputMixing:
         return MixedImages(mixed, lam)
 
     def _box(self, height: int, width: int, lam: float, rng: np.random.Generator) -> Tuple[int, int, int, int]:
-        """Top, bottom, left and right: of area 1 - λ around any pixel, or of sides by `cutmix_minmax`."""
+        """Draw top, bottom, left and right: of area 1 - λ around a random pixel, or with sides by `cutmix_minmax`."""
         sides = ()
         for size in (height, width):
             if self.cutmix_minmax is None:
@@ -145,12 +145,12 @@ class InputMixing:
 
     @torch.compiler.disable
     def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
-        """Tell 'auto' the logits of a batch whose images were not mixed; None for one whose images were."""
+        """Pass 'auto' the logits of a batch whose images were not mixed; None if they were mixed."""
         if self.found_share is not None:
             self.found_share.observe(logits, target)
 
     def state_dict(self) -> Dict[str, Dict[str, float]]:
-        """What resuming needs: the share that 'auto' has found; {} for a fixed share."""
+        """Return what resuming needs: the share found by 'auto'; {} for a fixed share."""
         return {} if self.found_share is None else {'input_share': self.found_share.state_dict()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ class InputMixing:
             self.found_share.load_state_dict(state['input_share'])
 
     def metrics(self) -> Dict[str, float]:
-        """The share that 'auto' found and the accuracy that it follows, as far as the run is; {} for a fixed share."""
+        """Return the current share of 'auto' and the accuracy that it follows; {} for a fixed share."""
         if self.found_share is None:
             return {}
         self.found_share.settle()

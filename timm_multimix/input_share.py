@@ -1,4 +1,4 @@
-"""How many batches get their images mixed, found by the run itself: `input_prob='auto'`."""
+"""The share of batches whose images are mixed, found during the run: `input_prob='auto'`."""
 from typing import Dict, Optional
 
 import torch
@@ -8,21 +8,21 @@ from ._checks import UsageError, check_integer
 from .tasks.gather import num_processes
 
 _TARGET = 0.93
-_DECAY = 0.95  # of the average, per batch
+_DECAY = 0.95  # decay of the average, per batch
 _HIGHEST = 0.6
-_RISE = 0.1  # of the run: in which the share can go from 0 to the highest
+_RISE = 0.1  # part of the run in which the share can rise from 0 to the highest
 
 
 class FoundShare:
-    """A share of batches that rises while training images are fitted, and falls while they are not.
+    """A share of batches that rises while the training images are fitted, and falls while they are not.
 
-    It begins at 0. After every batch whose images were not mixed, an average of the accuracy of their clean logits
-    (weight 0.05 of the batch) is compared with 0.93: above it the share rises by a step, below it it falls, between 0
-    and 0.6. The step is 0.6 / (0.1·num_batches), so that it means the same in a run of any length. In several processes
-    all count together, and have one share.
+    It starts at 0. After every batch whose images were not mixed, a moving average of the accuracy of the clean logits
+    (decay 0.95) is compared with 0.93: if it is higher, the share rises by one step, else it falls by one, between 0
+    and 0.6. The step is 0.6 / (0.1·num_batches), so that runs of any length behave alike. Several processes count
+    together and have one share.
 
     Args:
-        num_batches: Batches >= 1 that the whole run trains on, in one process; it may be set later, before the first.
+        num_batches: Number of training batches >= 1 of the whole run, per process; may be set before the first batch.
     """
 
     def __init__(self, num_batches: Optional[int] = None):
@@ -36,8 +36,8 @@ class FoundShare:
         """Count the batch.
 
         Args:
-            logits: `[b, c]`, of images that were not mixed; None where they were, which all processes must tell too.
-            target: `[b]` class indices or `[b, c]` soft targets, whose largest entry is taken.
+            logits: `[b, c]` of unmixed images; None for mixed images, for which all processes must call this too.
+            target: `[b]` class indices or `[b, c]` soft targets, of which the largest entry counts.
         """
         self.settle()
         counts = torch.zeros(2, device=target.device)
@@ -50,11 +50,11 @@ class FoundShare:
         self._counts = counts
 
     def settle(self) -> None:
-        """Let the last batch count. Not at once, where an accelerator would have to be waited for."""
+        """Let the last batch count; done one batch later so as not to wait for an accelerator."""
         if self._counts is None:
             return
         if self.num_batches is None:
-            raise UsageError("input_prob='auto' needs num_batches, how many batches the run trains on, got None")
+            raise UsageError("input_prob='auto' needs num_batches, the training batches of the whole run, got None")
         (hits, count), self._counts = self._counts.tolist(), None
         if count:
             self.accuracy = _DECAY * self.accuracy + (1. - _DECAY) * hits / count

@@ -21,8 +21,8 @@ from ._checks import (
 )
 from .ops.saturate import saturate
 
-# Weights sampled at a time, over all positions, which bounds memory when n is large; below so many rows of a position
-# matrix products are slow.
+# Number of weights sampled at a time over all positions, to bound memory for large n; matrix products of fewer rows
+# per position than the minimum are slow.
 _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
@@ -30,22 +30,22 @@ MAX_CLEAN_WEIGHT = 1000.
 
 POOLED_TUPLES = 1000
 DENSE_TUPLES = 8192
-"""Tuples of a step where their number is not given; those of the dense form are shared over the positions."""
+"""Default numbers of tuples per step; those of the dense form are divided among the positions."""
 DENSE_TUPLES_RANGE = (32, 1000)
-"""The least and the most of them that one position has."""
+"""The least and the most of them at one position."""
 
 PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (v2, section 4), as keyword arguments. It needs hundreds of epochs."""
+"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments. It needs hundreds of epochs."""
 
 
 class RowCounts(NamedTuple):
-    """Of what `MultiMixLoss.mix` returns: mixed rows of each position, and copies of the clean batch."""
+    """Counts for the rows of `MultiMixLoss.mix`: tuples per position, and copies of the clean batch."""
     num_tuples: int
     clean_copies: int
 
 
 class MultiMixLoss(nn.Module):
-    """Cross-entropy of n tuples of the batch, each interpolated by its own Dirichlet vector (arXiv 2311.05538).
+    """Cross-entropy of n tuples of the batch, each mixed by its own Dirichlet vector (arXiv 2311.05538, section 3).
 
     ```python
     criterion = MultiMixLoss()
@@ -53,26 +53,27 @@ class MultiMixLoss(nn.Module):
     criterion(logits, target).backward()
     ```
 
-    The loss is (mixed + w·clean) / (1 + w), w the `clean_weight`: a mean, on the scale of plain cross-entropy, so that
-    its learning rates carry over. Memory does not grow with `num_tuples`. Seeded by `torch.manual_seed`. In eval mode
-    the loss is the plain criterion on the clean logits, with the label smoothing.
+    The loss is (mixed + w·clean) / (1 + w), where w is `clean_weight`. It is a mean, on the scale of plain
+    cross-entropy, so that the same learning rates work. Memory does not grow with `num_tuples`. Sampling is seeded by
+    `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing.
 
     Args:
-        num_tuples: Tuples n per step, and per position in the dense form. None: 1,000, and in the dense form 8,192
-            shared over the positions, at least 32 and at most 1,000 for each.
-        alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. Lower: tuples closer
-            to single examples.
-        length: Examples per tuple m; None for the whole batch. Touch it to compare with pairs (2).
-        concentration: 'total' takes alpha for a whole tuple, so the batch size does not change how strongly it mixes;
-            'example' for each example, as in the paper, where a large batch makes every tuple nearly the batch mean.
-        clean_weight: Weight w of the plain cross-entropy beside the mixed one, 0 (mixed loss alone) to 1000. Higher:
-            where even the training images are not fitted; lower: to hold back the model's confidence more.
+        num_tuples: Number of tuples n per step, in the dense form per position. None: 1,000, or in the dense form 8,192
+            divided among the positions, at least 32 and at most 1,000 for each.
+        alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. A lower one keeps
+            tuples closer to single examples.
+        length: Number of examples per tuple m; None for the whole batch. Change it to compare with pairs (2).
+        concentration: 'total': alpha is that of a whole tuple, so the strength of mixing does not depend on the batch
+            size; 'example': that of each example, as in the paper, which makes every tuple of a large batch nearly its
+            mean.
+        clean_weight: Weight w of the plain cross-entropy beside the mixed one, from 0 (mixed loss alone) to 1000. Raise
+            it if even the training images are not fitted; lower it to make the model less confident.
         label_smoothing: Share of every target that is spread over all classes, applied once.
         criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
-            BinaryCrossEntropy, in place of cross-entropy. It sees every mixed row, so it is slower and takes memory.
+            BinaryCrossEntropy, in place of cross-entropy. It gets every mixed row, which takes more time and memory.
         implementation: See `functional.mixed_cross_entropy`.
-        gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), where `forward` is given a
-            teacher's logits (v1 = arXiv 2206.14868, section 3.3). Smoothing and the clean term concern targets alone.
+        gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), if `forward` gets a teacher's
+            logits (arXiv 2206.14868, section 3.3). Label smoothing and the clean term do not involve the teacher.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -117,25 +118,24 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
-        """The loss.
+        """Compute the loss.
 
         Args:
             logits: `[b, c]`, or `[b, r, c]` at r positions for Dense MultiMix.
             target: `[b]` class indices or `[b, c]` soft targets.
-            attention: `[b, r]` with dense logits; None for uniform.
+            attention: `[b, r]`, for dense logits; None for uniform.
             clean_logits: `[b, c]`, the logits used at test time, for the clean term of the dense form. None for the
-                mean over the positions, which is the same for average pooling under a linear classifier.
+                mean over the positions, which is the same for average pooling and a linear classifier.
             teacher_logits: The teacher's logits, in the shape of `logits`, without gradient; None for no teacher. They
-                are mixed by the student's weights and attention.
+                are mixed with the student's weights and attention.
 
         Returns:
-            Scalar loss in at least float32. It and its gradient are finite for all logits that bfloat16 holds; a term
-            beyond 1e30, which only logits of that size can give, is cut off there, its gradient is not.
+            Scalar loss in at least float32. It and its gradient are finite for all finite bfloat16 logits; a term above
+            1e30, which only logits of that size can give, is clipped, but its gradient is not.
 
         Raises:
-            ValueError: If shapes do not fit, labels are out of range, values are not finite (looked at on the CPU
-                only), `length` exceeds the batch, there is one class under cross-entropy, or a teacher under another
-                criterion.
+            ValueError: If shapes do not fit, labels are out of range, values are not finite (checked on the CPU only),
+                `length` exceeds the batch size, cross-entropy gets a single class, or another criterion a teacher.
         """
         return self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
 
@@ -148,9 +148,9 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
-        """The loss and its parts: 'loss'; in train mode 'mixed_loss'; 'clean_loss' where it has a part in the loss."""
+        """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss."""
         is_fast = self.training and self.criterion is None
-        self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # which looks at them itself
+        self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
         if not self.training:
             clean = self.plain(_clean_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
@@ -180,18 +180,18 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             lam: Optional[torch.Tensor] = None,
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Mixed logits and mixed targets as rows, for any criterion that averages over rows.
+        """Return mixed logits and mixed targets as rows, for any criterion that averages over rows.
 
-        A row has no weight, so the clean term comes in as whole copies of the unmixed batch: see `row_counts`. The mean
-        over rows is the loss of `forward`, but for the rounding of their number and the number of tuples. In eval mode
-        the rows are the clean batch.
+        Rows have no weights, so the clean term becomes whole copies of the unmixed batch: see `row_counts`. The mean
+        over rows is the loss of `forward`, except for the rounding of their number and the number of tuples. In eval
+        mode the rows are the clean batch.
 
         Args:
-            logits: As in `forward`, and so are target, attention and clean_logits.
+            logits: As in `forward`, like target, attention and clean_logits.
             lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
 
         Returns:
-            `[N, c]` and `[N, c]`; N is r·n, plus the copies.
+            Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
         """
         self._check_inputs(logits, target, attention, clean_logits)
         clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1])
@@ -219,12 +219,12 @@ class MultiMixLoss(nn.Module):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
 
     def row_counts(self, batch_size: int, positions: Optional[int] = None) -> RowCounts:
-        """How many rows `mix` makes of a batch; None positions for the pooled form.
+        """Return how many rows `mix` makes from a batch; `positions` is None for the pooled form.
 
-        All rows together are about as many as the loss has tuples, of which the clean term has its share.
+        Together the mixed and clean rows are about as many as the loss has tuples.
 
         Raises:
-            ValueError: If whole copies of the batch come near `clean_weight` only with more than twice as many.
+            ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows.
         """
         weight, r = self.clean_weight, positions or 1
         num_rows = self.tuples(positions) * r
@@ -232,27 +232,27 @@ class MultiMixLoss(nn.Module):
         if not weight:
             return RowCounts(num_tuples, 0)
         copies = self._clean_copies(num_tuples * r, batch_size)
-        if copies < 8:  # where their rounding would be felt
+        if copies < 8:  # rounding to so few would change the clean weight
             num_tuples = max(round(copies * batch_size / (weight * r)), 1)
         total = num_tuples * r + copies * batch_size
         if total > 2 * (num_rows + batch_size):
             raise UsageError(
-                f'clean_weight={weight:g} would take {total} rows, where num_tuples allows for {num_rows}: give a '
-                f'{"larger clean_weight, 0" if weight < 1. else "smaller clean_weight"}, or more num_tuples')
+                f'clean_weight={weight:g} would take {total} rows, but num_tuples allows {num_rows}: use a '
+                f'{"larger clean_weight, 0" if weight < 1. else "smaller clean_weight"}, or a larger num_tuples')
         return RowCounts(num_tuples, copies)
 
     def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
         return max(round(self.clean_weight * num_mixed / batch_size), 1) if self.clean_weight else 0
 
     def tuples(self, positions: Optional[int] = None) -> int:
-        """Tuples n of a step, per position of the dense form; None positions for the pooled one."""
+        """Return the number of tuples n per step, in the dense form per position; `positions` is None if pooled."""
         if self.num_tuples is not None or positions is None:
             return self.num_tuples or POOLED_TUPLES
         low, high = DENSE_TUPLES_RANGE
         return min(max(round(DENSE_TUPLES / positions), low), high)
 
     def describe(self, positions: Optional[int] = None) -> str:
-        """What is mixed and how strongly, in words; None positions for the pooled form."""
+        """Say in words what is mixed and how strongly; `positions` is None for the pooled form."""
         alpha = f'{self.alpha[0]:g} to {self.alpha[1]:g}' if isinstance(self.alpha, tuple) else f'{self.alpha:g}'
         tuples = f'{self.tuples(positions)} tuples'
         if positions is not None:
@@ -262,15 +262,15 @@ class MultiMixLoss(nn.Module):
             f'{"tuple" if self.concentration == "total" else "example"}, clean weight {self.clean_weight:g}')
 
     def sample(self, logits: torch.Tensor, num_tuples: Optional[int] = None) -> torch.Tensor:
-        """Λ of one step for these logits, `[n, b]` or `[r, n, b]`, before attention."""
+        """Sample Λ of one step for these logits, `[n, b]` or `[r, n, b]`, before attention."""
         return torch.cat(list(self._weight_blocks(logits, None, num_tuples)), dim=-2)
 
     def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """All weights of one step, `[n, b]` or `[r, n, b]`; from the same seed the ones that the loss would draw."""
+        """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
         return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
 
     def smooth_target(self, target: torch.Tensor, num_classes: int) -> torch.Tensor:
-        """`[b, c]` soft targets with the label smoothing."""
+        """Return soft targets `[b, c]` with label smoothing."""
         return functional.soft_targets(target, num_classes, self.label_smoothing)
 
     def _mixed_rows(self, logits, target, weights):
@@ -279,7 +279,7 @@ class MultiMixLoss(nn.Module):
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
     def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The criterion with the label smoothing on `[b, c]` logits, without mixing: what eval mode gives."""
+        """Return the criterion on logits `[b, c]`, with label smoothing but without mixing, as in eval mode."""
         logits = functional.at_least_float32(logits)
         if self.criterion is not None:
             return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
@@ -322,4 +322,4 @@ def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) ->
     if clean_logits is not None:
         return clean_logits
     logits = functional.at_least_float32(logits)
-    return (logits / logits.shape[1]).sum(dim=1)  # not mean(): the sum of the largest bfloat16 overflows
+    return (logits / logits.shape[1]).sum(dim=1)  # not mean(): a sum of large bfloat16 logits overflows

@@ -1,4 +1,4 @@
-"""Running a model on trial, to see what it does and leave no trace."""
+"""Trial runs of a model without side effects."""
 from contextlib import contextmanager
 from typing import Callable, Iterable, List, Tuple
 
@@ -10,7 +10,7 @@ def record_calls(
         model: nn.Module,
         run: Callable[[], torch.Tensor],
 ) -> Tuple[torch.Tensor, List[Tuple[nn.Module, object]]]:
-    """Run; what it returned, and the modules of `model` that it called, in order, with what they returned."""
+    """Call `run`; return its result and the modules of `model` that it called, in order, with their outputs."""
     calls = []
     handles = [
         module.register_forward_hook(lambda module, _, output: calls.append((module, output)))
@@ -24,9 +24,9 @@ def record_calls(
 
 @contextmanager
 def trial(model: nn.Module):
-    """Run the model without a trace: no gradient, its train and eval flags and the random state restored.
+    """Context to run a model without side effects: no gradient; train and eval modes and random state are restored.
 
-    No autocast either: it would keep the weights that it casts here, without their gradient, for the training step.
+    Autocast is off, as it would cache the weights that it casts here without gradient, and use them in training.
     """
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
@@ -39,8 +39,8 @@ def trial(model: nn.Module):
             module.training = training
 
 
-class FrozenStatistics:  # a class, which torch.compile can look into
-    """Context in which batch norms in train mode leave their running statistics as they are."""
+class FrozenStatistics:  # a class, which torch.compile can trace
+    """Context in which batch norms in train mode do not update their running statistics."""
 
     def __init__(self, batch_norms: Iterable[nn.Module]):
         self.norms = [norm for norm in batch_norms if norm.training and norm.track_running_stats]

@@ -23,11 +23,11 @@ def sample_dirichlet(
         dtype: torch.dtype = torch.float32,
         generator: Optional[torch.Generator] = None,
 ) -> torch.Tensor:
-    """Interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
+    """Sample interpolation vectors λ_k ~ Dir(α·1_m), the rows of Λ (v2, section 3.2).
 
-    Seeded by `torch.manual_seed`, or by `generator`. Works with the logarithms of gamma variates, so that a row sums
-    to 1 however small alpha is; where ordinary sampling would divide 0 by 0, one example takes the whole weight. On
-    the CPU, where few examples of many matter, sticks are broken instead: their number does not grow with m.
+    Seeded by `torch.manual_seed`, or by `generator`. It uses logarithms of gamma variates, so that rows sum to 1
+    however small alpha is: where ordinary sampling would divide 0 by 0, one example gets the whole weight. On the CPU,
+    if few of many examples matter, it uses stick breaking instead: the number of sticks does not grow with m.
 
     Args:
         num_tuples: Number of tuples n.
@@ -35,9 +35,9 @@ def sample_dirichlet(
         alpha: Concentration > 0, or a (low, high) range from which one value is drawn per call.
         concentration: 'example': alpha is the α of every example, as in the paper; 'total': alpha is the sum over the
             m examples of a tuple, α = alpha / m, so that the number of examples that matter does not grow with m.
-        length: Examples per tuple m, at most b; each tuple takes its own m of the b examples and the other weights
-            are 0. None for all.
-        positions: Number of positions r; None leaves the dimension out.
+        length: Number of examples per tuple m, at most b; each tuple draws its own m of the b examples, and the other
+            weights are 0. None for all.
+        positions: Number of positions r; None to omit this dimension.
         device: Device of the result.
         dtype: Floating-point type of the result; float64 is also sampled in float64, all others in float32.
         generator: Source of randomness, on `device`.
@@ -62,7 +62,7 @@ def sample_dirichlet(
     alpha = draw_alpha(alpha, device=device, generator=generator)
     if concentration == 'total':
         alpha = alpha / length
-    alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; this stays finite
+    alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; keeps it finite
     if device.type != 'cpu':
         gamma = torch._standard_gamma(
             (alpha + 1.).to(device=device, dtype=work_dtype).expand(*shape, length).contiguous(), generator=generator)
@@ -93,10 +93,10 @@ def draw_alpha(
         device: Optional[Union[str, torch.device]] = None,
         generator: Optional[torch.Generator] = None,
 ) -> torch.Tensor:
-    """The concentration of one step as a scalar tensor: `alpha` itself, or a draw from U[low, high] (v2, section 4).
+    """Return the concentration of one step as a scalar tensor: `alpha`, or a draw from U[low, high] (v2, section 4).
 
     A tensor, not a float, so that nothing waits for the device and torch.compile sees no new constant at each step.
-    A tensor given as `alpha` is passed on: draw once, sample several times.
+    If `alpha` is a tensor, it is returned unchanged, so that one draw can serve several samples.
     """
     device = torch.device('cpu' if device is None else device)
     if isinstance(alpha, torch.Tensor):
@@ -111,16 +111,16 @@ def draw_alpha(
 
 
 def _from_gammas(gamma: torch.Tensor, exponential: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Dir(α·1_m) `[..., m]` from Gamma(α + 1, 1) and Exp(1) variates, which it overwrites.
+    """Return Dir(α·1_m) `[..., m]` from Gamma(α + 1, 1) and Exp(1) variates, which it overwrites.
 
-    log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution, and softmax divides by the sum in the logs.
+    log Gamma(α) = log Gamma(α + 1) + log(U) / α in distribution, and softmax divides by the sum in log space.
     """
     gamma.clamp_(min=torch.finfo(gamma.dtype).tiny)  # float32 samplers return 0 now and then
     return (gamma.log_() - exponential.div_(alpha)).softmax(dim=-1)
 
 
 def _num_sticks(total: float, dtype: torch.dtype) -> int:
-    """How many sticks leave, in expectation, less than the resolution of `dtype`: (κ / (1 + κ))^K < eps / 4."""
+    """Return the number of sticks K that leaves an expected rest below the resolution: (κ / (1 + κ))^K < eps / 4."""
     return math.ceil(math.log(torch.finfo(dtype).eps / 4.) / -math.log1p(1. / total))
 
 
@@ -130,9 +130,10 @@ def _break_sticks(
         total: float,
         generator: Optional[torch.Generator],
 ) -> torch.Tensor:
-    """Dir(κ/m·1_m) as a Dirichlet process over m examples (Sethuraman 1994): what is left of a stick of length 1 is
-    broken at Beta(1, κ) again and again, and every piece falls to an example drawn uniformly. The last takes the rest.
-    From Exp(1) variates `[..., sticks]`, which it overwrites.
+    """Return Dir(κ/m·1_m) from Exp(1) variates `[..., sticks]`, which it overwrites.
+
+    It is a Dirichlet process over m examples (Sethuraman 1994): the rest of a stick of length 1 is broken at Beta(1, κ)
+    again and again, each piece goes to an example drawn uniformly, and the last piece is the whole rest.
     """
     *shape, sticks = exponential.shape
     rows = math.prod(shape)
@@ -146,5 +147,5 @@ def _break_sticks(
 
 
 def numpy_generator(generator: Optional[torch.Generator] = None) -> np.random.Generator:
-    """numpy's samplers are several times faster than torch's on a CPU; the seed is torch's."""
+    """Return a numpy generator seeded by torch; on a CPU numpy's samplers are several times faster than torch's."""
     return np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))

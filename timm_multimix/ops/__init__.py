@@ -1,7 +1,7 @@
-"""How the loss is computed: one file per implementation, all with the same signature and the same result.
+"""Implementations of the loss: one file for each, all with the same signature and the same result.
 
-A new one is a file with a function `(logits, weight_blocks, params)`, see `reference`, and its name in IMPLEMENTATIONS.
-The functions, `MultiMixLoss` and the command lines find it there.
+To add one, write a file with a function `(logits, weight_blocks, params)`, see `reference`, and add it to
+IMPLEMENTATIONS, where the functions, `MultiMixLoss` and the command lines find it.
 """
 from .chunked import chunked_cross_entropy, compiled_cross_entropy
 from .reference import LossParams, reference_cross_entropy

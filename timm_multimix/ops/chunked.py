@@ -1,6 +1,6 @@
-"""The pass over the tuples in chunks, on any device: each chunk of mixed logits is overwritten by the next.
+"""The pass over the tuples in chunks, on any device: only one chunk of mixed logits exists at a time.
 
-So peak memory grows with neither n nor r.
+Therefore peak memory grows with neither n nor r.
 """
 from functools import cache, partial
 from typing import Optional, Tuple
@@ -24,7 +24,7 @@ def add_logsumexp(
         need_sum: bool = True,
         fused: bool = False,
 ) -> Optional[torch.Tensor]:
-    """See `one_pass.AddLogsumexp`; `fused` by torch.compile is what comes between its matrix products."""
+    """See `one_pass.AddLogsumexp`; with `fused`, torch.compile fuses the operations between the matrix products."""
     exp_of_mixed = _compiled_exp_of_mixed() if fused else _exp_of_mixed
     total = logits.new_zeros(())
     chunk_positions, chunk_tuples = _chunk_shape(logits, weights.shape[1])
@@ -39,7 +39,7 @@ def add_logsumexp(
                 total += (row if factor is None else row * factor).sum()
             if grad is not None:
                 scale = exp_sum.reciprocal() if factor is None else factor / exp_sum
-                if exp.shape[-1] < lam.shape[-1]:  # the softmax's division, and its mass, on the smaller of the factors
+                if exp.shape[-1] < lam.shape[-1]:  # apply the softmax's division and the mass to the smaller factor
                     exp = exp.mul_(scale)
                 else:
                     lam = lam * scale
@@ -49,7 +49,7 @@ def add_logsumexp(
 
 
 def _exp_of_mixed(lam: torch.Tensor, logits: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """exp(ΛS - peak) `[r', n', c]` of a chunk, its sum over the classes and the peak, `[r', n', 1]` each."""
+    """Return exp(ΛS - peak) `[r', n', c]` of a chunk, its sum over the classes and the peak, `[r', n', 1]` each."""
     mixed = lam @ logits
     peak = mixed.amax(dim=-1, keepdim=True)
     exp = mixed.sub_(peak).exp_()
@@ -66,7 +66,7 @@ compiled_cross_entropy = partial(one_pass_cross_entropy, partial(add_logsumexp, 
 
 
 def _chunk_shape(logits: torch.Tensor, num_tuples: int) -> Tuple[int, int]:
-    """How many positions and how many tuples to mix at a time."""
+    """Return how many positions and how many tuples to mix at a time."""
     num_classes = logits.shape[-1]
     budget = _CHUNK_ELEMENTS.get(logits.device.type, _CHUNK_ELEMENTS_ACCELERATOR)
     rows = max(budget // num_classes, _MIN_CHUNK_ROWS)

@@ -1,16 +1,16 @@
-"""The exact loss in one pass over the tuples, its gradient with it; what the fast implementations share.
+"""The exact loss and its gradient in one pass over the tuples, shared by the fast implementations.
 
 With S the logits `[b, c]` of one position, Λ its weights `[n, b]` and Y the targets `[b, c]`, the loss is
 
     sum_k logsumexp((ΛS)_k)  -  sum_k (ΛY)_k · (ΛS)_k
 
-and, the second term being bilinear in Λ, it needs the Gram matrix G = ΛᵀΛ `[b, b]` alone: sum_ij G_ij (Y_i · S_j), or,
-where there are fewer classes than examples, ΛᵀΛY `[b, c]`.
-The first term and its gradient Λᵀ softmax(ΛS) are what an implementation brings. The gradient is ready when the loss
-is, and nothing of size n x c is kept for backward.
+The second term is bilinear in Λ, so it needs only the Gram matrix G = ΛᵀΛ `[b, b]`: it is sum_ij G_ij (Y_i · S_j). If
+there are fewer classes than examples, it is computed from ΛᵀΛY `[b, c]` instead.
+Each implementation computes the first term and its gradient Λᵀ softmax(ΛS). Loss and gradient are ready at the same
+time, and nothing of size n x c is kept for backward.
 
 A teacher with logits S' adds the targets P' = softmax(ΛS'). Their term sum_k P'_k · (ΛS)_k = sum(ΛᵀP' ⊙ S) needs only
-ΛᵀP' `[b, c]`, which is also its derivative and the same pass on other logits.
+ΛᵀP' `[b, c]`, which is also its derivative and comes from the same pass on the teacher's logits.
 """
 from typing import Callable, Iterable, Optional
 
@@ -22,14 +22,14 @@ from .saturate import SUM_SCALE, saturate
 AddLogsumexp = Callable[..., Optional[torch.Tensor]]
 """The pass over the tuples, `(logits, weights, mass, grad, need_sum=True)`.
 
-Returns SUM_SCALE times the sum over all rows of mass_k logsumexp((ΛS)_k); the sum's derivative is added to `grad`.
+Returns SUM_SCALE times the sum over all rows k of mass_k logsumexp((ΛS)_k), and adds the sum's derivative to `grad`.
 
 Args:
     logits: S, `[r, b, c]`.
     weights: Λ, `[r, n', b]`, in the dtype of the logits.
-    mass: `[b]`, mass_k being (Λ mass)_k; None for 1.
-    grad: `[r, b, c]`; None where it is not needed.
-    need_sum: False where only the derivative is; None is returned.
+    mass: `[b]`; mass_k is (Λ mass)_k. None for 1.
+    grad: `[r, b, c]`; None if it is not needed.
+    need_sum: If False, only the derivative is computed, and None is returned.
 """
 
 
@@ -41,7 +41,7 @@ def one_pass_cross_entropy(
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
-    Arguments as in `reference_cross_entropy`; only `logits` receives a gradient, and only a first one.
+    Arguments are as in `reference_cross_entropy`. Only `logits` receives a gradient, without second derivatives.
     """
     need_grad = torch.is_grad_enabled() and logits.requires_grad
     anchor = logits[:0].clone()  # empty, but in the graph of the logits: see _FirstOrderOnly
@@ -93,9 +93,9 @@ class _OnePassCrossEntropy(torch.autograd.Function):
 
 
 class _FirstOrderOnly(torch.autograd.Function):
-    """`grad_output * grad`, which refuses to be differentiated: `grad` is a constant here, in truth it is not.
+    """`grad_output * grad`, which must not be differentiated, as autograd takes `grad` for a constant.
 
-    `anchor` makes the result depend on the logits in the eyes of autograd, so that a second derivative comes by here.
+    `anchor` makes the result depend on the logits in the graph, so that a second derivative calls `backward` here.
     """
 
     @staticmethod
@@ -109,7 +109,7 @@ class _FirstOrderOnly(torch.autograd.Function):
 
 
 class _FewClasses:
-    """The term of the targets by ΛᵀΛY `[r, b, c]`, which is also its derivative."""
+    """The term of the targets, by ΛᵀΛY `[r, b, c]`, which is also its derivative."""
 
     def __init__(self, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float):
         self.logits = logits
@@ -118,18 +118,18 @@ class _FewClasses:
             off_value = label_smoothing / logits.shape[-1]
             hard, target = target.long().unsqueeze(1), logits.new_full(logits.shape[1:], off_value)
             target.scatter_(1, hard, 1. - label_smoothing + off_value)
-        self.target = target  # soft ones have their smoothing
+        self.target = target  # soft targets are smoothed already
 
     def add(self, weights: torch.Tensor) -> None:
         self.pull.baddbmm_(weights.transpose(1, 2), weights @ self.target)
 
     def term(self, grad: Optional[torch.Tensor], share: float) -> torch.Tensor:
-        """SUM_SCALE times the sum of (ΛY)_k · (ΛS)_k, times `share`; takes its derivative from `grad`."""
+        """Return SUM_SCALE times `share` times the sum of (ΛY)_k · (ΛS)_k; subtract its derivative from `grad`."""
         return _pulled(self.logits, self.pull, grad, share)
 
 
 class _GramMatrix:
-    """The same by G = ΛᵀΛ `[r, b, b]`; of hard labels it takes b logits of an example, not all c."""
+    """The term of the targets, by G = ΛᵀΛ `[r, b, b]`; hard labels need only b logits of an example, not all c."""
 
     def __init__(self, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float):
         num_positions, batch_size, _ = logits.shape

@@ -1,6 +1,6 @@
-"""The loss as it is written, on materialised mixed logits, left to autograd: slow, plain, differentiable in all inputs.
+"""The loss as the paper writes it, on materialised mixed logits and with autograd: slow and plain.
 
-It is what the fast implementations are held against, and the only one that lets a gradient through the weights.
+The fast implementations are compared with it. Only this one is differentiable in all inputs, the weights among them.
 """
 from dataclasses import dataclass
 from typing import Iterable, Optional
@@ -13,13 +13,13 @@ from .saturate import saturate
 
 @dataclass(frozen=True)
 class LossParams:
-    """Targets and settings of one loss, passed on as they are from `functional` to an implementation.
+    """Targets and settings of one loss, passed unchanged from `functional` to an implementation.
 
     Args:
         target: `[b]` class indices or `[b, c]` soft targets.
         label_smoothing: Share of every target that is spread over all classes.
         teacher_logits: `[r, b, c]`, in the dtype of the student's logits; None for no teacher.
-        gamma: Weight γ of the targets, where there is a teacher.
+        gamma: Weight γ of the targets beside a teacher.
     """
     target: torch.Tensor
     label_smoothing: float = 0.
@@ -34,7 +34,8 @@ def reference_cross_entropy(
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
-    With a teacher γ·H(ΛY, p) + (1 - γ)·H(p', p), p' the softmax of its mixed logits, a constant (v1, section 3.3).
+    With a teacher it is γ·H(ΛY, p) + (1 - γ)·H(p', p), where p' is the softmax of the teacher's mixed logits, without
+    gradient (arXiv 2206.14868, section 3.3).
 
     Args:
         logits: `[r, b, c]`, float32 or float64.

@@ -1,12 +1,12 @@
-"""Values that stay finite where the difference of two logits does not: bfloat16 has float32's range."""
+"""Finite losses even if the difference of two logits overflows float32, whose range bfloat16 shares."""
 import torch
 
-LIMIT = 1e30  # what a loss is at most; sums of 1e8 of them still fit into float32
-SUM_SCALE = 2. ** -32  # sums of so many logits fit too; a power of two, so it costs no digit
+LIMIT = 1e30  # the largest loss; a sum of 1e8 of them still fits into float32
+SUM_SCALE = 2. ** -32  # so that sums of 2^32 logits fit too; a power of two, so that nothing is rounded
 
 
 def saturate(x: torch.Tensor) -> torch.Tensor:
-    """`x` kept within ±1e30, with the gradient of `x` itself; NaN stays NaN."""
+    """Clip `x` to ±1e30, but not its gradient; NaN stays NaN."""
     return _Saturate.apply(x)
 
 

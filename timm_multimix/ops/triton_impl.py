@@ -1,4 +1,4 @@
-"""The pass over the tuples by Triton kernels that never write a mixed logit: see `triton_kernels`."""
+"""The pass over the tuples by Triton kernels that never write mixed logits: see `triton_kernels`."""
 from functools import partial
 from typing import Optional
 
@@ -16,10 +16,10 @@ def add_logsumexp_tiled(
         grad: Optional[torch.Tensor],
         need_sum: bool = True,
 ) -> Optional[torch.Tensor]:
-    """See `one_pass.AddLogsumexp`. In TF32 where `torch.set_float32_matmul_precision` allows it.
+    """See `one_pass.AddLogsumexp`. Uses TF32 if `torch.set_float32_matmul_precision` allows it.
 
     Raises:
-        ValueError: If there is no Triton, or the logits are not float32 on its device.
+        ValueError: If Triton cannot be imported, or the logits are not float32 on a CUDA device.
     """
     try:
         from . import triton_kernels

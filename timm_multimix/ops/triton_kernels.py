@@ -1,8 +1,8 @@
-"""Triton kernels over tiles of the mixed logits, which never leave the chip; imported where Triton is at hand.
+"""Triton kernels over tiles of the mixed logits, which never leave the chip; imported only if they are used.
 
-Both kernels make a tile ΛS `[tuples, classes]` where they need it. The first goes over the classes of a block of tuples
-and keeps the running maximum and sum of its logsumexp; the second goes over the tuples of a block of classes and sums
-up Λᵀ softmax(ΛS), by which every element of the result has one program that writes it, always in the same order.
+Both kernels compute tiles ΛS `[tuples, classes]` as they need them. The first loops over the classes for a block of
+tuples and keeps the running maximum and sum of the logsumexp. The second loops over the tuples for a block of classes
+and sums up Λᵀ softmax(ΛS), so that one program writes each element of the result, always in the same order.
 """
 import os
 
@@ -12,7 +12,7 @@ import triton.language as tl
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # on the CPU, for tests
 _BLOCKS = dict(BLOCK_TUPLES=64, BLOCK_CLASSES=64)
-_MIN_EXAMPLES, _MAX_EXAMPLES = 16, 64  # of a tile: what a matrix unit takes, and what fits beside the others
+_MIN_EXAMPLES, _MAX_EXAMPLES = 16, 64  # per tile: the least for a matrix unit, the most that fits beside the others
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def _mixed_tile(
 ):
     mixed = tl.zeros([BLOCK_TUPLES, BLOCK_CLASSES], dtype=tl.float32)
     for first in range(0, batch_size, BLOCK_EXAMPLES):
-        examples = (first + tl.arange(0, BLOCK_EXAMPLES)).to(tl.int64)  # times a stride it may pass 2^31
+        examples = (first + tl.arange(0, BLOCK_EXAMPLES)).to(tl.int64)  # times a stride they may exceed 2^31
         lam = tl.load(
             weights + rows[:, None] * weights_tuple + examples[None, :] * weights_example,
             mask=(rows < num_tuples)[:, None] & (examples < batch_size)[None, :], other=0.)
@@ -80,7 +80,7 @@ def _softmax_kernel(
             logits_example, logits_class, weights_tuple, weights_example,
             BLOCK_TUPLES, BLOCK_CLASSES, BLOCK_EXAMPLES, PRECISION)
         inside = rows < num_tuples
-        # a row beyond the last has lse 0 and scale 0
+        # rows beyond the last have lse 0 and scale 0
         lse = tl.load(logsumexp + position * num_tuples + rows, mask=inside, other=0.)
         factor = tl.load(scale + position * num_tuples + rows, mask=inside, other=0.)
         softmax = tl.exp(mixed - lse[:, None]) * factor[:, None]
@@ -94,12 +94,12 @@ def _softmax_kernel(
 
 
 def mixed_logsumexp(logits: torch.Tensor, weights: torch.Tensor, precision: str = 'ieee') -> torch.Tensor:
-    """logsumexp over the classes of every mixed row, `[r, n]` float32.
+    """Return the logsumexp over the classes of every mixed row, `[r, n]` float32.
 
     Args:
         logits: S, `[r, b, c]` float32, any strides.
         weights: Λ, `[r, n, b]` float32, any strides.
-        precision: Of the matrix units: 'ieee' for float32, 'tf32x3' close to it, 'tf32' with 10 bits of the factors.
+        precision: That of matrix products: 'ieee' for float32, 'tf32x3' close to it, 'tf32' with 10-bit mantissas.
     """
     num_positions, num_tuples, batch_size = weights.shape
     logsumexp = logits.new_empty(num_positions, num_tuples)
@@ -118,7 +118,7 @@ def add_softmax(
         out: torch.Tensor,
         precision: str = 'ieee',
 ) -> None:
-    """Adds Λᵀ diag(scale) softmax(ΛS) to `out` `[r, b, c]`; `logsumexp` and `scale` are `[r, n]`, contiguous."""
+    """Add Λᵀ diag(scale) softmax(ΛS) to `out` `[r, b, c]`; `logsumexp` and `scale` are `[r, n]`, contiguous."""
     num_positions, num_tuples, batch_size = weights.shape
     num_classes, block_examples = logits.shape[-1], _example_block(batch_size)
     grid = (

@@ -1,4 +1,4 @@
-"""What the training tasks share: a model whose training step is more than its forward, and the criterion."""
+"""Shared by the training tasks: a module that runs a whole training step, and the criterion."""
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
 import torch
@@ -14,7 +14,7 @@ from .gather import agree
 
 
 class StepModel(nn.Module):
-    """What DDP and torch.compile wrap: all passes of a step in one forward. Its only parameters are the model's."""
+    """Module for DDP and torch.compile to wrap: all passes of a step in one forward. Its parameters are the model's."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -22,10 +22,10 @@ class StepModel(nn.Module):
 
 
 class StepTask(ClassificationTask):
-    """A classification task whose trainable module may be a `StepModel`; evaluated and saved is the model in it.
+    """A classification task whose trainable module may be a `StepModel`; the model inside is evaluated and saved.
 
-    Subclasses set `input_mixing`, and `gather` where processes mix together. They have `_plain_loss`, the criterion on
-    the logits of images or of mixed ones, and `_state` and `_load_state`, what resuming needs beside the model.
+    Subclasses set `input_mixing`, and `gather` if processes mix together. They define `_plain_loss`, the criterion on
+    the logits of images, mixed or not, and `_state` and `_load_state` for what resuming needs beside the model.
     """
     input_mixing: InputMixing
     gather = False
@@ -64,14 +64,14 @@ class StepTask(ClassificationTask):
             self._load_state(state or {})
 
     def _plain_step(self, input: torch.Tensor, target: torch.Tensor, what: str) -> Dict[str, torch.Tensor]:
-        """A step in which no embeddings are mixed: the model on the images, which are mixed if `what` is 'images'."""
+        """Run a step without mixing embeddings: the model on the images, which are mixed if `what` is 'images'."""
         mixed = self.input_mixing.mix(input) if what == 'images' else None
         output = self.trainable_module(input if mixed is None else mixed.images)
         loss = self._plain_loss(output, target, mixed)
         return {'loss': loss, 'output': output, 'input_mixed': mixed is not None}
 
     def _draw(self) -> str:
-        """What is mixed of the next batch. The same in all processes where they wait for each other within a step."""
+        """Draw what is mixed in the next batch: the same in all processes if they wait for each other within a step."""
         if not (self.training and self.mixup_enabled):
             return 'none'
         what = self.input_mixing.draw()
@@ -80,7 +80,7 @@ class StepTask(ClassificationTask):
         return what
 
     def _synchronizes(self) -> bool:
-        """Whether a forward pass has a collective operation, so that processes must have as many passes."""
+        """Return whether a forward has collective operations, so that all processes must run it equally often."""
         return any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
 
 
@@ -90,7 +90,7 @@ def resolve_criterion(
         label_smoothing: Optional[float] = None,
         multi_label: bool = False,
 ) -> Tuple[Union[nn.Module, Callable], bool, float]:
-    """The criterion of soft targets, whether it is cross-entropy, and the label smoothing, which targets then have."""
+    """Return the criterion for soft targets, whether it is cross-entropy, and the label smoothing of the targets."""
     check_criterion(criterion)
     if criterion is not None and criterion_kwargs:
         raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
@@ -105,7 +105,7 @@ def resolve_criterion(
     elif isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
         name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
     elif isinstance(criterion, LabelSmoothingCrossEntropy) or (
-            isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense):  # of class indices alone
+            isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense):  # smooths class indices only
         name, smoothing = 'criterion', criterion.smoothing
     smoothing = check_number('label_smoothing', smoothing, high=1.)
     if label_smoothing is None:

@@ -14,25 +14,24 @@ from .._checks import UsageError, check_number
 from .base import StepModel
 
 _logger = logging.getLogger(__name__)
-_STILL_STEPS = 100  # so many batches without `update_ema` are worth a warning
+_STILL_STEPS = 100  # batches without `update_ema` before the warning
 
 
 class Teacher(nn.Module):
     """The teacher f': timm's ModelEmaV3 of the student, without gradient.
 
-    It is always in eval mode: no dropout, and batch norms take running statistics, which are averaged as the weights
-    are. The first update makes it equal to the student (timm's rule where updates are counted); without `warmup` it
-    then takes some 1 / (1 - decay) updates, with batch norm several times as many, until it is more than an early state
-    of the student.
+    It is always in eval mode: no dropout, and batch norms use running statistics, which are averaged like the weights.
+    The first update makes it equal to the student (timm's rule if updates are counted). Without `warmup` it then needs
+    about 1 / (1 - decay) updates, with batch norm several times as many, to be more than an early state of the student.
 
     Args:
-        student: What the average is of.
-        forward: `(module, images) -> logits` `[b, c]` or `[b, r, c]`, for the average `module` of the student.
+        student: The module to average.
+        forward: `(module, images) -> logits` `[b, c]` or `[b, r, c]`, called with the averaged module.
         decay: Decay of the average, in [0, 1].
         warmup: Let the decay grow from 0, by timm's schedule.
 
     Raises:
-        ValueError: If the decay is out of range, or the weights are float16, which averages hardly move.
+        ValueError: If the decay is out of range, or the weights are float16, which is too coarse for the average.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Teacher(nn.Module):
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
             raise UsageError(
                 f'teacher_decay needs a model of float32 or bfloat16 weights, got float16 and teacher_decay={decay!r}')
-        self.moved = False  # by an update, ever
+        self.moved = False  # True after the first update
         self._num_asked = 0
         self.ema = ModelEmaV3(student, decay=check_number('teacher_decay', decay, high=1.), use_warmup=warmup)
         self.requires_grad_(False).eval()
@@ -66,16 +65,16 @@ class Teacher(nn.Module):
         self.moved = True
 
     def warn_if_still(self) -> None:
-        """To be called for each batch: says so, once, when the loop seems not to update the teacher."""
-        self._num_asked += 1  # not in forward, which torch.compile would specialise on it
+        """Warn, once, if the loop seems not to update the teacher; to be called for each batch."""
+        self._num_asked += 1  # not in forward, as torch.compile would specialise on it
         if self._num_asked == _STILL_STEPS and not self.moved:
             _logger.warning(
-                f'The teacher is still as it began after {_STILL_STEPS} batches: the loop must call '
+                f'The teacher has not been updated in {_STILL_STEPS} batches: the loop must call '
                 'task.update_ema(step) after each update of the optimizer.')
 
     @torch.no_grad()
     def share(self, *, weights: bool) -> None:
-        """Give all processes the first one's batch norm statistics, as DDP does with the student's, or also weights."""
+        """Copy batch norm statistics from the first process to all, as DDP does for the student; or also weights."""
         module = self.ema.module
         parameters = dict(module.named_parameters())
         groups: Dict[torch.dtype, List[torch.Tensor]] = {}  # one message for each dtype
@@ -95,7 +94,7 @@ class Teacher(nn.Module):
         return module.model if isinstance(module, StepModel) else module
 
     def get_state(self) -> Dict[str, Any]:
-        """What resuming needs: the weights, with the keys of the plain model, and the state of bfloat16 rounding."""
+        """Return what resuming needs: the weights, with the plain model's keys, and the state of bfloat16 rounding."""
         state = {'state_dict': self.model.state_dict()}
         if any(tensor.dtype == torch.bfloat16 for tensor in state['state_dict'].values()):
             state['rounding'] = self.ema._sr_generator.get_state()
@@ -104,12 +103,12 @@ class Teacher(nn.Module):
     def load_state(self, state: Dict[str, Any]) -> None:
         self.model.load_state_dict(state['state_dict'])
         own, saved = self.ema._sr_generator.get_state(), state.get('rounding')
-        if saved is not None and saved.shape == own.shape:  # else it is of another kind of device
+        if saved is not None and saved.shape == own.shape:  # else it is from another kind of device
             self.ema._sr_generator.set_state(saved)
 
 
 def check_teacher(teacher_decay: Optional[float], is_cross_entropy: bool, **others: object) -> None:
-    """Refuse the other arguments of self-distillation where it is off, and criteria that it has no equation for."""
+    """Refuse the other arguments of self-distillation if it is off, and criteria other than cross-entropy."""
     for name, value in others.items():
         if teacher_decay is None and value is not None and value is not False:
             raise UsageError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
@@ -123,15 +122,15 @@ def split_views(
         batch_size: int,
         single_view: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The student's and the teacher's view, `[b, ch, h, w]` each.
+    """Return the student's and the teacher's view, `[b, ch, h, w]` each.
 
     Args:
-        images: `[2b, ch, h, w]`, first all of the student's, then all of the teacher's, or a pair of `[b, ch, h, w]`;
-            with `single_view` `[b, ch, h, w]`, which both see.
+        images: `[2b, ch, h, w]`, all of the student's and then all of the teacher's, or a pair of `[b, ch, h, w]`;
+            with `single_view` `[b, ch, h, w]` for both.
         batch_size: b, the number of targets.
 
     Raises:
-        ValueError: If there are not as many images as views.
+        ValueError: If the number of images does not match.
     """
     views = images.split(batch_size) if isinstance(images, torch.Tensor) else images
     if single_view:

@@ -1,24 +1,24 @@
-"""What the processes of a run make of their batches together."""
+"""Communication between the processes of a run."""
 import torch
 import torch.distributed as dist
 
 
 def num_processes() -> int:
-    """Of this run; 1 without a process group."""
+    """Return the number of processes of this run; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
-    """`[b, ...]` of every process, joined to `[world * b, ...]` in order of rank, the same in all of them.
+    """Join the `[b, ...]` of all processes to `[world * b, ...]` in order of rank, the same in all of them.
 
-    Gradients go back to the process that a row came from, summed over the processes. The tensor itself where there is
-    one process.
+    Gradients are summed over the processes and go back to the process that a row came from. With one process, the
+    tensor is returned unchanged.
     """
     return tensor if num_processes() == 1 else _Gather.apply(tensor)
 
 
 def agree(number: int, device: torch.device) -> int:
-    """The number that the first process has, in all of them."""
+    """Return the number of the first process, in all of them."""
     if num_processes() == 1:
         return number
     agreed = torch.tensor(number, device=device)
@@ -27,7 +27,7 @@ def agree(number: int, device: torch.device) -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """With any backend: gloo has no reduce-scatter for the way back."""
+    """An all-gather with gradient for any backend; gloo has no reduce-scatter."""
 
     @staticmethod
     def forward(ctx, tensor):

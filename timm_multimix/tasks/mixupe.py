@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 class MixupETask(StepTask):
-    """Training task: Mixup of the images, as timm's in mode 'batch', and MixupE's term on the clean batch.
+    """Training task: timm's Mixup of the images, mode 'batch', and MixupE's term on the clean batch (arXiv 2212.13381).
 
     ```python
     task = MixupETask(model, mixup_alpha=1.0, eta=0.001, label_smoothing=0.1)
@@ -33,19 +33,20 @@ class MixupETask(StepTask):
     ```
 
     A step has two forward passes, of the mixed and of the clean images; batch norms in train mode see both. With
-    `eta=0` it is Mixup, in one. Checkpoints hold the plain timm model. In eval mode the loss is plain cross-entropy.
+    `eta=0` it is plain Mixup, in one pass. Checkpoints hold the plain timm model. In eval mode the loss is plain
+    cross-entropy. The equations are in `timm_multimix.tasks.mixupe_terms`.
 
     Args:
         model: Any module that returns logits.
         criterion: None, or cross-entropy of torch or timm.
-        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `loss_type`.
-        label_smoothing: Share of every target that is spread over all classes (0, or that of the criterion).
+        criterion_kwargs: For timm's create_classification_loss if criterion is None, such as `loss_type`.
+        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
         mixup_alpha: Mixup's λ ~ Beta(mixup_alpha, mixup_alpha).
         eta: Weight η of the term.
-        threshold: Only images whose q_i is below it have one; None for all. (The authors' exact version compares -q_i.)
-        exact: Differentiate along μ - x_i by double backward, in full precision; without torch.compile.
-        mean_image: μ `[ch, h, w]` for `exact`, or call `estimate_mean_image`.
-        prob: Probability that a batch is mixed at all; one that is not has plain cross-entropy.
+        threshold: Only images with q_i below it get the term; None for all. (The authors' exact version compares -q_i.)
+        exact: Differentiate along μ - x_i by double backward, in full precision; not with torch.compile.
+        mean_image: Mean image μ `[ch, h, w]` for `exact`; or call `estimate_mean_image`.
+        prob: Probability that a batch is mixed at all; unmixed batches get plain cross-entropy.
         device: Device of task tensors.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
@@ -81,7 +82,7 @@ class MixupETask(StepTask):
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
         self.exact = exact
         if exact and self._synchronizes():
-            raise UsageError('exact=True takes second derivatives, which SyncBatchNorm in the model does not give')
+            raise UsageError('exact=True needs second derivatives, which SyncBatchNorm in the model does not support')
         self.register_buffer('mean_image', None)
         self.mean_image_source = ''
         if mean_image is not None:
@@ -96,27 +97,27 @@ class MixupETask(StepTask):
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """The values in force of the arguments that have a default of their own."""
+        """Current values of the arguments with a default specific to MixupE."""
         return dict(mixup_alpha=self.input_mixing.mixup_alpha, eta=self.eta)
 
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
-        """Take μ from one pass over a loader of (images, target), over all processes; returns it, `[ch, h, w]`.
+        """Compute μ `[ch, h, w]` in one pass over a loader of (images, target), over all processes, and return it.
 
-        `source` says of what images it is, in words that are saved with it: `mean_image_source`.
+        `source` describes the images in words; it is saved with μ, as `mean_image_source`.
         """
         self._set_mean_image(average_image(loader, self.device), source)
         return self.mean_image
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """One training step's loss.
+        """Compute the loss of one training step.
 
         Args:
             input: Images `[b, ch, h, w]`, any b >= 1. They are not changed.
             target: `[b]` class indices.
 
         Returns:
-            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', which says if they
-            are those of mixed images instead (with `eta=0`).
+            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'input_mixed', True if these are
+            the logits of mixed images instead (with `eta=0`).
         """
         what = self._draw()
         if what != 'images' or not self.eta:
@@ -124,7 +125,7 @@ class MixupETask(StepTask):
         mixed = self.input_mixing.mix(input)
         if self.exact:
             if self.mean_image is None:
-                raise UsageError('exact=True needs mean_image; give it, or call estimate_mean_image(loader), got None')
+                raise UsageError('exact=True needs mean_image: pass it or call estimate_mean_image(loader); got None')
             check_floats('mean_image', self.mean_image, input.shape[1:])
             mixed_output, output, terms = self.trainable_module(
                 mixed.images, input, lambda logits: self._soft_target(target, logits), self.mean_image)
@@ -137,7 +138,7 @@ class MixupETask(StepTask):
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         if self.exact:
-            raise UsageError('exact=True takes second derivatives, which torch.compile does not give; use exact=False')
+            raise UsageError('exact=True needs second derivatives, which torch.compile lacks; use exact=False')
         return super().compile(backend=backend, mode=mode, **compile_kwargs)
 
     def _state(self) -> Dict[str, Any]:
@@ -169,7 +170,7 @@ class MixupETask(StepTask):
 
 
 class _TwoPasses(StepModel):
-    """Mixed and clean images in one forward, for DDP; with a direction also the exact terms."""
+    """Mixed and clean images in one forward, for DDP; with `mean_image` also the exact terms."""
 
     def forward(
             self,

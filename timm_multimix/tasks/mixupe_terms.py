@@ -1,16 +1,16 @@
-"""The equations of MixupE: Mixup of the images with its first-order term made stronger.
+"""The equations of MixupE: Mixup of the images with a stronger first-order term.
 
 Source: Zou et al., "MixupE: Understanding and Improving Mixup from Directional Derivative Perspective", UAI 2023,
-arXiv 2212.13381. With logits f_i, targets y_i, p_i = softmax(f_i), J_i the Jacobian of f at x_i and μ the mean image:
+arXiv 2212.13381. Symbols: logits f_i, targets y_i, p_i = softmax(f_i), Jacobian J_i of f at x_i, mean image μ.
 
-Averaged over pairs, Mixup moves x_i a share a = 1 - λ of the way to another image r, λ ~ Beta(α + 1, α), and keeps y_i.
-p_i - y_i being the derivative of cross-entropy by f_i, to first order
+Averaged over pairs, Mixup moves x_i by the share a = 1 - λ towards another image r, λ ~ Beta(α + 1, α), and keeps y_i.
+The derivative of cross-entropy by f_i is p_i - y_i, so to first order
 
     L_mix ≈ L - E[a]·mean_i q_i,     q_i = (y_i - p_i)ᵀ J_i (μ - x_i),     E[a] = α / (2α + 1).
 
-MixupE adds the second term once more, times η. The fast version has q_i = (y_i - p_i)ᵀ f_i instead, whose gradient is
-that of cross-entropy on the clean images. Both signs are those of the authors' release; the fast one is no estimate of
-the exact one, as J_i (μ - x_i) is -f_i where f is homogeneous and μ = 0.
+MixupE adds the second term once more, times η. The fast version uses q_i = (y_i - p_i)ᵀ f_i instead, whose gradient is
+that of cross-entropy on the clean images. Both signs are those of the authors' release. The fast q_i does not estimate
+the exact one: J_i (μ - x_i) is -f_i if f is homogeneous and μ = 0.
 """
 from typing import Callable, Iterable, Optional, Tuple
 
@@ -30,14 +30,14 @@ def mixupe_loss(
         eta: float,
         threshold: Optional[float] = None,
 ) -> torch.Tensor:
-    """(L_mix - η·α / (2α + 1)·mean_i q_i), scaled to the size of L_mix by a constant.
+    """Return L_mix - η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix by a factor without gradient.
 
     Args:
         mixed_loss: L_mix, a scalar.
         terms: q, `[b]`.
         alpha: Mixup's α.
         eta: η.
-        threshold: Terms that are not below it count as 0.
+        threshold: Terms not below it count as 0; None for no threshold.
     """
     if threshold is not None:
         terms = torch.where(terms < threshold, terms, 0.)
@@ -47,7 +47,7 @@ def mixupe_loss(
 
 
 def fast_terms(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """q_i = (y_i - p_i)ᵀ f_i, `[b]`, for logits and targets `[b, c]`; the first factor is a constant."""
+    """Return q_i = (y_i - p_i)ᵀ f_i, `[b]`, for logits and targets `[b, c]`; the first factor has no gradient."""
     return ((target - logits.softmax(dim=-1)).detach() * logits).sum(dim=-1)
 
 
@@ -57,12 +57,14 @@ def exact_terms(
         target: Callable[[torch.Tensor], torch.Tensor],
         mean_image: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Logits and q_i = (y_i - p_i)ᵀ J_i (μ - x_i), `[b]`, by a backward pass that is itself differentiable.
+    """Return logits and q_i = (y_i - p_i)ᵀ J_i (μ - x_i), `[b]`, by a backward pass that is itself differentiable.
 
-    Only their mean is what it says where examples depend on each other, as under batch norm in train mode: it is then
-    the derivative for all images moving together.
+    If examples depend on each other, as under batch norm in train mode, only the mean of q_i is exact: it is then the
+    derivative for all images moving together.
 
     Args:
+        model: From images to logits `[b, c]`.
+        images: x, `[b, ch, h, w]`.
         target: From logits to targets `[b, c]`.
         mean_image: μ, `[ch, h, w]`.
     """
@@ -81,14 +83,14 @@ def exact_terms(
 
 @torch.no_grad()
 def average_image(loader: Iterable, device: torch.device) -> torch.Tensor:
-    """The mean `[ch, h, w]` of all images of a loader of (images, target), over all processes."""
+    """Return the mean `[ch, h, w]` of all images of a loader of (images, target), over all processes."""
     mean, count = 0., 0
     for images, _ in loader:
         images = at_least_float32(images.to(device))
         count += images.shape[0]
         mean = mean + (images.mean(dim=0) - mean) * (images.shape[0] / count)
     if count == 0:
-        raise UsageError('loader must give at least one batch, got none')
+        raise UsageError('loader must yield at least one batch, got none')
     if num_processes() > 1:
         counts = mean.new_tensor(count)
         mean = mean * counts

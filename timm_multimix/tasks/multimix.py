@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 
 class MultiMixTask(StepTask):
-    """Training task: the model, MultiMix and its fast loss.
+    """Training task: the model, MultiMix (arXiv 2311.05538) and its fast loss.
 
     ```python
     task = MultiMixTask(model, mode='dense-multimix', mixup_alpha=1., label_smoothing=0.1)
@@ -29,39 +29,38 @@ class MultiMixTask(StepTask):
     ```
 
     Checkpoints hold the plain timm model. DDP, torch.compile, EMA and evaluation are those of `ClassificationTask`. In
-    eval mode the loss is the plain criterion. Where image mixing is on (`mixup_alpha` or `cutmix_alpha` > 0), whole
-    batches alternate: the images of some are mixed as by timm's Mixup, under the plain criterion, and the embeddings
-    of the others.
+    eval mode the loss is the plain criterion. If image mixing is on (`mixup_alpha` or `cutmix_alpha` > 0), each batch
+    has either its images mixed, as by timm's Mixup and under the plain criterion, or its embeddings.
 
-    `teacher_decay` turns self-distillation on (v1 = arXiv 2206.14868, section 3.3): the mixed loss becomes
-    γ·H(ΛY, p) + (1 - γ)·H(p', p), p' of a moving average of the model on a second view of every image. The loop calls
+    `teacher_decay` turns self-distillation on (arXiv 2206.14868, section 3.3): the mixed loss becomes γ·H(ΛY, p) +
+    (1 - γ)·H(p', p), where p' is from a moving average of the model on a second view of every image. The loop must call
     `update_ema(step)` after each update of the optimizer. Without `setup_ema` the teacher is also the task's EMA model.
 
     Args:
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss; any other mean-reduced criterion
             for `(logits [N, c], soft targets [N, c])` is called on the mixed rows.
-        criterion_kwargs: For timm's create_classification_loss where criterion is None, such as `loss_type`.
-        label_smoothing: Share of every target that is spread over all classes (0, or that of the criterion).
+        criterion_kwargs: For timm's create_classification_loss if criterion is None, such as `loss_type`.
+        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
         mode: 'multimix' or 'dense-multimix'.
         multi_label: Targets are independent labels, floats `[b, c]` in [0, 1], as for timm's
-            MultiLabelClassificationTask: the criterion is binary cross-entropy where `criterion_kwargs` names no other,
-            smoothing draws each label towards 0.5, and evaluation is that of timm's task.
+            MultiLabelClassificationTask: the criterion is binary cross-entropy if `criterion_kwargs` names no other,
+            smoothing pulls each label towards 0.5, and evaluation is that of timm's task.
         gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
-            their losses. All must have batches of one size.
+            their losses. All must have the same batch size.
         teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
         teacher_warmup: Let that decay grow from 0, by timm's schedule.
-        gamma: Weight γ of the targets beside the teacher, in [0, 1] (0.5); 1 is MultiMix without a teacher.
+        gamma: Weight γ of the targets beside the teacher, in [0, 1]; None for 0.5; 1 is MultiMix without a teacher.
         single_view: The teacher sees the student's view.
         device: Device of the criterion.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
-        **kwargs: For `InputMixing`: mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob, num_batches. For `DenseOptions`: attention, activation, attention_grad, input_size. For
-            `MultiMixLoss`: num_tuples, alpha, length, concentration, clean_weight, implementation.
+        **kwargs: Arguments of `InputMixing` (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
+            input_prob, num_batches), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
+            `MultiMixLoss` (num_tuples, alpha, length, concentration, clean_weight, implementation).
 
     Raises:
-        ValueError: If an argument is out of range or the model cannot serve the mode.
+        ValueError: If an argument is out of range or the model does not support the mode.
     """
 
     def __init__(
@@ -120,10 +119,7 @@ class MultiMixTask(StepTask):
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """The value of every argument that was left to a default, as it is in force.
-
-        The number of tuples is that of the example that the model was tried on.
-        """
+        """Current values of the arguments that have a default; `num_tuples` is that for the example input."""
         names = ('alpha', 'concentration', 'length', 'clean_weight', 'implementation')
         of_loss = {name: getattr(self.loss, name) for name in names}
         settings = dict(num_tuples=self.loss.tuples(self._positions), **of_loss, gather=self.gather)
@@ -137,17 +133,17 @@ class MultiMixTask(StepTask):
         return settings
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
-        """One training step's loss.
+        """Compute the loss of one training step.
 
         Args:
-            input: Images `[b, ch, h, w]`. In training with a teacher and without `single_view` two views of them:
+            input: Images `[b, ch, h, w]`. In training with a teacher and without `single_view`, two views of them:
                 `[2b, ch, h, w]`, all of the student's and then all of the teacher's, or a pair.
             target: `[b]` class indices or `[b, c]` soft targets; with `multi_label` the latter.
 
         Returns:
-            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy; 'mixed_loss' and 'clean_loss', the
-            parts of the loss, where embeddings were mixed. Else 'input_mixed' says if the images were; the teacher has
-            no part in such a batch.
+            'loss'; 'output', the logits `[b, c]` of the images, for train accuracy. In training also 'mixed_loss' and
+            'clean_loss', the parts of the loss, if embeddings were mixed; otherwise 'input_mixed', True if the images
+            were mixed. In such a batch the teacher has no part.
         """
         if self.multi_label:
             check_floats('target of multi_label=True', target, 'bc')
@@ -162,7 +158,7 @@ class MultiMixTask(StepTask):
             result = self._plain_step(input, target, what)
         else:
             of_teacher = {}
-            if self.teacher is not None and self.loss.gamma < 1.:  # first, while no activations are kept
+            if self.teacher is not None and self.loss.gamma < 1.:  # first, before the student's activations are kept
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
                 self.teacher.warn_if_still()
             if self.mode == 'dense-multimix':
@@ -203,7 +199,7 @@ class MultiMixTask(StepTask):
         return self.teacher.ema if ema and module is None and self.teacher is not None else module
 
     def prepare_distributed(self, device_ids: Optional[list] = None, **ddp_kwargs: Any) -> 'MultiMixTask':
-        if self.teacher is not None:  # DDP sees to the student alone
+        if self.teacher is not None:  # DDP shares the student only
             self.teacher.share(weights=True)
             self._shares_buffers = ddp_kwargs.get('broadcast_buffers', True)
         return super().prepare_distributed(device_ids=device_ids, **ddp_kwargs)
@@ -225,7 +221,7 @@ class MultiMixTask(StepTask):
         self.input_mixing.load_state_dict(state)
         if 'teacher' in state and self.teacher is not None:
             self.teacher.load_state(state['teacher'])
-        elif self.teacher is not None:  # of a run without a teacher: it begins as the student
+        elif self.teacher is not None:  # from a run without a teacher: it starts as the student
             self.teacher.ema.set(unwrap_model(self.trainable_module))
 
 

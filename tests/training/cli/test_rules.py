@@ -20,7 +20,7 @@ def test_values_out_of_range_are_refused(capsys):
         (['--mixup', '-1'], '--mixup must be >= 0, got -1.0'),
         (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
         (['--num-classes', '1'], '--num-classes must be >= 2 under cross-entropy, got 1'),
-        (['--num-classes', '1', '--loss', 'poly'], 'one class takes binary cross-entropy: --bce-loss'),
+        (['--num-classes', '1', '--loss', 'poly'], 'for one class use binary cross-entropy: --bce-loss'),
         (['--lr-base-size', '0'], '--lr-base-size must be >= 1, got 0'),
         (['--drop-path', '2'], '--drop-path must be in [0, 1), got 2.0'),
         (['--model-ema-decay', '2'], '--model-ema-decay must be in [0, 1], got 2.0'),
