@@ -188,7 +188,7 @@ def test_detach_gives_the_model_its_own_forward_back():
     mixup_fn.detach()  # once more does no harm
     make().attach(model)
     mixup_fn = make()
-    with pytest.raises(ValueError, match='ResNet already has a forward of its own; detach'):
+    with pytest.raises(ValueError, match='ResNet already has a replaced forward; detach'):
         mixup_fn.attach(model)
     with pytest.raises(ValueError, match='attached to a model already'):
         make().attach(build('vit')).attach(build('vit'))

@@ -136,7 +136,7 @@ class MultiMix:
         if isinstance(num_classes, int) and num_classes != self.num_classes:
             raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
         if 'forward' in vars(model):
-            raise UsageError(f'{type(model).__name__} already has a forward of its own; detach what was attached to it')
+            raise UsageError(f'{type(model).__name__} already has a replaced forward; detach what was attached to it')
         if self.model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
         if self.mode == 'dense-multimix':

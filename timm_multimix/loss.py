@@ -63,9 +63,9 @@ class MultiMixLoss(nn.Module):
         alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. A lower one keeps
             tuples closer to single examples.
         length: Number of examples per tuple m; None for the whole batch. Change it to compare with pairs (2).
-        concentration: 'total': alpha is that of a whole tuple, so the strength of mixing does not depend on the batch
-            size; 'example': that of each example, as in the paper, which makes every tuple of a large batch nearly its
-            mean.
+        concentration: 'total': alpha is the sum over the examples of a tuple, so that the batch size does not change
+            the strength of mixing; 'example': alpha is that of each example, as in the paper, where every tuple of a
+            large batch is nearly the batch mean.
         clean_weight: Weight w of the plain cross-entropy beside the mixed one, from 0 (mixed loss alone) to 1000. Raise
             it if even the training images are not fitted; lower it to make the model less confident.
         label_smoothing: Share of every target that is spread over all classes, applied once.
