@@ -13,14 +13,14 @@ LARGEST = sys.float_info.max
 _looks_at_values = ContextVar('looks_at_values', default=True)
 
 # what a library raises for a bad value; an AttributeError or a NameError is a bug in the program
-_ANSWERS = (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+_REJECTIONS = (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class UsageError(ValueError):
     """A user's mistake: names the argument or flag, what it was and what is allowed. One line on the command line."""
 
 
-def call_library(what: str, function: Callable, *args: Any, errors: Any = _ANSWERS, **kwargs: Any) -> Any:
+def call_library(what: str, function: Callable, *args: Any, errors: Any = _REJECTIONS, **kwargs: Any) -> Any:
     """Call a function of timm or torch that may reject the user's value.
 
     Args:

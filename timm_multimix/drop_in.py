@@ -101,7 +101,7 @@ class MultiMix:
         self._head: Optional[MultiMixHead] = None
         self._batch: Optional[_Batch] = None
         self._num_positions: Dict[torch.Size, int] = {}
-        self._told = False
+        self._has_logged = False
 
     def __repr__(self) -> str:
         names = ('mode', 'num_classes', 'label_smoothing', 'multi_label', 'reuse')
@@ -154,7 +154,7 @@ class MultiMix:
         if self.model is not None:
             del self.model.forward
             self.model = self._head = self._batch = self.clean_logits = None
-            self._num_positions, self._told = {}, False
+            self._num_positions, self._has_logged = {}, False
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Draw how the batch is mixed, for the next forward of the model.
@@ -191,8 +191,8 @@ class MultiMix:
         num_tuples, clean_copies = self.loss.row_counts(batch_size, positions)
         num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
         rows = soft_target.new_full((num_rows, num_classes), float('nan'))
-        if not self._told:
-            self._told = True
+        if not self._has_logged:
+            self._has_logged = True
             _logger.info(
                 f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes from a batch of {batch_size}; with the '
                 f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')

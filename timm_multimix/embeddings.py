@@ -58,7 +58,7 @@ class DenseEmbeddings:
         if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
             raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
         if (dropped := getattr(getattr(model, 'patch_drop', None), 'prob', 0.)) > 0.:
-            raise _unserved(model, f'patch_drop_rate={dropped:g} drops positions; with patch_drop_rate=0, it works')
+            raise _unsupported(model, f'patch_drop_rate={dropped:g} drops positions; with patch_drop_rate=0, it works')
         with trial(model):
             self._probe(_example_input(model, input_size))
 
@@ -76,7 +76,7 @@ class DenseEmbeddings:
         modules = [module for module, _ in calls]
         pools = [module for module in modules if isinstance(module, (AttentionPool2d, RotAttentionPool2d))]
         if pools:
-            raise _unserved(model, f'its {type(pools[0]).__name__} pools the whole grid, not single positions')
+            raise _unsupported(model, f'its {type(pools[0]).__name__} pools the whole grid, not single positions')
         num_classes = getattr(model, 'num_classes', None)
         check_floats(
             f'{_name(model)}: {_POOLED_WORKS}; logits of single positions by forward_head', logits,
@@ -87,7 +87,7 @@ class DenseEmbeddings:
         self.batch_norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         last = [
             module for module, output in calls
-            if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(_flat(output), logits)]
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and torch.equal(output.flatten(1), logits)]
         self.classifier = last[-1] if last and self._is_classifier(last[-1], split) else None
 
     def _is_classifier(self, module: nn.Module, split: torch.Tensor) -> bool:
@@ -100,7 +100,7 @@ class DenseEmbeddings:
         with FrozenStatistics(self.batch_norms):
             with trial(self.model):  # restores the random state
                 expected = self.model.forward_head(split)
-            embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+            embeddings = self.model.forward_head(split, pre_logits=True).flatten(1)
             if embeddings.shape[1] != weight.shape[1]:
                 return False
             tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * expected.abs().max()
@@ -109,7 +109,7 @@ class DenseEmbeddings:
     @property
     def classifier_weight(self) -> Optional[torch.Tensor]:
         """W, `[c, d]`, or None if the head does not end in one linear layer on the embedding."""
-        return None if self.classifier is None else _flat(self.classifier.weight)
+        return None if self.classifier is None else self.classifier.weight.flatten(1)
 
     def num_positions(self, images: torch.Tensor) -> int:
         """Return the number of positions r of `images`, by a forward without gradient."""
@@ -127,19 +127,19 @@ class DenseEmbeddings:
         split = self.layout.split(features)
         with FrozenStatistics(self.batch_norms):
             if self.classifier is not None:
-                embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+                embeddings = self.model.forward_head(split, pre_logits=True).flatten(1)
                 logits = _classify(self.classifier, embeddings)
             else:
                 logits = self.model.forward_head(split)
                 with torch.no_grad():
-                    embeddings = _flat(self.model.forward_head(split, pre_logits=True))
+                    embeddings = self.model.forward_head(split, pre_logits=True).flatten(1)
         return logits.unflatten(0, (batch_size, -1)), embeddings.unflatten(0, (batch_size, -1))
 
 
 def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor) -> Layout:
     """Return the layout of `features`, the output of `model.forward_features(example)`."""
     if not isinstance(features, torch.Tensor):
-        raise _unserved(model, f'forward_features returns a {type(features).__name__}, not one tensor of positions')
+        raise _unsupported(model, f'forward_features returns a {type(features).__name__}, not one tensor of positions')
     if features.ndim == 4:
         output_format = getattr(model, 'output_fmt', None)
         nhwc = getattr(output_format, 'value', output_format) == 'NHWC'
@@ -147,13 +147,13 @@ def find_layout(model: nn.Module, features: torch.Tensor, example: torch.Tensor)
     elif features.ndim == 3:
         layout = Layout('NLC', _num_prefix_tokens(model, features, example))
     else:
-        raise _unserved(model, f'forward_features returns shape {list(features.shape)}, without spatial positions')
+        raise _unsupported(model, f'forward_features returns shape {list(features.shape)}, without spatial positions')
     width, expected = features.shape[1 if layout.format == 'NCHW' else -1], getattr(model, 'num_features', None)
     if isinstance(expected, int) and width != expected:
-        raise _unserved(
+        raise _unsupported(
             model, f'forward_features returns {width} channels ({layout.format}), but num_features is {expected}')
     if layout.num_prefix_tokens < 0 or layout.num_positions(features) < 1:
-        raise _unserved(model, f'features have shape {list(features.shape)}, class tokens without patch tokens')
+        raise _unsupported(model, f'features have shape {list(features.shape)}, class tokens without patch tokens')
     return layout
 
 
@@ -194,15 +194,11 @@ def _example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]])
 
 def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
     if isinstance(classifier, nn.Conv2d):
-        return F.linear(embeddings, _flat(classifier.weight), classifier.bias)
+        return F.linear(embeddings, classifier.weight.flatten(1), classifier.bias)
     return classifier(embeddings)
 
 
-def _flat(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1)
-
-
-def _unserved(model: nn.Module, reason: str) -> UsageError:
+def _unsupported(model: nn.Module, reason: str) -> UsageError:
     """Return the error for a model that the dense mode does not support."""
     return UsageError(f'{_name(model)}: {reason}; {_POOLED_WORKS}')
 

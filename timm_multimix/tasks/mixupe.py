@@ -6,15 +6,7 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from .._checks import (
-    LARGEST,
-    UsageError,
-    check_floats,
-    check_logits,
-    check_number,
-    check_several_classes,
-    check_target,
-)
+from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
 from .base import StepModel, StepTask
