@@ -29,7 +29,7 @@ class FoundShare:
         self.num_batches = None if num_batches is None else check_integer('num_batches', num_batches)
         self.share = 0.
         self.accuracy = 0.
-        self._counts: Optional[torch.Tensor] = None  # of the last batch, read when the next one is drawn
+        self._counts: Optional[torch.Tensor] = None  # counts of the last batch, read when the next one is drawn
 
     @torch.no_grad()
     def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
