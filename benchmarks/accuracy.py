@@ -1,7 +1,7 @@
 """Accuracy of each method on the same budget: `python -m benchmarks.accuracy --recipe NAME --data-dir FOLDER`.
 
-Every run is one of train_timm.py, in its own folder, and writes one JSON file when it is whole. A run that has its
-file is never repeated; one that was killed goes on from its last epoch; where one fails the others are made, and the
+Every run is a training by train_timm.py in its own folder, and writes one JSON file when it is complete. Complete runs
+are not repeated, and interrupted ones resume after their last epoch. If a run fails, the others still run, and the
 exit code is 1. Several of these commands may work side by side.
 """
 import argparse
@@ -28,11 +28,11 @@ from .suite.trained import apply, calibration_error, load_pixels, load_run
 
 _logger = logging.getLogger('benchmarks')
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as of a shell."""
+"""Exit code after Ctrl-C, as in a shell."""
 
 
 class RunError(Exception):
-    """A training that failed, by the exit code of train_timm.py."""
+    """A failed training, with the exit code of train_timm.py."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 
 def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]:
-    """Train once and write the result; the path of its file, or None where another process is at it.
+    """Train once and write the result; return the path of its file, or None if another process is training this run.
 
     Raises:
         RunError: If the training fails.
@@ -67,32 +67,32 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
         if code:
             raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
         epochs, wanted = _progress(run.folder)
-        if len(epochs) < wanted:  # which train_timm.py does in order
+        if len(epochs) < wanted:  # train_timm.py returns 0 when it is interrupted
             raise Interrupted(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
-                f'same command goes on with it')
+                f'same command resumes it')
         settings = dict(
             recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=run.checksum())
         last = epochs[-1]
         result: Dict[str, Any] = dict(
             top1=last['eval_top1'], loss=last['eval_loss'], ece=_calibration_error(run, data.folder), epochs=epochs,
             commits=commits)
-        if 'eval_student_top1' in last:  # with a teacher the others are its own; the model is what is compared
+        if 'eval_student_top1' in last:  # with a teacher the others are the teacher's; the model is compared
             result.update(top1=last['eval_student_top1'], teacher_top1=last['eval_top1'], loss=None)
-        result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
+        result['seconds'] = time.time() - start  # since the last start, if the run was interrupted
         write_result(path, 'accuracy', settings, result)
     return path
 
 
 def _calibration_error(run: Run, folder: str) -> Optional[float]:
-    """Of the last epoch's model, in float32, over all held-out images."""
+    """Calibration error of the last epoch's model, in float32, over all held-out images."""
     model, data_config = load_run(run, 'cpu')
     pixels, labels = load_pixels(os.path.join(folder, RECIPES[run.recipe].eval_split), data_config)
     return calibration_error(apply(model, pixels, 'cpu'), labels)
 
 
 def _commits(folder: str) -> List[str]:
-    """Of the code that trained in this folder, and of this, unless the run is whole: it may go on after a change."""
+    """List the commits that trained in this folder, and record the current one unless the run is complete."""
     path, (epochs, wanted) = os.path.join(folder, 'commits.txt'), _progress(folder)
     commits = ['unknown'] if epochs else []
     if os.path.exists(path):
@@ -107,9 +107,9 @@ def _commits(folder: str) -> List[str]:
 
 
 def _progress(folder: str) -> Tuple[List[Dict[str, Optional[float]]], float]:
-    """The epochs that a run has behind it, and how many it is to have: without end where it has not begun.
+    """Return the completed epochs of a run and its planned number of epochs, infinity if it has not started.
 
-    An epoch counts when its checkpoint is there, which is written after its row of the summary.
+    An epoch counts once its checkpoint exists, which is written after its row of the summary.
     """
     path, checkpoint = os.path.join(folder, 'args.yaml'), os.path.join(folder, 'last.pth.tar')
     if not os.path.exists(path):
@@ -126,7 +126,7 @@ def _progress(folder: str) -> Tuple[List[Dict[str, Optional[float]]], float]:
 def _epochs(summary: str) -> List[Dict[str, Optional[float]]]:
     with open(summary, newline='') as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    # JSON knows no number that is not finite: of a loss that diverged
+    # JSON has no NaN or infinity, which a diverged loss is
     return [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
 
 
@@ -138,7 +138,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
     parser.add_argument('--output', default='output/accuracy', help='folder of the runs')
     parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
-    parser.add_argument('--flags', default='', help='flags of the machine for train_timm.py, such as "--workers 8"')
+    parser.add_argument('--flags', default='', help='machine flags for train_timm.py, such as "--workers 8"')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     todo = [run_of(args.output, args.recipe, method, seed) for seed in args.seeds for method in args.methods]
@@ -163,7 +163,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         try:
             return train(run, data, args.results, args.flags)
         except RunError as error:
-            if error.code == 2:  # a mistake, which the others will have too
+            if error.code == 2:  # a usage error, which all runs share
                 raise
             failures.append(str(error))
             return 'failed'

@@ -1,7 +1,7 @@
 """The runs of `benchmarks.accuracy` as a table and a figure: `python -m benchmarks.accuracy_table --recipe NAME`.
 
-With `--against METHOD` the table has how far each mean is above that of the method, on the seeds that both have, and
-the p of a paired t-test.
+With `--against METHOD` the table also has the mean difference of each method from that one, over the seeds that both
+have, and the p-value of a paired t-test.
 """
 import argparse
 import sys
@@ -33,7 +33,7 @@ def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
 
 
 def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str, digits: int) -> str:
-    """Mean difference over the seeds that both have, and its p where they are several; '' without one."""
+    """Mean difference over the seeds that both have, with its p-value if there are several; '' without any."""
     found = None if records is others else paired_difference(records, others, itemgetter(name))
     if found is None:
         return ''
@@ -45,7 +45,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
-    parser.add_argument('--against', metavar='METHOD', help='compare the others with this method')
+    parser.add_argument('--against', metavar='METHOD', help='method to compare the others with')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)
     try:

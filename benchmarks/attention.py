@@ -1,7 +1,7 @@
 """Attention and tuples of Dense MultiMix on images: `python -m benchmarks.attention --recipe NAME --data-dir FOLDER`.
 
-Of each run the attention over some test images, and tuples that Dense MultiMix would mix of them: the weight of every
-example at every position. Default: the plain model and Dense MultiMix, of the first seed.
+Records for each run the attention over some test images, and tuples that Dense MultiMix would mix from them: the weight
+of every example at every position. The default is the plain model and Dense MultiMix, with seed 0.
 """
 import base64
 import io
@@ -18,14 +18,14 @@ from .suite.runs import Run
 from .suite.trained import Judged, PixelModel, class_names
 
 TUPLES = 3
-LARGEST = 112  # pixels of the images that are kept
+LARGEST = 112  # width and height of the recorded images, at most
 
 
 def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
-    """Attention and tuples of one batch.
+    """Compute attention and tuples of one batch.
 
     Returns:
-        'attention' `[b][h][w]`, each sums to 1; 'weights' `[n][b][h][w]`, each sums to 1 over b.
+        'attention' `[b][h][w]`, each map sums to 1; 'weights' `[n][b][h][w]`, which sum to 1 over b.
     """
     head = MultiMixHead(model.model, mode='dense-multimix', num_tuples=TUPLES, input_size=tuple(pixels.shape[1:]))
     features = model.model.forward_features(model.normalise(pixels))
@@ -40,7 +40,7 @@ def maps(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor) -> Dict[
 
 
 def grid_size(features: torch.Tensor, layout: str, num_positions: int) -> Tuple[int, int]:
-    """Height and width of the positions; one row of tokens where they make no square."""
+    """Return height and width of the grid of positions, or a single row for tokens that form no square."""
     if layout != 'NLC':
         return tuple(features.shape[2:] if layout == 'NCHW' else features.shape[1:3])
     side = round(num_positions ** 0.5)
@@ -48,7 +48,7 @@ def grid_size(features: torch.Tensor, layout: str, num_positions: int) -> Tuple[
 
 
 def encode(image: torch.Tensor) -> str:
-    """`[3, h, w]` in [0, 1] as a PNG file in base64, at most 112 pixels wide and high."""
+    """Encode `[3, h, w]` in [0, 1] as PNG in base64, at most 112 pixels wide and high."""
     picture = to_pil_image(image)
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()

@@ -15,11 +15,11 @@ FLAGS = (
     '--scale 0.7 1 --ratio 0.9 1.1 --hflip 0 --color-jitter 0 --crop-pct 1 --workers 2 --checkpoint-hist 1'
 ).split()
 _CURVES = {'loss': ('train_clean_loss', 'eval_loss'), 'top-1 (%)': ('train_top1', 'eval_top1')}
-"""Columns of summary.csv: of training and of held-out images. The mixed loss is no match for the held-out one."""
+"""Columns of summary.csv for training and held-out images. The mixed loss is not comparable with the held-out one."""
 
 
 def plot_curves(rows: List[Dict[str, str]], path: str, title: str) -> None:
-    """Draw loss and accuracy of a run by epoch from the `rows` of its summary.csv, as a PNG."""
+    """Plot loss and accuracy over the epochs, from the `rows` of a run's summary.csv, as a PNG."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt

@@ -1,9 +1,9 @@
-"""Cost of the drop-in, `MultiMix.attach`, beside a plain step of the same loop: `python -m benchmarks.drop_in_cost`.
+"""Cost of the drop-in, `MultiMix.attach`, over a plain step of the same loop: `python -m benchmarks.drop_in_cost`.
 
-By default Dense MultiMix on a ResNet-18: 8 images of 224 x 224, 1,000 classes. Both are timed in turn, round by round;
-the ratio is the median over the rounds, with quartiles. Memory is that of processes of their own, one for each: the
-highest resident set (on a GPU the peak of CUDA's allocator) during a step, over what was in use before it. The first
-step is left out, as libraries and the optimizer take memory once.
+The default is Dense MultiMix on a ResNet-18 with 8 images of 224 x 224 and 1,000 classes. Both steps are timed in turn,
+round by round; the ratio is the median over the rounds, with quartiles. Memory is measured in a separate process for
+each: the peak of the resident set (on a GPU of CUDA's allocator) during a step, minus what was in use before. The first
+step is left out, as libraries and the optimizer allocate memory once.
 """
 import argparse
 import copy
@@ -27,7 +27,7 @@ KINDS = ('plain', 'drop-in')
 
 
 def create_step(kind: str, model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str) -> Callable:
-    """A training step of a stock loop, with the drop-in or without mixing; each on a model of its own."""
+    """Return a training step of a stock loop on `model`, with the drop-in or without mixing."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     if kind == 'drop-in':
         mixup_fn = MultiMix(mode=mode, num_classes=model.num_classes).attach(model)
@@ -44,7 +44,7 @@ def create_step(kind: str, model: nn.Module, images: torch.Tensor, target: torch
 
 
 def create_steps(args: argparse.Namespace, kinds: Sequence[str]) -> Dict[str, Callable]:
-    """A step of each kind, from the same weights on the same images; each was taken once."""
+    """Return a step of each kind, all from the same weights and images; each was taken once."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     model = timm.create_model(args.model, num_classes=args.num_classes).to(args.device).train()
@@ -57,12 +57,12 @@ def create_steps(args: argparse.Namespace, kinds: Sequence[str]) -> Dict[str, Ca
 
 
 def measure_memory(args: argparse.Namespace, kind: str) -> float:
-    """Peak extra memory of a step in MiB, in this process."""
+    """Peak extra memory of a step in MiB, measured in this process."""
     return peak_mib(create_steps(args, [kind])[kind], torch.device(args.device))
 
 
 def measure_time(args: argparse.Namespace) -> Dict[str, Any]:
-    """Seconds of a step of each kind, and their ratio."""
+    """Median seconds per step of each kind, and the ratio of the two."""
     steps = create_steps(args, KINDS)
     seconds: Dict[str, List[float]] = {kind: [] for kind in KINDS}
     for index in range(args.rounds):
@@ -79,7 +79,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--model', default='resnet18', help='a timm model (resnet18)')
     parser.add_argument('--mode', choices=MODES, default='dense-multimix')
     add_integers(parser, batch_size=8, image_size=224, num_classes=1000, rounds=9, threads=1, seed=0)
-    parser.add_argument('--output', help='(benchmarks/results/drop_in_cost_DEVICE.json)')
+    parser.add_argument('--output', help='file to write (benchmarks/results/drop_in_cost_DEVICE.json)')
     args = parser.parse_args(argv)
     check_least(parser, args, rounds=2)
     peak = {kind: run_apart(measure_memory, args, kind, **RETURN_FREED) for kind in KINDS}

@@ -1,9 +1,9 @@
 """The space of embeddings: `python -m benchmarks.embedding_space --recipe NAME --data-dir FOLDER`.
 
 Embeddings of test images just before the classifier, scaled to length 1. Alignment and uniformity are those of Wang and
-Isola (2020), with two images of a class as the positive pair: lower is better in both. Spread is the mean distance of a
-class's embeddings to their centre, separation that between the centres of two classes. A picture in two dimensions is
-kept, by t-SNE or PCA.
+Isola (2020), with two images of a class as the positive pair; lower is better for both. Spread is the mean distance of
+a class's embeddings to their centre, separation the mean distance between two centres. A picture in two dimensions, by
+t-SNE or PCA, is recorded too.
 """
 import sys
 from typing import Any, Dict, List, Optional
@@ -18,22 +18,22 @@ from .suite.runs import Run
 from .suite.trained import Judged, apply
 
 PROJECTIONS = ('tsne', 'pca')
-POINTS = 400  # of the picture
+POINTS = 400  # in the picture
 
 
 def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean squared distance of two images of one class, over all such pairs; embeddings `[n, d]` have length 1."""
+    """Mean squared distance over all pairs of images of one class; `embeddings` `[n, d]` have length 1."""
     same = [torch.pdist(embeddings[labels == label]).square() for label in labels.unique()]
     return float(torch.cat(same).mean())
 
 
 def uniformity(embeddings: torch.Tensor, t: float = 2.) -> float:
-    """log of the mean of exp(-t |x - y|²) over all pairs; `embeddings` is `[n, d]` of length 1."""
+    """Log of the mean of exp(-t |x - y|²) over all pairs; `embeddings` `[n, d]` have length 1."""
     return float(torch.pdist(embeddings).square().mul(-t).exp().mean().log())
 
 
 def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:
-    """Mean distance to the centre of the class, in all and per class, and mean distance between two centres."""
+    """Mean distance to the centre of the class, overall and per class, and mean distance between two centres."""
     spreads, centres = [], []
     for label in labels.unique():
         members = embeddings[labels == label]
@@ -45,7 +45,7 @@ def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, An
 
 
 def project(embeddings: torch.Tensor, kind: str) -> torch.Tensor:
-    """`[n, 2]` of `[n, d]`, by t-SNE from a PCA or by PCA alone; the same every time."""
+    """Project `[n, d]` to `[n, 2]` by PCA, or by t-SNE that starts from a PCA; deterministic."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -55,7 +55,7 @@ def project(embeddings: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def check_images(recipe: str, images: int) -> None:
-    """Refuse too few images for two of each class, which a class's alignment takes, by a ValueError."""
+    """Raise a ValueError for fewer than two images of each class, which its alignment needs."""
     least = 2 * recipe_args(recipe).num_classes
     if images < least:
         raise ValueError(f'--images must be >= {least}, two of each class, got {images}')
@@ -78,7 +78,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             uniformity=uniformity(embeddings),
             **class_spread(embeddings, labels),
         )
-        if run.seed == args.seeds[0]:  # one is drawn
+        if run.seed == args.seeds[0]:  # only one is drawn
             count = min(POINTS, len(labels))
             chosen = torch.arange(count) * len(labels) // count
             x, y = project(embeddings[chosen], args.projection).T.double().round(decimals=2).tolist()

@@ -1,7 +1,7 @@
-"""The whole suite, part after part: `python -m benchmarks.evidence --recipe NAME --data-dir FOLDER`.
+"""Run the whole suite for a recipe: `python -m benchmarks.evidence --recipe NAME --data-dir FOLDER`.
 
-Accuracy, step time, robustness, outliers and calibration, embedding space, attention, report. What is there already is
-not made again, so the command goes on where it was interrupted, and takes in new seeds or methods.
+The parts are accuracy, step time, robustness, outliers and calibration, embedding space, attention and the report.
+Existing results are kept, so an interrupted command can be repeated, and seeds or methods can be added later.
 """
 import argparse
 import logging
@@ -26,9 +26,9 @@ _logger = logging.getLogger('benchmarks')
 
 
 def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -> int:
-    """Step times of the recipe's model on its batches, unless the file has all of these methods.
+    """Time steps of the recipe's model on its batches, unless the file has all of these methods.
 
-    A method that it has not is timed with all the others anew: only what was timed side by side is compared.
+    If any is missing, all are timed again: only methods that were timed side by side are compared.
     """
     train_args = budget.recipe_args(recipe)
     model = timm.create_model(train_args.model, num_classes=train_args.num_classes)
@@ -39,7 +39,7 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
     existing = existing_settings(path) or {}
     changed = [name for name, value in steps.items() if existing.get(name, value) != value]
     if changed:
-        raise ValueError(f'{path} must be of {steps}, got another {", ".join(changed)}; delete it to time anew')
+        raise ValueError(f'{path} must have {steps}, got another {", ".join(changed)}; delete it to time again')
     timed = existing.get('methods', [])
     if {'plain', *methods} <= set(timed):
         return 0
@@ -51,10 +51,10 @@ def measure_step_time(recipe: str, methods: List[str], device: str, path: str) -
 
 
 def time_steps_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """`measure_step_time`, unless another process is at it."""
+    """Call `measure_step_time`, unless another process is doing so."""
     with exclusive(os.path.join(args.output, f'{args.recipe}.step_time.lock')) as mine:
         if not mine:
-            _logger.info('step time: at work elsewhere')
+            _logger.info('step time: running in another process')
             return 0
         with mistakes(parser):
             path = os.path.join(args.results, 'step_time', f'{args.recipe}.json')
@@ -64,7 +64,7 @@ def time_steps_alone(parser: argparse.ArgumentParser, args: argparse.Namespace) 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_part_parser(__doc__)
     parser.add_argument('--flags', default='', help='more flags for train_timm.py, such as "--workers 8"')
-    parser.add_argument('--outlier-folders', nargs='*', default=[], metavar='DIR', help='for benchmarks.ood')
+    parser.add_argument('--outlier-folders', nargs='*', default=[], metavar='DIR', help='as for benchmarks.ood')
     parser.add_argument('--report', help='folder of the report (RESULTS/report)')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
@@ -77,7 +77,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     runs = [*data, '--methods', *args.methods, '--seeds', *map(str, args.seeds)]
     judged = [*runs, '--device', args.device, '--images', str(args.images)]
     shown = [method for method in ('plain', 'dense-multimix') if method in args.methods]
-    # images of its own number, and of one seed
+    # attention takes its own number of images, and one seed
     looked_at = [*data, '--device', args.device, '--seeds', str(args.seeds[0]), '--methods', *shown]
     reported = [*recipe, '--methods', *dict.fromkeys([*METHODS, *args.methods])]
     parts = {
@@ -94,10 +94,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     for name, part in parts.items():
         start = time.time()
         code = part()
-        if code > 1:  # a mistake, or Ctrl-C; with 1 a run failed, and the others are there to be judged
+        if code > 1:  # usage error or Ctrl-C; 1 means that a run failed, and the others can be evaluated
             return code
         failed |= bool(code)
-        _logger.info(f'== {name}: {time.time() - start:.0f} s' + (', not all of it' if code else ''))
+        _logger.info(f'== {name}: {time.time() - start:.0f} s' + (', incomplete' if code else ''))
     return int(failed)
 
 

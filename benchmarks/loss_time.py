@@ -1,9 +1,9 @@
 """Time of the loss against the literal equations, over every size in turn: `python -m benchmarks.loss_time`.
 
-From embeddings `[b, r, d]` and a classifier to the loss and back, sampling included, all in one process and in turn;
-medians over repeats. Literal means the mixed embeddings of the same tuples through the classifier, left to autograd; it
-is left out where it would take too long. The loss alone, from given logits and weights, is timed beside it; the floor
-is what its matrix products or its bytes would take at the peak rates measured on the machine.
+Times are medians over repeats of the loss and its gradient from embeddings `[b, r, d]` and a classifier, with sampling,
+all in one process and in turn. Literal means that the mixed embeddings of the same tuples go through the classifier,
+with gradients by autograd; it is left out if it would take too long. The loss alone, from given logits and weights, is
+timed too. Its floor is the time of its matrix products or its bytes at the peak rates measured on the machine.
 """
 import argparse
 import math
@@ -34,18 +34,18 @@ class Size(NamedTuple):
 
     @property
     def literal_flops(self) -> float:
-        """Of the literal equations: mixing the embeddings, then the classifier on each, forward and backward."""
+        """FLOPs of the literal equations: mixing, then the classifier on each mix, forward and backward."""
         rows = self.positions * self.tuples
         return 6. * rows * self.width * self.classes + 4. * rows * self.batch_size * self.width
 
     @property
     def flops(self) -> float:
-        """Of the loss and its gradient from given logits: ΛS, Λᵀ softmax and ΛᵀΛ."""
+        """FLOPs of the loss and its gradient from given logits: ΛS, Λᵀ softmax and ΛᵀΛ."""
         return self.positions * self.tuples * self.batch_size * (4. * self.classes + 2. * self.batch_size)
 
     @property
     def bytes(self) -> float:
-        """Read and written at least, in float32: the weights, the logits and their gradient."""
+        """Least number of bytes read and written, in float32: the weights, the logits and their gradient."""
         return 4. * self.positions * self.batch_size * (self.tuples + 2. * self.classes)
 
 
@@ -60,7 +60,7 @@ IMAGENET_21K = Size(batch_size=128, classes=21_841)
 
 
 def literal_loss(embeddings, weight, bias, target, lam):
-    """Dense MultiMix as it is written: mixed embeddings `[r, n, d]`, mixed targets, the classifier on each."""
+    """Compute Dense MultiMix literally: mixed embeddings `[r, n, d]`, mixed targets, the classifier on each."""
     mixed = lam @ embeddings.transpose(0, 1)
     mixed_target = lam @ F.one_hot(target, weight.shape[0]).to(embeddings.dtype)
     logits = F.linear(mixed, weight, bias)
@@ -68,7 +68,7 @@ def literal_loss(embeddings, weight, bias, target, lam):
 
 
 class Problem:
-    """One size with its inputs; `run(name)` is the loss and its gradients by an implementation, or 'literal'."""
+    """The inputs of one size; `run(name)` gives the loss and its gradients by an implementation, or 'literal'."""
 
     def __init__(self, size: Size, device: torch.device, seed: int):
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ class Problem:
         return loss, torch.autograd.grad(loss, self.inputs)
 
     def alone(self, name: str) -> Callable:
-        """The loss and its gradient from given logits and weights, without classifier and sampling."""
+        """Return a function for the loss and its gradient alone, from given logits and weights."""
         with torch.no_grad():
             logits = F.linear(*self.inputs)
         logits.requires_grad_()
@@ -113,10 +113,10 @@ class Problem:
 
 
 def measure(size: Size, names: List[str], device: torch.device, args: argparse.Namespace) -> Dict[str, Any]:
-    """Medians by name, the ratios of literal to each, the share of sampling, and how far the gradients differ."""
+    """Return median times by name, ratios of the literal time to each, and how far the gradients differ."""
     problem = Problem(size, device, args.seed)
     functions: Dict[str, Callable] = {name: (lambda name=name: problem.run(name)) for name in names}
-    if size.positions * size.tuples * size.batch_size <= args.max_weights:  # else they never exist at once
+    if size.positions * size.tuples * size.batch_size <= args.max_weights:  # else the weights never exist at once
         functions['sampling'] = problem.sample
         functions.update({f'{name} alone': problem.alone(name) for name in names if name != 'literal'})
     seconds: Dict[str, List[float]] = {name: [] for name in functions}
@@ -143,19 +143,19 @@ def measure(size: Size, names: List[str], device: torch.device, args: argparse.N
 def measure_memory(size: Size, device: str, threads: int = 1) -> float:
     """Peak extra memory of the loss in MiB, forward and backward from given logits.
 
-    Sampling is included, and so is the gradient of the logits, which has their size; the logits themselves are not.
+    It includes sampling and the gradient of the logits, which has their size, but not the logits themselves.
     """
     torch.set_num_threads(threads)
     logits = torch.randn(size.batch_size, size.positions, size.classes, device=device, requires_grad=True)
     target = torch.randint(size.classes, (size.batch_size,), device=device)
-    MultiMixLoss(num_tuples=2)(logits[:, :1], target).backward()  # what libraries take once
+    MultiMixLoss(num_tuples=2)(logits[:, :1], target).backward()  # what libraries allocate once
     logits.grad = None
     loss = MultiMixLoss(num_tuples=size.tuples)
     return peak_mib(lambda: loss(logits, target).backward(), logits.device)
 
 
 def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
-    """Of log time over log size, by least squares: 1 where cost is linear."""
+    """Least-squares slope of log time over log size: 1 for linear cost."""
     return statistics.linear_regression(
         [math.log(row['size'][axis]) for row in rows],
         [math.log(row['seconds'][name]) for row in rows]).slope
@@ -164,15 +164,15 @@ def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     add_device(parser)
-    parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(by device)')
-    parser.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='(all)')
+    parser.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(depends on the device)')
+    parser.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='sizes to vary (all)')
     parser.add_argument('--repeats', type=int, default=7)
-    parser.add_argument('--seconds', type=float, default=90., help='repeats of one size end after this, at the latest')
-    parser.add_argument('--max-literal-tflop', type=float, help='no literal equations beyond this (by device)')
-    parser.add_argument('--max-weights', type=float, default=1e9, help='sampling and loss are timed alone up to here')
+    parser.add_argument('--seconds', type=float, default=90., help='time limit for the repeats of one size')
+    parser.add_argument('--max-literal-tflop', type=float, help='skip literal above this (depends on the device)')
+    parser.add_argument('--max-weights', type=float, default=1e9, help='skip sampling and loss alone above this')
     add_integers(parser, threads=1, seed=0)
-    parser.add_argument('--no-memory', action='store_true', help='leave out memory, which starts a process per figure')
-    parser.add_argument('--output', help='(benchmarks/results/loss_time_DEVICE.json)')
+    parser.add_argument('--no-memory', action='store_true', help='skip memory, which needs a process per number')
+    parser.add_argument('--output', help='file to write (benchmarks/results/loss_time_DEVICE.json)')
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)

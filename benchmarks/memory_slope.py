@@ -1,9 +1,9 @@
 """Growth of memory over a long run: `python -m benchmarks.memory_slope`.
 
-A tiny model takes 2,000 steps of training by each method, on images that are new at each step. The resident set of the
-process (on a GPU also what the CUDA allocator has in use) is read every few steps; after a warm-up a line is fitted
-through it, whose slope is given in MiB per 1,000 steps. Each method runs in a process of its own, so that none is
-measured with what another has left. The slope of a line through noise is not 0: its standard error is given beside it.
+A tiny model takes 2,000 training steps with each method, on new images at each step. The resident set of the process
+(on a GPU also what the CUDA allocator has in use) is read every few steps. A line is fitted through the readings after
+a warm-up; its slope is given in MiB per 1,000 steps, with its standard error, as noise alone tilts a line.
+Each method runs in a separate process, so that it is not measured with what another has left.
 """
 import argparse
 import gc
@@ -21,7 +21,7 @@ from .suite.results import RESULTS
 
 
 def measure(method: str, args: argparse.Namespace) -> Dict[str, Any]:
-    """Memory over the steps of one method, in this process."""
+    """Measure memory over the steps of one method, in this process."""
     torch.set_num_threads(args.threads)
     settings = dict(vars(args), methods=[method], channels_last=False, amp=args.device != 'cpu')
     stepper = Stepper(args.model, args.batch_size, args.image_size, argparse.Namespace(**settings))
@@ -30,12 +30,12 @@ def measure(method: str, args: argparse.Namespace) -> Dict[str, Any]:
     steps: List[int] = []
     resident: List[float] = []
     allocated: List[float] = []
-    gc.freeze()  # what libraries hold need not be gone through again
+    gc.freeze()  # collections need not visit what libraries hold
     for step in range(args.steps + 1):
         images = torch.randn(stepper.images.shape, generator=generator).to(stepper.device)
         stepper.step(method, images)
         if step >= args.warmup and step % args.interval == 0:
-            gc.collect()  # what is garbage already is no leak
+            gc.collect()  # garbage is not a leak
             if on_gpu:
                 torch.cuda.synchronize()
                 allocated.append(torch.cuda.memory_allocated() / MIB)
@@ -70,7 +70,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--output', default=os.path.join(RESULTS, 'memory_slope.json'))
     args = parser.parse_args(argv)
     if args.warmup < 0 or args.interval < 1 or args.steps < (-(-args.warmup // args.interval) + 3) * args.interval:
-        parser.error(f'--steps must be at least --warmup and three intervals, got {args.steps}')
+        parser.error(f'--steps must be at least --warmup plus three intervals, got {args.steps}')
     torch.set_num_threads(args.threads)
     results = {}
     for method in args.methods:

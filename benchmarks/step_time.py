@@ -1,10 +1,10 @@
 """Time and memory of whole training steps, method by method in one process: `python -m benchmarks.step_time`.
 
-A step is the mixing, forward, loss, backward, optimizer and, with a teacher, its update, on images that are on the
-device already. In every round each method takes its steps in turn, in an order that rotates, and is compared with plain
-training in the same round; medians over the rounds, with quartiles. The time that a teacher adds to a step is given in
-forward passes of that teacher, timed in the same round. Memory is the peak that the CUDA allocator reports for one step
-of a method; on a CPU it is not measured.
+A step is mixing, forward, loss, backward, optimizer and, with a teacher, its update; the images are already on the
+device. In every round the methods take their steps in turn, in a rotating order, and each is compared with plain
+training in the same round. Results are medians over the rounds, with quartiles. The time that a teacher adds to a step
+is given in forward passes of that teacher, timed in the same round. Memory is the peak that the CUDA allocator reports
+for one step of a method; on a CPU it is not measured.
 """
 import argparse
 import statistics
@@ -32,21 +32,21 @@ _DEFAULTS = dict(
     cuda=dict(models=['resnet50', 'vit_small_patch16_224'], batch_size=[128, 256], rounds=15, steps=10),
     cpu=dict(models=['resnet18', 'vit_tiny_patch16_224'], batch_size=[16], rounds=9, steps=1),
 )
-_RUN_LENGTH = 1000  # batches of the run that 'auto' takes this for; its share of mixed images stays near 0
+_RUN_LENGTH = 1000  # batches that 'auto' expects, so that its share of mixed images stays near 0
 
 
 class TimedMethod(NamedTuple):
-    """A task, timm's Mixup for the batches before it, and whether it takes two views of them."""
+    """A task, timm's Mixup for its batches, and whether the task takes two views of each image."""
     task: TrainingTask
     mix: Optional[Callable]
     two_views: bool
 
 
 def create_method(name: str, model: nn.Module, image_size: int, num_tuples: Optional[int] = None) -> TimedMethod:
-    """Build what train_timm.py builds from the flags of a method; all methods may be on the same model."""
+    """Build what train_timm.py builds from a method's flags; several methods may share one model."""
     flags = find(name).flags
     if num_tuples is not None and 'multimix' in flags:
-        flags = f'--multimix-tuples {num_tuples} {flags}'  # first, so that the method's own number stands
+        flags = f'--multimix-tuples {num_tuples} {flags}'  # first, so that the method's own number wins
     args, _ = parse_args(['DIR', '--num-classes', str(model.num_classes), *flags.split()])
     runtime = Runtime(next(model.parameters()).device, False, nullcontext, None, None)
     data_config = dict(input_size=(3, image_size, image_size), num_classes=model.num_classes)
@@ -56,7 +56,7 @@ def create_method(name: str, model: nn.Module, image_size: int, num_tuples: Opti
 
 
 class Stepper:
-    """Training steps of any method, on one model, optimizer and batch; a second view is the first one again."""
+    """Training steps of any method, on one model, optimizer and batch; a second view repeats the first."""
 
     def __init__(self, name: str, batch_size: int, image_size: int, args: argparse.Namespace):
         torch.manual_seed(args.seed)
@@ -73,7 +73,7 @@ class Stepper:
         self.methods = {method: create_method(method, model, image_size, args.tuples) for method in args.methods}
 
     def batches(self, method: str, count: int) -> List[torch.Tensor]:
-        """Images for that many steps; copies for timm's Mixup, which writes into what it is given."""
+        """Return images for `count` steps, as copies for timm's Mixup, which changes its input."""
         copied = self.methods[method].mix is not None
         return [self.images.clone() if copied else self.images for _ in range(count)]
 
@@ -92,18 +92,18 @@ class Stepper:
         task.update_ema()
 
     def seconds(self, method: str, steps: int) -> float:
-        """Mean of some steps in a row."""
+        """Mean time of `steps` steps in a row."""
         batches = iter(self.batches(method, steps))
         return seconds_of(lambda: self.step(method, next(batches)), self.device, steps)
 
     def teacher_seconds(self, method: str, steps: int) -> float:
-        """Mean of some forward passes of the method's teacher."""
+        """Mean time of `steps` forward passes of the method's teacher."""
         teacher = self.methods[method].task.teacher
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             return seconds_of(lambda: teacher(self.images), self.device, steps)
 
     def peak_memory(self, method: str) -> Optional[int]:
-        """Bytes at the peak of one step; None on a CPU."""
+        """Peak memory of one step in bytes; None on a CPU."""
         if self.device.type != 'cuda':
             return None
         images, = self.batches(method, 1)
@@ -113,9 +113,9 @@ class Stepper:
 
 
 def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Dict[str, Dict[str, Any]]:
-    """By method: seconds per step, and the ratio to plain training in the same round.
+    """Return seconds per step by method, and the ratio to plain training in the same round.
 
-    With a teacher, where the method without it is timed too, also the time that it adds over one of its forward passes.
+    A method with a teacher also gets the time that the teacher adds, in forward passes, if the method without is timed.
     """
     for method in methods:  # warm-up
         stepper.seconds(method, steps)
@@ -147,7 +147,7 @@ def measure(stepper: Stepper, methods: List[str], rounds: int, steps: int) -> Di
 
 
 def describe(row: Dict[str, Any]) -> str:
-    """Say what a method's step takes, and what its teacher adds."""
+    """Describe the time and memory of a method's step, and what its teacher adds."""
     low, high = row['ratio_quartiles']
     text = f'{row["seconds"] * 1e3:.1f} ms, {row["ratio"]:.3f} of plain ({low:.3f} to {high:.3f})'
     if row['peak_memory'] is not None:
@@ -161,24 +161,24 @@ def describe(row: Dict[str, Any]) -> str:
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     add_device(parser)
-    parser.add_argument('--models', nargs='+', help='timm models (by device)')
-    parser.add_argument('--batch-size', type=int, nargs='+', help='(by device)')
+    parser.add_argument('--models', nargs='+', help='timm models (depends on the device)')
+    parser.add_argument('--batch-size', type=int, nargs='+', help='(depends on the device)')
     parser.add_argument('--image-size', type=int, default=224)
     parser.add_argument('--num-classes', type=int, default=1000)
-    parser.add_argument('--tuples', type=int, help='of MultiMix (its default)')
+    parser.add_argument('--tuples', type=int, help='tuples of MultiMix (its default)')
     add_methods(parser, DEFAULT_METHODS)
-    parser.add_argument('--rounds', type=int, help='(by device)')
-    parser.add_argument('--steps', type=int, help='steps in a row (by device)')
-    parser.add_argument('--threads', type=int, help="of a CPU (torch's own)")
+    parser.add_argument('--rounds', type=int, help='(depends on the device)')
+    parser.add_argument('--steps', type=int, help='steps in a row (depends on the device)')
+    parser.add_argument('--threads', type=int, help="CPU threads (torch's default)")
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--output', help='(benchmarks/results/step_time_DEVICE.json)')
+    parser.add_argument('--output', help='file to write (benchmarks/results/step_time_DEVICE.json)')
     args = parser.parse_args(argv)
     on_gpu = torch.device(args.device).type == 'cuda'
     for name, value in _DEFAULTS['cuda' if on_gpu else 'cpu'].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     if 'plain' not in args.methods:
-        parser.error(f'--methods must have plain, which the others are compared with, got {args.methods}')
+        parser.error(f'--methods must include plain, which the others are compared with, got {args.methods}')
     check_least(parser, args, rounds=2, steps=1, tuples=1, image_size=1, num_classes=1, batch_size=1)
     unknown = [name for name in args.models if not timm.is_model(name.partition('.')[0])]
     if unknown:

@@ -1,1 +1,1 @@
-"""Which of timm's models MultiMix serves: `python -m benchmarks.coverage`."""
+"""Which of timm's models MultiMix supports: `python -m benchmarks.coverage`."""

@@ -1,9 +1,9 @@
-"""Which of timm's models MultiMix serves, each checked: `python -m benchmarks.coverage --output FILE`.
+"""Which of timm's models MultiMix supports, each checked: `python -m benchmarks.coverage --output FILE`.
 
-Every model is built with random weights (large ones with fewer blocks) and run on two random images, small ones where
-the model takes them. The logits of every model are checked; training steps are taken with the first model of each kind
-(class of model, of head, of pooling), as 'stepped' says. A line of JSON is appended per model; models that the file
-has already are not run again.
+Every model is built with random weights (large ones with fewer blocks) and run on two random images, small ones if the
+model takes them. The logits of every model are checked; training steps are taken with the first model of each kind
+(class of model, head and pooling), as the column 'stepped' says. One JSON line is appended per model; models that the
+file already has are not run again.
 """
 import collections
 import csv
@@ -28,13 +28,13 @@ _ARCHITECTURE_COLUMNS = ('architecture', 'names', 'pooled', 'dense', 'layout', '
 
 
 def write_models(rows: List[Dict[str, Any]], path: str) -> None:
-    """One line per model."""
+    """Write one line per model."""
     rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
     _write_csv(path, _MODEL_COLUMNS, sorted(rows, key=lambda row: row['name']))
 
 
 def write_architectures(rows: List[Dict[str, Any]], path: str) -> None:
-    """One line per class of model: how many names are served in each mode, and why the others are not."""
+    """Write one line per class of model: how many names are served in each mode, and why others are not."""
     groups: Dict[str, List[Dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row['architecture'], []).append(row)
@@ -64,9 +64,9 @@ def _write_csv(path: str, columns: Sequence[str], rows: List[Dict[str, Any]]) ->
 
 def main() -> None:
     parser = create_parser(__doc__, prog='benchmarks.coverage')
-    parser.add_argument('--output', required=True, help='file of JSON lines, to go on with')
+    parser.add_argument('--output', required=True, help='file of JSON lines to append to')
     parser.add_argument('--results', help='folder to write coverage.json and the two CSV tables into')
-    parser.add_argument('--models', nargs='+', help='names or patterns (all)')
+    parser.add_argument('--models', nargs='+', help='names or patterns of timm models (all)')
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

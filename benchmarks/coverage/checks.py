@@ -1,4 +1,4 @@
-"""Checks of `benchmarks.coverage` on one model: each thing is done once more without the package's help."""
+"""Checks of `benchmarks.coverage` on one model, which repeat each computation without the package's help."""
 import contextlib
 import copy
 import traceback
@@ -15,7 +15,7 @@ from timm_multimix.embeddings import check_classifier
 
 NUM_CLASSES = 7
 _LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
-_HUGE = 250_000_000  # and above which also with narrower ones
+_HUGE = 250_000_000  # parameters above which the blocks are also narrower
 _NARROW = (dict(depth=2, embed_dim=192, num_heads=3),)
 _SHALLOW = (
     dict(depth=2),
@@ -27,7 +27,7 @@ _SHALLOW = (
 
 
 class Wrong(Exception):
-    """A result that is not what it must be."""
+    """A result that is not correct."""
 
 
 def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]:
@@ -35,11 +35,11 @@ def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]
 
     Args:
         name: Model name.
-        stepped: Kinds of model that training steps were taken with; no more are taken, a new kind is added. None for
-            steps in any case.
+        stepped: Kinds of model that have taken training steps, which are not repeated; a new kind is added. None to
+            always take steps.
 
     Returns:
-        'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed'; 'reason' where not served, and what was seen.
+        'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed', with a reason unless served; and what was seen.
     """
     torch.manual_seed(0)
     model, shrunk = build(name)
@@ -73,14 +73,14 @@ def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]
 
 
 def build(name: str):
-    """The model with random weights, with fewer blocks if it is large, and the arguments that make them fewer."""
+    """Build the model with random weights, smaller if it is large; also return the arguments that shrink it."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         size = 0
-        with contextlib.suppress(Exception), torch.device('meta'):  # some compute with their parameters when built
+        with contextlib.suppress(Exception), torch.device('meta'):  # some compute with their parameters at construction
             size = sum(p.numel() for p in timm.create_model(name, num_classes=NUM_CLASSES).parameters())
         for kwargs in (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ()):
-            with contextlib.suppress(Exception):  # not an argument of this model, or not one that it runs with
+            with contextlib.suppress(Exception):  # the model lacks the argument, or does not run with it
                 model = timm.create_model(name, num_classes=NUM_CLASSES, **kwargs)
                 _run(model, example(model))
                 return model, kwargs
@@ -88,11 +88,11 @@ def build(name: str):
 
 
 def example(model: nn.Module) -> torch.Tensor:
-    """Two random images, of 128 x 128 pixels if the model takes them and they leave it several positions."""
+    """Two random images, of 128 x 128 pixels if the model takes them."""
     channels, height, width = model.pretrained_cfg['input_size']
     if height > 128 and not model.pretrained_cfg.get('fixed_input_size'):
         images = torch.randn(2, channels, 128, 128)
-        with contextlib.suppress(Exception):  # of a model that needs its own size
+        with contextlib.suppress(Exception):  # the model needs its own size
             _run(model, images)
             return images
     return torch.randn(2, channels, height, width)
@@ -105,20 +105,20 @@ def _run(model: nn.Module, images: torch.Tensor) -> None:
 
 @torch.no_grad()
 def fill_zeros(model: nn.Module) -> None:
-    """Random values for weights that start at zero, such as some classifiers: a check of zero logits says nothing."""
+    """Randomise weights that start at zero, such as some classifiers: a check of zero logits says nothing."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
             parameter.normal_(std=parameter[0].numel() ** -0.5)
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal to 2e-4 of the largest value: random weights give logits of any scale."""
+    """Return whether they agree to 2e-4 of the largest value: random weights give logits of any scale."""
     return bool((a - b).abs().max() <= 2e-4 * b.abs().max())
 
 
 @torch.no_grad()
 def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
-    """The head is the model's own, and Λ = I is cross-entropy."""
+    """Check that the head is the model's own, and that Λ = I is cross-entropy."""
     logits = model.eval()(images)
     head = MultiMixHead(model, 'multimix')
     _require(torch.equal(head(model.forward_features(images)), logits), 'pooled logits differ from model(x)')
@@ -129,7 +129,7 @@ def check_pooled(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -
 
 @torch.no_grad()
 def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> Dict[str, Any]:
-    """Dense logits are the head on single positions, and eval stays as it was."""
+    """Check that dense logits are the head on single positions, and that eval mode stays as it was."""
     before = model.eval()(images)
     dense = MultiMixHead(model, 'dense-multimix', input_size=tuple(images.shape[1:])).dense
     features = model.forward_features(images)
@@ -151,7 +151,7 @@ def check_dense(model: nn.Module, images: torch.Tensor, target: torch.Tensor) ->
 
 
 def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, position: int) -> torch.Tensor:
-    """One position as features of its own, cut out without the package's help."""
+    """Cut out one position as features with a single position, without the package's help."""
     if features.ndim == 3:
         token = features[:, num_prefix_tokens + position]
         return torch.stack([token] * (num_prefix_tokens + 1), dim=1)
@@ -163,7 +163,7 @@ def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, 
 
 
 def compare_steps(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: 'Step') -> None:
-    """A step of the mode trains what a plain step trains, and leaves the same running statistics."""
+    """Check that a step of the mode trains what a plain step trains, and leaves the same running statistics."""
     mixed = _train_step(model, lambda model: _loss(model, images, target, mode))
     _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
     for name, buffer in plain.buffers.items():
@@ -187,7 +187,7 @@ class Step(NamedTuple):
 
 
 def _train_step(model: nn.Module, loss_fn: Callable[[nn.Module], torch.Tensor]) -> Step:
-    """One step on a copy of the model; its loss and gradients must be finite."""
+    """Take one step on a copy of the model; its loss and gradients must be finite."""
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
     loss = loss_fn(model)

@@ -1,7 +1,7 @@
-"""Backbones compared by how well they detect: `python -m benchmarks.detection --recipe NAME --checkpoint PATTERN`.
+"""Compare how well backbones detect objects: `python -m benchmarks.detection --recipe NAME --checkpoint PATTERN`.
 
-Every method is fine-tuned on the same budget, and writes one JSON file per seed when it is whole. A run that has its
-file is never repeated; one that was killed goes on from its last epoch. With torchrun a run is spread over GPUs.
+Every method is fine-tuned on the same budget, and writes one JSON file per seed when it is complete. Complete runs are
+not repeated, and interrupted ones resume after their last epoch. With torchrun a run is spread over GPUs.
 """
 import argparse
 import importlib.util
@@ -25,12 +25,12 @@ from .run import RESULTS, check_budget, prepare_data, read_data, run
 
 _logger = logging.getLogger('benchmarks')
 _OVERRIDES: Dict[str, Dict[str, Any]] = dict(
-    model=dict(help='timm model that the checkpoints are of'),
+    model=dict(help='timm model of the checkpoints'),
     detector=dict(choices=DETECTORS),
     epochs=dict(type=int),
-    batch_size=dict(type=int, help='of all processes together'),
+    batch_size=dict(type=int, help='sum over all processes'),
     lr=dict(type=float),
-    freeze_bn=dict(action=argparse.BooleanOptionalAction, help='keep batch norms as they are (never from scratch)'),
+    freeze_bn=dict(action=argparse.BooleanOptionalAction, help='freeze batch norms (never from scratch)'),
     amp=dict(action=argparse.BooleanOptionalAction, help='bfloat16'),
 )
 
@@ -39,33 +39,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = create_parser(__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES, help='data, detector and budget')
     parser.add_argument('--data-dir', help=(
-        'VOC: folder of VOCdevkit; COCO: folder of train2017, val2017 and annotations; recipe cifar: folder of train/ '
-        'and test/, a folder of images per class'))
+        'VOC: folder with VOCdevkit; COCO: folder with train2017, val2017 and annotations; recipe cifar: folder with '
+        'train/ and test/, each with a folder of images per class'))
     parser.add_argument('--checkpoint', metavar='PATTERN', help=(
-        'checkpoints of train_timm.py; {method} and {seed} in it are replaced, each must be there for several of them; '
-        f'not for {SCRATCH}'))
+        'checkpoints of train_timm.py; {method} and {seed} in it are replaced, and required for several of them; '
+        f'not used for {SCRATCH}'))
     parser.add_argument('--ema', action='store_true', help='use the moving average of the weights in the checkpoints')
     parser.add_argument(
         '--methods', nargs='+', default=[SCRATCH, 'plain', 'cutmix', 'dense-multimix'], metavar='METHOD',
         help=f'any names; {SCRATCH} is random weights')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], metavar='SEED')
-    parser.add_argument('--setting', help="name of the results' folder (default: the recipe's)")
-    parser.add_argument('--output', default='output/detection', help='folder of generated scenes and of states')
+    parser.add_argument('--setting', help="name of the folder of results (default: the recipe's)")
+    parser.add_argument('--output', default='output/detection', help='folder of generated scenes and training states')
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--workers', type=int, default=0, help='of the data loader, in each process')
-    group = parser.add_argument_group("instead of the recipe's, with a --setting of their own")
+    parser.add_argument('--workers', type=int, default=0, help='data loader workers of each process')
+    group = parser.add_argument_group("overrides of the recipe, which need a separate --setting")
     for name, options in _OVERRIDES.items():
         group.add_argument(f'--{name.replace("_", "-")}', default=None, **options)
     return parser
 
 
 def _jobs(args: argparse.Namespace) -> List[Job]:
-    """The runs that the arguments ask for."""
+    """Return the runs that the arguments ask for."""
     changes = {name: getattr(args, name) for name in _OVERRIDES if getattr(args, name) is not None}
     if changes and not args.setting:
         flags = ', '.join(f'--{name.replace("_", "-")}' for name in changes)
-        raise ValueError(f'--setting must name the folder of results that are not of the recipe alone ({flags})')
+        raise ValueError(f'--setting must name a folder of results for flags that change the recipe ({flags})')
     recipe: Recipe = replace(RECIPES[args.recipe], **changes)
     for name in ('epochs', 'batch_size', 'lr'):
         if not getattr(recipe, name) > 0:
@@ -75,10 +75,10 @@ def _jobs(args: argparse.Namespace) -> List[Job]:
             raise ValueError(f'--{name} must be 0 or more, got {min(values)}')
     trained = [method for method in args.methods if method != SCRATCH]
     if trained and not args.checkpoint:
-        raise ValueError(f'--checkpoint must say where the checkpoints are of {", ".join(trained)}')
+        raise ValueError(f'--checkpoint must give the checkpoints of {", ".join(trained)}')
     if len(trained) > 1 and '{method}' not in args.checkpoint:
         raise ValueError(f'--checkpoint must contain {{method}} for several methods, got {args.checkpoint}')
-    if trained and len(args.seeds) > 1 and '{seed}' not in args.checkpoint:  # n would count one backbone many times
+    if trained and len(args.seeds) > 1 and '{seed}' not in args.checkpoint:  # one backbone would count several times
         raise ValueError(f'--checkpoint must contain {{seed}} for several seeds, got {args.checkpoint}')
 
     def checkpoint(method: str, seed: int) -> Optional[str]:
@@ -110,8 +110,8 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _run_all(args: argparse.Namespace, jobs: List[Job], place: Place) -> None:
     if place.rank > 0:
-        _logger.setLevel(logging.WARNING)  # one process tells
-    for job in jobs:  # all mistakes before the first hour
+        _logger.setLevel(logging.WARNING)  # one process logs
+    for job in jobs:  # find all mistakes before the first run
         if job.checkpoint:
             read_checkpoint(job.checkpoint, job.recipe.model, job.use_ema)
     recipe, scenes = jobs[0].recipe, os.path.join(args.output, 'data', args.recipe)

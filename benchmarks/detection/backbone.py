@@ -15,19 +15,19 @@ from timm_multimix._checks import call_library
 
 from .checkpoint import Checkpoint
 
-_PROBE = (96, 128)  # [h, w]: not square, so that a model of one size only is found out
+_PROBE = (96, 128)  # [h, w]: not square, so that models of a fixed size fail
 
 
 class PyramidBackbone(nn.Module):
     """`[b, 3, h, w]` → an OrderedDict of maps `[b, out_channels, h / stride, w / stride]`, fine to coarse.
 
-    What torchvision's detectors ask of a backbone: `out_channels`, and `strides` beside it.
+    It has `out_channels`, as torchvision's detectors require, and the `strides` of its maps.
 
     Args:
         features: A timm model built with `features_only=True`.
         out_channels: Width of the pyramid.
-        min_stride: The finest level that is used.
-        extra_blocks: Coarser levels on top, of torchvision.
+        min_stride: Stride of the finest level that is used.
+        extra_blocks: A block of torchvision for coarser levels on top.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class PyramidBackbone(nn.Module):
     ):
         super().__init__()
         channels, strides = features.feature_info.channels(), features.feature_info.reduction()
-        # of several stages with one stride the last: it has seen most
+        # of several stages with the same stride the last, which is the deepest
         self.levels = [
             level for level, stride in enumerate(strides) if stride >= min_stride and stride not in strides[level + 1:]]
         self.strides = [strides[level] for level in self.levels]
@@ -66,7 +66,7 @@ class PyramidBackbone(nn.Module):
 
     @torch.no_grad()
     def _find_layout(self, channels: List[int]) -> bool:
-        """Run once; True where the maps are `[b, h, w, c]`."""
+        """Run the model once; return whether its maps are `[b, h, w, c]`."""
         training = self.features.training
         what = f'the backbone takes no image of {_PROBE[0]} x {_PROBE[1]} pixels'
         maps = call_library(what, self.features.eval(), torch.zeros(1, 3, *_PROBE))
@@ -77,7 +77,7 @@ class PyramidBackbone(nn.Module):
             return False
         if shapes == [(1, *size, width) for width, size in zip(channels, sizes)]:
             return True
-        raise ValueError(f'the backbone must give maps of the strides {self.strides} that it states, got {shapes}')
+        raise ValueError(f'the backbone must give maps of its stated strides {self.strides}, got {shapes}')
 
 
 def create_features(
@@ -85,10 +85,10 @@ def create_features(
         checkpoint: Optional[Checkpoint] = None,
         freeze_bn: bool = False,
 ) -> Tuple[nn.Module, Dict[str, Any]]:
-    """A timm model with `features_only` and a checkpoint's weights or random ones, and its data config (mean, std).
+    """Create a timm model with `features_only` and a checkpoint's weights or random ones; also return its data config.
 
-    The whole classifier is loaded first and strictly, so that a weight that does not fit is never left out in silence.
-    With `freeze_bn` batch norms keep their statistics and weights, as is usual for few images per process.
+    The whole classifier is loaded first and strictly, so that a weight that does not fit is an error. With `freeze_bn`
+    batch norms keep their statistics and weights, as is usual for few images per process.
     """
     args = checkpoint.args if checkpoint else {}
     kwargs = dict(args.get('model_kwargs') or {})
@@ -100,12 +100,12 @@ def create_features(
     if args.get('img_size'):
         plain = call_library(what, timm.create_model, model)
         if hasattr(getattr(plain, 'patch_embed', None), 'img_size'):
-            kwargs.setdefault('img_size', args['img_size'])  # others were not built for a size
+            kwargs.setdefault('img_size', args['img_size'])  # other models have no fixed size
     whole = call_library(
         what, timm.create_model, model, num_classes=args.get('num_classes'), global_pool=args.get('gp'), **kwargs)
     for name, value in (('strict_img_size', False), ('dynamic_img_size', True)):
         if name in inspect.signature(type(whole).__init__).parameters:
-            kwargs[name] = value  # a detector's images are of any size
+            kwargs[name] = value  # a detector's images have any size
     data_config = resolve_data_config(args, model=whole)
     weights = {}
     if checkpoint:
@@ -125,4 +125,4 @@ def _check_weights(checkpoint: Checkpoint, expected: Dict[str, torch.Tensor], mo
     if wrong:
         raise ValueError(
             f'--checkpoint {checkpoint.path}: its weights are not those of {model}; missing, unknown or of another '
-            f'shape are {len(wrong)} of {len(shapes)}: {", ".join(wrong[:5])}{", ..." if len(wrong) > 5 else ""}')
+            f'shape: {len(wrong)} of {len(shapes)}: {", ".join(wrong[:5])}{", ..." if len(wrong) > 5 else ""}')

@@ -16,8 +16,8 @@ from timm_multimix._checks import call_library
 class Annotation(NamedTuple):
     """The boxes of one image.
 
-    `boxes` are xmin, ymin, xmax, ymax in pixels from 0, half open `[n, 4]`; `labels` start at 1 (0 is background);
-    `ignored` marks what is neither trained on nor counted: COCO's crowds, VOC's difficult objects.
+    `boxes` `[n, 4]` are half-open xmin, ymin, xmax, ymax in pixels from 0; `labels` start at 1 (0 is background);
+    `ignored` marks boxes that are neither trained on nor counted: COCO's crowds, VOC's difficult objects.
     """
     boxes: np.ndarray
     labels: np.ndarray
@@ -26,16 +26,16 @@ class Annotation(NamedTuple):
 
 
 class Source(NamedTuple):
-    """`images[i][0]` is the PIL image that `annotations[i]` is of; `classes[k - 1]` is the name of label k."""
+    """Images and their boxes: `images[i][0]` is a PIL image, `classes[k - 1]` the name of label k."""
     images: Sequence[Tuple[Any, Any]]
     annotations: List[Annotation]
     classes: List[str]
 
 
 def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None) -> Source:
-    """The union of sets such as '2007:trainval', from `root`/VOCdevkit/VOC2007 and so on.
+    """Read the union of sets such as '2007:trainval', from `root`/VOCdevkit/VOC2007 and so on.
 
-    The classes are those of the training set, or None to take what is there, in order of name.
+    Pass the classes of the training set for evaluation; None takes those found, in order of name.
     """
     parts = []
     for entry in sets:
@@ -47,13 +47,13 @@ def read_voc(root: str, sets: Sequence[str], classes: Optional[List[str]] = None
     classes = found if classes is None else classes
     if not set(found) <= set(classes):
         unknown = ', '.join(sorted(set(found) - set(classes)))
-        raise ValueError(f'--data-dir {root}: {" ".join(sets)} has classes that training has not: {unknown}')
+        raise ValueError(f'--data-dir {root}: {" ".join(sets)} has classes that are not in training: {unknown}')
     labels = {name: index + 1 for index, name in enumerate(classes)}
     return Source(ConcatDataset(parts), [_voc_annotation(tree, labels) for tree in trees], classes)
 
 
 def _read_tree(root: str, path: str) -> Dict[str, Any]:
-    what, errors = f'--data-dir {root}: {path} is no annotation of VOC', (OSError, ElementTree.ParseError)
+    what, errors = f'--data-dir {root}: {path} is not an annotation of VOC', (OSError, ElementTree.ParseError)
     tree = call_library(what, ElementTree.parse, path, errors=errors)
     return call_library(what, VOCDetection.parse_voc_xml(tree.getroot()).__getitem__, 'annotation')
 
@@ -62,24 +62,24 @@ def _voc_annotation(tree: Dict[str, Any], labels: Dict[str, int]) -> Annotation:
     rows = []
     for entry in tree['object']:
         xmin, ymin, xmax, ymax = (float(entry['bndbox'][side]) for side in ('xmin', 'ymin', 'xmax', 'ymax'))
-        # VOC counts pixels from 1 and the last belongs to the box
+        # VOC counts pixels from 1, and a box includes its last one
         rows.append((xmin - 1, ymin - 1, xmax, ymax, labels[entry['name']], entry.get('difficult') == '1', math.nan))
     return _annotation(rows, tuple(int(tree['size'][side]) for side in ('width', 'height')))
 
 
 def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Source:
-    """A split such as 'train2017': `root`/train2017 and `root`/annotations/instances_train2017.json.
+    """Read a split such as 'train2017': `root`/train2017 and `root`/annotations/instances_train2017.json.
 
-    The ids of categories, which have gaps, become labels without in their order.
+    The ids of categories, which have gaps, become labels without gaps in the same order.
     """
     path = os.path.join(root, 'annotations', f'instances_{split}.json')
-    what = f'--data-dir {root}: {path} is no file of COCO instances'
+    what = f'--data-dir {root}: {path} is not a file of COCO instances'
     dataset = call_library(what, CocoDetection, os.path.join(root, split), path)
     coco = dataset.coco
     ids = sorted(coco.cats)
     found = [coco.cats[category]['name'] for category in ids]
     if classes is not None and found != classes:
-        raise ValueError(f'--data-dir {root}: the categories of {split} are not those that training has')
+        raise ValueError(f'--data-dir {root}: the categories of {split} are not those of training')
     labels = {category: index + 1 for index, category in enumerate(ids)}
     annotations = []
     for image in dataset.ids:
@@ -94,7 +94,7 @@ def read_coco(root: str, split: str, classes: Optional[List[str]] = None) -> Sou
 
 
 def _annotation(rows: List[Tuple], size: Tuple[int, int]) -> Annotation:
-    """Boxes cut to the image; those without an inside are left out, as no detector takes them.
+    """Clip boxes to the image, and leave out those without an inside, which no detector takes.
 
     Args:
         rows: xmin, ymin, xmax, ymax, label, whether it is ignored, and the area, NaN for that of the box.
@@ -109,11 +109,10 @@ def _annotation(rows: List[Tuple], size: Tuple[int, int]) -> Annotation:
 
 
 class DetectionDataset(Dataset):
-    """(image `[3, h, w]` in 0 to 1, target): for training what torchvision's detectors take, else all boxes.
+    """Pairs of an image `[3, h, w]` in [0, 1] and a target as torchvision's detectors, or the metric, take it.
 
-    For training, ignored boxes are left out, and so are images without any other. For evaluation every image counts,
-    and the target has `iscrowd` and `area`, as the metric takes them. `flip` is the probability of a horizontal flip in
-    training.
+    Training leaves out ignored boxes, and images that have no others. Evaluation has every image and every box, with
+    `iscrowd` and `area` in the target. `flip` is the probability of a horizontal flip in training.
     """
 
     def __init__(self, source: Source, train: bool, flip: float = 0.):
@@ -146,5 +145,5 @@ class DetectionDataset(Dataset):
 
 
 def collate(batch):
-    """Images of different sizes stay a list."""
+    """Keep images of different sizes as a list."""
     return tuple(map(list, zip(*batch)))

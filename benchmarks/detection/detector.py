@@ -19,14 +19,14 @@ _P3 = 8  # stride of RetinaNet's finest level
 
 
 def create_detector(features: nn.Module, num_classes: int, recipe: Recipe, data_config: Dict[str, Any]) -> nn.Module:
-    """Faster R-CNN or RetinaNet with a feature pyramid, as torchvision builds them; classes are those of objects.
+    """Create Faster R-CNN or RetinaNet with a feature pyramid, as in torchvision, for `num_classes` classes of objects.
 
     Anchors follow the strides: 8 pixels per pixel of stride for Faster R-CNN, 4 (and two octave steps) for RetinaNet,
-    as in the papers (arXiv 1612.03144, 1708.02002). So do the pyramids: from the recipe's `min_stride` for Faster
-    R-CNN, from 8 (P3 to P7 on strides up to 32) for RetinaNet. Features that end at stride 8 or before, as those for
-    small images do, would leave RetinaNet hardly a pyramid: theirs starts at `min_stride` instead. With the recipes
-    for a CPU on `cifar_resnet14` its strides are 2 and 4 of the backbone, 8 and 16 on top, and its anchors begin at 8
-    pixels, not 32.
+    as in the papers (arXiv 1612.03144, 1708.02002). So do the pyramids: they start at the recipe's `min_stride` for
+    Faster R-CNN, and at 8 (P3 to P7 on strides up to 32) for RetinaNet. Features that end at stride 8 or before, such
+    as those for small images, would leave RetinaNet few levels, so its pyramid then starts at `min_stride` too. With
+    the CPU recipes on `cifar_resnet14` its strides are 2 and 4 from the backbone, 8 and 16 on top, and its anchors
+    start at 8 pixels instead of 32.
     """
     if recipe.detector not in DETECTORS:
         raise ValueError(f'--detector must be one of {", ".join(DETECTORS)}, got {recipe.detector!r}')

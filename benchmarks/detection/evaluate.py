@@ -21,9 +21,9 @@ def evaluate(
         batch_size: int = 8,
         workers: int = 0,
 ) -> Optional[Dict[str, float]]:
-    """AP, AP50 and AP75 in percent, as COCO defines them (pycocotools); None on all processes but the first.
+    """Return AP, AP50 and AP75 in percent, as COCO defines them (pycocotools); None on all processes but the first.
 
-    The processes share the images, and none is taken twice: the result does not depend on how many there are.
+    The processes share the images without repetition, so the result does not depend on how many there are.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     indices = list(range(rank, len(dataset), world_size))
@@ -45,7 +45,7 @@ def evaluate(
 
 
 def average_precision(predictions: List[Dict], targets: List[Dict]) -> Dict[str, float]:
-    """AP, AP50 and AP75 in percent of lists with an entry per image.
+    """AP, AP50 and AP75 in percent, from lists with an entry per image.
 
     Args:
         predictions: boxes `[n, 4]`, scores `[n]`, labels `[n]`.

@@ -1,7 +1,7 @@
 """Scenes of real pixels in Pascal VOC's format, without a download: `python -m benchmarks.detection.generate`.
 
 Objects are the handwritten digits of scikit-learn, or the images of any folder of classes; backgrounds are the
-photographs of scikit-learn. What is trained on and what is evaluated on share no object and no pixel of background.
+photographs of scikit-learn. Scenes for training and for evaluation share no object and no pixel of background.
 """
 import contextlib
 import json
@@ -24,9 +24,9 @@ Objects = List[Tuple[str, object]]  # name of the class, and an array of ink or 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes to generate: sizes in pixels, both ends included.
+    """Scenes to generate: sizes are in pixels, and ranges include both ends.
 
-    `skip` leaves out the first images of each class of a folder's `train/`: those that the backbone was trained on.
+    `skip` leaves out the first images of each class of a folder's `train/`, which the backbone was trained on.
     """
     num_train: int = 400
     num_eval: int = 400
@@ -40,21 +40,21 @@ class Scenes:
         for name, least in (('num_train', 1), ('num_eval', 1), ('skip', 0), ('seed', 0)):
             if getattr(self, name) < least:
                 raise ValueError(f'--{name.replace("_", "-")} must be {least} or more, got {getattr(self, name)}')
-        for name, least in (('num_objects', 1), ('object_size', 8)):  # the digits have 8 pixels
+        for name, least in (('num_objects', 1), ('object_size', 8)):  # digits are 8 pixels wide
             low, high = getattr(self, name)
             if not least <= low <= high:
-                raise ValueError(f'{name} must be two values of {least} or more in their order, got {(low, high)}')
+                raise ValueError(f'{name} must be two values of {least} or more in ascending order, got {(low, high)}')
 
 
 def as_json(settings: Any) -> Dict[str, Any]:
-    """A dataclass as it is read back from JSON."""
+    """Convert a dataclass to what reading it back from JSON would give."""
     return json.loads(json.dumps(asdict(settings)))
 
 
 def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> str:
-    """Write `folder`/VOCdevkit/VOC2007 with the sets trainval and test, unless it is there already.
+    """Write `folder`/VOCdevkit/VOC2007 with the sets trainval and test, unless it exists.
 
-    Equal scenes give equal pixels. `objects_dir` has train/ and test/, with a folder of images per class; None: digits.
+    Equal scenes give equal pixels. `objects_dir` has train/ and test/, each with a folder per class; None means digits.
     """
     settings = dict(as_json(scenes), objects=os.path.abspath(objects_dir) if objects_dir else 'digits')
     made = os.path.join(folder, 'scenes.json')
@@ -66,19 +66,19 @@ def generate(folder: str, scenes: Scenes, objects_dir: Optional[str] = None) -> 
                 json.dump(settings, file, indent=2)
             with contextlib.suppress(OSError):  # another process was first, or something else is there
                 os.rename(partial, folder)
-        finally:  # nothing half made is left
+        finally:  # leave nothing incomplete
             shutil.rmtree(partial, ignore_errors=True)
     if not os.path.exists(made):
-        raise ValueError(f'{folder} is there and holds no generated scenes')
+        raise ValueError(f'{folder} exists and holds no generated scenes')
     with open(made, encoding='utf-8') as file:
         if json.load(file) != settings:
-            raise ValueError(f'{folder} holds scenes of other settings: remove it, or choose another folder')
+            raise ValueError(f'{folder} holds scenes with other settings: remove it, or choose another folder')
     return folder
 
 
 def _write(partial: str, scenes: Scenes, objects_dir: Optional[str]) -> None:
     photographs = [_backgrounds(split) for split in SPLITS]
-    # what is cut from a background has half a scene's side at least
+    # a patch of a background is at least half as wide as a scene
     largest = 2 * min(side for images in photographs for image in images for side in image.shape[:2]) + 1
     if not scenes.object_size[1] <= scenes.size <= largest:
         raise ValueError(
@@ -101,7 +101,7 @@ def _write(partial: str, scenes: Scenes, objects_dir: Optional[str]) -> None:
 
 
 def _compose(rng, scenes, objects, backgrounds):
-    """One scene: pixels `[h, w, 3]`, and (class, xmin, ymin, xmax, ymax), half open, of each object."""
+    """Compose a scene: pixels `[h, w, 3]`, and (class, xmin, ymin, xmax, ymax), half open, of each object."""
     background = backgrounds[rng.integers(len(backgrounds))]
     height, width = background.shape[:2]
     side = int(rng.integers(scenes.size // 2, min(height, width) + 1))
@@ -113,12 +113,12 @@ def _compose(rng, scenes, objects, backgrounds):
         name, source = objects[rng.integers(len(objects))]
         size = int(rng.integers(scenes.object_size[0], scenes.object_size[1] + 1))
         color, alpha = _draw(source, size)
-        for _ in range(20):  # a place that is free; a crowded scene stays with fewer
+        for _ in range(20):  # find a free place; a crowded scene gets fewer objects
             y, x = rng.integers(scenes.size - alpha.shape[0] + 1), rng.integers(scenes.size - alpha.shape[1] + 1)
             box = (x, y, x + alpha.shape[1], y + alpha.shape[0])
             if all(not _overlap(box, other[1:]) for other in boxes):
                 area = pixels[box[1]:box[3], box[0]:box[2]]
-                if color is None:  # ink that can be seen: dark on bright, bright on dark
+                if color is None:  # visible ink: dark on bright, bright on dark
                     color = rng.integers(0, 56, 3) + (0. if area.mean() > 127 else 200.)
                 area += alpha[..., None] * (color - area)
                 boxes.append((name, *map(int, box)))
@@ -127,11 +127,11 @@ def _compose(rng, scenes, objects, backgrounds):
 
 
 def _draw(source, size):
-    """Colours `[h, w, 3]`, None for ink, and opacity `[h, w]` of an object, cut to what can be seen of it."""
+    """Return colours `[h, w, 3]`, None for ink, and opacity `[h, w]` of an object, cropped to its visible part."""
     if isinstance(source, str):
         with Image.open(source) as image:
             color = np.asarray(image.convert('RGB').resize((size, size), Image.BICUBIC), dtype=np.float32)
-        # rounded and soft at the border: a straight edge alone would tell where an object is
+        # rounded and soft at the border, as a straight edge would give an object away
         steps = np.abs(np.linspace(-1, 1, size)) ** 4
         return color, ((1.15 - (steps[:, None] + steps)) / 0.3).clip(0, 1).astype(np.float32)
     ink = np.asarray(Image.fromarray(source).resize((size, size), Image.BICUBIC), dtype=np.float32).clip(0, 1)
@@ -164,10 +164,10 @@ def _folder_objects(folder: str, split: str, skip: int) -> Objects:
     for name in classes:
         images = sorted(os.listdir(os.path.join(part, name)))[skip if split == SPLITS[0] else 0:]
         if not images:
-            raise ValueError(f'--data-dir must have more than {skip} images of each class in {part}, not so {name}')
+            raise ValueError(f'--data-dir must have more than {skip} images per class in {part}, got fewer of {name}')
         objects += [(name, os.path.join(part, name, image)) for image in images]
     if not objects:
-        raise ValueError(f'--data-dir must have a folder of images per class in {part}, there is none')
+        raise ValueError(f'--data-dir must have a folder of images per class in {part}, got none')
     return objects
 
 
@@ -178,7 +178,7 @@ def _backgrounds(split: str) -> List[np.ndarray]:
 
 
 def _write_annotation(path: str, size: int, boxes: List[Tuple[str, int, int, int, int]]) -> None:
-    """VOC's XML: pixels are counted from 1, and the last one belongs to the box."""
+    """Write VOC's XML: pixels are counted from 1, and a box includes its last one."""
     objects = ''.join(
         f'<object><name>{escape(name)}</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>'
         f'<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>'

@@ -1,4 +1,4 @@
-"""Where a run computes, and how its processes agree."""
+"""The device and the processes of a run, and how they agree."""
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from timm_multimix._checks import call_library
 
 
 class Place(NamedTuple):
-    """A device of one of `world_size` processes; `workers` are those of its data loader."""
+    """The device of one of `world_size` processes; `workers` is the number of its data loader workers."""
     device: torch.device
     rank: int = 0
     world_size: int = 1
@@ -24,7 +24,7 @@ def create_place(device: str, workers: int) -> Place:
 
 
 def agreed(decide: Callable[[], Any], place: Place) -> Any:
-    """Give all processes what the first one decides, or its mistake (a ValueError)."""
+    """Give all processes what `decide` returns, or the ValueError that it raises, in the first one."""
     if place.world_size == 1:
         return decide()
     decision = [None, None]

@@ -12,11 +12,11 @@ SCRATCH = 'scratch'
 class Recipe:
     """Budget that all methods share.
 
-    `batch_size` is that of all processes together; sizes are in pixels. `data` is 'digits' or 'images' (both are
-    generated as `scenes`), 'voc' or 'coco'; `train_sets` and `eval_sets` are those of VOC, or one split of COCO each.
-    `proposals` are kept per level, in training and in evaluation, and `regions` of them trained on per image.
-    `min_stride` is that of the pyramid's finest level; RetinaNet's is at least 8 where the backbone goes beyond it.
-    RetinaNet has no use for `hidden` and `regions`.
+    `batch_size` is the sum over all processes; sizes are in pixels. `data` is 'digits' or 'images' (both generated from
+    `scenes`), 'voc' or 'coco'; `train_sets` and `eval_sets` are sets of VOC, or one split of COCO each. `proposals` is
+    how many are kept per level, in training and in evaluation; `regions` of them are trained on per image. `min_stride`
+    is the stride of the pyramid's finest level, for RetinaNet at least 8 if the backbone goes beyond it. RetinaNet does
+    not use `hidden` and `regions`.
     """
     data: str
     model: str
@@ -43,7 +43,7 @@ class Recipe:
 
 
 class Job(NamedTuple):
-    """A run to be made; `checkpoint` is None for random weights."""
+    """A run to do; `checkpoint` is None for random weights."""
     setting: str
     recipe: Recipe
     method: str
@@ -66,7 +66,7 @@ _SMALL = dict(
 
 RECIPES = {
     'digits': Recipe('digits', scenes=Scenes(), flip=0., **_SMALL),
-    # objects are of CIFAR-10, without the 500 training images of each class that the backbones were trained on
+    # objects from CIFAR-10, without the 500 training images of each class that the backbones were trained on
     'cifar': Recipe('images', scenes=Scenes(skip=500, object_size=(24, 48)), **_SMALL),
     'voc0712': Recipe(
         'voc', 'resnet50', ('2007:trainval', '2012:trainval'), min_size=(480, 576, 688, 800), max_size=1333,

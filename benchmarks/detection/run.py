@@ -32,7 +32,7 @@ class Data(NamedTuple):
 
 
 def prepare_data(recipe: Recipe, data_dir: Optional[str], folder: str) -> str:
-    """The folder of the data; scenes are generated into `folder`."""
+    """Return the folder of the data; scenes are generated into `folder`."""
     if recipe.data != 'digits' and not data_dir:
         raise ValueError('--data-dir must be given: only digits need none')
     if recipe.scenes is not None:
@@ -41,7 +41,7 @@ def prepare_data(recipe: Recipe, data_dir: Optional[str], folder: str) -> str:
 
 
 def read_data(recipe: Recipe, folder: str) -> Data:
-    """The sets of a recipe in the folder that `prepare_data` returned."""
+    """Read the sets of a recipe from the folder that `prepare_data` returned."""
     if recipe.data == 'coco':
         train = read_coco(folder, recipe.train_sets[0])
         return Data(train, read_coco(folder, recipe.eval_sets[0], train.classes))
@@ -50,7 +50,7 @@ def read_data(recipe: Recipe, folder: str) -> Data:
 
 
 def check_budget(results: str, setting: str, recipe: Recipe) -> None:
-    """The results of a setting are rows of one table, whatever their method and seed."""
+    """Check that all results of a setting, which are rows of one table, have the same budget."""
     budget = as_json(recipe)
     for path in sorted(glob.glob(os.path.join(glob.escape(results), glob.escape(setting), '*.json'))):
         found = read_result(path)['settings'].get('budget') or {}
@@ -63,23 +63,23 @@ def check_budget(results: str, setting: str, recipe: Recipe) -> None:
 
 
 def run(job: Job, data: Data, output: str, results: str, place: Place) -> Optional[str]:
-    """Fine-tune, evaluate and write the result; the path of its file, or None where another process is at it.
+    """Fine-tune, evaluate and write the result; return the path of its file, or None if another process has the run.
 
-    All processes of a run call it; the first one writes. The state is kept in `output` after every epoch.
+    All processes of a run call this; the first one writes. The state is saved in `output` after every epoch.
     """
     path, base = job.result_in(results), os.path.join(output, job.setting, job.name)
-    # before anything else, so that a mistake is one whatever has been run already
+    # first, so that a mistake is found even if the result exists
     checkpoint = read_checkpoint(job.checkpoint, job.recipe.model, job.use_ema) if job.checkpoint else None
     settings = dict(
         recipe=job.setting, method=job.method, seed=job.seed, budget=as_json(job.recipe),
         checkpoint=checkpoint.record if checkpoint else None)
-    os.makedirs(os.path.dirname(base), exist_ok=True)  # in every process: where it fails, none waits for another
+    os.makedirs(os.path.dirname(base), exist_ok=True)  # in every process: if it fails, none waits for another
     with exclusive(f'{base}.lock') if place.rank == 0 else nullcontext() as mine:
         free, done = agreed(lambda: (mine, _is_done(path, settings)), place)
         if done or not free:
             return path if done else None
         start = time.time()
-        random_seed(job.seed)  # without the rank: what is new in the detector is the same in each process
+        random_seed(job.seed)  # without the rank: new weights of the detector are the same in each process
         features, data_config = create_features(
             job.recipe.model, checkpoint, freeze_bn=job.recipe.freeze_bn and checkpoint is not None)
         detector = create_detector(features, len(data.train.classes), job.recipe, data_config).to(place.device)
@@ -89,10 +89,10 @@ def run(job: Job, data: Data, output: str, results: str, place: Place) -> Option
         if place.rank == 0:
             images = dict(train=len(dataset), evaluate=len(data.evaluate.annotations))
             result = dict(**precision, epochs=epochs, images=images, processes=place.world_size)
-            result['seconds'] = time.time() - start  # of the last start, where the run was interrupted
+            result['seconds'] = time.time() - start  # since the last start, if the run was interrupted
             write_result(path, 'detection', settings, result)
         if place.world_size > 1:
-            dist.barrier()  # the file is there when any of them goes on
+            dist.barrier()  # no process continues before the file exists
     return path
 
 
@@ -101,5 +101,5 @@ def _is_done(path: str, settings: Dict[str, Any]) -> bool:
     if found not in (None, settings):
         names = [name for name in settings if found.get(name) != settings[name]]
         raise ValueError(
-            f'--results: {path} is of another {", ".join(names) or "recipe"}: remove it, or choose another folder')
+            f'--results: {path} has another {", ".join(names) or "recipe"}: remove it, or choose another folder')
     return found is not None

@@ -18,13 +18,13 @@ _COLUMNS = (('ap', 'AP'), ('ap50', 'AP50'), ('ap75', 'AP75'))
 
 
 def read_runs(setting: str, results: str = RESULTS) -> Runs:
-    """The result records of a setting, by method: from scratch first, then in the order of `METHODS`, then others."""
+    """Read the results of a setting by method: scratch first, then in the order of `METHODS`, then others."""
     records = [read_result(path) for path in sorted(glob.glob(os.path.join(results, setting, '*.json')))]
     return by_method(records, [SCRATCH, *METHODS, *(record['settings']['method'] for record in records)])
 
 
 def table(runs: Runs) -> List[List[str]]:
-    """A header, and a row per method: in percent, mean and standard deviation over the seeds."""
+    """A header, and a row per method: mean and standard deviation over the seeds, in percent."""
     rows = [['backbone', *(f'{name} (%)' for _, name in _COLUMNS), 'seeds']]
     for method, records in runs.items():
         cells = [cell([record['result'][metric] for record in records], 1) for metric, _ in _COLUMNS]
@@ -33,7 +33,7 @@ def table(runs: Runs) -> List[List[str]]:
 
 
 def caption(runs: Runs) -> str:
-    """Say how the runs were made: seeds, each budget that occurs, hardware."""
+    """Describe how the runs were made: seeds, each budget that occurs, hardware."""
     records = all_records(runs)
     budgets = dict.fromkeys(_budget(record) for record in records)
     return f'{seeds(runs)}. Budget: {" and ".join(budgets)}. {hardware(records)}.'
@@ -48,7 +48,7 @@ def _budget(record: Dict[str, Any]) -> str:
 
 
 def draw(runs: Runs, title: str, caption: str = '') -> Any:
-    """A matplotlib figure: AP and AP50 of every run and their means, and the caption below."""
+    """Draw AP and AP50 of every run and their means, with the caption below, as a matplotlib figure."""
     from benchmarks.report import figures  # needs matplotlib, the table does not
     metrics = {f'{name} (%)': operator.itemgetter(metric) for metric, name in _COLUMNS[:2]}
     return figures.points(runs, metrics, title, caption)
@@ -56,7 +56,7 @@ def draw(runs: Runs, title: str, caption: str = '') -> Any:
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
-    parser.add_argument('--setting', required=True, help="name of the recipe, or what --setting was")
+    parser.add_argument('--setting', required=True, help="recipe of the runs, or their --setting")
     parser.add_argument('--results', default=RESULTS, help='folder of the JSON files')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Fine-tuning of one detector: resumable by epoch, in one process or many."""
+"""Fine-tuning of one detector, which resumes by epoch, in one or several processes."""
 import logging
 import math
 import os
@@ -29,15 +29,15 @@ def fine_tune(
         state_path: str,
         settings: Dict[str, Any],
 ) -> List[Dict[str, float]]:
-    """Train the detector in place; what each epoch was: its loss, the parts of it, and the seconds that it took.
+    """Train the detector in place; return for each epoch its total loss, the parts of the loss, and its seconds.
 
-    The state is written after each epoch, and taken up where it is there; `settings` tell it from that of another run.
-    Each epoch is seeded anew, so that a resumed run is the same. A loss that is not finite is a RuntimeError.
+    The state is saved after each epoch, and loaded if it exists; `settings` identify the run that it belongs to.
+    Each epoch is seeded separately, so that a resumed run is the same. A loss that is not finite is a RuntimeError.
     """
     recipe, seed, name = job.recipe, job.seed, f'{job.method} {job.seed}'
     if recipe.batch_size % place.world_size:
         raise ValueError(
-            f'--batch-size is that of all processes: {recipe.batch_size} is no multiple of {place.world_size}')
+            f'--batch-size is the sum over all processes: {recipe.batch_size} is not a multiple of {place.world_size}')
     parallel = place.world_size > 1
     model = DistributedDataParallel(
         detector, device_ids=[place.device] if place.device.type == 'cuda' else None) if parallel else detector
@@ -54,7 +54,7 @@ def fine_tune(
     epochs: List[Dict[str, float]] = []
     if os.path.exists(state_path):
         epochs = _load(state_path, detector, optimizer, schedule, settings)
-        _logger.info(f'{name}: going on after epoch {len(epochs)}')
+        _logger.info(f'{name}: resuming after epoch {len(epochs)}')
     while len(epochs) < recipe.epochs:
         epoch, start = len(epochs), time.time()
         random_seed((seed + 1_000_003 * epoch) % (2 ** 32 - place.world_size), place.rank)  # numpy takes 32 bits
@@ -63,7 +63,7 @@ def fine_tune(
             sampler.set_epoch(epoch)
         losses = _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch)
         if parallel:
-            distribute_bn(detector, place.world_size, reduce=True)  # each has seen statistics of its own
+            distribute_bn(detector, place.world_size, reduce=True)  # each process has its own statistics
         epochs.append(dict(epoch=epoch, **losses, seconds=time.time() - start))
         if place.rank == 0:
             state = dict(
@@ -78,7 +78,7 @@ def fine_tune(
 
 
 def _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch) -> Dict[str, float]:
-    """The mean of each loss over the epoch, over all processes."""
+    """Train for one epoch; return the mean of each loss over it and over all processes."""
     model.train()
     sums: Dict[str, torch.Tensor] = {}
     batches = progress(loader, f'{name}: epoch {epoch + 1}', place.rank == 0)
@@ -107,7 +107,7 @@ def _train_epoch(model, loader, optimizer, schedule, recipe, place, name, epoch)
 
 
 def lr_factor(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: a linear rise, then a cosine."""
+    """Return the factor of the learning rate by step: a linear warmup, then a cosine."""
     warmup = min(recipe.warmup_steps, steps // 4)
     return lambda step: (step + 1) / (warmup + 1) if step < warmup else (
         0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
@@ -117,7 +117,7 @@ def _load(path, detector, optimizer, schedule, settings) -> List[Dict[str, float
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
         if state['settings'] != settings:
-            raise ValueError('its settings are others')
+            raise ValueError('its settings differ')
         detector.load_state_dict(state['detector'])
         optimizer.load_state_dict(state['optimizer'])
     except Exception as error:

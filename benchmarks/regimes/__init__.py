@@ -1,1 +1,1 @@
-"""Which method helps where."""
+"""Which method helps where: `python -m benchmarks.regimes`."""

@@ -1,9 +1,9 @@
 """Which method helps where: `python -m benchmarks.regimes`, from the runs of `benchmarks.accuracy`.
 
-A table for each of top-1, loss and calibration error on the held-out images: a row per method, a column per regime of
-`benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training, all on the seeds that
-plain training has. Ranks are among the methods that have runs in a regime; a method without runs in one of them has no
-mean rank. The last row follows `RULE`.
+Prints a table for each of top-1, loss and calibration error on the held-out images, with a row per method, a column per
+regime of `benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training. Only seeds
+that plain training also has are used. Ranks are among the methods that have runs in a regime; a method without runs in
+one of them has no mean rank. The last row follows `RULE`.
 """
 import statistics
 import sys
@@ -22,11 +22,11 @@ METHODS = (
     'plain label-smoothing mixup cutmix mixup-cutmix mixup-half manifold-mixup multimix dense-multimix '
     'mixup+dense-multimix mixup-cutmix+dense-multimix auto').split()
 RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'auto' for regime in REGIMES}
-"""What is recommended for each regime; docs/when-to-use.md gives the reasons."""
+"""The method recommended for each regime; docs/when-to-use.md gives the reasons."""
 
 
 def _calibration_error(result: Dict[str, Any]) -> Optional[float]:
-    found = result.get('ece')  # which older results have not
+    found = result.get('ece')  # older results have none
     return None if found is None else 100. * found
 
 
@@ -41,7 +41,7 @@ class Scores:
     """One metric of every method in every regime.
 
     Args:
-        metric: Which.
+        metric: The metric to compare.
         regimes: Runs by regime and method.
         rule: The method recommended for each regime.
     """
@@ -52,7 +52,7 @@ class Scores:
         self.rule = rule
 
     def values(self, regime: str, method: str) -> List[Optional[float]]:
-        """Of each seed that plain training has, too; [] without runs."""
+        """Values of the seeds that plain training also has; empty without runs."""
         runs = self.regimes[regime]
         seeds = {record['settings']['seed'] for record in runs.get('plain', [])}
         return [
@@ -60,13 +60,13 @@ class Scores:
             if record['settings']['seed'] in seeds]
 
     def difference(self, regime: str, method: str) -> Optional[float]:
-        """From plain training, on the seeds that both have."""
+        """Mean difference from plain training, on the seeds that both have."""
         runs = self.regimes[regime]
         found = paired_difference(runs.get(method, []), runs.get('plain', []), self.metric.value)
         return None if found is None else found[0]
 
     def rank(self, regime: str, method: str) -> Optional[int]:
-        """1 for the best mean among the methods that have one."""
+        """Rank among the methods that have a mean, 1 for the best."""
         sign = 1. if self.metric.higher else -1.
         means = {
             other: sign * statistics.fmean(values) for other in METHODS
@@ -74,7 +74,7 @@ class Scores:
         return 1 + sum(mean > means[method] for mean in means.values()) if method in means else None
 
     def row(self, label: str, methods: Dict[str, str]) -> List[str]:
-        """Of a table: the cells of the method that `methods` gives for each regime, mean rank, worst difference."""
+        """Return a table row for the method in `methods` of each regime: cells, mean rank, worst difference."""
         digits, pairs = self.metric.digits, [(regime, methods[regime]) for regime in self.regimes]
         cells = [cell(self.values(*pair), digits) if self.values(*pair) else '' for pair in pairs]
         ranks = [self.rank(*pair) for pair in pairs]
@@ -92,10 +92,10 @@ class Scores:
 
 
 def read_regimes(results: str) -> Dict[str, Runs]:
-    """The runs of every regime that has some.
+    """Read the runs of every regime that has some.
 
     Raises:
-        ValueError: If a file is no result, or there is none.
+        ValueError: If a file is not a result, or there are no runs.
     """
     regimes = {regime: runs for regime, recipe in REGIMES.items() if (runs := read_runs(recipe, results))}
     if not regimes:
@@ -106,7 +106,7 @@ def read_regimes(results: str) -> Dict[str, Runs]:
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
     parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
-    parser.add_argument('--figure', metavar='FILE', help='PNG file to write: top-1 and loss, less those of plain')
+    parser.add_argument('--figure', metavar='FILE', help='PNG file to write: top-1 and loss minus those of plain')
     args = parser.parse_args(argv)
     with mistakes(parser):
         regimes = read_regimes(args.results)

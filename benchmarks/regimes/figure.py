@@ -11,11 +11,11 @@ from ..suite.methods import find
 
 
 def draw(scores: List[Any], methods: List[str]) -> Figure:
-    """Maps of how far each method is from plain training in each regime, green where it is better.
+    """Draw how far each method is from plain training in each regime, green if it is better.
 
     Args:
-        scores: `benchmarks.regimes.Scores`, a map each.
-        methods: Rows; what the rule recommends has a frame.
+        scores: `benchmarks.regimes.Scores`, one panel for each.
+        methods: Rows; the methods that the rule recommends have a frame.
     """
     figure, axes = plt.subplots(
         1, len(scores), figsize=(5. * len(scores), 0.42 * len(methods) + 1.4), constrained_layout=True, squeeze=False)
@@ -24,7 +24,7 @@ def draw(scores: List[Any], methods: List[str]) -> Figure:
         differences = np.array(
             [[np.nan if (found := score.difference(regime, method)) is None else found for regime in regimes]
              for method in methods])
-        # colours up to twice the median size: one collapse must not bleach the others
+        # colours end at twice the median size: one collapse must not make the others pale
         reach = max(2. * float(np.nanmedian(np.abs(differences))), 10. ** -metric.digits)
         axis.imshow(
             differences, cmap='RdYlGn' if metric.higher else 'RdYlGn_r', norm=TwoSlopeNorm(0., -reach, reach),

@@ -1,7 +1,7 @@
 """The evidence of a recipe as one HTML page and one Markdown file: `python -m benchmarks.report --recipe NAME`.
 
-Everything comes from the JSON files that the other parts wrote; parts that are not there yet are named, not drawn.
-Variants of the methods are in it where `--methods` names them.
+Everything comes from the JSON files that the other parts wrote; missing parts are named. Variants of the methods are
+included if `--methods` names them.
 """
 import os
 import sys
@@ -22,35 +22,36 @@ from .provenance import caption, hardware, missing, versions
 
 KINDS = ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention')
 _VERDICT = (
-    "Differences of means, and a win or a loss where Welch's t-test gives p < 0.05: where the difference is large "
-    'beside the spread over the seeds, on these test images. Nothing is corrected for the number of comparisons, '
-    '{count}, of which one in twenty would be significant if no method differed from another. The best of the others '
-    'is chosen for each metric after the fact, which favours it. All methods have the learning rate of the recipe, '
-    'which need not be the best one of any of them. There is no third split: the defaults of MultiMix were chosen '
-    'on held-out images of CIFAR-10. Arrows show which way is better.')
-_ACCURACY = 'Each point a seed, bars their means; after the last epoch.'
+    "Differences of means. A win or a loss is a difference with p < 0.05 in Welch's t-test: it is large compared with "
+    'the spread over the seeds, on these test images. There is no correction for the number of comparisons, {count}: '
+    'if all methods were equal, one in twenty would still be significant. The best of the others is chosen for each '
+    'metric after the fact, which favours it. All methods have the learning rate of the recipe, which need not be the '
+    'best for any of them. There is no third split: the defaults of MultiMix were chosen on held-out images of '
+    'CIFAR-10. Arrows show which direction is better.')
+_ACCURACY = 'Points are seeds, bars are their means; after the last epoch.'
 _ATTACKS = (
     'The pixels are in [0, 1] and the normalisation is part of the attacked model. FGSM takes one step of the radius; '
     'PGD takes {steps} steps of a quarter of the radius from a random start, without restarts. {images} test images.')
 _CORRUPTIONS = (
-    'noise: standard deviation, of pixels in [0, 1]; blur: standard deviation, in pixels; contrast: factor; '
+    'noise: standard deviation, for pixels in [0, 1]; blur: standard deviation, in pixels; contrast: factor; '
     'jpeg: quality.')
 _SCORES = (
-    'A test image is the positive class. Each set has as many images as there are test images, or all it has, so AUPR '
-    'depends on the set; FPR95 is the share of outliers that pass where 95 % of the test images do. ECE: 15 bins.')
+    'Test images are the positive class. A set has as many images as there are test images, or fewer if it is smaller, '
+    'so AUPR depends on the set. FPR95 is the share of outliers above the threshold that 95 % of the test images '
+    'reach. ECE has 15 bins.')
 _OUTLIERS = 'Filled: maximum softmax probability; open: energy. Bars are means over the seeds; 50 % is chance.'
 _EMBEDDINGS = (
-    'Test embeddings of length 1. Alignment: mean squared distance within a class; uniformity: log mean exp(-2 d²) of '
-    'all pairs; spread: mean distance to the centre of the class; separation: between centres.')
-_PICTURE = 'Projections, by t-SNE or PCA, of test embeddings of one seed; colours are classes.'
+    'Test embeddings of length 1. Alignment: mean squared distance within a class; uniformity: log mean exp(-2 d²) '
+    'over all pairs; spread: mean distance to the centre of the class; separation: mean distance between centres.')
+_PICTURE = 'Test embeddings of one seed, projected by t-SNE or PCA; colours are classes.'
 _ATTENTION = (
     'Attention of Dense MultiMix (its default, with the mean embedding) over test images, on the model of each method; '
-    'bright is the largest of an image.')
+    'the largest value of an image is the brightest.')
 _TUPLES = (
-    'Rows are tuples that Dense MultiMix drew from these images: the examples that weigh most, with the weight of each '
-    'at every position (bright is 1), and of the mixed target there the class with the largest share, solid where that '
-    'share is large. Dense MultiMix draws anew at every position, and attention weighs the examples.')
-_DETECTION = 'These backbones, fine-tuned in detectors on one budget; scratch is random weights.'
+    'Rows are tuples that Dense MultiMix drew from these images: the examples with the largest weights, with their '
+    'weights at every position (bright is 1), and the class with the largest share of the mixed target at every '
+    'position, more solid for a larger share. Weights are drawn anew at every position, and attention scales them.')
+_DETECTION = 'These backbones, fine-tuned in detectors on one budget; scratch starts from random weights.'
 
 
 def title(recipe: str) -> str:
@@ -58,7 +59,7 @@ def title(recipe: str) -> str:
 
 
 def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) -> List[Section]:
-    """All sections, of what there is of these methods in the folder `results`."""
+    """Build all sections from the results of these methods in the folder `results`."""
     parts = {kind: read_runs(recipe, os.path.join(results, kind), methods) for kind in KINDS}
     if not parts['accuracy']:
         raise ValueError(f'--results {results} has no runs of {recipe} yet')
@@ -66,7 +67,7 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
     sections = [_verdict_section(parts, recipe), *_table_sections(parts, recipe)]
 
     def figure(heading: str, kind: str, draw: Callable[[Runs], Any], *text: str, first: str = '') -> None:
-        """Draw all seeds, or of each method the first one whose result has what `first` names."""
+        """Draw all seeds, or with `first` only the first result of each method that has this key."""
         runs = parts[kind]
         if first:
             runs = by_method((record for record in all_records(runs) if first in record['result']), runs)
@@ -98,9 +99,9 @@ def build(recipe: str, results: str, methods: Sequence[str] = tuple(METHODS)) ->
 
 
 def _check(recipe: str, parts: Dict[str, Runs]) -> None:
-    """Every run had this budget, and all parts are of its weights, measured in the same way and on the same images.
+    """Check that every run had this budget, and that all parts measured its weights in the same way on the same images.
 
-    Older results do not say all of it.
+    Older results lack some of these settings.
     """
     trained: Dict[str, Dict[str, Any]] = {}
     seen: Dict[Tuple[str, str], Tuple[Any, str]] = {}
@@ -111,7 +112,7 @@ def _check(recipe: str, parts: Dict[str, Runs]) -> None:
                 trained[run] = settings
                 expected = budget(recipe, settings['method'], settings['seed'])
                 if not is_of(settings['flags'], expected):
-                    raise ValueError(f'--results must have {run} of the flags {expected!r}, got {settings["flags"]!r}')
+                    raise ValueError(f'--results must have {run} with flags {expected!r}, got {settings["flags"]!r}')
             if run not in trained:
                 raise ValueError(f'--results must have accuracy of {run}, of which it has {kind}')
             weights = trained[run]['checkpoint']
@@ -172,7 +173,7 @@ def _attack_text(runs: Runs) -> List[str]:
 
 
 def _detection_sections(parts: Dict[str, Runs], results: str) -> List[Section]:
-    """A table and a figure for each setting in which backbones of these very runs were fine-tuned."""
+    """Build a table and a figure for each setting in which backbones of these runs were fine-tuned."""
     checkpoints = {record['settings'].get('checkpoint') for runs in parts.values() for record in all_records(runs)}
 
     def is_of_these(record: Dict[str, Any]) -> bool:

@@ -29,7 +29,7 @@ def attacks(runs: Runs) -> Figure:
     for axis, attack in zip(axes, ('fgsm', 'pgd')):
         radii = [0, *sorted({row['eps_255'] for row in _lines(axis, runs, 'attacks', 'attack', attack, 'eps_255')})]
         axis.set(title=attack.upper(), xlabel='radius (of 255, l-inf)')
-        axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most happens at the small radii
+        axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most changes happen at small radii
         axis.set_xticks(radii, [f'{radius:g}' for radius in radii])
     return _with_legend(figure, axes, 'top-1 (%)')
 
@@ -48,7 +48,7 @@ def corruptions(runs: Runs) -> Figure:
 
 
 def _lines(axis, runs: Runs, part: str, kind: str, name: str, at: str) -> List[Dict[str, Any]]:
-    """Draw top-1 over `at` of each method, with spreads, and return the rows of the part whose kind is this one."""
+    """Plot top-1 over `at` for each method, with spreads; return the rows of `part` whose `kind` is `name`."""
     drawn = []
     for method, records in runs.items():
         points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
@@ -109,7 +109,7 @@ def embedding_pictures(runs: Runs) -> Figure:
         axis.axis('off')
     for axis, (method, records) in zip(axes.flat, runs.items()):
         picture = records[0]['result']['picture']
-        colours = [label % 10 for label in picture['label']]  # of more classes some share one
+        colours = [label % 10 for label in picture['label']]  # with more than ten classes some share a colour
         axis.scatter(picture['x'], picture['y'], c=colours, cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
         axis.set_title(find(method).label, fontsize=11)
         axis.axis('on')
@@ -118,7 +118,7 @@ def embedding_pictures(runs: Runs) -> Figure:
 
 
 def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
-    """Accuracy against the time of a training step, as a ratio to plain training, as `benchmarks.step_time` has it."""
+    """Accuracy against the time of a training step, as a ratio to plain training, from `benchmarks.step_time`."""
     figure, axis = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
     for method, records in runs.items():
         if method in times:
@@ -140,9 +140,9 @@ def points(
         runs: Runs, metrics: Dict[str, Callable[[Dict[str, Any]], Optional[float]]], title: str = '',
         caption: str = '',
 ) -> Figure:
-    """Every seed as a point and the mean as a bar, side by side for each metric; the caption is wrapped below.
+    """Plot every seed as a point and the mean as a bar, with a panel for each metric and the wrapped caption below.
 
-    A seed without a number has no point, and a method with such a seed no bar.
+    A seed without a number has no point, and a method with such a seed has no bar.
     """
     lines = textwrap.wrap(caption, 150, break_on_hyphens=False)  # as wide as the figure at size 7
     height = 1.2 + 0.36 * len(runs) + 0.25 * bool(title) + 0.15 * len(lines)
@@ -161,7 +161,7 @@ def points(
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, and closed."""
+    """Encode the figure as PNG, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=110)
     plt.close(figure)

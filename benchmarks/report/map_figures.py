@@ -12,11 +12,11 @@ from ..suite.methods import find
 from ..suite.runs import Runs
 from .figures import plt
 
-_EXAMPLES = 4  # of a tuple that are shown
+_EXAMPLES = 4  # shown per tuple
 
 
 def attention_maps(runs: Runs) -> Figure:
-    """The images, and below each the attention of the first seed of every method, brightest where it is largest."""
+    """The images, and below each the attention of every method's first seed, brightest where it is largest."""
     first = next(iter(runs.values()))[0]['result']
     images = [_decode(image) for image in first['images']]
     figure, axes = plt.subplots(
@@ -35,9 +35,9 @@ def attention_maps(runs: Runs) -> Figure:
 
 
 def mixed_tuples(record: Dict[str, Any]) -> Figure:
-    """Each tuple a row: the examples that weigh most with their weight at every position, and the mixed target.
+    """Draw each tuple as a row: the examples with the largest weights, their weight at every position, and the target.
 
-    Of the target at a position the class with the largest share is drawn, the more solid the larger that share.
+    The mixed target is drawn as the class with the largest share at each position, more solid for a larger share.
     """
     result = record['result']
     images, weights = [_decode(image) for image in result['images']], np.array(result['weights'])
@@ -63,14 +63,14 @@ def mixed_tuples(record: Dict[str, Any]) -> Figure:
 
 
 def mixed_target(weights: np.ndarray, labels: List[int], num_classes: int) -> np.ndarray:
-    """Shares of the classes `[c, h, w]` in a tuple whose weights are `[b, h, w]`."""
+    """Class shares `[c, h, w]` of a tuple with weights `[b, h, w]`."""
     shares = np.zeros((num_classes, *weights.shape[1:]))
     np.add.at(shares, labels, weights)
     return shares
 
 
 def _overlay(axis, image: np.ndarray, weights: np.ndarray, largest: float = 0.) -> None:
-    """The image darkened where the weight is small; its own maximum is full brightness where `largest` is 0."""
+    """Darken the image where the weight is small; full brightness is at `largest`, or at its own maximum if 0."""
     axis.imshow(image.mean(axis=-1), cmap='gray', vmin=0, vmax=255, extent=(0, 1, 0, 1))
     axis.imshow(
         weights, cmap='inferno', vmin=0., vmax=largest or max(weights.max(), 1e-12), alpha=0.65, extent=(0, 1, 0, 1))

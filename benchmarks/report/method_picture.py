@@ -1,8 +1,8 @@
 """Draw the picture of the method, light and dark: `python -m benchmarks.report.method_picture`.
 
-The photographs are those that scikit-image ships: a cat, a rocket, a cup of coffee and an astronaut, all in the public
-domain. The mixing and the attention are the library's own. Two things stand in for a model: images are mixed where it
-mixes embeddings, and the embedding of a position is the contrast of the photograph there, on three scales.
+The photographs come with scikit-image: a cat, a rocket, a cup of coffee and an astronaut, all in the public domain. The
+mixing and the attention are the library's own. Two things stand in for a model: images are mixed instead of embeddings,
+and the embedding of a position is the contrast of the photograph there, on three scales.
 """
 import os
 import sys
@@ -27,7 +27,7 @@ THEMES = {
 }
 """The colours of GitHub's pages."""
 COLORS = ('#e8833a', '#4c9be8', '#3fb27f', '#c678dd')
-"""One for each photograph, readable on both backgrounds."""
+"""Colours of the photographs, readable on both backgrounds."""
 GRID = 7  # positions along a side, as a ResNet has at 224 pixels
 SIDE = 280  # pixels of a photograph
 
@@ -119,14 +119,14 @@ def _title(row, name: str, what: str, colors: Dict[str, str]) -> None:
 
 
 def _photo(axis, image: torch.Tensor, index: Optional[int] = None) -> None:
-    """`[3, h, w]`, framed by the colour of the photograph."""
+    """Show `[3, h, w]`, framed in the colour of the photograph."""
     axis.imshow(image.clamp(0., 1.).permute(1, 2, 0).numpy())
     axis.set(xticks=[], yticks=[])
     plt.setp(axis.spines.values(), visible=index is not None, color=COLORS[index or 0], linewidth=4)
 
 
 def _bar(axis, weights: np.ndarray) -> None:
-    """The weights of the photographs as one bar under the picture."""
+    """Draw the weights of the photographs as one bar under the picture."""
     left = 0.
     for weight, color in zip(weights, COLORS):
         axis.add_patch(plt.Rectangle(

@@ -1,4 +1,4 @@
-"""The numbers that methods are compared by, and where MultiMix wins and loses."""
+"""The numbers by which methods are compared, and where MultiMix wins and loses."""
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean, pvariance
@@ -15,12 +15,12 @@ class Metric:
     """One number of a result.
 
     Args:
-        name: Of the number.
-        kind: The kind of result it is in.
-        value: Of a result; None where it is not measured, or not finite.
-        higher: Whether more is better.
-        digits: After the point.
-        top1: Whether it is a top-1 in percent, and says nothing at chance or below.
+        name: Name of the number.
+        kind: The kind of result that has it.
+        value: Takes it from a result; None if it was not measured or is not finite.
+        higher: Whether higher is better.
+        digits: Number of decimals.
+        top1: Whether it is a top-1 in percent, which says nothing at chance or below.
     """
     name: str
     kind: str
@@ -31,21 +31,21 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """With an arrow to where it is better."""
+        """Name, with an arrow to where it is better."""
         return f'{self.name} {"↑" if self.higher else "↓"}'
 
     def values(self, parts: Dict[str, Runs], method: str) -> List[float]:
-        """Of each seed; none where a seed has it not: a mean of the others would flatter."""
+        """Values of all seeds; empty if a seed has none, as a mean over the others would flatter."""
         values = self._all_values(parts, method)
         return [] if None in values else values
 
     def diverged(self, parts: Dict[str, Runs], method: str) -> str:
-        """How many seeds ended without a finite number where others have one; '' where there are none of them."""
+        """Say how many seeds diverged, without a finite number; '' if none did, or all."""
         values = self._all_values(parts, method)
         return cell(values, self.digits) if None in values else ''
 
     def cell(self, parts: Dict[str, Runs], method: str) -> str:
-        """Mean, with the standard deviation over the seeds where there are several."""
+        """Mean, with the standard deviation if there are several seeds."""
         return cell(self._all_values(parts, method), self.digits)
 
     def _all_values(self, parts: Dict[str, Runs], method: str) -> List[Optional[float]]:
@@ -90,14 +90,14 @@ TABLES: Dict[str, List[Metric]] = {
         Metric('class separation', 'embedding_space', itemgetter('separation'), digits=3),
     ],
 }
-"""By heading of their table; those of a table are of one kind of result."""
+"""Metrics by the heading of their table; all metrics of a table are from one kind of result."""
 
 
 def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: float = 0.) -> str:
-    """Which mean is better, ours or theirs, if they differ by Welch's t-test at the level of 5 %.
+    """Say how far our mean is from theirs, and whether it wins or loses by Welch's t-test at the level of 5 %.
 
-    With a single seed on a side there is nothing to test with, and no verdict; nor where no seed differs from another,
-    or where both have a top-1 of no more than `chance`, in percent.
+    There is no verdict for a single seed on a side, for seeds that do not differ at all, or for a top-1 of at most
+    `chance`, in percent, on both sides.
     """
     if not ours or not theirs:
         return 'not measured'
@@ -114,7 +114,7 @@ def verdict(metric: Metric, ours: List[float], theirs: List[float], chance: floa
 
 
 def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
-    """The method with the best mean among those of `METHODS` that are not ours; with several seeds, where one has."""
+    """Return the method with the best mean among those that are not ours, only with several seeds if any has."""
     others = {
         method: values for method in parts.get('accuracy', {})
         if method in METHODS and not METHODS[method].ours and (values := metric.values(parts, method))}
@@ -124,9 +124,9 @@ def best_other(metric: Metric, parts: Dict[str, Runs]) -> Optional[str]:
 
 
 def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
-    """Rows of a table: metric, method of ours, against plain, the best other method, against that.
+    """Return table rows: metric, our method, verdict against plain, the best other method, verdict against that.
 
-    `parts` has the results of each kind, by method; `chance` is the top-1 of guessing, in percent.
+    `parts` has the results of each kind by method; `chance` is the top-1 of guessing, in percent.
     """
     rows = []
     for metrics in TABLES.values():
@@ -145,7 +145,7 @@ def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
 
 
 def num_tests(rows: List[List[str]]) -> int:
-    """How many comparisons of two methods these rows of `verdicts` tested; plain may be the best other, too."""
+    """Count the tested comparisons in these rows of `verdicts`; one is counted once if plain is the best other."""
     return len({
         (metric, method, other) for metric, method, plain, best, against in rows
         for other, text in (('plain', plain), (best, against))

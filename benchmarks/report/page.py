@@ -7,7 +7,7 @@ from typing import List, Optional
 
 @dataclass
 class Section:
-    """A part of the report: text, perhaps a table (rows, the first is its header), perhaps a figure as PNG."""
+    """A section of the report: text, maybe a table (header row first), maybe a figure as PNG."""
     title: str
     text: List[str] = field(default_factory=list)
     table: List[List[str]] = field(default_factory=list)
@@ -16,7 +16,7 @@ class Section:
 
 
 def to_markdown(title: str, sections: List[Section]) -> str:
-    """Tables and text; figures are in the page."""
+    """Format text and tables as Markdown; sections with a figure are only in the HTML page."""
     blocks = [f'# {title}']
     for section in sections:
         if section.png is not None:
@@ -30,13 +30,13 @@ def to_markdown(title: str, sections: List[Section]) -> str:
 
 
 def markdown_table(rows: List[List[str]]) -> str:
-    """The first row is the header."""
+    """Format rows as a Markdown table; the first row is the header."""
     header, *rest = rows
     return '\n'.join(f'| {" | ".join(row)} |' for row in (header, ['---'] * len(header), *rest))
 
 
 def to_html(title: str, sections: List[Section]) -> str:
-    """One page with everything inside it."""
+    """Format everything as one self-contained HTML page."""
     parts = []
     for section in sections:
         parts.append(f'<section><h2>{html.escape(section.title)}</h2>')

@@ -1,4 +1,4 @@
-"""Where numbers come from, in a sentence: seeds, budget and hardware; versions and commits; and what is missing."""
+"""Sentences on where numbers come from: seeds, budget, hardware, versions, commits, and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
 from ..suite.budget import recipe_args
@@ -11,12 +11,12 @@ _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 
 
 def caption(runs: Runs, recipe: str) -> str:
-    """Of a figure over these runs."""
+    """Caption for the figure of these runs."""
     return f'{seeds(runs)}. {budget(recipe)}. {hardware(all_records(runs))}.'
 
 
 def seeds(runs: Runs) -> str:
-    """How many seeds each method has."""
+    """State how many seeds each method has."""
     counts = {len(records) for records in runs.values()}
     if counts == {1}:
         return 'n = 1 seed each, so no spread'
@@ -27,7 +27,7 @@ def seeds(runs: Runs) -> str:
 
 
 def budget(recipe: str) -> str:
-    """The model and how long it was trained on what."""
+    """Describe the model and how it was trained."""
     args = recipe_args(recipe)
     images = RECIPES[recipe].train_per_class
     return (
@@ -37,7 +37,7 @@ def budget(recipe: str) -> str:
 
 
 def hardware(records: Iterable[Dict[str, Any]]) -> str:
-    """Each processor, or GPU, that occurs."""
+    """Name each processor, or GPU, that occurs."""
     environments = [record['environment'] for record in records]
     if {environment['gpu'] for environment in environments} == {None}:
         return f'{_each(environments, "processor")}, CPU threads: {_each(environments, "threads")}'
@@ -45,7 +45,7 @@ def hardware(records: Iterable[Dict[str, Any]]) -> str:
 
 
 def versions(records: List[Dict[str, Any]]) -> str:
-    """Each version of a library that occurs, and each commit that trained or measured."""
+    """List the versions of the libraries, and the commits that trained or measured."""
     found = ', '.join(f'{name} {_each([record["environment"] for record in records], name)}' for name in _VERSIONS)
     trained = [record['result'].get('commits') or [record['environment']['commit']] for record in records]
     return f'{found}; commit {" and ".join(dict.fromkeys(commit for commits in trained for commit in commits))}'

@@ -19,7 +19,7 @@ _AXES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 
 def loss_table(record: Dict[str, Any]) -> str:
-    """A row per size: the literal time, each implementation with its ratio, the parts of each, and their floor."""
+    """A row per size: the literal time, each implementation with its ratio, sampling, and each loss alone."""
     result = record['result']
     timed = result['sizes'][0]['seconds']
     names = [name for name in timed if name not in ('literal', 'sampling') and not name.endswith(' alone')]
@@ -64,7 +64,7 @@ def step_table(record: Dict[str, Any]) -> str:
 
 
 def plot_loss(record: Dict[str, Any], plt: Any) -> Any:
-    """A figure of the time over each size, the others at their base."""
+    """Plot the time over each size, with the others at their base."""
     result = record['result']
     base, axes = result['base'], [axis for axis in _AXES if axis in result['slopes']]
     figure, panels = plt.subplots(
@@ -86,7 +86,7 @@ def plot_loss(record: Dict[str, Any], plt: Any) -> Any:
 
 
 def plot_steps(record: Dict[str, Any], plt: Any) -> Any:
-    """A figure of the ratio of every method's step to plain training, with quartiles."""
+    """Plot the ratio of each method's step time to plain training, with quartiles."""
     runs = record['result']['runs']
     figure, panels = plt.subplots(1, len(runs), figsize=(5. * len(runs), 4.), squeeze=False, constrained_layout=True)
     for run, panel in zip(runs, panels[0]):

@@ -1,1 +1,1 @@
-"""Shared by the commands: methods, recipes, runs and their results."""
+"""Code that the commands share: methods, recipes, runs and their results."""

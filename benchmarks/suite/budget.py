@@ -1,4 +1,4 @@
-"""The budget that compared runs have in common, and the flags that are the machine's own."""
+"""The budget that compared runs share, and the flags that may differ between machines."""
 import argparse
 import contextlib
 import io
@@ -19,24 +19,24 @@ _MACHINE = frozenset((
     'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
     'log_tensorboard').split())
 _SUITE = frozenset('data data_dir val_split output experiment resume checkpoint_hist'.split())
-"""Set by `benchmarks.accuracy` itself."""
+"""Flags that `benchmarks.accuracy` sets itself."""
 
 
 def budget(recipe: str, method: str, seed: int) -> str:
-    """Flags of a run, without those of the machine."""
+    """Return the flags of a run, without those of the machine."""
     return f'{RECIPES[recipe].flags} {find(method).flags} --seed {seed}'
 
 
 def recipe_args(recipe: str) -> argparse.Namespace:
-    """All settings of train_timm.py that a recipe gives, the others at their defaults."""
+    """Return all settings of train_timm.py for a recipe; those it does not give have their defaults."""
     return parse_args(['DIR', *RECIPES[recipe].flags.split()])[0]
 
 
 def check_pretrained(recipe: str) -> None:
-    """Say how the weights that a recipe begins with are made, before anything is trained.
+    """Check that the weights a recipe starts from exist.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If they do not.
     """
     path = recipe_args(recipe).pretrained_path
     if path and not os.path.exists(path):
@@ -44,51 +44,51 @@ def check_pretrained(recipe: str) -> None:
 
 
 def check_flags(expected: str, extra: str) -> None:
-    """Refuse more flags than the machine's.
+    """Check that extra flags leave the budget as it is.
 
     Raises:
-        ValueError: If train_timm.py does not take the flags, or they change the budget.
+        ValueError: If train_timm.py rejects the flags, or they change the budget.
     """
     changed = _differences(_parse(expected), _parse(f'{expected} {extra}'), _MACHINE)
     if changed:
         raise ValueError(
-            f'--flags must leave the budget as it is, got {extra!r}, which changes {", ".join(changed)}; a recipe is '
-            'the place for that')
+            f'--flags must not change the budget, got {extra!r}, which changes {", ".join(changed)}; use another '
+            'recipe for that')
 
 
 def check_result(path: str, expected: str, folder: str) -> None:
-    """Refuse a result of another budget.
+    """Check that a result, if it exists, has this budget.
 
     Raises:
-        ValueError: If the file is there, and says so.
+        ValueError: If it has another.
     """
     existing = existing_settings(path)
     if existing is not None and not is_of(existing['flags'], expected):
         raise ValueError(
-            f'{path} is of the flags {existing["flags"]!r}, not {expected!r}; delete it and {folder} to train anew')
+            f'{path} has the flags {existing["flags"]!r}, not {expected!r}; delete it and {folder} to train anew')
 
 
 def check_data(path: str, digest: str) -> None:
-    """Refuse a result of other images, where it says of which it is.
+    """Check that a result, if it exists and names its images, was measured on these.
 
     Raises:
-        ValueError: If the file is there, and says so.
+        ValueError: If it names others.
     """
     existing = (existing_settings(path) or {}).get('data', digest)
     if existing != digest:
-        raise ValueError(f'{path} is of other images, {existing}, than those of --data-dir, {digest}')
+        raise ValueError(f'{path} has other images, {existing}, than --data-dir, {digest}')
 
 
 def is_of(flags: str, expected: str) -> bool:
-    """Whether they are these, with those of a machine behind them."""
+    """Return whether the flags are the expected ones, followed by any flags of a machine."""
     return f'{flags} '.startswith(f'{expected} ')
 
 
 def check_folder(folder: str, expected: str) -> None:
-    """Refuse to go on with a run of another budget.
+    """Check that a run in the folder, if there is one, was started with this budget.
 
     Raises:
-        ValueError: If a run was begun in the folder, with other flags than these.
+        ValueError: If it was started with another.
     """
     path = os.path.join(folder, 'args.yaml')
     if not os.path.exists(path):
@@ -98,11 +98,11 @@ def check_folder(folder: str, expected: str) -> None:
     wanted = {name: value for name, value in _parse(expected).items() if not _is_left_to_a_default(name, value)}
     changed = _differences(wanted, found, _MACHINE | _SUITE)
     if changed:
-        raise ValueError(f'the run in {folder} was begun with another {", ".join(changed)}; delete it to train anew')
+        raise ValueError(f'the run in {folder} was started with another {", ".join(changed)}; delete it to train anew')
 
 
 def _parse(flags: str) -> Dict[str, Any]:
-    """All settings of train_timm.py, as its args.yaml has them."""
+    """Return all settings of train_timm.py, as in its args.yaml."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -112,12 +112,12 @@ def _parse(flags: str) -> Dict[str, Any]:
 
 
 def _is_left_to_a_default(name: str, value: Any) -> bool:
-    """Whether args.yaml has what was in force in place of this flag's value: --multimix-paper stands for others."""
+    """Return whether args.yaml has the resolved value of this flag; --multimix-paper stands for other flags."""
     return name == 'multimix_paper' or (name.startswith('multimix_') and value is None)
 
 
 def _differences(expected: Dict[str, Any], found: Dict[str, Any], free: FrozenSet[str]) -> List[str]:
-    """As 'name (value instead of value)'; settings that a version of the script did not have do not count."""
+    """List differences as 'name (value instead of value)'; settings that are not in `found` do not count."""
     return [
         f'{name} ({found[name]!r} instead of {value!r})' for name, value in expected.items()
         if name not in free and name in found and found[name] != value]

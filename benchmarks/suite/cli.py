@@ -1,4 +1,4 @@
-"""Command lines of the benchmarks: flags that several of them have, mistakes, and where a result goes."""
+"""Command lines of the benchmarks: shared flags, usage errors, and where a result is written."""
 import argparse
 import os
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from .results import RESULTS, write_result
 
 
 def create_parser(description: Optional[str], **kwargs: Any) -> argparse.ArgumentParser:
-    """A parser whose description is a docstring, in the lines that it has."""
+    """Create a parser whose description is a docstring, with its line breaks."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """A GPU where there is one; what torch does not know, or has not, is a mistake of the command line."""
+    """Add --device, by default a GPU if there is one; a device that torch cannot use is a usage error."""
     parser.add_argument(
         '--device', type=_device, default='cuda' if torch.cuda.is_available() else 'cpu', help='such as cpu or cuda')
 
@@ -27,28 +27,28 @@ def _device(text: str) -> str:
         device = torch.device(text)
         if device.type != 'cuda':
             torch.empty(0, device=device)
-        elif (device.index or 0) >= torch.cuda.device_count():  # not by a tensor: results name the GPU that was used
+        elif (device.index or 0) >= torch.cuda.device_count():  # without a tensor: results name a GPU once it was used
             raise RuntimeError(f'{torch.cuda.device_count()} GPUs')
-    except (RuntimeError, AssertionError) as error:  # no such kind, none of its kind here, not in this build
+    except (RuntimeError, AssertionError) as error:  # unknown, not on this machine, not in this build
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f'must be a device that torch has here, got {text!r} ({reason})') from error
+        raise argparse.ArgumentTypeError(f'must be a device torch can use here, got {text!r} ({reason})') from error
     return text
 
 
 def add_methods(parser: argparse.ArgumentParser, default: Optional[list] = None) -> None:
-    """--methods, all of them unless said otherwise; variants are taken too."""
+    """Add --methods, by default all methods; variants are allowed too."""
     parser.add_argument(
         '--methods', nargs='+', choices=[*METHODS, *KNOBS], default=default or list(METHODS), metavar='METHOD')
 
 
 def add_integers(parser: argparse.ArgumentParser, **defaults: int) -> None:
-    """A flag for each, whose help is its default."""
+    """Add an integer flag for each name, with its default as the help."""
     for name, default in defaults.items():
         parser.add_argument(f'--{name.replace("_", "-")}', type=int, default=default, help='(%(default)s)')
 
 
 def check_least(parser: argparse.ArgumentParser, args: argparse.Namespace, **least: int) -> None:
-    """End with code 2 where a flag, or a value of its list, is below what is given here; None is left to a default."""
+    """Exit with code 2 if a flag, or a value of its list, is below its minimum given here; None is accepted."""
     for name, low in least.items():
         value = getattr(args, name)
         if value is not None and (min(value) if isinstance(value, list) else value) < low:
@@ -57,7 +57,7 @@ def check_least(parser: argparse.ArgumentParser, args: argparse.Namespace, **lea
 
 @contextmanager
 def mistakes(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """A ValueError inside is a mistake of the command line: one line, and exit code 2."""
+    """Turn a ValueError inside into a usage error: one line, and exit code 2."""
     try:
         yield
     except ValueError as error:
@@ -65,7 +65,7 @@ def mistakes(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def write_measured(benchmark: str, args: argparse.Namespace, result: Dict[str, Any]) -> None:
-    """Write a result, whose settings are all flags, to --output or as BENCHMARK_DEVICE.json of the repository."""
+    """Write a result, with all flags as its settings, to --output or to BENCHMARK_DEVICE.json in the repository."""
     settings = dict(vars(args))
     path = settings.pop('output') or os.path.join(RESULTS, f'{benchmark}_{torch.device(args.device).type}.json')
     write_result(path, benchmark, settings, result)

@@ -9,7 +9,7 @@ from .cli import create_parser
 
 
 def write_digits(folder: str) -> str:
-    """`train/` and `test/` with a folder of PNG files, 8 x 8 pixels each, per digit; returns `folder`."""
+    """Write `train/` and `test/`, each with a folder of 8 x 8 PNG files per digit; return `folder`."""
     for split, name in (('train', 'train'), ('validation', 'test')):
         for index, (image, target) in enumerate(Digits(split)):
             path = os.path.join(folder, name, str(target), f'{index:04d}.png')
@@ -23,7 +23,7 @@ def write_digits(folder: str) -> str:
 
 def main(argv: Optional[List[str]] = None) -> int:
     parser = create_parser(__doc__)
-    parser.add_argument('folder', help='where to write them')
+    parser.add_argument('folder', help='folder to write')
     write_digits(parser.parse_args(argv).folder)
     return 0
 

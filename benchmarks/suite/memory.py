@@ -1,4 +1,4 @@
-"""Memory of a process, and measurements in processes of their own."""
+"""Memory of a process, and measurements in separate processes."""
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -9,18 +9,18 @@ import torch
 
 MIB = 2 ** 20
 RETURN_FREED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')
-"""For `run_apart`: what is freed goes back to the system at once, so the resident set is what is in use."""
+"""For `run_apart`: freed memory returns to the system at once, so the resident set is what is in use."""
 
 
 def run_apart(function: Callable, *args: Any, **environ: str) -> Any:
-    """Call a function of a module in a fresh process, so that none is measured with what another left."""
+    """Call a module-level function in a fresh process, so that it is not measured with what another left."""
     context = multiprocessing.get_context('spawn')
     with patch.dict(os.environ, environ), ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *args).result()
 
 
 def peak_mib(work: Callable[[], Any], device: torch.device) -> float:
-    """Peak memory during `work` over what was in use before: of the resident set, or of CUDA's allocator."""
+    """Peak memory during `work` minus what was in use before: of the resident set, or of CUDA's allocator."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -34,7 +34,7 @@ def peak_mib(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def resident_set() -> int:
-    """Bytes of memory that the process has."""
+    """Resident set of this process in bytes."""
     return _status('VmRSS')
 
 

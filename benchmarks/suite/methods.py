@@ -1,19 +1,19 @@
-"""The methods that the benchmarks compare, one entry each: from it follow training, timing, tables and figures."""
+"""The methods that the benchmarks compare, one entry each, for training, timing, tables and figures."""
 from dataclasses import dataclass, replace
 from typing import Dict
 
 
 @dataclass(frozen=True)
 class Method:
-    """All that the benchmarks know of a method.
+    """Everything that the benchmarks know about a method.
 
     Args:
-        label: Its name as people say it, for tables and figures.
-        flags: For train_timm.py, beside those of the recipe.
-        color: Of its lines and points.
-        marker: Of its points.
+        label: Name in tables and figures.
+        flags: Flags for train_timm.py, in addition to those of the recipe.
+        color: Color of its lines and points.
+        marker: Marker of its points.
         line: Style of its lines.
-        ours: Whether it mixes by MultiMix, and so is judged against the others.
+        ours: Whether it mixes by MultiMix, and so is compared with the others.
     """
     label: str
     flags: str
@@ -52,20 +52,20 @@ METHODS: Dict[str, Method] = {
     'dense-multimix-distilled': Method(
         'Dense MultiMix, self-distilled', f'{_DENSE} --multimix-teacher-decay 0.99', '#ff7f0e', 's', '--', ours=True),
 }
-"""By the name that `--methods` takes. MultiMix and Dense MultiMix have their default flags.
+"""Methods by the name that `--methods` takes. MultiMix and Dense MultiMix have their default flags.
 
-Manifold mixup (Verma et al. 2019) is that of the last layer: 128 pairs by Beta(1, 1), as many as a batch of the CIFAR
-recipes has images. It is MultiMix of length 2, which differs in two ways: every pair has a λ of its own, where the
-authors draw one per batch, and pairs are drawn anew, so an image may be in none or in several, where they take a
-permutation.
+Manifold mixup (Verma et al. 2019) mixes at the last layer: 128 pairs by Beta(1, 1), as many as the CIFAR recipes have
+images per batch. It is MultiMix of length 2, which differs from the paper in two ways: every pair has its own λ, while
+the authors draw one per batch, and pairs are drawn independently, so an image may be in none or in several, while the
+authors take a permutation.
 """
 
 KNOBS: Dict[str, Method] = {}
-"""Variants that `--methods` takes too: one knob turned at a time."""
+"""Variants that `--methods` takes too; each changes one setting of a method."""
 
 
 def find(name: str) -> Method:
-    """The entry of a method or a variant; what is neither, such as a model from scratch, is grey under its own name."""
+    """Return the entry of a method or variant; any other name, such as a model from scratch, becomes a grey label."""
     return METHODS.get(name) or KNOBS.get(name) or Method(name, '', '#999999', line=':')
 
 
@@ -86,7 +86,7 @@ for _mode in ('multimix', 'dense-multimix'):
             'tuples-64': '--multimix-tuples 64',
             'tuples-1000': '--multimix-tuples 1000',
             'clean-1': '--multimix-clean-weight 1',
-            'clean-3': '--multimix-clean-weight 3',  # the default, by the name of runs from before it was
+            'clean-3': '--multimix-clean-weight 3',  # now the default; older runs have this name
             'alpha-0.5': '--multimix-alpha 0.5',
             'alpha-1': '--multimix-alpha 1',
             'alpha-4': '--multimix-alpha 4',
@@ -111,8 +111,8 @@ for _knob, _flags in {
 for _weight in (1, 3):
     _add_variant('auto', f'clean-{_weight}', f'--multimix-clean-weight {_weight}')
 _add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
-for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, which is read out by a class token
+for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, whose default is a class token
     _add_variant(_method, 'avg-pool', '--gp avg')
-for _method in METHODS:  # for AdamW the first six, for SGD the others
+for _method in METHODS:  # the first six are for AdamW, the others for SGD
     for _rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2):
         _add_variant(_method, f'lr-{_rate}', f'--lr {_rate}')

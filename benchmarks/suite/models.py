@@ -1,6 +1,6 @@
-"""Models of the recipes, made of timm's own classes and registered under names of their own.
+"""Models of the recipes, built from timm's classes and registered under new names.
 
-Those of CIFAR are for images of 32 x 32 pixels.
+The CIFAR models are for images of 32 x 32 pixels.
 """
 from typing import Any
 
@@ -21,16 +21,16 @@ _CONFIG = dict(
 
 
 class SmallImageResNet(ResNet):
-    """timm's ResNet with the stem of small images: one 3 x 3 convolution, no pooling."""
+    """timm's ResNet with a stem for small images: one 3 x 3 convolution, no pooling."""
 
     def __init__(self, *args: Any, channels=(64, 128, 256, 512), **kwargs: Any):
-        # a deep stem is the only one whose width timm lets be chosen
+        # timm lets the width be chosen for a deep stem only
         super().__init__(*args, channels=channels, stem_type='deep', stem_width=channels[0] // 2, **kwargs)
         self.conv1 = nn.Conv2d(self.in_chans, channels[0], 3, padding=1, bias=False)
         self.maxpool = nn.Identity()
-        for stage in range(len(channels), 4):  # timm's forward asks for four
+        for stage in range(len(channels), 4):  # timm's forward calls four stages
             setattr(self, f'layer{stage + 1}', nn.Identity())
-        # a stem that keeps every pixel: strides are a quarter of timm's, and 1 up to the first stage
+        # the stem keeps the resolution: strides are a quarter of timm's, and 1 up to the first stage
         self.feature_info = [dict(info, reduction=max(info['reduction'] // 4, 1)) for info in self.feature_info]
         self.init_weights()
 
@@ -57,16 +57,16 @@ def cifar_resnet18(**kwargs) -> ResNet:
 
 @register_model
 def cifar_vit(**kwargs) -> VisionTransformer:
-    """Four blocks of width 96 over patches of 4 x 4, read out by a class token: trains on a CPU."""
+    """Four blocks of width 96 over patches of 4 x 4, with a class token: trains on a CPU."""
     kwargs = dict(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3, **kwargs)
     return _create(VisionTransformer, 'cifar_vit', kwargs, first_conv='patch_embed.proj', classifier='head')
 
 
 @register_model
 def efficientnet_lite0_zero_head(pretrained: bool = False, **kwargs) -> EfficientNet:
-    """timm's tf_efficientnet_lite0 with a classifier that begins at zero.
+    """timm's tf_efficientnet_lite0 with a classifier that starts at zero.
 
-    timm begins with logits so large that the first loss on ten classes is 5.6, which spoils a short fine-tuning.
+    timm's initial logits are so large that the first loss on ten classes is 5.6, which spoils a short fine-tuning.
     """
     model = tf_efficientnet_lite0(pretrained, **kwargs)
     nn.init.zeros_(model.classifier.weight)

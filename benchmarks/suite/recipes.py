@@ -5,12 +5,12 @@ from typing import Optional, Tuple
 
 @dataclass(frozen=True)
 class Recipe:
-    """Flags of train_timm.py that all methods share, and how many images of each class they see (None for all).
+    """Flags of train_timm.py that all methods share, and the number of images per class (None for all).
 
-    With `pad`, training images get a black border of so many pixels, for crops of the original size. `label_noise` is
-    the share of training images whose class is drawn anew from all of them. With `eval_rest` the held-out images are
-    all that are not trained on, of whatever split. The `unseen_classes` are in neither split but in one of their own,
-    'unseen': outliers to detect, beside the `outliers` that need no data.
+    `pad` adds a black border of this many pixels to training images, for crops of the original size. `label_noise` is
+    the share of training images whose class is redrawn from all classes. With `eval_rest` the held-out images are all
+    that are not trained on, from any split. The `unseen_classes` are in neither split but in a separate one, 'unseen':
+    outliers to detect, in addition to the `outliers` that need no data.
     """
 
     flags: str
@@ -29,7 +29,7 @@ _SHIFT = '--scale 0.64 0.64 --ratio 1 1'  # 32 of 40 pixels: crops of the padded
 _SGD = '--opt sgd --momentum 0.9 --weight-decay 5e-4'
 _ADAMW = '--opt adamw --weight-decay 0.05'
 PRETRAINED = 'output/pretrained/tf_efficientnet_lite0.safetensors'
-"""The weights of `benchmarks.pretrained`."""
+"""Weights that `benchmarks.pretrained` writes."""
 _FINETUNE = (
     f'--model efficientnet_lite0_zero_head --pretrained-path {PRETRAINED} --num-classes 10 --img-size 96 '
     f'--batch-size 32 --scale 0.35 1 --channels-last {_ADAMW} --lr 5e-4')
@@ -48,17 +48,17 @@ RECIPES = {
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_ADAMW} --lr 0.1', 500, 400, pad=4),
     'cifar5000-pad-vit': Recipe(
         f'--model cifar_vit {_CIFAR} {_SHIFT} {_schedule(40)} {_ADAMW} --lr 1e-3', 500, 400, pad=4),
-    # as long, on a quarter of the images: what a regulariser does where they are fitted
+    # as many steps on a quarter of the images: regularisers on training images that are fitted
     'cifar1250-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
     'cifar5000-noisy': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.4', 500, 400, pad=4, label_noise=0.4),
-    # for any folder of ten classes; with float32, in which depthwise convolutions are as fast on a CPU
+    # for any folder of ten classes; float32, as bfloat16 does not make depthwise convolutions faster on a CPU
     'finetune-few': Recipe(f'{_FINETUNE} {_schedule(20, "1e-5", 1)}', 30, eval_rest=True),
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
     'cifar10': Recipe(
         f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --pin-mem', pad=4),
-    # half a minute per run: every part of the suite in minutes, on the folder of `benchmarks.suite.digits_folder`
+    # half a minute per run, the whole suite in minutes; its folder is by `benchmarks.suite.digits_folder`
     'digits': Recipe(
         '--model cifar_resnet14 --num-classes 8 --input-size 3 16 16 --batch-size 64 --color-jitter 0 --hflip 0 '
         '--scale 0.7 1 --ratio 0.9 1.1 --epochs 20 --warmup-epochs 2 --warmup-lr 1e-3 --sched cosine '
@@ -75,4 +75,4 @@ REGIMES = {
     'finetune-few': 'finetune-few',
     'finetune': 'finetune',
 }
-"""The recipes of `benchmarks.regimes`, by the case that each stands for."""
+"""Recipes of `benchmarks.regimes` by the regime that each stands for."""

@@ -14,7 +14,7 @@ import timm_multimix
 
 SCHEMA_VERSION = 1
 RESULTS = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'results')
-"""Those of the repository."""
+"""Results of the repository."""
 ACCURACY = os.path.join(RESULTS, 'accuracy')
 
 
@@ -26,12 +26,12 @@ def environment() -> Dict[str, Any]:
         **{library.__name__: library.__version__ for library in (torch, torchvision, timm, numpy, timm_multimix)},
         processor=_processor(),
         threads=torch.get_num_threads(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,  # None where there is one unused
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,  # None also for an unused GPU
     )
 
 
 def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Dict[str, Any]) -> None:
-    """Write one run as JSON, whole or not at all; the schema is checked by the tests."""
+    """Write one run as JSON, completely or not at all; tests check the schema."""
     text = to_json(dict(
         schema=SCHEMA_VERSION, benchmark=benchmark, settings=settings, environment=environment(), result=result)) + '\n'
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
@@ -42,7 +42,7 @@ def write_result(path: str, benchmark: str, settings: Dict[str, Any], result: Di
 
 
 def to_json(value: Any, indent: str = '', is_row: bool = False) -> str:
-    """JSON with everything on one line that fits there; rows of a table and lists of numbers always are."""
+    """Format as JSON, on one line if it fits; table rows and lists of numbers are always on one line."""
     text = json.dumps(value, allow_nan=False)
     items = list(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
     kinds = (int, float, str, type(None)) if is_row else (int, float)
@@ -56,7 +56,7 @@ def to_json(value: Any, indent: str = '', is_row: bool = False) -> str:
 
 
 def _commit() -> str:
-    """The commit, with '+' where files differ from it; 'unknown' outside a repository."""
+    """Return the commit, with '+' if files differ from it; 'unknown' outside a repository."""
     def git(*command):
         folder = os.path.dirname(os.path.abspath(__file__))
         return subprocess.run(['git', '-C', folder, *command], check=True, capture_output=True, text=True).stdout
@@ -76,4 +76,4 @@ def _processor() -> str:
 
 
 COMMIT = _commit()
-"""Of the code that was loaded, not of what a run of hours finds when it ends."""
+"""Commit of the code at import; the files may change during a run of hours."""

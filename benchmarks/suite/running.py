@@ -1,4 +1,4 @@
-"""Shared by the parts of the suite: flags, the runs that are there, and one JSON file per run, never made again."""
+"""Code that the parts of the suite share: flags, finding the trained runs, and one JSON file per run."""
 import argparse
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ _logger = logging.getLogger('benchmarks')
 
 
 def create_part_parser(description: Optional[str]) -> argparse.ArgumentParser:
-    """The flags of every part that looks at trained models."""
+    """Create a parser with the flags of every part that evaluates trained models."""
     parser = create_parser(description)
     parser.add_argument('--recipe', required=True, choices=RECIPES, help='the budget that the runs had')
     parser.add_argument('--data-dir', required=True, help='folder with train/ and test/, as for benchmarks.accuracy')
@@ -40,10 +40,10 @@ def evaluate_runs(
         settings: Dict[str, Any],
         evaluate: Callable[[Run, Judged], Dict[str, Any]],
 ) -> int:
-    """Write what `evaluate` returns into RESULTS/kind/RECIPE/METHOD-SEED.json, for every trained run.
+    """Write what `evaluate` returns to RESULTS/kind/RECIPE/METHOD-SEED.json, for every trained run.
 
-    Runs that have their file are left as they are, those at work in another process too. Ends with code 2 where there
-    is nothing to look at, or where a file was made with other settings.
+    Skips runs that have their file, or that another process is evaluating. Exits with code 2 if there is nothing to
+    evaluate, or if a file was written with other settings.
     """
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     check_least(parser, args, images=1)
@@ -80,7 +80,7 @@ def evaluate_runs(
 
 
 def find_runs(args: argparse.Namespace) -> List[Run]:
-    """The runs asked for that are whole: those that have a result of `benchmarks.accuracy`, and their checkpoint."""
+    """Return the requested runs that are complete: with a result of `benchmarks.accuracy` and a checkpoint."""
     runs, untrained, elsewhere = [], [], []
     for run in (run_of(args.output, args.recipe, method, seed) for method in args.methods for seed in args.seeds):
         known = os.path.exists(_path(args, 'accuracy', run))
@@ -92,15 +92,15 @@ def find_runs(args: argparse.Namespace) -> List[Run]:
         raise ValueError(
             f'--recipe {args.recipe} must have runs of benchmarks.accuracy in --output {args.output}, with their '
             f'results in --results {args.results}; got none of the methods and seeds asked for'
-            + (' (results without their checkpoints: choose other --results to train anew)' if elsewhere else ''))
+            + (' (results without their checkpoints: choose other --results to train again)' if elsewhere else ''))
     for run in runs:
         path = _path(args, 'accuracy', run)
         found = run.checksum()
         expected = existing_settings(path).get('checkpoint', found)
         if expected != found:
             raise ValueError(
-                f'{run.checkpoint} must be the checkpoint of {path}, {expected}, got {found}: it was trained anew, or '
-                'is still at work; choose other --results, or delete that file')
+                f'{run.checkpoint} must be the checkpoint of {path}, {expected}, got {found}: it was trained again, or '
+                'is still training; choose other --results, or delete that file')
     return runs
 
 
@@ -110,9 +110,9 @@ def work_through(
         name: Callable[[Any], str],
         is_done: Callable[[Any], bool],
 ) -> None:
-    """Do all, and tell after each how far it is.
+    """Process all items, and log progress and remaining time after each.
 
-    `work` gives the path it wrote, or None where another process is at it; an item that `is_done` will take no time.
+    `work` returns the path it wrote, or None if another process has the item; items that pass `is_done` take no time.
     """
     durations: List[float] = []
     for index, item in enumerate(todo):
@@ -120,16 +120,16 @@ def work_through(
         path = work(item)
         if path is not None and time.time() - start > 1.:
             durations.append(time.time() - start)
-        left = ''  # not known before the first that took its time
+        left = ''  # unknown until an item has taken some time
         if durations:
             remaining = sum(not is_done(other) for other in todo[index + 1:])
             left = f'; about {remaining * statistics.fmean(durations) / 60:.0f} min left'
-        _logger.info(f'[{index + 1}/{len(todo)}] {name(item)}: {path or "at work elsewhere"}{left}')
+        _logger.info(f'[{index + 1}/{len(todo)}] {name(item)}: {path or "running in another process"}{left}')
 
 
 @contextlib.contextmanager
 def exclusive(path: str) -> Iterator[bool]:
-    """Whether this process is the only one inside; a lock ends with its process, however that ends."""
+    """Yield whether this process got the lock at `path`, which ends with the process in any case."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'w') as lock:
         try:
@@ -149,11 +149,11 @@ def _settings(run: Run, settings: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _check_settings(path: str, run: Run, settings: Dict[str, Any]) -> None:
-    """Results with other settings are not comparable, and those of weights trained anew are out of date."""
+    """Check that a result, if it exists, has these settings and weights: others are not comparable."""
     existing = existing_settings(path)
     if existing is None:
         return
     for name, value in _settings(run, settings).items():
-        found = existing.get(name, value)  # older results do not say everything
+        found = existing.get(name, value)  # older results lack some settings
         if found != value:
-            raise ValueError(f'{name} must be {found!r}, as in {path}, got {value!r}; delete that file to make it anew')
+            raise ValueError(f'{name} must be {found!r}, as in {path}, got {value!r}; delete that file to replace it')

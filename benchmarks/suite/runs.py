@@ -1,4 +1,4 @@
-"""Runs, and their result files as they are read again."""
+"""Runs, and reading their result files."""
 import glob
 import hashlib
 import json
@@ -12,12 +12,12 @@ from .methods import KNOBS, METHODS
 Runs = Dict[str, List[Dict[str, Any]]]
 """Result records by method, in order of seed."""
 DIGEST_LENGTH = 12
-"""Of the checkpoints' sha256, what results keep to tell one from another."""
+"""Digits of a checkpoint's sha256 that results keep to identify it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model of `benchmarks.accuracy` and the folder that train_timm.py left."""
+    """A trained model of `benchmarks.accuracy`, and the folder that train_timm.py wrote."""
     recipe: str
     method: str
     seed: int
@@ -28,16 +28,16 @@ class Run:
         return os.path.join(self.folder, 'last.pth.tar')
 
     def result_in(self, folder: str) -> str:
-        """Path of a result file; `folder` is that of one kind of them."""
+        """Path of its result file in `folder`, which has one kind of results."""
         return os.path.join(folder, self.recipe, f'{self.method}-{self.seed}.json')
 
     def checksum(self) -> str:
-        """Of the checkpoint, so that a result tells which weights it is of."""
+        """Start of the checkpoint's sha256, so that a result identifies its weights."""
         return sha256_of(self.checkpoint)[:DIGEST_LENGTH]
 
 
 def run_of(output: str, recipe: str, method: str, seed: int) -> Run:
-    """Where it is, or will be, in the folder `output`."""
+    """Return the run whose folder is, or will be, in `output`."""
     return Run(recipe, method, seed, os.path.join(output, recipe, f'{method}-{seed}'))
 
 
@@ -47,24 +47,24 @@ def sha256_of(path: str) -> str:
 
 
 def read_result(path: str) -> Dict[str, Any]:
-    """A file of `benchmarks.results`."""
+    """Read a result file."""
     with open(path, encoding='utf-8') as file:
         try:
             record = json.load(file)
         except ValueError as error:
-            raise ValueError(f'{path} is no result ({error}): delete it') from error
+            raise ValueError(f'{path} is not a result ({error}): delete it') from error
     if not isinstance(record, dict) or not {'settings', 'environment', 'result'} <= record.keys():
-        raise ValueError(f'{path} is no result, which has settings, environment and result: delete it')
+        raise ValueError(f'{path} is not a result, which has settings, environment and result: delete it')
     return record
 
 
 def existing_settings(path: str) -> Optional[Dict[str, Any]]:
-    """Settings of the result in this file; None where there is none yet."""
+    """Return the settings of the result in this file; None if it does not exist."""
     return read_result(path)['settings'] if os.path.exists(path) else None
 
 
 def read_runs(recipe: str, results: str, methods: Optional[Container[str]] = None) -> Runs:
-    """The records in the recipe's folder in `results`, of these methods or all, in order."""
+    """Read the records in the recipe's folder in `results`, of these methods or of all, in order."""
     records = []
     for path in glob.glob(os.path.join(results, recipe, '*.json')):
         records.append(read_result(path))
@@ -75,7 +75,7 @@ def read_runs(recipe: str, results: str, methods: Optional[Container[str]] = Non
 
 
 def by_method(records: Iterable[Dict[str, Any]], methods: Iterable[str]) -> Runs:
-    """The records of these methods, in their order."""
+    """Group the records of these methods by method, in the order of `methods`."""
     runs: Runs = {}
     for record in sorted(records, key=lambda record: record['settings']['seed']):
         runs.setdefault(record['settings']['method'], []).append(record)
@@ -83,24 +83,24 @@ def by_method(records: Iterable[Dict[str, Any]], methods: Iterable[str]) -> Runs
 
 
 def all_records(runs: Runs) -> List[Dict[str, Any]]:
-    """Method by method."""
+    """Return all records, method by method."""
     return [record for records in runs.values() for record in records]
 
 
 def seeds_of(records: List[Dict[str, Any]]) -> str:
-    """As a table has them."""
+    """List the seeds for a table."""
     return ', '.join(str(record['settings']['seed']) for record in records)
 
 
 def mean_and_spread(values: List[float]) -> Tuple[float, Optional[float]]:
-    """Mean, and standard deviation over the seeds; None for a single one."""
+    """Mean, and standard deviation over the seeds; the latter is None for a single seed."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def cell(values: List[Optional[float]], digits: int) -> str:
-    """Of a table: the mean, with the standard deviation over the seeds where there are several.
+    """Format a table cell: the mean, with the standard deviation if there are several seeds.
 
-    Empty where no seed has a number; where some have none, no mean of the others, but how many.
+    Without any number it is empty. If some seeds lack a number, it gives their count instead of a mean of the others.
     """
     without = values.count(None)
     if without == len(values):
@@ -114,11 +114,11 @@ def cell(values: List[Optional[float]], digits: int) -> str:
 def paired_difference(
         records: List[Dict[str, Any]], others: List[Dict[str, Any]], value: Callable[[Dict[str, Any]], Optional[float]],
 ) -> Optional[Tuple[float, Optional[float]]]:
-    """How far the `value` of results is above that of others, on the seeds that both have: these share their images.
+    """Compare the `value` of results with that of others, on the seeds that both have, which share their images.
 
     Returns:
-        The mean difference, and the p of a paired t-test where there are several seeds; None where there is no pair, or
-        one has not that number.
+        The mean difference, and the p-value of a paired t-test (None for one pair); None instead of both without a
+        pair, or if a value is missing.
     """
     values = [{record['settings']['seed']: value(record['result']) for record in each} for each in (records, others)]
     pairs = [(values[0][seed], values[1][seed]) for seed in values[0] if seed in values[1]]
@@ -127,6 +127,6 @@ def paired_difference(
     difference = statistics.fmean(a - b for a, b in pairs)
     if len(pairs) == 1:
         return difference, None
-    from scipy.stats import ttest_rel  # tables without a comparison do without scipy
+    from scipy.stats import ttest_rel  # not needed by tables without a comparison
 
     return difference, float(ttest_rel(*zip(*pairs)).pvalue)

@@ -12,21 +12,21 @@ from .recipes import Recipe
 
 
 class Share(NamedTuple):
-    """Prepared images: their folder, and a digest that tells them from others.
+    """Prepared images: their folder, and a digest that identifies them.
 
-    The digest is of the names and sizes of the images, and of what the recipe makes of them; not of where they are.
+    The digest covers the names and sizes of the images and what the recipe does with them, but not their location.
     """
     folder: str
     digest: str
 
 
 def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
-    """The recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
+    """Prepare the recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
 
     Padded images are new files, without loss.
 
     Raises:
-        ValueError: If a class has fewer images than asked for, has folders in it, or two images of one name, or the
+        ValueError: If a class has fewer images than asked for, subfolders, or two images of the same name, or if the
             folder holds another share.
     """
     files = list(_files(recipe, data_dir, folder))
@@ -34,7 +34,7 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
     share = dict(
         train_per_class=recipe.train_per_class, eval_per_class=recipe.eval_per_class, eval_split=recipe.eval_split,
         pad=recipe.pad, unseen_classes=list(recipe.unseen_classes), outliers=list(recipe.outliers))
-    # only where there is some: digests of earlier results stay
+    # only if set, so that digests of earlier results stay
     share.update({name: value for name in ('label_noise', 'eval_rest') if (value := getattr(recipe, name))})
     sizes = sorted((os.path.relpath(target, folder), os.path.getsize(source)) for source, target, _ in files)
     digest = hashlib.sha256(json.dumps([share, sizes]).encode()).hexdigest()[:12]
@@ -49,7 +49,7 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
 
 
 def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
-    """Of every image its path, its new path, and the width of its border."""
+    """Yield the path, the new path and the border width of every image."""
     draws = random.Random(0)
     classes = [name for name, _ in _classes(data_dir, 'train') if name not in recipe.unseen_classes]
     for name, images in _classes(data_dir, 'train'):
@@ -77,7 +77,7 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
 
 
 def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
-    """The classes of a split with the paths of their images, in order of name."""
+    """List the classes of a split with the paths of their images, in order of name."""
     classes = []
     for class_folder in _sorted_entries(os.path.join(data_dir, split)):
         if not class_folder.is_dir():
@@ -85,7 +85,7 @@ def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
         source = os.path.abspath(class_folder.path)
         entries = _sorted_entries(source)
         nested = [entry.name for entry in entries if entry.is_dir()]
-        if nested:  # timm would look into them
+        if nested:  # timm would read their images too
             raise ValueError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
         images = [os.path.join(source, entry.name) for entry in entries if _is_image(entry.name)]
         classes.append((class_folder.name, images))
@@ -100,12 +100,12 @@ def _first(images: List[str], count: Optional[int]) -> List[str]:
 
 
 def _is_image(name: str) -> bool:
-    """By its ending, as timm's readers tell; the rest of a folder they leave alone."""
+    """Return whether timm's readers take the file, by its extension; they ignore other files."""
     return os.path.splitext(name)[1].lower() in get_img_extensions(as_set=True)
 
 
 def _check_names(files: List[Tuple[str, str, int]]) -> None:
-    """A padded image is a PNG file, whatever it was."""
+    """Check that no two images get the same new path; a padded image becomes a PNG file."""
     sources: Dict[str, str] = {}
     for source, target, pad in files:
         other = sources.setdefault(_padded_name(target) if pad else target, source)
@@ -114,11 +114,11 @@ def _check_names(files: List[Tuple[str, str, int]]) -> None:
 
 
 def _claim(folder: str, contents: Dict[str, Any]) -> None:
-    """Note what the folder holds before anything is in it, or see that it is the same."""
+    """Record what the folder will hold while it is empty, or check that it holds the same."""
     path = os.path.join(folder, 'contents.json')
     os.makedirs(folder, exist_ok=True)
     fresh, found = not os.listdir(folder), None
-    if os.path.exists(path):  # looked for after the listing: of a process beside this, it is the first file there
+    if os.path.exists(path):  # checked after the listing, as it is the first file that another process writes
         with open(path, encoding='utf-8') as file:
             found = json.load(file)
     elif fresh:
@@ -128,13 +128,13 @@ def _claim(folder: str, contents: Dict[str, Any]) -> None:
         os.replace(partial, path)
         found = contents
     if found != contents:
-        raise ValueError(f'{folder} must hold {contents}, got {found or "unknown images"}; delete it to make it anew')
+        raise ValueError(f'{folder} must hold {contents}, got {found or "unknown images"}; delete it to rebuild it')
 
 
 def _link(source: str, target: str) -> None:
     try:
         os.symlink(source, target)
-    except FileExistsError:  # of an earlier run, or of one beside this
+    except FileExistsError:  # from an earlier or a parallel run
         pass
 
 
@@ -144,7 +144,7 @@ def _write_padded(source: str, target: str, pad: int) -> None:
         partial = f'{target}.{os.getpid()}'
         with Image.open(source) as image:
             ImageOps.expand(image.convert('RGB'), border=pad).save(partial, format='png')
-        os.replace(partial, target)  # another process may read, or write, the same
+        os.replace(partial, target)  # another process may read or write the same file
 
 
 def _padded_name(target: str) -> str:
@@ -153,7 +153,7 @@ def _padded_name(target: str) -> str:
 
 def _sorted_entries(folder: str) -> List[os.DirEntry]:
     try:
-        with os.scandir(folder) as entries:  # tells folders from files without looking at each
+        with os.scandir(folder) as entries:  # finds folders without a system call for each entry
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f'data_dir must have the folder {folder} ({error.strerror})') from error

@@ -1,4 +1,4 @@
-"""Seconds that work takes, ratios of them, and the peak rates of this machine."""
+"""Timing of work, medians with quartiles, and the peak rates of this machine."""
 import statistics
 import time
 from typing import Any, Callable, Dict, List
@@ -7,13 +7,13 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what was launched."""
+    """Wait for the work launched on a GPU."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device, times: int = 1) -> float:
-    """Mean of so many times in a row."""
+    """Mean time of `times` calls in a row."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(times):
@@ -23,7 +23,7 @@ def seconds_of(work: Callable[[], Any], device: torch.device, times: int = 1) ->
 
 
 def quartiles(name: str, values: List[float]) -> Dict[str, Any]:
-    """The median under the name, and the quartiles beside it."""
+    """Return the median as `name`, and the quartiles as `name`_quartiles."""
     low, middle, high = statistics.quantiles(values, n=4)
     return {name: middle, f'{name}_quartiles': [low, high]}
 
@@ -36,7 +36,7 @@ def peak_flops(device: torch.device, repeats: int = 7) -> float:
 
 
 def peak_bandwidth(device: torch.device, repeats: int = 7) -> float:
-    """Bytes/s, read and written, of a copy that no cache holds."""
+    """Bytes/s, read and written, of a copy too large for any cache."""
     source = torch.ones(1 << (30 if device.type == 'cuda' else 26), device=device)
     target = torch.empty_like(source)
     return 2. * source.numel() * source.element_size() / _best(lambda: target.copy_(source), device, repeats)

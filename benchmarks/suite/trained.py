@@ -1,4 +1,4 @@
-"""Trained models and the images they are judged on, both in pixels of [0, 1]."""
+"""Trained models and the images they are evaluated on, both with pixels in [0, 1]."""
 import os
 from contextlib import nullcontext
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -20,7 +20,7 @@ BATCH_SIZE = 125
 
 
 class PixelModel(nn.Module):
-    """A timm model that takes pixels in [0, 1], its normalisation inside: what is judged is the whole function."""
+    """A timm model that takes pixels in [0, 1] and normalises them, so that the whole function is evaluated."""
 
     def __init__(self, model: nn.Module, mean: Tuple[float, ...], std: Tuple[float, ...]):
         super().__init__()
@@ -36,13 +36,13 @@ class PixelModel(nn.Module):
         return self.model(self.normalise(pixels))
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Embeddings `[b, d]`, what the classifier takes."""
+        """Embeddings `[b, d]`, the input of the classifier."""
         features = self.model.forward_features(self.normalise(pixels))
         return self.model.forward_head(features, pre_logits=True).flatten(1)
 
 
 class Judged(NamedTuple):
-    """A trained model, and the test images `[n, 3, h, w]` that it is judged on; `folder` is where these are."""
+    """A trained model, the test images `[n, 3, h, w]` that it is evaluated on, and the `folder` of these images."""
     model: PixelModel
     pixels: torch.Tensor
     labels: torch.Tensor
@@ -51,13 +51,13 @@ class Judged(NamedTuple):
 
 
 def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
-    """The model of a run after its last epoch, in eval mode and without gradients to its weights, and its data config.
+    """Load the model of a run after its last epoch, in eval mode and with frozen weights, and its data config.
 
-    With a teacher it is the model, not the teacher.
+    For a run with a teacher this is the model, not the teacher.
     """
     with open(os.path.join(run.folder, 'args.yaml'), encoding='utf-8') as file:
         written = yaml.safe_load(file)
-    args, _ = parse_args([run.folder])  # of flags newer than the run, the defaults
+    args, _ = parse_args([run.folder])  # flags that are newer than the run have their defaults
     vars(args).update(written)
     # the weights are those of the checkpoint, on one device
     vars(args).update(pretrained=False, pretrained_path=None, initial_checkpoint='', distributed=False, device=device)
@@ -70,9 +70,9 @@ def load_run(run: Run, device: str) -> Tuple[PixelModel, Dict[str, object]]:
 
 
 def load_pixels(folder: str, data_config: Dict[str, object], limit: Optional[int] = None) -> Tuple[torch.Tensor, ...]:
-    """Images `[n, 3, h, w]` in [0, 1] as validation sees them, and their labels `[n]`.
+    """Load images `[n, 3, h, w]` in [0, 1] as validation sees them, and their labels `[n]`.
 
-    The folder has one per class, or any images at all; a limit is spread evenly over them in order of class.
+    The folder has a subfolder per class, or just images; `limit` of them are spread evenly in order of class.
     """
     if not has_images(folder):
         raise ValueError(f'{folder} must be a folder with images')
@@ -84,7 +84,7 @@ def load_pixels(folder: str, data_config: Dict[str, object], limit: Optional[int
 
 
 def has_images(folder: str) -> bool:
-    """Whether timm finds any there, in folders of classes or not."""
+    """Return whether timm finds images in the folder, with or without a subfolder per class."""
     try:
         return len(create_dataset('', root=folder)) > 0
     except (RuntimeError, AssertionError):  # no images, no folder
@@ -92,7 +92,7 @@ def has_images(folder: str) -> bool:
 
 
 def class_names(folder: str) -> List[str]:
-    """Of the labels that `load_pixels` gives: timm's order, in which 10 comes after 9."""
+    """Names of the labels that `load_pixels` returns, in timm's order, in which 10 comes after 9."""
     class_to_idx = create_dataset('', root=folder).reader.class_to_idx
     return sorted(class_to_idx, key=class_to_idx.get)
 
@@ -104,24 +104,24 @@ def pixel_transform(data_config: Dict[str, object]) -> Callable:
 
 
 def batches(*tensors: torch.Tensor, device: Optional[torch.device] = None) -> Iterator[Tuple[torch.Tensor, ...]]:
-    """The tensors, cut into batches, on the device."""
+    """Yield the tensors in batches, on the device."""
     for start in range(0, len(tensors[0]), BATCH_SIZE):
         yield tuple(tensor[start:start + BATCH_SIZE].to(device) for tensor in tensors)
 
 
 @torch.no_grad()
 def apply(function: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, device: str) -> torch.Tensor:
-    """`function` of all images, batch by batch; the result is on the CPU."""
+    """Apply `function` to all images, batch by batch; the result is on the CPU."""
     return torch.cat([function(batch).float().cpu() for batch, in batches(pixels, device=device)])
 
 
 def top1(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Percent of the images whose largest logit is that of their label."""
+    """Percentage of the images whose largest logit is that of their label."""
     return 100. * int((logits.argmax(dim=-1) == labels).sum()) / len(labels)
 
 
 def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> Optional[float]:
-    """Expected calibration error over 15 bins (Guo et al. 2017), between 0 and 1; None of a model that diverged."""
+    """Expected calibration error over 15 bins (Guo et al. 2017), from 0 to 1; None for a diverged model."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     if not logits.isfinite().all():

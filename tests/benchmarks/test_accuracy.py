@@ -91,14 +91,14 @@ def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch
         suite('--methods', 'plain', '--seeds', '0')
     message = capsys.readouterr().err.splitlines()[-1]
     folder = tmp_path / 'output' / 'tiny' / 'plain-0'
-    assert 'plain-0.json is of the flags' in message and f'delete it and {folder} to train anew' in message
+    assert 'plain-0.json has the flags' in message and f'delete it and {folder} to train anew' in message
 
     # without the file, what is in the folder would be taken for a run of these flags, whole or half
     (tmp_path / 'results' / 'tiny' / 'plain-0.json').unlink()
     with pytest.raises(SystemExit, match='2'):
         suite('--methods', 'plain', '--seeds', '0')
     message = capsys.readouterr().err.splitlines()[-1]
-    assert f'the run in {folder} was begun with another momentum (0.9 instead of 0.8)' in message
+    assert f'the run in {folder} was started with another momentum (0.9 instead of 0.8)' in message
     shutil.rmtree(folder)
     assert suite('--methods', 'plain', '--seeds', '0') == 0
 
@@ -220,7 +220,7 @@ def test_a_result_of_other_images_is_refused(suite, tmp_path, image_folder, caps
     with pytest.raises(SystemExit, match='2'):
         suite('--methods', 'plain', '--seeds', '0', '--data-dir', str(tmp_path / 'images'),
               '--output', str(tmp_path / 'elsewhere'))
-    assert 'plain-0.json is of other images' in capsys.readouterr().err
+    assert 'plain-0.json has other images' in capsys.readouterr().err
 
 
 def test_the_crop_of_padded_images_resizes_nothing():

@@ -45,12 +45,12 @@ def test_a_step_trains(method):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--methods', 'multimix'], '--methods must have plain'),
+    (['--methods', 'multimix'], '--methods must include plain'),
     (['--rounds', '1'], '--rounds must be >= 2, got 1'),
     (['--steps', '0'], '--steps must be >= 1, got 0'),
     (['--batch-size', '4', '0'], '--batch-size must be >= 1, got [4, 0]'),
     (['--models', 'nosuch'], "--models must be models of timm, got ['nosuch']"),
-    (['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
+    (['--device', 'gpu'], "--device: must be a device torch can use here, got 'gpu'"),
 ])
 def test_mistakes(flags, message, capsys):
     with pytest.raises(SystemExit) as exit_info:

@@ -1,1 +1,1 @@
-"""Images unlike those of the training: attacked, corrupted, of other classes."""
+"""Images unlike the training images: attacked, corrupted, or of other classes."""

@@ -20,12 +20,12 @@ def pgd(
     One step of size eps without a random start is FGSM.
 
     Args:
-        model: From pixels in [0, 1] to logits; in eval mode, so that images do not depend on each other.
+        model: Maps pixels in [0, 1] to logits; in eval mode, so that images do not depend on each other.
         pixels: `[b, 3, h, w]` in [0, 1].
         target: `[b]` true classes.
         eps: Radius, in units of the pixels.
         steps: Number of steps.
-        step_size: Length of a step in every pixel.
+        step_size: Change of every pixel in one step.
         random_start: Start at a uniform point of the ball, not at its centre.
         generator: Source of the random start, on the CPU.
 

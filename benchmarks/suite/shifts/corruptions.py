@@ -10,12 +10,12 @@ STRENGTHS: Dict[str, Tuple[float, float, float]] = {
     'contrast': (0.6, 0.4, 0.2),
     'jpeg': (50, 25, 10),
 }
-"""By corruption, mild to strong: standard deviation of Gaussian noise, on pixels in [0, 1]; of a Gaussian blur, in
-pixels; factor on the contrast; quality of JPEG."""
+"""Mild to strong, by corruption: standard deviation of the noise, for pixels in [0, 1]; standard deviation of the blur,
+in pixels; factor of the contrast; quality of JPEG."""
 
 
 def corrupt(pixels: torch.Tensor, name: str, strength: float, seed: int = 0) -> torch.Tensor:
-    """The images `[n, 3, h, w]`, in [0, 1], rounded to 8 bits as a file would hold them."""
+    """Corrupt images `[n, 3, h, w]` in [0, 1], and round them to 8 bits as in a file."""
     if name not in STRENGTHS:
         raise ValueError(f'name must be one of {", ".join(STRENGTHS)}, got {name!r}')
     with torch.random.fork_rng(devices=[]):

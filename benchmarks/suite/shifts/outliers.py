@@ -1,4 +1,4 @@
-"""Images of nothing that the model knows, which need no download: noise, textures, photos, digits."""
+"""Outliers that need no download: noise, textures, photos and digits."""
 from typing import Dict, List
 
 import numpy as np
@@ -13,15 +13,15 @@ OUTLIERS = ('noise', 'textures', 'photos', 'digits')
 
 
 def make_outliers(name: str, count: int, data_config: Dict[str, object], seed: int = 0) -> torch.Tensor:
-    """`[count, 3, h, w]` in [0, 1], sized as the model's images are.
+    """Create `[count, 3, h, w]` in [0, 1], in the image size of the model.
 
     Args:
-        name: 'noise': every value uniform, of its own. 'textures': square crops, at random places and from the model's
-            image size to the whole, of the bricks, grass and gravel that scikit-image ships. 'photos': the same of the
-            two that scikit-learn ships. 'digits': scikit-learn's, at most 1,797.
+        name: 'noise': independent uniform values. 'textures': square crops of the bricks, grass and gravel in
+            scikit-image, at random places, from the model's image size to the whole. 'photos': such crops of the two
+            photos in scikit-learn. 'digits': those of scikit-learn, at most 1,797.
         count: Number of images.
         data_config: input_size, interpolation and crop_pct of the model.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     _, height, width = data_config['input_size']
     rng = np.random.default_rng(seed)

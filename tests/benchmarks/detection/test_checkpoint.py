@@ -81,7 +81,7 @@ def test_weights_in_another_format(content, shown, tmp_path):
 
 def test_the_wrong_architecture(save_checkpoint):
     path = save_checkpoint('test_efficientnet')
-    with pytest.raises(ValueError, match='is of test_efficientnet, the detector is to be built on test_resnet'):
+    with pytest.raises(ValueError, match='the checkpoint is of test_efficientnet, not of test_resnet'):
         read_checkpoint(path, 'test_resnet')
 
 

@@ -34,7 +34,7 @@ def test_the_test_set_of_voc_has_the_labels_of_training(voc_folder):
     assert source.annotations[0].labels.tolist() == [3, 2]
     dataset = DetectionDataset(source, train=False)
     assert len(dataset) == 2 and dataset[1][1]['boxes'].shape == (0, 4)  # a detection there is a mistake that counts
-    with pytest.raises(ValueError, match='2007:test has classes that training has not: person'):
+    with pytest.raises(ValueError, match='2007:test has classes that are not in training: person'):
         read_voc(voc_folder, ('2007:test',), ['cat', 'dog'])
 
 
@@ -43,10 +43,10 @@ def test_a_set_that_is_not_there(voc_folder, coco_folder):
     for entry in ('2007:val', '2010:trainval', '1999:trainval', '2007'):
         with pytest.raises(ValueError, match=f'--data-dir .*: no set {entry} of VOC'):
             read_voc(voc_folder, (entry,))
-    with pytest.raises(ValueError, match='--data-dir .*instances_test2017.json is no file of COCO instances'):
+    with pytest.raises(ValueError, match='--data-dir .*instances_test2017.json is not a file of COCO instances'):
         read_coco(coco_folder, 'test2017')
     os.remove(os.path.join(voc_folder, 'VOCdevkit', 'VOC2012', 'Annotations', '2008_000008.xml'))
-    with pytest.raises(ValueError, match='2008_000008.xml is no annotation of VOC'):
+    with pytest.raises(ValueError, match='2008_000008.xml is not an annotation of VOC'):
         read_voc(voc_folder, ('2012:trainval',))
 
 
@@ -76,7 +76,7 @@ def test_categories_that_differ_are_refused(coco_folder):
     content['categories'][0]['name'] = 'broom'
     with open(path, 'w') as file:
         json.dump(content, file)
-    with pytest.raises(ValueError, match='categories of val2017 are not those that training has'):
+    with pytest.raises(ValueError, match='categories of val2017 are not those of training'):
         read_coco(coco_folder, 'val2017', read_coco(coco_folder, 'train2017').classes)
 
 

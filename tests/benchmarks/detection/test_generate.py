@@ -56,11 +56,11 @@ def test_scenes_are_made_once(tmp_path):
     path = os.path.join(folder, 'VOCdevkit', 'VOC2007', 'JPEGImages', '000000.jpg')
     written = os.stat(path).st_mtime_ns
     assert generate(folder, SCENES) == folder and os.stat(path).st_mtime_ns == written
-    with pytest.raises(ValueError, match='holds scenes of other settings'):
+    with pytest.raises(ValueError, match='holds scenes with other settings'):
         generate(folder, replace(SCENES, seed=5))
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'file').touch()
-    with pytest.raises(ValueError, match='is there and holds no generated scenes'):
+    with pytest.raises(ValueError, match='exists and holds no generated scenes'):
         generate(str(tmp_path / 'full'), SCENES)
     assert sorted(os.listdir(tmp_path)) == ['a', 'full']  # nothing half made is left
 
@@ -98,7 +98,7 @@ def test_objects_of_a_folder_of_images(tmp_path, classes_folder):
 
 
 def test_folders_without_enough_images(tmp_path, classes_folder, capsys):
-    with pytest.raises(ValueError, match='more than 3 images of each class in .*train, not so car'):
+    with pytest.raises(ValueError, match='more than 3 images per class in .*train, got fewer of car'):
         generate(str(tmp_path / 'a'), replace(SCENES, skip=3), classes_folder)
     with pytest.raises(SystemExit) as exit_info:
         main(['--output', str(tmp_path / 'b'), '--data-dir', str(tmp_path / 'nowhere')])

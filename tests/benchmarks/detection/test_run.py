@@ -109,11 +109,11 @@ def refused(suite, capsys, *flags):
 def test_results_of_other_settings_are_not_taken_for_these(suite, save_checkpoint, capsys, tmp_path):
     suite()
     save_checkpoint(name='runs/plain-0/last.pth.tar', seed=7)
-    assert 'plain-0.json is of another checkpoint: remove it' in refused(suite, capsys)
+    assert 'plain-0.json has another checkpoint: remove it' in refused(suite, capsys)
     (tmp_path / 'results' / 'tiny' / 'plain-0.json').write_text('{"settings": ')
-    assert 'plain-0.json is no result' in refused(suite, capsys)
+    assert 'plain-0.json is not a result' in refused(suite, capsys)
     os.remove(tmp_path / 'results' / 'tiny' / 'plain-0.json')
-    assert 'plain-0.pth is not the state of this run (its settings are others)' in refused(suite, capsys)
+    assert 'plain-0.pth is not the state of this run (its settings differ)' in refused(suite, capsys)
 
 
 def test_a_setting_has_one_budget(suite, capsys, tmp_path, tiny, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_setting_has_one_budget(suite, capsys, tmp_path, tiny, monkeypatch):
     assert ran == ['data', 20, 'data', 40]
     for content in ('[1]', '{"settings": 1}', '{"settings": {"method"'):
         path.write_text(content)
-        assert 'other-7.json is no result' in refused(suite, capsys, '--setting', 'big', '--epochs', '20')
+        assert 'other-7.json is not a result' in refused(suite, capsys, '--setting', 'big', '--epochs', '20')
 
 
 def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
@@ -151,7 +151,7 @@ def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
     assert suite('--methods', 'scratch', '--seeds', '0', '1', '2', '3') == 0
     assert caplog.messages == [
         '[1/4] scratch 0: a.json', '[2/4] scratch 1: b.json; about 100 min left',
-        '[3/4] scratch 2: at work elsewhere; about 50 min left', '[4/4] scratch 3: d.json; about 0 min left']
+        '[3/4] scratch 2: running in another process; about 50 min left', '[4/4] scratch 3: d.json; about 0 min left']
 
 
 def test_mistakes_are_told_before_anything_runs(suite, capsys, tmp_path, save_checkpoint, monkeypatch):
@@ -160,13 +160,13 @@ def test_mistakes_are_told_before_anything_runs(suite, capsys, tmp_path, save_ch
     other = save_checkpoint('test_efficientnet', name='other.pth.tar')
     for flags, message in (
             (('--checkpoint', str(tmp_path / 'foreign.pth')), 'holds arch and state_dict, this one holds weight'),
-            (('--checkpoint', other), 'is of test_efficientnet, the detector is to be built on test_resnet'),
+            (('--checkpoint', other), 'the checkpoint is of test_efficientnet, not of test_resnet'),
             (('--seeds', '0', '5'), 'plain-5/last.pth.tar: no such file'),
             (('--methods', 'plain', 'cutmix', '--checkpoint', other), '--checkpoint must contain {method}'),
             (('--seeds', '0', '1', '--checkpoint', other),
              f'--checkpoint must contain {{seed}} for several seeds, got {other}'),
-            (('--methods', 'plain', '--checkpoint', ''), '--checkpoint must say where the checkpoints are of plain'),
-            (('--epochs', '2'), '--setting must name the folder of results that are not of the recipe alone (--'),
+            (('--methods', 'plain', '--checkpoint', ''), '--checkpoint must give the checkpoints of plain'),
+            (('--epochs', '2'), '--setting must name a folder of results for flags that change the recipe (--'),
             (('--epochs', '0', '--setting', 'a'), '--epochs must be positive, got 0'),
             (('--detector', 'yolo'), 'invalid choice'),
             (('--workers', '-1'), '--workers must be 0 or more, got -1'),
@@ -190,7 +190,7 @@ def test_what_is_not_installed_is_named(suite, capsys, monkeypatch):
 
 
 def test_data_must_be_there(suite, capsys, monkeypatch, tiny, tmp_path):
-    for data, message in (('voc', 'no set 2007:trainval of VOC'), ('coco', 'is no file of COCO instances')):
+    for data, message in (('voc', 'no set 2007:trainval of VOC'), ('coco', 'is not a file of COCO instances')):
         monkeypatch.setitem(recipes.RECIPES, 'tiny', replace(tiny, data=data, scenes=None))
         assert '--data-dir must be given' in refused(suite, capsys)
         assert message in refused(suite, capsys, '--data-dir', str(tmp_path))

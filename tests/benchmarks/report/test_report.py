@@ -178,7 +178,7 @@ def change(path, **settings):
 
 
 @pytest.mark.parametrize('kind, settings, message', [
-    ('accuracy', dict(flags='--epochs 9'), "plain-0 of the flags '--model cifar_resnet18 .*, got '--epochs 9'"),
+    ('accuracy', dict(flags='--epochs 9'), "plain-0 with flags '--model cifar_resnet18 .*, got '--epochs 9'"),
     ('accuracy', dict(checkpoint='b' * 12), 'ood of the checkpoint of accuracy, b+, got a+ for plain-0'),
     ('ood', dict(checkpoint='b' * 12), 'ood of the checkpoint of accuracy, a+, got b+ for plain-0'),
     ('accuracy', dict(seed=7), 'plain-0.json must be a result of that name, got one of cifar10/plain-7.json'),
@@ -208,7 +208,7 @@ def test_what_is_no_result_is_named(accuracies, capsys):
         (accuracies / 'accuracy' / 'cifar10' / 'plain-0.json').write_text(text)
         with pytest.raises(SystemExit, match='2'):
             report.main(['--recipe', 'cifar10', '--results', str(accuracies)])
-        assert 'plain-0.json is no result' in capsys.readouterr().err
+        assert 'plain-0.json is not a result' in capsys.readouterr().err
 
 
 def test_what_is_missing_of_two_seeds(accuracies):

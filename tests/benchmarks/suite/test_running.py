@@ -230,7 +230,7 @@ def test_a_run_of_another_process_is_left_alone(trained):
 
 @pytest.mark.parametrize('part, more, message', [
     (robustness, ['--steps', '0'], '--steps must be >= 1, got 0'),
-    (robustness, ['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
+    (robustness, ['--device', 'gpu'], "--device: must be a device torch can use here, got 'gpu'"),
     (robustness, ['--images', '0'], '--images must be >= 1, got 0'),
     (embedding_space, ['--images', '3'], '--images must be >= 4, two of each class, got 3'),
     (robustness, ['--methods', 'cutmix'], 'must have runs of benchmarks.accuracy'),
@@ -267,7 +267,7 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     settings = json.loads(path.read_text())['settings']
     for name, value in (('models', ['resnet50']), ('batch_size', [7]), ('device', 'cuda')):
         path.write_text(json.dumps(dict(json.loads(path.read_text()), settings=dict(settings, **{name: value}))))
-        with pytest.raises(ValueError, match=f'tiny.json must be of .*, got another {name}; delete it'):
+        with pytest.raises(ValueError, match=f'tiny.json must have .*, got another {name}; delete it'):
             evidence.measure_step_time('tiny', ['cutmix'], 'cpu', str(path))
 
     path.unlink()
@@ -308,9 +308,9 @@ def test_what_is_done_takes_no_time(monkeypatch, caplog):
 
 @pytest.mark.parametrize('more, message', [
     (['--images', '3'], '--images must be >= 4, two of each class, got 3'),
-    (['--device', 'gpu'], "--device: must be a device that torch has here, got 'gpu'"),
+    (['--device', 'gpu'], "--device: must be a device torch can use here, got 'gpu'"),
     (['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
-    (['--flags=--epochs 9'], '--flags must leave the budget as it is'),
+    (['--flags=--epochs 9'], '--flags must not change the budget'),
 ])
 def test_mistakes_are_told_before_the_training(more, message, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence.accuracy, 'main', None)  # would raise

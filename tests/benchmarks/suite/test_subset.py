@@ -103,7 +103,7 @@ def test_images_that_came_later_are_not_added(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / 'images')
     prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
     shutil.copy(tmp_path / 'images' / 'train' / 'cat' / '0.png', tmp_path / 'images' / 'train' / 'cat' / '00.png')
-    with pytest.raises(ValueError, match='subset must hold .*; delete it to make it anew'):
+    with pytest.raises(ValueError, match='subset must hold .*; delete it to rebuild it'):
         prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
     assert len(os.listdir(tmp_path / 'subset' / 'train' / 'cat')) == 6
 
@@ -132,7 +132,7 @@ def test_a_folder_of_another_share_is_refused(change, image_folder, tmp_path):
     if elsewhere:
         os.symlink(image_folder, tmp_path / 'other')
     data_dir = str(tmp_path / 'other') if elsewhere else str(image_folder)
-    with pytest.raises(ValueError, match='subset must hold .*, got .*; delete it to make it anew'):
+    with pytest.raises(ValueError, match='subset must hold .*, got .*; delete it to rebuild it'):
         prepare_data(dataclasses.replace(RECIPE, **change), data_dir, folder)
 
 
