@@ -32,23 +32,18 @@ INTERRUPTED = 130
 
 
 class RunError(Exception):
-    """A failed training, with the exit code of train_timm.py."""
+    """A failed or interrupted training, with the exit code for it."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
 
 
-class Interrupted(Exception):
-    """A training stopped by Ctrl-C or SIGTERM."""
-
-
 def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]:
     """Train once and write the result; return the path of its file, or None if another process is training this run.
 
     Raises:
-        RunError: If the training fails.
-        Interrupted: If it is stopped by Ctrl-C or SIGTERM.
+        RunError: If the training fails, or is stopped by Ctrl-C or SIGTERM.
     """
     recipe, method, seed = run.recipe, run.method, run.seed
     path = run.result_in(results)
@@ -68,9 +63,9 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
             raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
         epochs, wanted = _progress(run.folder)
         if len(epochs) < wanted:  # train_timm.py returns 0 when it is interrupted
-            raise Interrupted(
+            raise RunError(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
-                f'same command resumes it')
+                f'same command resumes it', INTERRUPTED)
         settings = dict(
             recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=run.checksum())
         last = epochs[-1]
@@ -163,7 +158,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         try:
             return train(run, data, args.results, args.flags)
         except RunError as error:
-            if error.code == 2:  # a usage error, which all runs share
+            if error.code in (2, INTERRUPTED):  # 2 is a usage error, which all runs share
                 raise
             failures.append(str(error))
             return 'failed'
@@ -173,9 +168,6 @@ def main(argv: Optional[List[str]] = None) -> int:
     except RunError as error:
         _logger.error(str(error))
         return error.code
-    except Interrupted as error:
-        _logger.error(str(error))
-        return INTERRUPTED
     for failure in failures:
         _logger.error(failure)
     return 1 if failures else 0

@@ -3,17 +3,17 @@
 With `--against METHOD` the table also has the mean difference of each method from that one, over the seeds that both
 have, and the p-value of a paired t-test.
 """
-import argparse
 import sys
 from operator import itemgetter
 from typing import Any, Dict, List, Optional
 
 from .report.page import markdown_table
 from .report.provenance import caption
+from .suite.cli import create_parser, mistakes
 from .suite.methods import find
 from .suite.recipes import RECIPES
 from .suite.results import ACCURACY
-from .suite.runs import Runs, cell, paired_difference, read_runs
+from .suite.runs import Runs, cell, paired_difference, read_runs, seeds_of
 
 METRICS = dict(top1=('top-1 (%)', 2), loss=('loss', 3))
 
@@ -25,7 +25,7 @@ def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
         rows[0] += [f'{title} over {find(against).label} (p)' for title, _ in METRICS.values()]
     for method, records in runs.items():
         cells = [cell([record['result'][name] for record in records], digits) for name, (_, digits) in METRICS.items()]
-        row = [find(method).label, *cells, ', '.join(str(record['settings']['seed']) for record in records)]
+        row = [find(method).label, *cells, seeds_of(records)]
         if against:
             row += [_difference(records, runs[against], name, digits) for name, (_, digits) in METRICS.items()]
         rows.append(row)
@@ -42,16 +42,14 @@ def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], nam
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = create_parser(__doc__)
     parser.add_argument('--recipe', required=True, choices=RECIPES)
     parser.add_argument('--results', default=ACCURACY, help='folder of the JSON files')
     parser.add_argument('--against', metavar='METHOD', help='method to compare the others with')
     parser.add_argument('--figure', help='PNG file to write')
     args = parser.parse_args(argv)
-    try:
+    with mistakes(parser):
         runs = read_runs(args.recipe, args.results)
-    except ValueError as error:
-        parser.error(str(error))
     if not runs:
         parser.error(f'--results {args.results} has no runs of {args.recipe} yet')
     if args.against and args.against not in runs:

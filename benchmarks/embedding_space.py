@@ -27,9 +27,9 @@ def alignment(embeddings: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.cat(same).mean())
 
 
-def uniformity(embeddings: torch.Tensor, t: float = 2.) -> float:
-    """Log of the mean of exp(-t |x - y|²) over all pairs; `embeddings` `[n, d]` have length 1."""
-    return float(torch.pdist(embeddings).square().mul(-t).exp().mean().log())
+def uniformity(embeddings: torch.Tensor) -> float:
+    """Log of the mean of exp(-2 |x - y|²) over all pairs; `embeddings` `[n, d]` have length 1."""
+    return float(torch.pdist(embeddings).square().mul(-2.).exp().mean().log())
 
 
 def class_spread(embeddings: torch.Tensor, labels: torch.Tensor) -> Dict[str, Any]:

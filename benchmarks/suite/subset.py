@@ -51,17 +51,15 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> Share:
 def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, str, int]]:
     """Yield the path, the new path and the border width of every image."""
     draws = random.Random(0)
-    classes = [name for name, _ in _classes(data_dir, 'train') if name not in recipe.unseen_classes]
-    for name, images in _classes(data_dir, 'train'):
-        if name in recipe.unseen_classes:
-            continue
-        count = recipe.train_per_class
+    count = recipe.train_per_class
+    train = {name: images for name, images in _classes(data_dir, 'train') if name not in recipe.unseen_classes}
+    for name, images in train.items():
         for image in _first(images, count):
             label, file = name, os.path.basename(image)
             if recipe.label_noise:
                 file = f'{name}-{file}'
                 if draws.random() < recipe.label_noise:
-                    label = draws.choice(classes)
+                    label = draws.choice(list(train))
             yield image, os.path.join(folder, 'train', label, file), recipe.pad
         if recipe.eval_rest and count is not None:
             for image in images[count:]:
