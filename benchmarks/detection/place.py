@@ -24,7 +24,7 @@ def create_place(device: str, workers: int) -> Place:
 
 
 def agreed(decide: Callable[[], Any], place: Place) -> Any:
-    """Give all processes what `decide` returns, or the ValueError that it raises, in the first one."""
+    """Call `decide` in the first process, and give all processes what it returns, or its ValueError."""
     if place.world_size == 1:
         return decide()
     decision = [None, None]

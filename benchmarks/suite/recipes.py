@@ -48,7 +48,7 @@ RECIPES = {
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_ADAMW} --lr 0.1', 500, 400, pad=4),
     'cifar5000-pad-vit': Recipe(
         f'--model cifar_vit {_CIFAR} {_SHIFT} {_schedule(40)} {_ADAMW} --lr 1e-3', 500, 400, pad=4),
-    # as many steps on a quarter of the images: regularisers on training images that are fitted
+    # as many steps on a quarter of the images: what regularisers do once the training images are fitted
     'cifar1250-pad-sgd': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
     'cifar5000-noisy': Recipe(
@@ -58,7 +58,7 @@ RECIPES = {
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
     'cifar10': Recipe(
         f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --pin-mem', pad=4),
-    # half a minute per run, the whole suite in minutes; its folder is by `benchmarks.suite.digits_folder`
+    # half a minute per run, the whole suite in minutes; images by `benchmarks.suite.digits_folder`
     'digits': Recipe(
         '--model cifar_resnet14 --num-classes 8 --input-size 3 16 16 --batch-size 64 --color-jitter 0 --hflip 0 '
         '--scale 0.7 1 --ratio 0.9 1.1 --epochs 20 --warmup-epochs 2 --warmup-lr 1e-3 --sched cosine '

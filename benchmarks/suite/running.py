@@ -129,7 +129,7 @@ def work_through(
 
 @contextlib.contextmanager
 def exclusive(path: str) -> Iterator[bool]:
-    """Yield whether this process got the lock at `path`, which ends with the process in any case."""
+    """Yield whether this process got the lock at `path`; a lock ends with its process, however that ends."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'w') as lock:
         try:
