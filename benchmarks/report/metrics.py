@@ -145,7 +145,7 @@ def verdicts(parts: Dict[str, Runs], chance: float) -> List[List[str]]:
 
 
 def num_tests(rows: List[List[str]]) -> int:
-    """Count the tested comparisons in these rows of `verdicts`; one is counted once if plain is the best other."""
+    """Count the comparisons tested in these rows of `verdicts`; plain as the best other counts once."""
     return len({
         (metric, method, other) for metric, method, plain, best, against in rows
         for other, text in (('plain', plain), (best, against))

@@ -11,7 +11,7 @@ _VERSIONS = ('python', 'torch', 'torchvision', 'timm', 'numpy', 'timm_multimix')
 
 
 def caption(runs: Runs, recipe: str) -> str:
-    """Caption for the figure of these runs."""
+    """Caption of a table or figure over these runs."""
     return f'{seeds(runs)}. {budget(recipe)}. {hardware(all_records(runs))}.'
 
 

@@ -13,7 +13,7 @@ RETURN_FREED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')
 
 
 def run_apart(function: Callable, *args: Any, **environ: str) -> Any:
-    """Call a module-level function in a fresh process, so that it is not measured with what another left."""
+    """Call a module-level function in a fresh process, so that memory left by others is not measured."""
     context = multiprocessing.get_context('spawn')
     with patch.dict(os.environ, environ), ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *args).result()
