@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""timm's training script, plus MultiMix: `--mixup-mode multimix` and `--mixup-mode dense-multimix`; and MixupE.
+"""timm's training script with MultiMix (`--mixup-mode multimix` and `dense-multimix`) and MixupE (`mixupe`).
 
     python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
     torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix --amp
@@ -44,10 +44,10 @@ _logger = logging.getLogger('train')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Train; the exit code.
+    """Train, and return the exit code.
 
-    A user's mistake ends with code 2 and one line that says what is wrong, a run that cannot go on with code 1 and one
-    line. Any other error keeps its traceback.
+    A user's mistake gives exit code 2 and one line that says what is wrong; a run that cannot continue gives exit code
+    1 and one line. Any other error keeps its traceback.
     """
     args, args_text = parse_args(argv)
     if not logging.root.handlers:
@@ -60,7 +60,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def run(args, args_text: str) -> None:
-    # what computes
+    # device, data, model and task
     runtime = create_runtime(args)
     checkpoint = find_resumed(args, runtime)
     with agree_to_start(runtime):
@@ -70,7 +70,7 @@ def run(args, args_text: str) -> None:
         loader_train, loader_eval = create_loaders(args, data_config, runtime)
         task, mixup_fn = create_task(args, model, data_config, runtime)
 
-        # what learns
+        # optimizer and moving average
         optimizer = call_library(
             f'--opt {args.opt}',
             create_optimizer_v2,
@@ -105,7 +105,7 @@ def run(args, args_text: str) -> None:
     if runtime.primary:
         warn_if_averages_lag(args, schedule.num_epochs * schedule.updates_per_epoch)
 
-    # what is written
+    # output
     start_epoch = args.start_epoch if args.start_epoch is not None else resumed.epoch or 0
     output = None
     with agree_to_start(runtime):
@@ -124,7 +124,7 @@ def run(args, args_text: str) -> None:
             _logger.info(f'Scheduled epochs: {schedule.num_epochs}. Output folder: {output.folder}')
     recovery = Recovery(args, runtime, resumed.position, output and output.saver)
 
-    # the epochs
+    # epochs
     schedule.begin(
         start_epoch,
         start_epoch * schedule.updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train)),
@@ -152,16 +152,16 @@ def run(args, args_text: str) -> None:
                     eval_metrics = validate_all(training, loader_eval, recovery)
                 metric = eval_metrics[args.eval_metric] if is_due else None
                 rate = schedule.mean_rate()
-                # before the checkpoint, which the next epoch goes on from; where --stop-epoch alone had it validated,
-                # as if it had not been
+                # before the checkpoint, so that it holds the state for the next epoch; a validation that is only due to
+                # --stop-epoch does not count
                 schedule.step(epoch + 1, metric)
                 if output is not None:
                     output.add_epoch(epoch, train_metrics, eval_metrics, rate)
                 recovery.after_epoch()
     except KeyboardInterrupt:
-        _logger.info('Interrupted; continue after the last whole epoch with --resume.')
+        _logger.info('Interrupted; --resume continues after the last complete epoch.')
     except Stopped:
-        _logger.info('Stopped by SIGTERM; continue with --resume auto.')
+        _logger.info('Stopped by SIGTERM; --resume auto continues.')
     if output is not None:
         output.close()
 

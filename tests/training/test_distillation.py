@@ -151,7 +151,7 @@ def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, caplog):
     assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
     teacher = checkpoint_of(tmp_path / 'run')['task_state']['teacher']['state_dict']
     flags = [*flags, *FLAGS, '--model-ema', '--model-ema-decay', '1', '--resume', str(tmp_path / 'run/last.pth.tar')]
-    said = 'The average of --model-ema begins as the teacher'
+    said = 'The average of --model-ema starts from the teacher'
     with caplog.at_level(logging.INFO):
         assert train_timm.main([*flags, '--epochs', '2']) == 0
         assert caplog.text.count(said) == 1

@@ -118,8 +118,8 @@ MISTAKES = [
     (['--gp', 'nosuch'], '--model test_resnet: '),
     (['--layer-decay', '1e30'], '--layer-decay must be in (0, 1], got 1e+30'),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
-    (['--dataset', 'cifar10'], "--dataset must be digits or begin with one of "),
-    (['--dataset', 'foo/bar'], "--dataset must be digits or begin with one of "),
+    (['--dataset', 'cifar10'], "--dataset must be digits or start with one of "),
+    (['--dataset', 'foo/bar'], "--dataset must be digits or start with one of "),
     (['--val-split', 'nosuch'], '--val-split nosuch: no such folder in '),
     (['--val-split', 'train/cat'], '--train-split train and --val-split train/cat read the same images '),
     (['--opt', 'nosuch'], '--opt nosuch: '),
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_checkpoint(flag, content, flags, tmp_path, capsys):
     path = tmp_path / 'file.pth'
     path.write_bytes(content)
     assert train_timm.main([*flags, flag, str(path)]) == 2
-    assert f'error: {flag} {path} is not a checkpoint of timm or torch, nor safetensors: ' in only_line(capsys)
+    assert f'error: {flag} {path} is not a timm, torch or safetensors checkpoint: ' in only_line(capsys)
 
 
 def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
     more = ['--epochs', '1', '--experiment', 'next']
     assert train_timm.main([*flags, *more, '--initial-checkpoint', path]) == 2
     line = only_line(capsys)
-    assert f'--initial-checkpoint {path} is not of this model with 3 classes; --pretrained-path takes another' in line
+    assert f'--initial-checkpoint {path} does not fit this model with 3 classes; --pretrained-path accepts' in line
     assert 'size mismatch for fc.weight' in line
     assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the way out that the message names'
 
@@ -182,5 +182,5 @@ def test_a_checkpoint_of_another_optimizer(flags, tmp_path, capsys):
     path = str(tmp_path / 'run' / 'last.pth.tar')
     assert read(path)['args'].opt == 'sgd'
     assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path]) == 2
-    assert f'--resume {path}: its optimizer is sgd, that of this run adamw; give --opt sgd, or ' in only_line(capsys)
+    assert f'--resume {path}: its optimizer is sgd, that of this run is adamw; give --opt sgd, or ' in only_line(capsys)
     assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path, '--no-resume-opt']) == 0

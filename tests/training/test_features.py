@@ -337,7 +337,7 @@ def test_a_milestone_is_validated(flags, tmp_path):
 def test_a_run_beside_another_of_its_name_says_where_it_is(flags, tmp_path, caplog):
     for _ in range(2):
         assert train_timm.main([*flags, '--epochs', '1']) == 0
-    assert f'{tmp_path / "run"} is of another run; this one is in {tmp_path / "run-1"}.' in caplog.text
+    assert f'{tmp_path / "run"} belongs to another run; this run is in {tmp_path / "run-1"}.' in caplog.text
 
 
 def test_late_epochs_are_seeded(flags):

@@ -1,1 +1,1 @@
-"""What train_timm.py is made of."""
+"""The parts of train_timm.py."""

@@ -1,4 +1,4 @@
-"""Updates whose gradients are not finite: left out, counted, and the end of a run that has no others."""
+"""Skip and count updates whose gradients are not finite, and end a run with too many of them in a row."""
 import logging
 
 import torch
@@ -16,14 +16,14 @@ class Diverged(RunFailed):
 class BadSteps:
     """Keeps gradients of NaN or infinity out of the weights, the optimizer, the averages and the running statistics.
 
-    The gradients alone decide: under DDP they are the same in all processes, so all decide alike. Nothing waits for an
-    accelerator: there a bad update is one with gradients of zero, and the host learns of it when a line is logged. On
-    the CPU, where looking costs nothing, the optimizer and the moving averages are not called at all; nor does
-    float16's loss scaler call the optimizer.
+    Only the gradients decide: DDP makes them the same in all processes, so all decide alike. The host never waits for
+    an accelerator: there a bad update uses gradients of zero, and the host learns of it when a line is logged. On the
+    CPU, where the check costs nothing, the optimizer and the moving averages are not called at all. The loss scaler of
+    float16 does not call the optimizer either.
 
     Args:
-        module: What is trained; running statistics of its normalisation layers go back to what they were.
-        optimizer: Whose gradients are looked at.
+        module: The trained module; the running statistics of its normalisation layers are restored.
+        optimizer: The optimizer whose gradients are checked.
         limit: Bad updates in a row that end the run; 0 for no limit.
     """
 
@@ -33,7 +33,7 @@ class BadSteps:
         device = optimizer.param_groups[0]['params'][0].device
         self.host_sees = device.type == 'cpu'
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
-        self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # in all, in a row up to now, longest row
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # total, current row, longest row
         self._reported = 0
         self._statistics = [
             buffer for name, buffer in module.named_buffers()
@@ -42,18 +42,18 @@ class BadSteps:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Before the first batch of an update: remember the running statistics."""
+        """Save the running statistics, before the first batch of an update."""
         for kept, statistic in zip(self._kept, self._statistics):
             kept.copy_(statistic)
 
     @torch.no_grad()
     def judge(self) -> bool:
-        """After the backward pass: look at the gradients, and clear bad ones. False if the optimizer must not step."""
+        """Check the gradients after the backward pass and clear bad ones. False if the optimizer must not step."""
         gradients = [
             parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
             if parameter.grad is not None and parameter.grad.numel()]
         self.bad.zero_()
-        if gradients:  # NaN, too, is the smallest and the largest value
+        if gradients:  # if one value is NaN, so are both extremes
             extremes = torch.stack([extreme for gradient in gradients for extreme in gradient.aminmax()])
             self.bad.copy_(extremes.isfinite().all().logical_not())
         if self.host_sees:
@@ -64,7 +64,7 @@ class BadSteps:
 
     @torch.no_grad()
     def end(self) -> bool:
-        """After an update: put back the statistics of a bad one, and count it. False if no average must move."""
+        """Restore the statistics after a bad update, and count it. False if moving averages must not be updated."""
         if not self.host_sees or self.bad:
             for kept, statistic in zip(self._kept, self._statistics):
                 statistic.copy_(torch.where(self.bad, kept, statistic))
@@ -80,7 +80,7 @@ class BadSteps:
         return not self.bad
 
     def report(self) -> None:
-        """When a line is logged: warn of what was left out since the last one.
+        """Warn of updates skipped since the last log line.
 
         Raises:
             Diverged: If there were `limit` bad updates in a row.
@@ -97,5 +97,5 @@ class BadSteps:
         if self.limit and longest >= self.limit:
             raise Diverged(
                 f'{longest} updates in a row had gradients that are not finite (--max-bad-steps {self.limit}). The '
-                f'checkpoints written before are untouched. A lower --lr, --clip-grad, a longer warm-up or another '
+                f'checkpoints written before are intact. A lower --lr, --clip-grad, a longer warm-up or another '
                 f'--amp-dtype may help.')

@@ -1,4 +1,4 @@
-"""What ends a run before its time, and with which exit code."""
+"""Errors that end a run early, and their exit codes."""
 import logging
 import sys
 from typing import Callable
@@ -6,18 +6,18 @@ from typing import Callable
 from .._checks import UsageError
 
 _logger = logging.getLogger('train')
-_TOO_SMALL = 'Expected more than 1 value per channel when training'  # torch's words
+_TOO_SMALL = 'Expected more than 1 value per channel when training'  # start of torch's message
 
 
 class RunFailed(RuntimeError):
-    """A run ended without its result, by no mistake of the user's and no error of the program."""
+    """A run could not finish, although neither the user nor the program made a mistake."""
 
 
 def exit_code(prog: str, run: Callable[[], None]) -> int:
-    """Run; the exit code, after one line on stderr where it is not 0.
+    """Call `run` and return the exit code; if it is not 0, print one line on stderr.
 
-    It is 2 for a user's mistake (a `UsageError`, or batches too small to normalise, which torch alone can tell), and 1
-    for a `RunFailed`. Any other exception is an error of the program and keeps its traceback.
+    It is 2 for a user's mistake (a `UsageError`, or batches too small to normalise, which only torch detects), and 1
+    for a `RunFailed`. Any other exception is a bug and keeps its traceback.
     """
     try:
         run()
@@ -30,6 +30,6 @@ def exit_code(prog: str, run: Callable[[], None]) -> int:
         elif not isinstance(error, (RunFailed, UsageError)):
             raise
         code = 1 if isinstance(error, RunFailed) else 2
-    _logger.debug('Where it was found:', exc_info=True)
+    _logger.debug('Traceback of the error:', exc_info=True)
     print(f'{prog}: error: {message}', file=sys.stderr)
     return code

@@ -16,7 +16,7 @@ _logger = logging.getLogger('train')
 
 
 def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[str, float]:
-    """Metrics of the model, or of its moving average (--model-ema, or the teacher) where there is one to validate.
+    """Metrics of the model, or of its moving average (--model-ema, or the teacher) if there is one to validate.
 
     Raises:
         Stopped: If the run is told to end.
@@ -33,7 +33,7 @@ def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[st
 
 
 def share_statistics(training: Training, model: nn.Module) -> None:
-    """--dist-bn: give all processes the same running statistics; with --sync-bn they have them already."""
+    """Give all processes the same running statistics (--dist-bn); with --sync-bn they already have them."""
     args, runtime = training.args, training.runtime
     if runtime.distributed and not args.sync_bn and args.dist_bn in ('broadcast', 'reduce'):
         distribute_bn(model, runtime.world_size, args.dist_bn == 'reduce')
@@ -50,7 +50,7 @@ def validate(
     """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent.
 
     Raises:
-        Stopped: If the run is told to end, which it does here without waiting for the validation.
+        Stopped: If the run is told to end, for which the rest of the validation is skipped.
     """
     args, runtime = training.args, training.runtime
     model.eval()
@@ -62,7 +62,7 @@ def validate(
         with runtime.autocast():
             output = model(input)
         output = output[0] if isinstance(output, (tuple, list)) else output
-        if 1 < args.tta <= len(output):  # as if the loader gave every image that often
+        if 1 < args.tta <= len(output):  # as if the loader repeated every image that often
             output = output.unfold(0, args.tta, args.tta).mean(dim=2)
             target = target[::args.tta][:len(output)]
         evaluator.update(output, target)

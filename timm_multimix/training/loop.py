@@ -37,10 +37,10 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     bad_steps: BadSteps
-    mixup_fn: Optional[Callable] = None  # timm's Mixup for batches on the device; None where the task or nobody mixes
+    mixup_fn: Optional[Callable] = None  # timm's Mixup on the device; None if it is not used
 
     def on_device(self, input: Any, target: torch.Tensor) -> Tuple[Any, torch.Tensor]:
-        """A batch as the model takes it: on the device, in the memory format of the run."""
+        """Move a batch to the device and into the memory format of the run."""
         if self.args.no_prefetcher:
             input = to_device(input, self.runtime.device, self.runtime.model_dtype)
             target = target.to(self.runtime.device)
@@ -50,10 +50,10 @@ class Training:
 
 
 class TrainMeters:
-    """Running means of an epoch. What comes from the device is kept there and read when a line is logged.
+    """Running means of an epoch, kept on the device and read only when a line is logged.
 
-    A batch that was not mixed lacks the terms of one that was, and processes draw for themselves: so all metrics are
-    summed and counted, in one vector of a fixed layout that any process can reduce.
+    Only mixed batches have all metrics, and each process draws for itself whether to mix. So the sums and counts of all
+    metrics are kept in one vector of a fixed layout, which all processes can reduce.
     """
 
     def __init__(self, device: torch.device):
@@ -81,7 +81,7 @@ class TrainMeters:
         self._numbers.copy_(state)
 
     def read(self, training: Training) -> None:
-        """Bring the numbers to the host, over all processes."""
+        """Sum the numbers over all processes and bring them to the host."""
         numbers = self._numbers.clone()
         if training.runtime.distributed:
             torch.distributed.all_reduce(numbers)
@@ -89,7 +89,7 @@ class TrainMeters:
         self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
-        if isinstance(training.task, MultiMixTask):  # what --multimix-input-prob auto has come to, which is no mean
+        if isinstance(training.task, MultiMixTask):  # of --multimix-input-prob auto: current values, not means
             self.mean.update(training.task.input_mixing.metrics())
 
 
@@ -100,14 +100,14 @@ def train_one_epoch(
         recovery: Recovery,
         output_dir: Optional[str] = None,
 ) -> Dict[str, float]:
-    """Train on every batch once, or on those that an interrupted run had left.
+    """Train on every batch once, or on the remaining batches of an interrupted epoch.
 
     Args:
-        epoch: From 0.
+        epoch: Epoch number, from 0.
         training: The parts of the run.
-        loader: Of batches of images and labels.
-        recovery: Knows which batches are left, and writes checkpoints within the epoch.
-        output_dir: For the images of --save-images.
+        loader: Yields batches of images and labels.
+        recovery: Knows which batches remain, and writes checkpoints within the epoch.
+        output_dir: Folder for the images of --save-images.
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
@@ -166,7 +166,7 @@ def train_one_epoch(
             training.schedule.step_update(num_updates)
             recovery.after_update(batch_idx, update_idx)
 
-    if not meters.mean:  # all batches were done before
+    if not meters.mean:  # no batches remained
         meters.read(training)
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
@@ -175,7 +175,7 @@ def train_one_epoch(
 
 def _forward_backward(training, input, target, scale, need_update):
     args, runtime, task = training.args, training.runtime, training.task
-    with runtime.autocast(), any_values():  # what is not finite is met in the gradients, in all processes alike
+    with runtime.autocast(), any_values():  # BadSteps checks the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
     parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
@@ -189,7 +189,7 @@ def _forward_backward(training, input, target, scale, need_update):
             need_update=need_update,
         )
         if need_update:
-            training.bad_steps.judge()  # to count: the scaler has seen them, and has not called the optimizer
+            training.bad_steps.judge()  # only to count: for bad ones the scaler has skipped the optimizer
         return result
     loss.backward()
     if need_update and training.bad_steps.judge():
@@ -200,13 +200,13 @@ def _forward_backward(training, input, target, scale, need_update):
 
 
 def _loss_scale(args, batch_size, runtime):
-    """What a batch of another size than --batch-size counts for, where sizes vary."""
+    """Factor of the loss of a batch whose size differs from --batch-size."""
     kind = args.naflex_loss_scale if args.naflex_loader else args.variable_batch_loss_scale
     if not (args.naflex_loader or args.train_img_sizes):
         return 1.
     ratio = batch_size / args.batch_size
     scale = dict(none=1., sqrt=ratio ** 0.5, linear=ratio)[kind]
-    if runtime.distributed and args.naflex_loader:  # the last batches of processes may differ; DDP averages over them
+    if runtime.distributed and args.naflex_loader:  # DDP averages over processes whose last batches may differ in size
         total = torch.tensor(float(batch_size), device=runtime.device)
         torch.distributed.all_reduce(total)
         scale *= batch_size * runtime.world_size / total.item()
@@ -217,7 +217,7 @@ def _train_metrics(terms, labels, mixup_fn):
     metrics = {name: terms[name].detach() for name in METRICS if name in terms}
     if 'kd_loss' in terms:  # timm's name for it in two of its three tasks
         metrics['distill_loss'] = terms['kd_loss'].detach()
-    # only then the logits are those of the images with these labels
+    # logits of mixed images do not belong to these labels
     if mixup_fn is None and not terms.get('input_mixed') and labels.ndim == 1:
         top1, = accuracy(terms['output'].detach(), labels, topk=(1,))
         metrics['top1'] = top1

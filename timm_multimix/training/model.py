@@ -30,7 +30,7 @@ _logger = logging.getLogger('train')
 
 
 def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.Module, Dict[str, Any]]:
-    """The model on its device, and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
+    """Create the model on its device and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
 
     Raises:
         ValueError: If the model is unknown or cannot be built with these flags.
@@ -71,7 +71,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         call_library('--grad-checkpointing', model.set_grad_checkpointing, enable=True)
 
     data_config = resolve_data_config(vars(args), model=model, verbose=runtime.primary)
-    # timm takes those of the pretrained weights where no size is given
+    # without a given size, timm takes the channels of the pretrained weights
     data_config['input_size'] = (in_chans, *data_config['input_size'][1:])
     data_config.update({name: adapt_to_chs(data_config[name], in_chans) for name in ('mean', 'std')})
     data_config['num_classes'] = model.num_classes if args.num_classes is None else args.num_classes
@@ -93,7 +93,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
 
 
 def model_flags(args: argparse.Namespace) -> str:
-    """The flags that say which model, as a message begins."""
+    """The flags that choose the model, as the start of a message."""
     return f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
 
 
@@ -101,7 +101,7 @@ def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs:
     """Call a function of timm that builds the model of this name.
 
     Raises:
-        UsageError: `what`, the words of timm, and names like this one if timm has no such model or pretrained tag.
+        UsageError: `what`, timm's message, and similar names if timm has no such model or pretrained tag.
     """
     try:
         return call_library(what, create, *args, **kwargs)
@@ -113,7 +113,7 @@ def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs:
 
 
 def _close_names(name: str) -> List[str]:
-    if ':' in name:  # of a hub
+    if ':' in name:  # a model on a hub
         return []
     architecture, tag = split_model_name_tag(name)
     if not is_model(architecture):
@@ -123,7 +123,7 @@ def _close_names(name: str) -> List[str]:
 
 
 def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:
-    """Call create_model, with --img-size for the models that are built for a size; it is that of the images for all."""
+    """Call create_model, with --img-size only if the model is built for one size; it is always the size of images."""
     if img_size is None or 'img_size' in kwargs:
         return create_model(*args, **kwargs)
     try:
@@ -142,18 +142,18 @@ def load_initial(model: nn.Module, path: str) -> None:
         call_library(what, load_checkpoint, model, path)
         return
     call_library(
-        f'{what} is not of this model with {model.num_classes} classes; --pretrained-path takes another number of '
-        f'classes', model.load_state_dict, state)
+        f'{what} does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number '
+        f'of classes', model.load_state_dict, state)
 
 
 def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
-    """The weights in a file; None for numpy's, which the model itself reads."""
+    """Read the weights in a file; None for a numpy file, which the model reads itself."""
     if not os.path.isfile(path):
         raise UsageError(f'{flag} {path}: no such file')
     if path.lower().endswith(('.npz', '.npy')):
         return None
-    what = f'{flag} {path} is not a checkpoint of timm or torch, nor safetensors'
-    state = call_library(what, load_state_dict, path, errors=Exception)  # whatever a file makes of the unpickler
+    what = f'{flag} {path} is not a timm, torch or safetensors checkpoint'
+    state = call_library(what, load_state_dict, path, errors=Exception)  # a bad file can raise anything
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise UsageError(f'{what}: it holds no tensors')
     return state

@@ -24,10 +24,10 @@ class Output:
 
     Args:
         training: The parts of the run.
-        args_text: For args.yaml.
-        image_size: For the folder's name, where no flag gives one.
+        args_text: Text of args.yaml.
+        image_size: Used in the folder's name if --experiment is not given.
         start_epoch: The first epoch that will be trained.
-        checkpoint: The path of the one that is resumed, '' for none.
+        checkpoint: Path of the resumed checkpoint, '' for none.
     """
 
     def __init__(self, training: Training, args_text: str, image_size: int, start_epoch: int, checkpoint: str = ''):
@@ -37,10 +37,10 @@ class Output:
         root = args.output or DEFAULT_OUTPUT
         here = os.path.join(root, name)
         continued = bool(checkpoint) and os.path.realpath(os.path.dirname(checkpoint)) == os.path.realpath(here)
-        # a run never writes into the folder of another; with --resume auto it is always its own
+        # a run never writes into another run's folder; with --resume auto the folder is always its own
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         if self.folder != here:
-            _logger.warning(f'{here} is of another run; this one is in {self.folder}.')
+            _logger.warning(f'{here} belongs to another run; this run is in {self.folder}.')
         self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
         self.results: List[Dict[str, Any]] = []
         self.tracker = Tracker(args, name, self.folder)
@@ -68,7 +68,7 @@ class Output:
             eval_metrics: Optional[Dict[str, float]],
             lr: float,
     ) -> None:
-        """Write the epoch's row, and its checkpoint, which --eval-metric ranks where the epoch was validated."""
+        """Write the epoch's row and checkpoint; --eval-metric ranks the checkpoint if the epoch was validated."""
         metric = eval_metrics[self.args.eval_metric] if eval_metrics else None
         self.summary.add(epoch, train_metrics, eval_metrics or {}, lr)
         if metric is not None and not math.isfinite(metric):
@@ -84,7 +84,7 @@ class Output:
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 
     def close(self) -> None:
-        """The closing lines: the best ten epochs as JSON after '--result'; the best metric, and where its model is.
+        """Print the ten best epochs as JSON after '--result', and log the best metric and the path of its model.
 
         Raises:
             RunFailed: If the last checkpoint, or a row of the summary, could not be written.
@@ -103,7 +103,7 @@ class Output:
             _logger.info(f'*** Best metric: {metric}, in {best}')
         if self.saver.failure:
             raise RunFailed(
-                f'the last checkpoint was not written: {self.saver.failure}. The one before it is whole; --resume goes '
-                f'on from there.')
+                f'the last checkpoint was not written: {self.saver.failure}. The one before it is complete; '
+                f'--resume continues from there.')
         if self.summary.waiting:
             raise RunFailed(f'{self.summary.path} lacks {self.summary.waiting} rows, which could not be written')

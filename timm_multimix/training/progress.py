@@ -7,7 +7,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 def progress(loader: Iterable, description: str, primary: bool) -> Iterator[Any]:
-    """The loader's batches, with a bar and the time left where someone looks on; log lines stay whole above it."""
+    """Yield the loader's batches, on a terminal with a progress bar below the log lines."""
     if not (primary and sys.stderr.isatty()):
         yield from loader
         return

@@ -1,4 +1,4 @@
-"""Where a run computes: device, processes, precision, seeds; and that all processes begin or none."""
+"""Device, processes, precision and seeds of a run, and a start that succeeds in all processes or in none."""
 import argparse
 import importlib
 import logging
@@ -18,7 +18,7 @@ _logger = logging.getLogger('train')
 
 
 class Runtime(NamedTuple):
-    """`autocast` makes the context of a forward pass; `loss_scaler` is None but for float16 AMP."""
+    """Where a run computes. `autocast` creates the context of a forward pass; only float16 AMP has a `loss_scaler`."""
     device: torch.device
     primary: bool
     autocast: Callable
@@ -30,9 +30,9 @@ class Runtime(NamedTuple):
 
 
 def seed_epoch(args: argparse.Namespace, runtime: Runtime, epoch: int) -> None:
-    """Seed every generator for an epoch, so that a resumed run goes on exactly as an uninterrupted one.
+    """Seed every generator for an epoch, so that a resumed run continues exactly like an uninterrupted one.
 
-    The first epoch keeps the seed of the process, which the model was built from, as in timm.
+    As in timm, the generators are not seeded again between building the model and the first epoch.
     """
     if epoch > 0:
         seed = (args.seed + 1_000_003 * epoch) % (2 ** 32 - runtime.world_size)  # numpy takes 32 bits
@@ -55,7 +55,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     rank, world_size = place['global_rank'], place['world_size']
     device = call_library(f'--device {wanted}', torch.zeros, (), device=place['device']).device
     if rank != 0:
-        _logger.setLevel(logging.WARNING)  # one process tells
+        _logger.setLevel(logging.WARNING)  # only one process logs
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
@@ -84,11 +84,11 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
 
 @contextmanager
 def agree_to_start(runtime: Runtime) -> Iterator[None]:
-    """End all processes where one fails in this part of the start, so that none waits for another.
+    """End all processes if one of them fails within this context, so that none waits for another.
 
     Raises:
-        UsageError: In the processes that did not fail, where another met a mistake of the user's.
-        RunFailed: In them, where another met any other error.
+        UsageError: In the processes that did not fail, if another met a user's mistake.
+        RunFailed: In the processes that did not fail, if another met any other error.
     """
     error = None
     try:

@@ -9,15 +9,15 @@ from timm.scheduler.plateau_lr import PlateauLRScheduler
 
 from .._checks import call_library
 
-_PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # what torch's scheduler counts
+_PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # state of torch's scheduler
 
 
 class Schedule:
     """timm's scheduler of --sched, or none.
 
-    timm's schedulers compute the rates from the epoch or the update, so that a resumed run has them by asking for its
-    own. Plateau alone goes by what the run has met. That is its state; what flags say is not part of it, so that a run
-    may go on with others.
+    timm's schedulers compute the learning rates from the number of the epoch or update, so a resumed run needs no state
+    for them. Only plateau has a state, as it depends on earlier metrics. Values of flags are not part of it, so that a
+    run can be resumed with other flags.
 
     Raises:
         ValueError: If there is no such scheduler, or its flags do not fit.
@@ -28,7 +28,7 @@ class Schedule:
         self.updates_per_epoch = updates_per_epoch
         self.on_updates = args.sched_on_updates
         with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # for its state is not saved
+            warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # its state is not saved
             self.scheduler, self.num_epochs = call_library(
                 f'--sched {args.sched}',
                 create_scheduler_v2,
@@ -38,15 +38,15 @@ class Schedule:
             )
 
     def begin(self, epoch: int, updates: int, state: Optional[Dict[str, Any]] = None) -> None:
-        """Set the rates of that epoch, after so many updates in all; `state` is that of the checkpoint, if any."""
+        """Set the learning rates of `epoch`, after `updates` updates in all; `state` is the checkpoint's, if any."""
         if isinstance(self.scheduler, PlateauLRScheduler) and epoch > 0:
             if state:
                 for name in _PLATEAU:
                     setattr(self.scheduler.lr_scheduler, name, state[name])
                 self.scheduler.restore_lr = state['without_noise']
                 for group, rate in zip(self.optimizer.param_groups, state['rates'], strict=True):
-                    group['lr'] = rate  # which timm set to the first ones again
-            else:  # it never raises a rate: those of the warm-up would stay
+                    group['lr'] = rate  # timm had reset it to the initial one
+            else:  # plateau never raises a rate, so that of the warm-up would stay
                 self.scheduler.update_groups(self.scheduler.base_values)
         if self.on_updates:
             self.step_update(updates)
@@ -54,17 +54,17 @@ class Schedule:
             self.step(epoch)
 
     def step(self, epoch: int, metric: Optional[float] = None) -> None:
-        """Set the rates of that epoch; `metric` is that of the one before, None where it was not validated."""
+        """Set the learning rates of `epoch`; `metric` is the previous epoch's, None if it was not validated."""
         if self.scheduler is not None:
             self.scheduler.step(epoch, metric)
 
     def step_update(self, updates: int) -> None:
-        """Set the rates of the next update; `updates` is the number of those that are done."""
+        """Set the learning rates of the next update, after `updates` updates in all."""
         if self.scheduler is not None and updates > 0:
             self.scheduler.step_update(updates)
 
     def state_dict(self) -> Dict[str, Any]:
-        """What `begin` takes: plain values, empty for a scheduler that has no state."""
+        """The state for `begin`: plain values, empty for a scheduler without state."""
         if not isinstance(self.scheduler, PlateauLRScheduler):
             return {}
         return dict(
@@ -74,5 +74,5 @@ class Schedule:
         )
 
     def mean_rate(self) -> float:
-        """The learning rate that is logged: the mean over the parameter groups."""
+        """The learning rate for logs: the mean over the parameter groups."""
         return sum(group['lr'] for group in self.optimizer.param_groups) / len(self.optimizer.param_groups)

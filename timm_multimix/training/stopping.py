@@ -1,4 +1,4 @@
-"""Ending early because the scheduler says so: SIGTERM, and how all processes agree on the update to end at."""
+"""Ending early on SIGTERM, after an update that all processes agree on."""
 import atexit
 import os
 import signal
@@ -9,22 +9,22 @@ from typing import Any, Callable, List, Optional
 
 import torch
 
-_SECONDS = 5.  # between two looks at what the other processes were told
+_SECONDS = 5.  # between two questions to the other processes
 
 
 class Stopped(Exception):
-    """The run was told to end, and what it has is on disk."""
+    """The run was told to end, and its checkpoint is on disk."""
 
 
 class StopRequest:
-    """Notes SIGTERM, instead of dying of it.
+    """Records SIGTERM instead of ending the process.
 
-    A process that left alone would leave the others waiting for its gradients. So they ask each other, but only about
-    every five seconds, as the host has to wait for the answer; how many updates that are follows from their time.
+    If one process ended alone, the others would wait for its gradients. So the processes ask each other, but only about
+    every five seconds, as the host has to wait for the answer. The time per update gives the number of updates between.
 
     Args:
         distributed: Whether there are other processes.
-        device: Where they exchange tensors.
+        device: Device of the tensors that the processes exchange.
     """
 
     def __init__(self, distributed: bool, device: torch.device):
@@ -35,26 +35,26 @@ class StopRequest:
         self._on_the_way_out = False
 
     def __enter__(self) -> 'StopRequest':
-        if threading.current_thread() is threading.main_thread():  # only there Python allows it
+        if threading.current_thread() is threading.main_thread():  # Python allows it only there
             self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        # a run that was stopped is on its way out with code 0, and launchers repeat the signal
+        # a stopped run is about to end with exit code 0, and launchers repeat the signal
         self._on_the_way_out = kind is Stopped
         if self._previous is not None:
             if self._on_the_way_out:
-                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's end puts other handlers back
+                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's exit changes handlers
             else:
                 signal.signal(signal.SIGTERM, self._previous)
 
     def _note(self, *_: object) -> None:
         self.requested = True
-        if self._on_the_way_out:  # once; a program that goes on after the run can be ended
+        if self._on_the_way_out:  # only once, so that a program that continues after the run can be ended
             signal.signal(signal.SIGTERM, self._previous)
 
     def agreed(self) -> bool:
-        """After each update: whether all end here. The same answer in all processes."""
+        """Return after each update whether all processes end here; the answer is the same in all of them."""
         if not self.distributed:
             return self.requested
         self._updates += 1
@@ -62,13 +62,13 @@ class StopRequest:
             return False
         per_update = (time.monotonic() - self._since) / self._updates
         stop, per_update = self._sum(self.requested, per_update)
-        longer = 2 * self._every  # a first, slow update says little
+        longer = 2 * self._every  # as a slow first update says little
         self._every = max(1, min(int(_SECONDS * torch.distributed.get_world_size() / max(per_update, 1e-6)), longer))
         self._updates, self._since = 0, time.monotonic()
         return stop > 0.
 
     def agreed_now(self) -> bool:
-        """The same at once, at a point that all processes come to."""
+        """Return the same without delay, at a point that all processes reach."""
         return self._sum(self.requested)[0] > 0.
 
     def _sum(self, *numbers: float) -> List[float]:
@@ -79,10 +79,10 @@ class StopRequest:
 
 
 def shield_workers(loader: Any) -> None:
-    """Let the workers of a loader live through SIGTERM: it is for the process that trains, which still needs its data.
+    """Let the workers of a loader survive SIGTERM, as the training process still needs their data.
 
-    Python sends the same signal to what is left of a program's workers at its exit, and waits for them. So they ask
-    whether the program is at its exit.
+    When Python exits, it sends the same signal to the remaining workers and waits for them. So a worker that gets it
+    checks whether the program is exiting.
     """
     inner = getattr(loader, 'loader', loader)
     if hasattr(inner, 'worker_init_fn'):
@@ -97,7 +97,7 @@ def _outlive_sigterm(at_exit: torch.Tensor, then: Optional[Callable], worker_id:
 
 @cache
 def _at_exit() -> torch.Tensor:
-    """In shared memory: 1 once this process is at its exit."""
+    """A flag in shared memory, 1 once this process is exiting."""
     flag = torch.zeros((), dtype=torch.uint8).share_memory_()
     atexit.register(flag.fill_, 1)
     return flag

@@ -1,4 +1,4 @@
-"""summary.csv: a row per epoch, all with the same cells."""
+"""summary.csv: one row per epoch, all with the same columns."""
 import csv
 import logging
 import os
@@ -14,15 +14,15 @@ _GROUPS = ('epoch', 'train', 'eval', 'lr')  # of the columns, in their order
 
 
 class Summary:
-    """Rows that are written anew, all of them, with each one that comes: nobody ever finds half of the file.
+    """The rows of the file, which is replaced with each new row, so that it is always complete.
 
     Args:
-        path: The file. Rows before `start_epoch` are kept, also columns that this run does not have.
-        columns: Those of this run.
+        path: The file. Its rows before `start_epoch` are kept, also with columns that this run does not have.
+        columns: Columns of this run.
         start_epoch: The first epoch that will be trained.
 
     Raises:
-        ValueError: If the file is no summary.
+        ValueError: If the file is not a summary.
     """
 
     def __init__(self, path: str, columns: Iterable[str], start_epoch: int):
@@ -43,7 +43,7 @@ class Summary:
         self.write()
 
     def write(self) -> None:
-        """Write all rows; what cannot be written waits for the next epoch."""
+        """Write all rows; if that fails, they wait for the next epoch."""
         partial = f'{self.path}.tmp'
         try:
             with open(partial, 'w', newline='') as file:
@@ -51,7 +51,7 @@ class Summary:
                 writer.writeheader()
                 writer.writerows(self._rows)
                 file.flush()
-                os.fsync(file.fileno())  # all epochs are in it, not the last alone
+                os.fsync(file.fileno())  # as it holds all epochs, not only the last
             os.replace(partial, self.path)
             self.waiting = 0
         except OSError as error:
@@ -59,16 +59,16 @@ class Summary:
 
 
 def _read(path: str) -> List[Dict[str, Any]]:
-    """Rows, without the headers between them that earlier scripts of timm wrote, and without what a crash left."""
+    """Read the rows, without the repeated headers of earlier timm scripts and without the remains of a crash."""
     with open(path, newline='') as file:
         rows = list(csv.DictReader(line.replace('\0', '') for line in file))
     if rows and 'epoch' not in rows[0]:
-        raise UsageError(f'{path}: not the summary of a run, it has no column epoch; move it away')
+        raise UsageError(f'{path}: not the summary of a run, as it has no column epoch; move it away')
     return [row for row in rows if (row['epoch'] or '').replace('.', '', 1).isdigit()]
 
 
 def columns_of(training: Training) -> List[str]:
-    """The columns of a run; top-1 of mixed images against mixed labels would mean nothing."""
+    """The columns of a run; without top-1 if images are mixed, as it would mean nothing."""
     args = training.args
     train, evaluation = ['loss'], [*training.task.create_evaluator().metric_names]
     if args.mixup_mode in MODES:
@@ -78,5 +78,5 @@ def columns_of(training: Training) -> List[str]:
     if not mixes_input(args) and args.task != 'multilabel':
         train.append('top1')
     if args.multimix_teacher_decay is not None:
-        evaluation.append('student_top1')  # the others are the teacher's
+        evaluation.append('student_top1')  # the other metrics are the teacher's
     return ['epoch', *(f'train_{name}' for name in train), *(f'eval_{name}' for name in evaluation), 'lr']

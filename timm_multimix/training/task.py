@@ -34,16 +34,16 @@ def create_task(
         data_config: Dict[str, Any],
         runtime: Runtime,
 ) -> Tuple[TrainingTask, Optional[Callable]]:
-    """The task, and timm's Mixup for batches on the device where that is the mode.
+    """Create the task, and timm's Mixup for batches on the device if the mode uses it.
 
     Raises:
-        ValueError: If the model or the criterion cannot serve the mode.
+        ValueError: If the model or the criterion does not support the mode.
     """
     loss = loss_type(args)
     multi_label = args.task == 'multilabel'
     smoothing = args.smoothing
     if loss in ('twoway', 'zlpr') and smoothing:
-        _logger.info(f'--loss {loss} takes no label smoothing; --smoothing {smoothing} is not used.')
+        _logger.info(f'--loss {loss} does not support label smoothing; --smoothing {smoothing} is ignored.')
         smoothing = 0.
     criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=smoothing)
     if loss == 'bce':
@@ -72,7 +72,7 @@ def create_task(
 
     mixup_fn = None
     if mixes_input(args) and not args.naflex_loader:
-        # on the batch, not in the loader's workers: only there can --mixup-off-epoch end it
+        # on the batch, not in the loader's workers, where --mixup-off-epoch could not end it
         mixup_fn = Mixup(
             mixup_alpha=args.mixup,
             cutmix_alpha=args.cutmix,
@@ -97,7 +97,7 @@ def _create_distillation_task(
         criterion_kwargs: Dict[str, Any],
         shared: Dict[str, Any],
 ) -> TrainingTask:
-    """The task that distils the pretrained --kd-model-name into `model`.
+    """Create the task that distils the pretrained --kd-model-name into `model`.
 
     Raises:
         ValueError: If there is no such teacher, or the model does not fit the kind of distillation.
@@ -124,21 +124,21 @@ def _create_distillation_task(
 
 
 def tell_length(task: TrainingTask, num_batches: int) -> None:
-    """Tell --multimix-input-prob auto how many batches the whole run trains on, in one process."""
+    """Tell --multimix-input-prob auto how many batches one process trains on in the whole run."""
     if isinstance(task, MultiMixTask) and task.input_mixing.found_share is not None:
         task.input_mixing.found_share.num_batches = num_batches
 
 
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
-    """What the optimizer takes: the model, with the projection that feature distillation trains beside it."""
+    """The module to optimize: the model, in feature distillation with the projection trained beside it."""
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
 
 
 def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any]) -> None:
-    """The first pass over the training images that the exact MixupE needs; a resumed run of the same has its result.
+    """Estimate the mean image for exact MixupE in one pass over the training images, unless a checkpoint has it.
 
     Args:
-        data_config: With 'input_size' `(ch, h, w)`, 'mean' and 'std' of the images.
+        data_config: Holds 'input_size' `(ch, h, w)`, 'mean' and 'std' of the images.
     """
     if not isinstance(task, MixupETask) or not task.exact or not task.eta:
         return
@@ -147,13 +147,13 @@ def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any])
     if task.mean_image is not None:
         if task.mean_image_source == source:
             return
-        _logger.warning(f'The mean image of the checkpoint is of {task.mean_image_source or "unknown images"}.')
+        _logger.warning(f'The mean image of the checkpoint is from {task.mean_image_source or "unknown images"}.')
     _logger.info(f'Estimating the mean image from one pass over the training images: {source}.')
     task.estimate_mean_image(loader, source)
 
 
 def warn_if_averages_lag(args: argparse.Namespace, num_updates: int) -> bool:
-    """Say so when a moving average without warm-up spends much of the run as an average of its beginning."""
+    """Warn if a moving average without warm-up stays close to the initial model for much of the run; True if so."""
     averages = [('teacher', args.multimix_teacher_decay, args.multimix_teacher_warmup, '--multimix-teacher')]
     if args.model_ema:
         averages.append(('average of --model-ema', args.model_ema_decay, args.model_ema_warmup, '--model-ema'))
@@ -162,13 +162,13 @@ def warn_if_averages_lag(args: argparse.Namespace, num_updates: int) -> bool:
         if decay is not None and not warmup and num_updates * (1. - decay) < 10.]
     for name, decay, flag in lagging:
         _logger.warning(
-            f'The {name} is over 1 / (1 - {decay:g}) updates of the {num_updates} that this run has: for long it is an '
-            f'early state of the model. Give {flag}-warmup, or a lower {flag}-decay.')
+            f'The {name} averages over about 1 / (1 - {decay:g}) updates, but this run has {num_updates}: for long it '
+            f'stays close to an early state of the model. Give {flag}-warmup, or a lower {flag}-decay.')
     return bool(lagging)
 
 
 def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
-    """From now on batches are left as they are."""
+    """Stop mixing: further batches are left as they are."""
     if mixup_fn is not None:
         mixup_fn.mixup_enabled = False
     if isinstance(task, (MultiMixTask, MixupETask)):
@@ -176,11 +176,11 @@ def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
 
 
 def chance_level(dataset: Any, num_classes: int) -> float:
-    """Accuracy that can be had without looking: by always naming the most frequent class.
+    """Accuracy of always predicting the most frequent class.
 
-    Of datasets whose labels are not at hand, as those of streams, the classes are taken to be equally frequent.
+    If the labels of the dataset are not available, as for streams, the classes are taken to be equally frequent.
     """
-    while hasattr(dataset, 'dataset'):  # what wraps it
+    while hasattr(dataset, 'dataset'):  # unwrap it
         dataset = dataset.dataset
     labels = getattr(dataset, 'targets', None)
     if labels is None:
@@ -199,16 +199,16 @@ def warn_if_at_chance(
         num_images: int,
         chance: float,
 ) -> bool:
-    """Say so when a MultiMix run has learnt nothing by the end of its warm-up and one more epoch.
+    """Warn if a MultiMix run has learnt nothing one epoch after its warm-up, or later; True if so.
 
-    The clean logits tell: their accuracy is compared with chance plus two standard deviations that it has on so many
-    images. The first epoch does not count, as its mean is that of a model which has seen nothing yet.
+    The accuracy of the clean logits is compared with chance plus two standard deviations of chance on `num_images`.
+    The first epoch does not count, as its mean includes the untrained model.
 
     Args:
         args: The flags.
-        epoch: From 0.
-        train_metrics: Of the epoch.
-        num_images: That were trained on in it.
+        epoch: Epoch number, from 0.
+        train_metrics: Training metrics of the epoch.
+        num_images: Number of images that the epoch trained on.
         chance: See `chance_level`.
     """
     if args.mixup_mode not in MODES or epoch < max(args.warmup_epochs, 1) or 'top1' not in train_metrics:
@@ -217,8 +217,8 @@ def warn_if_at_chance(
     if train_metrics['top1'] > 100. * (chance + spread):
         return False
     _logger.warning(
-        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is chance, as always '
-        f'naming the most frequent class gives {100. * chance:.2f} %, give or take {100. * spread:.2f}. Mixing may be '
-        f'too strong for this schedule: lower --multimix-alpha, give --multimix-concentration total, raise '
+        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is at chance: always '
+        f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing may be too '
+        f'strong for this schedule: lower --multimix-alpha, give --multimix-concentration total, raise '
         f'--multimix-clean-weight, or mix fewer batches by --mixup-prob.')
     return True

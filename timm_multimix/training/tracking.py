@@ -1,4 +1,4 @@
-"""Where a run is followed besides its own folder: Weights & Biases and TensorBoard."""
+"""Logging to Weights & Biases and TensorBoard."""
 import argparse
 import importlib
 from typing import Dict
@@ -17,10 +17,10 @@ def check_installed(args: argparse.Namespace) -> None:
 
 
 class Tracker:
-    """Sends each epoch's metrics where the flags ask for; on the primary process only.
+    """Sends each epoch's metrics to the services that the flags name; on the primary process only.
 
     Raises:
-        ValueError: If Weights & Biases does not let the run begin.
+        ValueError: If Weights & Biases refuses the run.
     """
 
     def __init__(self, args: argparse.Namespace, name: str, folder: str):
@@ -36,7 +36,7 @@ class Tracker:
                 tags=args.wandb_tags,
                 resume='must' if args.wandb_resume_id else None,
                 id=args.wandb_resume_id or None,
-                errors=Exception,  # its own are no RuntimeErrors
+                errors=Exception,  # its own are not RuntimeErrors
             )
         if args.log_tensorboard:
             self.tensorboard = importlib.import_module('torch.utils.tensorboard').SummaryWriter(folder)
@@ -49,7 +49,7 @@ class Tracker:
         if self.tensorboard is not None:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name.replace('_', '/', 1), value, epoch)
-            self.tensorboard.flush()  # an interrupted run keeps what it has
+            self.tensorboard.flush()  # so that an interrupted run loses nothing
 
     def close(self) -> None:
         if self.tensorboard is not None:

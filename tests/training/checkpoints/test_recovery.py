@@ -136,7 +136,7 @@ def test_with_other_batches_the_epoch_begins_anew(six_batches, tmp_path, termina
     assert train_timm.main(flags) == 0 and terminate.seen == 10
     assert train_timm.main([*flags, '--batch-size', '8']) == 0
     assert terminate.seen == 13
-    assert any('epoch 1 begins anew' in record.message for record in caplog.records)
+    assert any('epoch 1 starts again' in record.message for record in caplog.records)
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 
@@ -153,7 +153,7 @@ def test_a_place_of_the_old_form_begins_the_epoch_anew(six_batches, tmp_path, te
     assert train_timm.main(flags) == 0
     assert terminate.seen == 16
     warning, = (record.message for record in caplog.records if 'before 0.2' in record.message)
-    assert 'epoch 1 begins anew' in warning
+    assert 'epoch 1 starts again' in warning
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 

@@ -43,19 +43,19 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
         (path.rsplit('/', 2)[-2], label) for path, label in dataset.reader.samples)]
     assert found == [(name, name) for name in ('cat', 'dog', 'owl') for _ in range(8)]
     assert [record.getMessage() for record in caplog.records] == [
-        f'train: passed over 2 hidden files (1 ._3.png, 1 .ipynb_checkpoints) and 3 files without the extension of an '
+        f'train: skipped 2 hidden files (1 ._3.png, 1 .ipynb_checkpoints) and 3 files without the extension of an '
         f'image (1 .csv, 1 .txt, 1 no extension) in {data / "train"}.']
 
 
 BESIDE = {  # paths in the folder of the split, and what is said of them
-    'a hidden folder': ('.ipynb_checkpoints/3.png', 'passed over 1 hidden file (1 .ipynb_checkpoints)'),
-    'a hidden folder in a class': ('dog/.cache/3.png', 'passed over 1 hidden file (1 .cache)'),
-    'a resource file': ('dog/._3.png', 'passed over 1 hidden file (1 ._3.png)'),
-    'thumbnails': ('dog/Thumbs.db', 'passed over 1 file without the extension of an image (1 .db)'),
-    'notes beside the classes': ('README.txt', 'passed over 1 file without the extension of an image (1 .txt)'),
-    'an archive': ('dog.zip', 'passed over 1 file without the extension of an image (1 .zip)'),
-    'an empty folder': ('fox/', 'no images in fox; no classes are made of them'),
-    'a folder of notes': ('fox/notes.txt', 'no images in fox; no classes are made of them'),
+    'a hidden folder': ('.ipynb_checkpoints/3.png', 'skipped 1 hidden file (1 .ipynb_checkpoints)'),
+    'a hidden folder in a class': ('dog/.cache/3.png', 'skipped 1 hidden file (1 .cache)'),
+    'a resource file': ('dog/._3.png', 'skipped 1 hidden file (1 ._3.png)'),
+    'thumbnails': ('dog/Thumbs.db', 'skipped 1 file without the extension of an image (1 .db)'),
+    'notes beside the classes': ('README.txt', 'skipped 1 file without the extension of an image (1 .txt)'),
+    'an archive': ('dog.zip', 'skipped 1 file without the extension of an image (1 .zip)'),
+    'an empty folder': ('fox/', 'no images in fox; they do not become classes'),
+    'a folder of notes': ('fox/notes.txt', 'no images in fox; they do not become classes'),
     'an image beside the classes': ('loose.png', 'must be in the folder of its class, got loose.png'),
 }
 
@@ -101,7 +101,7 @@ def test_too_few_classes_names_those_found(flags, capsys):
     (['--dataset', 'cifar10'], "got 'cifar10' (did you mean torch/cifar10?); leave it out for a folder of images"),
     (['--dataset', 'CIFAR-100'], '(did you mean torch/cifar100?)'),
     (['--dataset', 'foo/bar'],
-     "--dataset must be digits or begin with one of torch/, hfds/, hfids/, tfds/, wds/, got 'foo/bar'; leave it out"),
+     "--dataset must be digits or start with one of torch/, hfds/, hfids/, tfds/, wds/, got 'foo/bar'; leave it out"),
     (['--data-dir', 'nowhere'], '--data-dir nowhere: no such folder'),
     (['--val-split', 'vla'], '--val-split vla: no such folder in {}, which has train, validation'),
     (['--train-split', 'trian'], '--train-split trian: no such folder in {}, which has train, validation'),
@@ -132,7 +132,7 @@ def one_class(data):
 
 def test_one_class_is_refused(flags, one_class, capsys):
     assert train_timm.main([*flags, '--data-dir', str(one_class)]) == 2
-    assert 'train has one class, dog, of which cross-entropy learns nothing; ' in capsys.readouterr().err
+    assert 'train has one class, dog, from which cross-entropy learns nothing; ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('mode', ['batch', 'multimix'])

@@ -166,7 +166,7 @@ def test_a_folder_that_is_empty_in_one_split(train, data):
 
 
 @pytest.mark.parametrize('more, message', [
-    ([], 'train: no images in ant; no classes are made of them.'),
+    ([], 'train: no images in ant; they do not become classes.'),
     (['--num-classes', '7'], 'The model has 7 classes, the data 3; --num-classes 3 fits them.'),
 ])
 def test_what_is_said_about_the_classes(more, message, train, data, caplog):
@@ -237,5 +237,5 @@ def test_transforms_that_do_not_take_a_mode_do_not_blame_the_image(train, data):
         Image.fromarray(np.asarray(Image.open(path)), 'LAB').save(path.with_suffix('.tif'))
         path.unlink()
     code, error = train('--input-img-mode', 'LAB', '--color-jitter', '0.4', '--input-key', '.tif')
-    assert code == 2 and 'error: the transforms do not take an image of mode LAB, 32 x 32 (as ' in error
-    assert 'give other flags of augmentation, or another --input-img-mode; conversion from LAB' in error
+    assert code == 2 and 'error: the transforms do not accept an image of mode LAB, 32 x 32 (' in error
+    assert 'give other augmentation flags or another --input-img-mode; conversion from LAB' in error

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder --resume auto goes on with."""
+"""The checkpoint in a folder that --resume auto continues from."""
 import glob
 import logging
 import os
@@ -14,12 +14,12 @@ _logger = logging.getLogger('train')
 
 
 def newest_checkpoint(folder: str) -> Optional[str]:
-    """The whole checkpoint that is furthest, or None where there is none of any name.
+    """Return the intact checkpoint that is furthest in training, or None if there are no checkpoints.
 
-    A file that is cut off or has changed on the disk is passed over, with a warning that names it.
+    A truncated or corrupted file is skipped, with a warning that names it.
 
     Raises:
-        ValueError: If there are checkpoints, but none is whole: starting afresh would write over them.
+        ValueError: If there are checkpoints, but none is intact: a fresh start would overwrite them.
     """
     damaged: List[str] = []
     for names in (('last', 'recovery-*'), ('checkpoint-*',)):
@@ -40,12 +40,12 @@ def newest_checkpoint(folder: str) -> Optional[str]:
 
 
 def _progress(path: str) -> Optional[Tuple[int, int]]:
-    """The epoch, and the batch within it, that a run would go on with; None if the file does not tell."""
+    """The epoch, and the batch within it, from which a run would continue; None if the file does not say."""
     metadata = load_checkpoint_metadata(path)
     position = (metadata.get('saver') or {}).get('position')
     if position is not None:
         return position['epoch'], position['batches']
-    # of timm's own recovery files it is not known where in the epoch they are
+    # timm's own recovery files do not say where in the epoch they were written
     return None if os.path.basename(path).startswith('recovery-') else (metadata['epoch'] + 1, 0)
 
 
@@ -53,14 +53,14 @@ def _check_whole(path: str) -> None:
     with zipfile.ZipFile(path) as archive:
         bad = archive.testzip()
     if bad is not None:
-        raise ValueError(f'checksum of {bad}')
+        raise ValueError(f'wrong checksum of {bad}')
 
 
 @contextmanager
 def _passing_over(path: str, damaged: List[str]) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever a damaged file makes of the unpickler
+    except Exception as error:  # a damaged file can raise anything
         reason = (str(error).split('\n')[0] or type(error).__name__)[:200]
         damaged.append(f'{os.path.basename(path)} ({reason})')
-        _logger.warning(f'--resume auto: {path} is damaged ({reason}); an older checkpoint is looked for.')
+        _logger.warning(f'--resume auto: {path} is damaged ({reason}); looking for an older checkpoint.')

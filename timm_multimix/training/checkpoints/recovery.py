@@ -1,4 +1,4 @@
-"""Checkpoints within an epoch, from which a run goes on exactly."""
+"""Checkpoints within an epoch, from which a run continues exactly."""
 import argparse
 import logging
 from itertools import count
@@ -16,19 +16,18 @@ _logger = logging.getLogger('train')
 
 
 class Recovery:
-    """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and goes on from them.
+    """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and continues from it.
 
-    Beside the weights such a file holds how many batches of the epoch are done, and for each process a dictionary: the
-    sums of its metrics, and three states of its random generators. Going on, the loader gives the batches that are done
-    once more, unused: its order and its workers are then where they were. The states are those at the beginning of the
-    epoch, before the last batch was asked for (a loader without workers draws then; timm's is one batch ahead), and
-    after it.
+    Beside the weights, the file holds the number of finished batches of the epoch and, for each process, the sums of
+    its metrics and three states of its random generators: at the start of the epoch, before the last batch was asked
+    for (a loader without workers draws then; timm's is one batch ahead), and after it. When a run resumes, the loader
+    reads the finished batches again, unused, so that its order and its workers are where they were.
 
     Args:
         args: The flags.
         runtime: Where the run computes.
-        position: What the checkpoint that is resumed says, or None.
-        saver: Writes the checkpoints; None but in the primary process.
+        position: The place within the epoch where the resumed checkpoint was written, or None.
+        saver: Writes the checkpoints; None except in the primary process.
     """
 
     def __init__(
@@ -44,20 +43,20 @@ class Recovery:
         self._stopping = False
 
     def batches_done(self, epoch: int, num_batches: int) -> int:
-        """How many batches of the epoch an interrupted run had done; 0 where it cannot be gone on with exactly."""
+        """Number of batches of the epoch that an interrupted run finished; 0 if it cannot be continued exactly."""
         position = self.position
         if not position or position['epoch'] != epoch:
             return 0
         made_with, here = position['made_with'], self._made_with(num_batches)
         if 'ranks' not in position:
-            reason = 'by a version of timm_multimix before 0.2, whose form of the random states is not read any more'
+            reason = 'by a version of timm_multimix before 0.2, whose random states can no longer be read'
         elif made_with != here:
-            reason = f'with {made_with}; now it is {here}, and which images are left cannot be told'
+            reason = f'with {made_with}; this run has {here}, so the remaining images are unknown'
         else:
             return position['batches']
         _logger.warning(
-            f'The checkpoint was written within epoch {epoch} {reason}: epoch {epoch} begins anew, with the weights of '
-            f'the checkpoint.')
+            f'The checkpoint was written within epoch {epoch} {reason}: epoch {epoch} starts again, with the weights '
+            f'of the checkpoint.')
         self.position = None
         return 0
 
@@ -65,7 +64,7 @@ class Recovery:
         return -(-self.batches_done(epoch, num_batches) // self.args.grad_accum_steps)
 
     def _made_with(self, num_batches: int) -> Dict[str, Any]:
-        """What must be the same to go on within an epoch."""
+        """The settings that must stay the same to continue within an epoch."""
         return dict(
             batches=num_batches,
             batch_size=self.args.batch_size,
@@ -86,7 +85,7 @@ class Recovery:
             if done == len(loader):
                 rng_state.set_state(now, self.device)
                 return
-            _logger.info(f'Going on in epoch {epoch} after {done} of {len(loader)} batches, which are read once more.')
+            _logger.info(f'Continuing in epoch {epoch} after {done} of {len(loader)} batches, which are read again.')
             rng_state.set_state(self._begin, self.device)
         iterator = iter(progress(loader, f'Epoch {epoch}', self.runtime.primary))
         for index in range(done):
@@ -104,34 +103,34 @@ class Recovery:
             yield index, batch
 
     def after_update(self, batch_idx: int, update_idx: int) -> None:
-        """Write a checkpoint where one is due; `batch_idx` is the last batch of the update.
+        """Write a checkpoint if one is due; `batch_idx` is the last batch of the update.
 
         Raises:
-            Stopped: If the run shall end, after the checkpoint.
+            Stopped: If the run is told to end; the checkpoint is written first.
         """
         interval = self.args.recovery_interval
         if self._stopping or (interval and (update_idx + 1) % interval == 0):
             self._save(batch_idx + 1)
         if self._stopping:
             raise Stopped
-        # the state before a batch is kept from now on; so it is the next update that ends the run
+        # from now on the state before each batch is kept, so the run can end after the next update
         self._stopping = self.stop.agreed()
 
     def in_validation(self) -> None:
-        """After a validation, which ends at once where the run shall end.
+        """End the run after a validation if it is told to end.
 
         Raises:
-            Stopped: If it shall, after a checkpoint of the epoch's training.
+            Stopped: If so; a checkpoint of the epoch's training is written first.
         """
         if self.stop.agreed_now():
             self._save(self._num_batches)
             raise Stopped
 
     def after_epoch(self) -> None:
-        """After the epoch's own checkpoint.
+        """End the run after the epoch's own checkpoint if it is told to end.
 
         Raises:
-            Stopped: If the run shall end.
+            Stopped: If so.
         """
         self.position = None
         if self.stop.agreed_now():

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what --resume means, and what it loads."""
+"""Resuming from a checkpoint: which file --resume means, and loading it."""
 import argparse
 import logging
 import os
@@ -17,7 +17,7 @@ DEFAULT_OUTPUT = './output/train'
 
 
 class Resumed(NamedTuple):
-    """How a run goes on: `position` is the place within the epoch (see `Recovery`), None for its beginning."""
+    """Where a run continues: `position` is the place within the epoch (see `Recovery`), None for its start."""
     epoch: Optional[int] = None
     position: Optional[Dict[str, Any]] = None
     schedule: Optional[Dict[str, Any]] = None
@@ -33,7 +33,7 @@ def resume(
     """Load the checkpoint at `path`; '' for a fresh start.
 
     Raises:
-        ValueError: If there is no such checkpoint, or it is of another model.
+        ValueError: If there is no such checkpoint, or it belongs to another model.
     """
     if not path:
         return Resumed()
@@ -50,7 +50,7 @@ def resume(
     if args.model_ema:  # a teacher has its own place in the task's state
         restore(path, load_task_ema_checkpoint, task, path)
         if not getattr(metadata.get('args'), 'model_ema', False) and 'teacher' in (metadata.get('task_state') or {}):
-            _logger.info('The average of --model-ema begins as the teacher: the checkpoint has no other.')
+            _logger.info('The average of --model-ema starts from the teacher, the only average in the checkpoint.')
     saver_state = metadata.get('saver') or {}
     position = saver_state.get('position')
     schedule = None if args.no_resume_opt else saver_state.get('schedule')
@@ -58,10 +58,10 @@ def resume(
 
 
 def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
-    """What the checkpoint holds, its tensors not read yet.
+    """Return the contents of the checkpoint, without reading its tensors.
 
     Raises:
-        UsageError: If there is no such checkpoint, or it is of another optimizer than `opt`; any will do with None.
+        UsageError: If there is no such checkpoint, or its optimizer is not `opt` (None allows any).
     """
     if not os.path.isfile(path):
         raise UsageError(f'--resume {path}: no such file')
@@ -71,27 +71,27 @@ def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
     optimizer = getattr(metadata.get('args'), 'opt', None)
     if opt and optimizer and optimizer.lower() != opt.lower():
         raise UsageError(
-            f'--resume {path}: its optimizer is {optimizer}, that of this run {opt}; give --opt {optimizer}, or '
-            f'--no-resume-opt to begin with a new optimizer')
+            f'--resume {path}: its optimizer is {optimizer}, that of this run is {opt}; give --opt {optimizer}, or '
+            f'--no-resume-opt to start with a new optimizer')
     return metadata
 
 
 def restore(path: str, load: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Call a function of timm that reads the checkpoint at `path`, which may be another run's."""
+    """Call a function of timm that reads the checkpoint at `path`, which may belong to another run."""
     return call_library(f'--resume {path}: not a checkpoint of this run', load, *args, **kwargs)
 
 
 def find_resumed(args: argparse.Namespace, runtime: Runtime) -> str:
-    """The path that --resume means: with `auto` the newest whole checkpoint of --experiment, '' for none."""
+    """The path that --resume means: with `auto` the newest intact checkpoint of --experiment, '' for none."""
     if args.resume != 'auto':
         return args.resume
     found = ['']
     with agree_to_start(runtime):
-        if runtime.primary:  # it alone looks, so that all go on with the same one
+        if runtime.primary:  # only one process looks, so that all resume the same one
             folder = os.path.join(args.output or DEFAULT_OUTPUT, args.experiment)
             found = [newest_checkpoint(folder) or '']
             if not found[0]:
-                _logger.info(f'--resume auto: nothing in {folder} yet, starting afresh.')
+                _logger.info(f'--resume auto: nothing in {folder} yet, starting from scratch.')
     if runtime.distributed:
         torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
     return found[0]

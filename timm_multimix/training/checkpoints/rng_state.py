@@ -7,7 +7,7 @@ import torch
 
 
 def get_state(device: torch.device) -> Dict[str, Any]:
-    """States of torch's generators, by the kind of their device, and of numpy's and Python's."""
+    """States of the generators of torch (by type of device), numpy and Python."""
     _, key, pos, has_gauss, gauss = np.random.get_state()
     state = dict(
         cpu=torch.get_rng_state(),
@@ -21,7 +21,7 @@ def get_state(device: torch.device) -> Dict[str, Any]:
 
 
 def set_state(state: Dict[str, Any], device: torch.device) -> None:
-    """Go back to what `get_state` returned on the same kind of device."""
+    """Restore what `get_state` returned on the same type of device."""
     torch.set_rng_state(state['cpu'])
     key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
     np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))

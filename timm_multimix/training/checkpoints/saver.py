@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, whenever the process is killed or the disk is full."""
+"""Checkpoints that are complete or absent, even if the process is killed or the disk is full."""
 import errno
 import logging
 import os
@@ -13,15 +13,15 @@ _logger = logging.getLogger('train')
 
 
 class AtomicCheckpointSaver(CheckpointSaver):
-    """timm's CheckpointSaver, but a name never stops pointing to a whole file, and a full disk does not end a run.
+    """timm's CheckpointSaver, but a name always points to a complete file, and a full disk does not end a run.
 
-    timm removes the old file before it puts the new one in its place, so a kill between the two leaves neither. Here
-    the new file takes the name in one step, and is on the disk before it does. Where it cannot be written, the reason
-    is logged and kept in `failure` until a later checkpoint is; the earlier ones stay.
+    timm removes the old file before it moves the new one to its place, so a kill between the two leaves neither. Here
+    the new file is first flushed to the disk and then takes the name in one step. If it cannot be written, the reason
+    is logged and kept in `failure` until a later checkpoint is written; earlier ones stay.
 
     Args:
-        schedule: Whose state travels with the checkpoints, if it has one.
-        **kwargs: For timm's.
+        schedule: The schedule whose state, if any, is saved in the checkpoints.
+        *args, **kwargs: Arguments of timm's CheckpointSaver.
     """
 
     def __init__(self, *args: Any, schedule: Optional[Schedule] = None, **kwargs: Any):
@@ -52,7 +52,7 @@ class AtomicCheckpointSaver(CheckpointSaver):
             self._position = None
 
     def remove_recoveries(self) -> None:
-        """Remove all recovery checkpoints, of earlier runs in this folder too: a newer checkpoint is written."""
+        """Remove all recovery checkpoints, also of earlier runs in this folder, as a newer checkpoint is written."""
         for name in os.listdir(self.recovery_dir):
             if name.startswith(f'{self.recovery_prefix}-') and name.endswith(self.extension):
                 os.remove(os.path.join(self.recovery_dir, name))
@@ -75,19 +75,19 @@ class AtomicCheckpointSaver(CheckpointSaver):
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 self.failure += f' ({shutil.disk_usage(self.checkpoint_dir).free / 2 ** 20:.0f} MiB free)'
             _logger.error(
-                f'{what} was not written: {self.failure}. The earlier ones are whole; the run goes on and tries again '
+                f'{what} was not written: {self.failure}. Earlier ones are intact; the run continues and tries again '
                 f'with the next.')
         return self.failure is None
 
     def _save(self, save_path, epoch, metric=None):
         try:
-            with open(save_path, 'wb') as file:  # Python's own file tells why a write failed, torch's does not
+            with open(save_path, 'wb') as file:  # Python's file says why a write failed, torch's does not
                 super()._save(file, epoch, metric)
                 file.flush()
                 os.fsync(file.fileno())
         except Exception as error:
             _remove(save_path)
-            cause: Optional[BaseException] = error  # torch raises its own while it handles the operating system's
+            cause: Optional[BaseException] = error  # torch raises its own while handling the system's
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__cause__ or cause.__context__
             if cause is None:
@@ -99,7 +99,7 @@ class AtomicCheckpointSaver(CheckpointSaver):
 
     def _duplicate(self, src, dst):
         copy = f'{dst}.tmp'
-        _remove(copy)  # of a run that was killed right here
+        _remove(copy)  # from a run that was killed right here
         try:
             try:
                 os.link(src, copy)

@@ -1,4 +1,4 @@
-"""Datasets of timm's own making, and what is refused of them."""
+"""Creation and checks of timm's datasets."""
 import argparse
 import os
 from typing import Any, Dict, Tuple
@@ -14,7 +14,7 @@ from .images import CheckedImages, ClassIndex
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
-    """The training and validation datasets; targets are class indices, or multi-hot with --task multilabel.
+    """Create the training and validation datasets; targets are class indices, or multi-hot with --task multilabel.
 
     Raises:
         ValueError: If the data is missing or does not fit the flags.
@@ -47,7 +47,7 @@ def read_or_refuse(dataset: Dataset) -> Dataset:
 
 
 def check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
-    """Refuse to validate on training images: timm reads the whole folder where it finds none of a split's name."""
+    """Refuse to validate on training images: timm reads the whole folder if it has none with a split's name."""
     roots = [getattr(getattr(dataset, 'reader', None), 'root', None) for dataset in (dataset_train, dataset_eval)]
     if args.train_split == args.val_split or not all(isinstance(root, str) and os.path.isdir(root) for root in roots):
         return

@@ -19,7 +19,7 @@ class Digits(Dataset):
     Args:
         split: 'train' (1,198 images) or 'validation' (599).
         input_img_mode: PIL mode of the images.
-        transform: From PIL image to what is trained on; timm's create_loader sets it.
+        transform: Transform of the PIL images; timm's create_loader sets it.
 
     Raises:
         ValueError: If the split is unknown, or scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""What can be wrong with folders of images, one for each class: labels would be, too."""
+"""Checks of image folders, one per class, against mistakes that would make labels wrong."""
 import argparse
 import difflib
 import logging
@@ -15,16 +15,16 @@ from ..._checks import UsageError
 from ..cli.rules import is_binary
 
 _logger = logging.getLogger('train')
-_MOST = 10  # names in a message
+_MOST = 10  # names listed in a message
 _PREFIXES = ('torch/', 'hfds/', 'hfids/', 'tfds/', 'wds/')
 _TORCH_NAMES = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist', 'inaturalist', 'places365',
                 'imagenet', 'image_folder')
-# timm looks for any of these where a split has one of the names
+# for a split with one of these names, timm looks for any in the same group
 _SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'evaluation'))
 
 
 def check_root(args: argparse.Namespace) -> None:
-    """Refuse a dataset that timm does not know by its prefix, and a folder or split that does not exist."""
+    """Refuse a dataset whose prefix timm does not know, and a folder or split that does not exist."""
     if args.dataset:
         _check_name(args.dataset)
         return
@@ -45,15 +45,15 @@ def _check_name(name: str) -> None:
         return
     close = difflib.get_close_matches(name.lower(), _TORCH_NAMES, n=1, cutoff=0.8)
     raise UsageError(
-        f'--dataset must be digits or begin with one of {", ".join(_PREFIXES)}, got {name!r}'
+        f'--dataset must be digits or start with one of {", ".join(_PREFIXES)}, got {name!r}'
         f'{f" (did you mean torch/{close[0]}?)" if close else ""}; leave it out for a folder of images')
 
 
 def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
-    """Leave hidden files and folders out, and log what else is passed over.
+    """Leave out hidden files and folders, and warn of everything that is skipped.
 
     Raises:
-        ValueError: If images are outside of the folders of the classes, or the order of classes is not defined.
+        ValueError: If images are outside the class folders, or the order of classes is not defined.
     """
     reader = getattr(dataset, 'reader', None)
     if not isinstance(reader, ReaderImageFolder):
@@ -72,9 +72,9 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     unused = sorted(entry.name for entry in os.scandir(root)
                     if entry.is_dir() and entry.name not in used and not entry.name.startswith('.'))
     if unused and args.class_map:
-        _logger.warning(f'{split}: no class of --class-map {args.class_map}, and left out: {_some(unused)}.')
+        _logger.warning(f'{split}: not in --class-map {args.class_map} and so left out: {_some(unused)}.')
     elif unused:
-        _logger.warning(f'{split}: no images in {_some(unused)}; no classes are made of them.')
+        _logger.warning(f'{split}: no images in {_some(unused)}; they do not become classes.')
 
 
 def check_classes(
@@ -86,7 +86,7 @@ def check_classes(
     """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class.
 
     Raises:
-        ValueError: Naming the classes that differ.
+        ValueError: If so, naming the classes that differ.
     """
     train, evaluation = (
         getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
@@ -94,8 +94,8 @@ def check_classes(
         return
     if len(train) == 1 and not is_binary(args):
         raise UsageError(
-            f'{args.train_split} has one class, {_some(list(train))}, of which cross-entropy learns nothing; one class '
-            f'takes binary cross-entropy: --bce-loss')
+            f'{args.train_split} has one class, {_some(list(train))}, from which cross-entropy learns nothing; one '
+            f'class needs binary cross-entropy: --bce-loss')
     needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
     if needed > num_classes:
         raise UsageError(
@@ -114,7 +114,7 @@ def check_classes(
 
 
 def _leave_out_hidden(split: str, reader: ReaderImageFolder, keep_classes: bool) -> None:
-    """Remove what timm reads from hidden files and folders; the classes are numbered anew unless a class map did it."""
+    """Remove hidden files and folders, and renumber the classes unless a class map numbered them."""
     start = len(reader.root.rstrip(os.sep))
     samples = [sample for sample in reader.samples if not _is_hidden(sample[0][start:])]
     if not samples:
@@ -131,7 +131,7 @@ def _leave_out_hidden(split: str, reader: ReaderImageFolder, keep_classes: bool)
 
 
 def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
-    """Log in one line how many files are not trained on."""
+    """Warn in one line of the files that are skipped."""
     extensions = {extension.lower() for extension in extensions}
     hidden: Counter = Counter()  # files, by the hidden file or folder
     others: Counter = Counter()  # files, by extension
@@ -150,7 +150,7 @@ def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
             count, names = sum(counter.values()), [f'{number} {name}' for name, number in sorted(counter.items())]
             passed_over.append(f'{count} {noun}{"s" * (count > 1)}{kind} ({_some(names)})')
     if passed_over:
-        _logger.warning(f'{split}: passed over {" and ".join(passed_over)} in {root}.')
+        _logger.warning(f'{split}: skipped {" and ".join(passed_over)} in {root}.')
 
 
 def _is_hidden(path: str) -> bool:
@@ -158,14 +158,14 @@ def _is_hidden(path: str) -> bool:
 
 
 def _check_order(split: str, names: Iterable[str]) -> None:
-    """timm sorts numbers by value and letters without case; names that are the same to it get labels by chance."""
+    """Refuse names that timm sorts as equal (numbers by value, letters without case): their labels would be random."""
     seen: Dict[str, str] = {}
     for name in names:
         other = seen.setdefault(repr(natural_key(name)), name)
         if other is not name:
             raise UsageError(
-                f'{split}: names of classes must differ in more than case and leading zeros, which their order '
-                f'does not tell apart, got {_some(sorted([other, name]))}')
+                f'{split}: names of classes must differ in more than case and leading zeros, which sorting '
+                f'ignores, got {_some(sorted([other, name]))}')
 
 
 def _warn_of_shared_names(split: str, folders: Set[str]) -> None:

@@ -1,7 +1,7 @@
-"""Images and labels that are what they should be: one that cannot be read ends the run with its path.
+"""Checked images and labels: one that cannot be read ends the run with an error that names its path.
 
-timm's ImageDataset takes the next image in its place, with no more than a warning in a worker's log. That remains to be
-had: TIMM_DATASET_MAX_RETRIES=N in the environment, timm's own variable, lets up to N - 1 in a row be passed over.
+timm's ImageDataset uses the next image instead, with only a warning in a worker's log. To allow this for up to N - 1
+images in a row, set timm's environment variable TIMM_DATASET_MAX_RETRIES=N.
 """
 import logging
 import os
@@ -17,9 +17,9 @@ _logger = logging.getLogger('train')
 
 
 class BadSample(UsageError):
-    """What is wrong with a sample.
+    """A sample that cannot be used.
 
-    A loader's worker sends an exception as the text of its whole traceback; what is kept of it is the message.
+    A loader's worker sends an exception as the text of its whole traceback, of which only the message is kept.
     """
 
     def __init__(self, message: str):
@@ -27,26 +27,26 @@ class BadSample(UsageError):
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """With `bits` of each pixel kept, 0 to 8."""
+    """Keep the highest `bits` of each pixel, 0 to 8."""
     if bits >= 8:
         return image
     return ImageOps.posterize(image, bits) if bits >= 1 else image.point([0] * 256 * len(image.getbands()))
 
 
 def allow_posterize_to_black() -> None:
-    """timm's RandAugment asks for 0 bits now and then, which Pillow 13 refuses and older ones take for black."""
+    """Let timm's RandAugment ask for 0 bits: Pillow 13 raises an error, older versions give black."""
     for name in ('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'):
         auto_augment.NAME_TO_OP[name] = posterize
 
 
 class CheckedImages(ImageDataset):
-    """timm's dataset of map style, with the same reader and transforms.
+    """timm's map-style dataset, which raises an error for a bad image or label.
 
     Args:
-        dataset: Whose place it takes.
+        dataset: The dataset that it replaces, with the same reader and transforms.
 
     Raises:
-        BadSample: By `dataset[index]`, if the image cannot be read, or its label cannot be one.
+        BadSample: By `dataset[index]`, if the image cannot be read or its label does not fit.
     """
 
     def __init__(self, dataset: ImageDataset):
@@ -67,26 +67,26 @@ class CheckedImages(ImageDataset):
             except BadSample as error:
                 if not left:
                     raise
-                _logger.warning(f'{error}. The next image takes its place.')
+                _logger.warning(f'{error}. The next image is used instead.')
                 index = (index + 1) % len(self.reader)
         try:
             return image if self.transform is None else self.transform(image), target
         except Exception as error:
             width, height = image.size
             raise BadSample(
-                f'the transforms do not take an image of mode {image.mode}, {width} x {height} '
-                f'(as {self._path(index)}): give other flags of augmentation, or another --input-img-mode; '
+                f'the transforms do not accept an image of mode {image.mode}, {width} x {height} '
+                f'({self._path(index)}): give other augmentation flags or another --input-img-mode; '
                 f'{error}') from error
 
     def _read(self, index: int) -> Any:
         try:
             file, target = self.reader[index]
             with file, Image.open(file) as image:
-                image.load()  # whatever is wrong with it, here
+                image.load()  # so that a bad file raises its error here
                 if self.input_img_mode:
                     image = to_mode(image, self.input_img_mode)
-        except Exception as error:  # PIL has many of them: OSError, SyntaxError, ValueError, struct.error, ...
-            reason = str(error).split(': <')[0]  # and tells a file by its address
+        except Exception as error:  # PIL raises many types: OSError, SyntaxError, ValueError, struct.error, ...
+            reason = str(error).split(': <')[0]  # and names a file object by its address
             raise BadSample(f'{self._path(index)} cannot be read: {reason} ({type(error).__name__})') from error
         try:
             return image, target if self.target_transform is None else self.target_transform(target)
@@ -96,17 +96,17 @@ class CheckedImages(ImageDataset):
     def _path(self, index: int) -> str:
         try:
             path = self.filename(index, absolute=True)
-        except Exception:  # not every reader knows
+        except Exception:  # not every reader knows it
             path = None
         return str(path) if path else f'Image {index}'
 
 
 class ClassIndex:
-    """A target transform that lets class indices of 0..c-1 pass.
+    """A target transform that accepts only class indices 0..c-1.
 
     Args:
         num_classes: Number of classes c.
-        first: What transforms them before, if anything.
+        first: Target transform to apply before, if any.
     """
 
     def __init__(self, num_classes: int, first: Optional[Callable] = None):

@@ -1,4 +1,4 @@
-"""Loaders, of timm's own parts."""
+"""Training and validation loaders, made of timm's parts."""
 import argparse
 from typing import Any, Dict, Tuple
 
@@ -17,7 +17,7 @@ from .views import make_views, views_collate
 
 
 def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtime: Runtime) -> Tuple[Any, Any]:
-    """The train and validation loaders; they give the labels as they are, mixing comes after.
+    """Create the training and validation loaders; images are mixed later, except with NaFlex.
 
     Raises:
         ValueError: If the data is missing, or the training split does not fill one batch.
@@ -36,7 +36,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         img_dtype=runtime.model_dtype,
         device=runtime.device,
         worker_seeding=args.worker_seeding,
-        persistent_workers=False,  # workers that start anew are seeded by the epoch: a resumed run sees the same images
+        persistent_workers=False,  # new workers are seeded by the epoch, so a resumed run sees the same images
     )
     keep_interpolation = args.no_aug or not args.train_interpolation
     augmentation = dict(
@@ -92,7 +92,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
 
 
 def prepare_augmentation(args: argparse.Namespace) -> None:
-    """Refuse an --aa that timm does not know, and let its posterizing go on under Pillow 13."""
+    """Refuse an --aa that timm does not know, and make its posterizing work with Pillow 13."""
     allow_posterize_to_black()
     if args.aa:
         call_library(f'--aa {args.aa}', create_transform, 224, is_training=True, auto_augment=args.aa)
@@ -122,7 +122,7 @@ def _size_schedule(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell what shuffles which epoch it is."""
+    """Tell the loader, its samplers and its dataset the epoch."""
     for part in (loader, getattr(loader, 'sampler', None), getattr(loader, 'batch_sampler', None), loader.dataset):
         if hasattr(part, 'set_epoch'):
             part.set_epoch(epoch)

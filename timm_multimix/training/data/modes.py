@@ -1,7 +1,7 @@
-"""Image files of every Pillow mode, as 8-bit images of the mode that is trained on.
+"""Conversion of images of every Pillow mode to 8-bit images of the training mode.
 
-The stored pixels are read: the first frame of an animation, without the rotation that EXIF may ask for and without
-blending by transparency, as timm reads them.
+As in timm, the stored pixels are used: the first frame of an animation, without EXIF rotation and without blending by
+transparency.
 """
 import numpy as np
 from PIL import Image
@@ -10,10 +10,10 @@ _16_BIT_FORMATS = ('PNG', 'PPM', 'JPEG2000')  # in which mode I means 16 bits
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert an image; 16-bit pixels are scaled to 8 bits, which Pillow would clip at 255.
+    """Convert an image; 16-bit pixels, which Pillow would clip at 255, are scaled to 8 bits.
 
     Raises:
-        ValueError: If 32-bit pixels are not in the range of 8 bits: their type does not tell what is white.
+        ValueError: If 32-bit pixels are outside the range of 8 bits, as their type does not say which value is white.
     """
     if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in _16_BIT_FORMATS):
         pixels = np.asarray(image).astype(np.float32) * (255. / 65535.)
@@ -21,7 +21,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     elif image.mode in ('I', 'F'):
         pixels = np.asarray(image)
         low, high = pixels.min(), pixels.max()
-        # a range of 0 to 1 has its white at 1, most likely, and would become black
+        # in a range of 0 to 1, white is most likely 1 and would become black
         if not (0 <= low and high <= 255) or (image.mode == 'F' and 0 < high <= 1):
             raise ValueError(
                 f'its 32-bit pixels (mode {image.mode}) are from {low:g} to {high:g}, of which only 0 to 255 can be '

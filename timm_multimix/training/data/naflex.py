@@ -1,4 +1,4 @@
-"""NaFlex: images in their own aspect, as sequences of patches (timm's naflexvit models)."""
+"""NaFlex: images in their own aspect ratio, as sequences of patches (timm's naflexvit models)."""
 import argparse
 from typing import Any, Dict, Tuple
 
@@ -23,7 +23,7 @@ def create_naflex_loaders(
         shared: Dict[str, Any],
         augmentation: Dict[str, Any],
 ) -> Tuple[Any, Any]:
-    """The train and validation loaders; mixing of images of different sizes happens in the training dataset.
+    """Create the training and validation loaders; images of different sizes are mixed in the training dataset.
 
     Raises:
         ValueError: If the patch sizes do not fit their probabilities.
@@ -85,7 +85,7 @@ def patch_size(model: nn.Module) -> Tuple[int, int]:
     """The patch size of a NaFlex model.
 
     Raises:
-        ValueError: If it is of another kind.
+        ValueError: If the model is of another kind.
     """
     if not hasattr(model, 'get_patch_size'):
         raise UsageError(f'--naflex-loader needs a naflexvit or gemma4_vit model, got {type(model).__name__}')
@@ -93,7 +93,7 @@ def patch_size(model: nn.Module) -> Tuple[int, int]:
 
 
 def to_device(value: Any, device: torch.device, dtype: Any = None) -> Any:
-    """Images, or a dictionary of patches, on the device; `dtype` for those that are floating point."""
+    """Move images, or a dictionary of patches, to the device; floating-point tensors also to `dtype`."""
     if isinstance(value, dict):
         return {name: to_device(part, device, dtype) for name, part in value.items()}
     if not isinstance(value, torch.Tensor):  # a number that goes with the patches

@@ -1,4 +1,4 @@
-"""Augmentation that depends on the seed, the epoch and the image alone, not on which worker draws it."""
+"""Augmentation that depends only on the seed, the epoch and the image, not on the worker that draws it."""
 import argparse
 import random
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 
 class SeededSamples(Dataset):
-    """A dataset of map style whose generators are seeded for every sample.
+    """A map-style dataset that seeds the random generators for every sample.
 
-    With workers = 0, where samples are drawn in the process that trains, its generators are left as they were.
+    Without workers, samples are drawn in the training process, and the states of its generators are restored.
 
     Args:
-        dataset: With its transforms.
-        seed: The run's.
+        dataset: The dataset, with its transforms.
+        seed: Seed of the run.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
@@ -38,15 +38,15 @@ class SeededSamples(Dataset):
 
 
 def seed_samples(loader: Any, args: argparse.Namespace) -> None:
-    """Seed every training sample, where the same image comes but once in an epoch and workers learn of its number.
+    """Seed every training sample, if an image comes only once per epoch and workers learn the number of the epoch.
 
-    With --worker-seeding part samples are drawn as timm draws them, whatever the worker.
+    With --worker-seeding part, samples are drawn as in timm.
     """
-    loader = getattr(loader, 'loader', loader)  # in timm's prefetcher
+    loader = getattr(loader, 'loader', loader)  # inside timm's prefetcher
     repeats = args.aug_repeats or args.use_multi_epochs_loader
     if isinstance(loader.dataset, IterableDataset) or repeats or args.worker_seeding == 'part':
         return
-    # past the loader's own __setattr__: what it forbids would matter to its sampler, which needs the length alone
+    # the loader's __setattr__ forbids this because of its sampler, but that needs only the length
     vars(loader)['dataset'] = SeededSamples(loader.dataset, args.seed)
 
 
@@ -54,9 +54,9 @@ def seed_samples(loader: Any, args: argparse.Namespace) -> None:
 def _seeded(*numbers: int) -> Iterator[None]:
     in_worker = get_worker_info() is not None
     states = None if in_worker else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
-    random.seed(' '.join(map(str, numbers)))  # by a hash of the text, so that neighbours have nothing in common
+    random.seed(' '.join(map(str, numbers)))  # hashes the text, so that neighbours have nothing in common
     np.random.seed(random.getrandbits(32))
-    torch.default_generator.manual_seed(random.getrandbits(63))  # not torch.manual_seed, which means the GPU's too
+    torch.default_generator.manual_seed(random.getrandbits(63))  # not torch.manual_seed, which also seeds the GPU
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """Two independently augmented views of every training image, for self-distillation (arXiv 2206.14868, section 3.3).
 
-They are made by the transform, not by a dataset around the dataset: so any dataset of timm serves, iterable ones too.
+The transform makes them, not a dataset around the dataset, so they work with every dataset of timm, also iterable ones.
 """
 from functools import partial
 from typing import Any, Callable, List, Optional, Tuple
@@ -21,16 +21,16 @@ class TwoViews:
 
 
 def collate_views(batch: List[Tuple[Any, Any]], collate: Callable) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Images `[2b, ch, h, w]`, all first views and then all second ones, and targets `[b]`."""
+    """Return images `[2b, ch, h, w]`, all first views and then all second ones, and targets `[b]`."""
     views = [collate([(pair[view], target) for pair, target in batch]) for view in range(2)]
     return torch.cat([images for images, _ in views]), views[0][1]
 
 
 def views_collate(two_views: bool, use_prefetcher: bool) -> Optional[Callable]:
-    """The `collate_fn` of timm's create_loader; None for its own."""
+    """The `collate_fn` of timm's create_loader; None for its default."""
     return partial(collate_views, collate=fast_collate if use_prefetcher else default_collate) if two_views else None
 
 
 def make_views(dataset: Dataset) -> None:
-    """Let a dataset give two views; call it after timm's create_loader, which sets the transform."""
+    """Make a dataset return two views; call this after timm's create_loader, which sets the transform."""
     dataset.transform = TwoViews(dataset.transform)
