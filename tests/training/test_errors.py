@@ -172,7 +172,8 @@ def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
     more = ['--epochs', '1', '--experiment', 'next']
     assert train_timm.main([*flags, *more, '--initial-checkpoint', path]) == 2
     line = only_line(capsys)
-    assert f'--initial-checkpoint {path} does not fit this model with 3 classes; --pretrained-path accepts' in line
+    assert (f'--initial-checkpoint {path} does not fit this model with 3 classes; '
+            f'--pretrained-path accepts another') in line
     assert 'size mismatch for fc.weight' in line
     assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the way out that the message names'
 

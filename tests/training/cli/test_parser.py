@@ -40,8 +40,9 @@ def test_every_flag_has_help_that_shows_its_default():
     for flag in FLAGS.values():
         assert flag.help and flag.help.replace(' ', '') in text
     for shown in ('batch size, per process (default: 128)', 'resize interpolation in training (default: random)',
-                  'area of the random crop (default: 0.08 1)', 'weight of plain cross-entropy beside it (default: 3)',
-                  'Dirichlet concentration, or a range of two (default: 2)', 'cutmix alpha; active if > 0 (default: 0)',
+                  'area of the random crop (default: 0.08 1)', 'weight of the plain cross-entropy (default: 3)',
+                  'Dirichlet concentration, or the ends of a range (default: 2)',
+                  'cutmix alpha; active if > 0 (default: 0)',
                   '(1000), or per position of dense-multimix (8192 / positions, from 32 to 1000: 167 at 49 positions, '
                   '42 at 196)', 'weight of its term; 0 is Mixup (default: 0.001)'):
         assert shown.replace(' ', '') in text

@@ -1,4 +1,4 @@
-"""A YAML file of default arguments, read as the same values on the command line would be."""
+"""A YAML file of default arguments, read like the same values on the command line."""
 import logging
 from typing import Any, Dict, List, Optional
 
@@ -11,14 +11,14 @@ _logger = logging.getLogger('train')
 
 
 def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[str]] = None) -> None:
-    """Make the values of the YAML file that --config names the defaults of `parser`.
+    """Make the values in the YAML file of --config the defaults of `parser`.
 
     Args:
-        parser: For these flags.
-        flags: All flags, by the names of their arguments.
+        parser: The parser of these flags.
+        flags: All flags, by argument name.
 
     Raises:
-        UsageError: If it is no such file, or a value is none that its flag takes.
+        UsageError: If the file cannot be read, or a flag does not accept its value.
     """
     config_parser = Parser(add_help=False)
     flags['config'].add_to(config_parser)
@@ -27,11 +27,11 @@ def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[st
         return
     try:
         values = _read(path)
-        overlay = values.pop('pretrained_cfg_overlay', None)  # in a file alone, as in timm
+        overlay = values.pop('pretrained_cfg_overlay', None)  # only in a file, as in timm
         if not isinstance(overlay, (dict, type(None))):
             raise UsageError(f'pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
         unknown = sorted((name for name in values if name not in flags or name == 'config'), key=str)
-        if unknown:  # as timm does: the file may be of another version
+        if unknown:  # a warning as in timm: the file may be from another version
             _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
         known = {name: value for name, value in values.items() if name not in unknown}
         parsed = parser.parse_args(_as_typed(known, flags))

@@ -1,4 +1,4 @@
-"""The declaration of one flag: its type, its default, the values it takes, and the flags it needs or excludes."""
+"""The declaration of one flag: its type, its default, the values it accepts, and the flags it needs or excludes."""
 import argparse
 from dataclasses import dataclass
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -9,11 +9,11 @@ from ..._checks import UsageError
 
 
 class Allowed(NamedTuple):
-    """The values that a flag takes, of those that its type lets through.
+    """The values that a flag accepts, among those of its type.
 
     Args:
         text: Completes the sentence "--flag must ...".
-        holds: Whether a value is one of them.
+        holds: Returns whether a value is one of them.
     """
     text: str
     holds: Callable[[Any], bool]
@@ -42,10 +42,10 @@ LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair)
 
 
 class Given:
-    """A condition on other flags: that one of them is given or, with `values`, that one flag has one of these values.
+    """A condition on other flags: one of them is given or, with `values`, one flag has one of these values.
 
     Args:
-        names: The flags, as arguments: 'batch_size'.
+        names: Argument names of the flags, such as 'batch_size'.
         values: The values.
         why: A reason, for the message.
     """
@@ -72,14 +72,15 @@ class Flag:
     """One flag.
 
     Args:
-        names: All its names, or that of a positional argument.
+        names: All its names, or the name of a positional argument.
         help: Help text, to which the default is added.
         type, default, nargs, const, choices, metavar, action: As in argparse.
-        shown_default: The default that the help shows where `default` is None, which leaves the choice to the library.
-        allowed: The values that it takes, of those that its type lets through.
-        needs: Conditions that must all hold where it is given.
-        excludes: Conditions of which none may hold where it is given.
-        used_with, unused_with: The condition without which, and that under which, timm ignores it: a warning says so.
+        shown_default: Default that the help shows if `default` is None, which leaves the choice to the library.
+        allowed: The values that it accepts, among those of its type.
+        needs: Conditions that must all hold if it is given.
+        excludes: Conditions of which none may hold if it is given.
+        used_with: Condition without which timm ignores it; a warning says so.
+        unused_with: Condition under which timm ignores it; a warning says so.
     """
     names: Tuple[str, ...]
     help: str
@@ -124,11 +125,11 @@ class Flag:
         return self.nargs not in (None, '?')
 
     def is_given(self, value: Any) -> bool:
-        """Whether a value is another than the default, and not empty."""
+        """Return whether a value is not empty and differs from the default."""
         return value is not None and value != '' and value != self.default
 
     def add_to(self, parser: Any) -> None:
-        """Declare it to a parser, or to a group of one."""
+        """Add the flag to a parser or to an argument group."""
         default = self.shown_default if self.default is None else self.default
         shown = '' if default in (None, '', {}, []) or default is False else f' (default: {_as_typed(default)})'
         given = {
@@ -149,14 +150,14 @@ def switch(*names: str, **declaration: Any) -> Flag:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a UsageError where argparse would print the usage, which is longer than a screen, and exit."""
+    """Raises a UsageError, where argparse would exit after a usage message that is longer than a screen."""
 
     def error(self, message: str):
         raise UsageError(f'{message} (--help lists the flags)')
 
 
 class NamedValues(ParseKwargs):
-    """key=value arguments; timm's ends in a traceback where there is no '='."""
+    """key=value arguments; timm's own action ends in a traceback if there is no '='."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for value in values:

@@ -1,4 +1,4 @@
-"""The flags of MultiMix and MixupE, and the arguments of the tasks that they become."""
+"""The flags of MultiMix and MixupE, and the arguments of the tasks that they set."""
 import argparse
 import inspect
 from typing import Any, Dict, Tuple, Union
@@ -27,7 +27,7 @@ def input_prob(text: str) -> Union[float, str]:
 
 
 def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Flag:
-    """A flag whose default is None, for the library's own: so it can be refused where the mode does not use it."""
+    """A flag with default None, for the library's own default, so it can be refused if the mode does not use it."""
     keyword = _keyword(name.lstrip('-').replace('-', '_'))
     sources = (MixupETask,) if needs is _MIXUPE else (MultiMixTask, MultiMixLoss, DenseOptions, InputMixing)
     defaults = {
@@ -49,8 +49,8 @@ def _switch(name: str, *needs: Given, **declaration: Any) -> Flag:
 _MODE = flag(
     '--mixup-mode', type=str, default='batch', choices=('batch', 'pair', 'elem', *OUR_MODES),
     help="batch, pair, elem: timm's Mixup of the images, active with --mixup or --cutmix; multimix, dense-multimix: "
-         'embeddings are mixed, and with --mixup or --cutmix the images of half of the batches; mixupe: Mixup with the '
-         'term of MixupE')
+         'mix embeddings, and with --mixup or --cutmix the images of half of the batches; mixupe: Mixup with the term '
+         'of MixupE')
 
 _tuples = MultiMixLoss().tuples
 _MULTIMIX_FLAGS = (
@@ -59,43 +59,43 @@ _MULTIMIX_FLAGS = (
                f'{DENSE_TUPLES_RANGE[0]} to {DENSE_TUPLES_RANGE[1]}: {_tuples(49)} at 49 positions, {_tuples(196)} at '
                '196)'),
     _flag('--multimix-alpha', _MULTIMIX, type=float, nargs='+', metavar='A',
-          help='Dirichlet concentration, or a range of two',
+          help='Dirichlet concentration, or the ends of a range',
           allowed=Allowed('be one number > 0, or a range of two, 0 < low <= high',
                           lambda alpha: len(alpha) <= 2 and 0. < alpha[0] <= alpha[-1])),
     _flag('--multimix-concentration', _MULTIMIX, choices=CONCENTRATIONS,
-          help='total: alpha counts for a whole tuple, whatever the batch size; example: for each example of it'),
+          help='total: alpha is the sum over a tuple, whatever its length; example: alpha of each example'),
     _flag('--multimix-length', _MULTIMIX, type=int, metavar='M', allowed=FROM_1,
-          help='examples per tuple (the whole batch)'),
-    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of plain cross-entropy beside it',
+          help='examples per tuple (default: the whole batch)'),
+    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy',
           allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
           type=input_prob, metavar='P', allowed=SHARE,
-          help='with --mixup or --cutmix, the share of batches whose images are mixed, not their embeddings; auto: '
-               'found by the run, which raises it while training images are fitted'),
+          help='with --mixup or --cutmix, the share of batches that mix images instead of embeddings; auto: found '
+               'during the run, which raises it while the training images are fitted'),
     _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
-    _flag('--multimix-activation', _DENSE, choices=ACTIVATIONS, help='its activation'),
+    _flag('--multimix-activation', _DENSE, choices=ACTIVATIONS, help='activation of that attention'),
     _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),
     _switch('--multimix-gather', _MULTIMIX, help='mix over the batches of all processes'),
     _flag('--multimix-teacher-decay', _MULTIMIX, Given('task', values=('classification',)),
           type=float, metavar='D', allowed=SHARE,
-          help='self-distillation from a moving average of the model, of this decay'),
-    _switch('--multimix-teacher-warmup', _MULTIMIX, _TEACHER, help='warm that decay up'),
+          help='self-distillation from a moving average of the model with this decay'),
+    _switch('--multimix-teacher-warmup', _MULTIMIX, _TEACHER, help='warm up that decay'),
     _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G', allowed=SHARE,
-          help='weight of the labels beside the teacher'),
+          help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
-    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper; learns in hundreds of epochs'),
+    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper, which needs hundreds of epochs'),
 )
 
 _MIXUPE_FLAGS = (
     _flag('--mixupe-eta', _MIXUPE, type=float, metavar='E', allowed=FROM_0, help='weight of its term; 0 is Mixup'),
     _flag('--mixupe-threshold', _MIXUPE, type=float, metavar='T',
-          help='ignore the term for images where it is T or more (default: none)'),
+          help='ignore the term for images for which it is T or more (default: none)'),
     _switch('--mixupe-exact', _MIXUPE,
-            help='directional derivative by double backward; the mean image is taken from a first pass over the data',
+            help='directional derivative by double backward; a first pass over the data gives the mean image',
             excludes=(
-                Given('torchcompile', why='it gives no second derivatives'),
+                Given('torchcompile', why='it has no second derivatives'),
                 Given('grad_checkpointing', why='its second pass through attention has no second derivative'),
                 Given('train_img_sizes', why='the mean image has one size'),
                 Given('sync_bn', why='it has no second derivative'))),
@@ -108,22 +108,22 @@ OUR_GROUPS: Tuple[Group, ...] = (
 
 
 def mixes_images(args: argparse.Namespace) -> bool:
-    """Whether images are mixed, by Mixup or CutMix, whatever the mode."""
+    """Return whether Mixup or CutMix mixes images, whatever the mode."""
     return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
 
 
 def mixes_input(args: argparse.Namespace) -> bool:
-    """Whether the flags ask for timm's own Mixup."""
+    """Return whether the flags ask for timm's own Mixup."""
     return args.mixup_mode not in OUR_MODES and mixes_images(args)
 
 
 def needs_two_views(args: argparse.Namespace) -> bool:
-    """Whether the loader gives two views of every training image, the second for the teacher."""
+    """Return whether the loader gives two views of every training image, the second for the teacher."""
     return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
 
 
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
-    """Keyword arguments of `MultiMixTask` that the flags set; the library's defaults stand for the others."""
+    """Keyword arguments of `MultiMixTask` that the flags set; the others keep the library's defaults."""
     given = _given(args, _MULTIMIX_FLAGS)
     given.pop('paper', None)
     if 'alpha' in given:
@@ -158,13 +158,13 @@ def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
 
 
 def resolved_text(args_text: str, task: TrainingTask) -> str:
-    """args.yaml with the values of MultiMix that flags left to a default, as they are in force."""
+    """Return the text of args.yaml with the actual values of MultiMix flags that were left to their defaults."""
     if isinstance(task, MixupETask):
         resolved = dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
         return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)
     if not isinstance(task, MultiMixTask):
         return args_text
-    # what a switch turns on has no value that says off
+    # a switch has no value that says off
     settings = {name: None if value is False else value for name, value in task.settings.items()}
     alpha = settings['alpha']
     settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)

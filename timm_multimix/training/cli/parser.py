@@ -1,4 +1,4 @@
-"""From a command line, and a YAML file of defaults, to checked arguments."""
+"""Checked arguments from a command line and a YAML file of defaults."""
 import argparse
 import logging
 import sys
@@ -17,7 +17,7 @@ from .timm_flags import TIMM_GROUPS
 _logger = logging.getLogger('train')
 GROUPS: Tuple[Group, ...] = (*OUR_GROUPS, *DATA_GROUPS, *TIMM_GROUPS)
 FLAGS: Dict[str, Flag] = {flag.dest: flag for _, flags in GROUPS for flag in flags}
-_EXAMPLES = """timm's training, plus MultiMix.
+_EXAMPLES = """timm's training script with MultiMix and MixupE.
 
   python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
   python train_timm.py --dataset digits --model test_resnet --img-size 32 --mixup-mode multimix --device cpu
@@ -33,7 +33,7 @@ def create_parser(
         description: str = _EXAMPLES,
         allow_abbrev: bool = True,
 ) -> Parser:
-    """A parser for some of the flags, all of them where not given."""
+    """Create a parser for groups of flags, by default for all flags."""
     parser = Parser(
         prog=prog,
         usage=usage,
@@ -52,7 +52,7 @@ def create_parser(
 
 
 def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, str]:
-    """The arguments, and the same as YAML text; a mistake ends the process with exit code 2 and one line."""
+    """Return the arguments, and the same as YAML text; a mistake ends the process with exit code 2 and one line."""
     parser = create_parser()
     try:
         read_defaults(parser, FLAGS, argv)
@@ -69,18 +69,18 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
 
 
 def check(args: argparse.Namespace) -> None:
-    """Resolve the metric that --task decides, and refuse what cannot work.
+    """Set the default metric of --task, and refuse what cannot work.
 
     Raises:
         UsageError: Naming the flag, its value and what is allowed.
     """
     if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
-        args.eval_metric = 'map'  # what timm ranks by there
+        args.eval_metric = 'map'  # as timm ranks checkpoints
     check_args(args, FLAGS)
 
 
 def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:
-    """--lr, or --lr-base scaled by the global batch size: linearly, or by its root for adaptive optimizers."""
+    """Return --lr, or --lr-base scaled by the global batch size, for adaptive optimizers by its square root."""
     if args.lr is not None:
         return args.lr
     global_batch_size = args.batch_size * world_size * args.grad_accum_steps

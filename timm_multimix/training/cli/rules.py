@@ -1,4 +1,4 @@
-"""What is refused before anything is built: by the declarations of the flags, and where several decide together."""
+"""Checks of the arguments before anything is built: declarations of single flags, and rules for several together."""
 import argparse
 import logging
 from typing import Dict, Iterator, List, Optional
@@ -13,7 +13,7 @@ from .flag import Flag, Given, flag_name, numbers
 from .multimix import OUR_MODES, mixes_images, mixes_input, needs_two_views
 
 _logger = logging.getLogger('train')
-_OWN_DATA = ('hfds/', 'hfids/', 'tfds/', 'wds/')  # prefixes of the datasets that need no folder
+_OWN_DATA = ('hfds/', 'hfids/', 'tfds/', 'wds/')  # prefixes of datasets that need no folder
 _MIXING = ('mixup_mode', 'mixup_prob', 'mixup_switch_prob', 'mixup_off_epoch')
 
 
@@ -27,7 +27,7 @@ def loss_type(args: argparse.Namespace) -> str:
 
 
 def is_binary(args: argparse.Namespace) -> bool:
-    """Whether every class has a probability of its own, not a share of one."""
+    """Return whether every class has a separate probability, so that they need not sum to 1."""
     return args.task == 'multilabel' or loss_type(args) == 'bce'
 
 
@@ -35,7 +35,7 @@ def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
     """Refuse what cannot work before anything is built.
 
     Args:
-        flags: All flags, by the names of their arguments.
+        flags: All flags, by argument name.
 
     Raises:
         UsageError: Naming the flag, its value and what is allowed.
@@ -73,7 +73,7 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def warn_of_ignored(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
-    """Log which flags have no effect beside the others, or without one that is not given."""
+    """Warn of flags that have no effect with, or without, certain others."""
     for flag in flags.values():
         if not flag.is_given(getattr(args, flag.dest)):
             continue
@@ -107,7 +107,7 @@ def _check_value(flag: Flag, value: object) -> None:
 
 
 def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Optional[str]:
-    """The first flag that fulfils a condition, with its value where the condition names values; None for none."""
+    """The first flag that fulfils a condition, with its value if the condition names values; None if there is none."""
     return next(_fulfilling(condition, args, flags), None)
 
 
@@ -122,7 +122,7 @@ def _fulfilling(condition: Given, args: argparse.Namespace, flags: Dict[str, Fla
 
 
 def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
-    # of a choice with a default, it is this value that needs the other flag
+    # if the flag is a choice with a default, only this value needs the other flag
     name = f'{flag.name} {getattr(args, flag.dest)}' if flag.choices and flag.default else flag.name
     got = f', got {getattr(args, condition.names[0])!r}' if condition.values else ''
     return f'{name} needs {condition.sentence}{got}'
@@ -131,10 +131,10 @@ def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
 def _check_images(args: argparse.Namespace) -> None:
     size = args.input_size
     if args.in_chans is not None and size and args.in_chans != size[0]:
-        raise UsageError(f'--in-chans must be that of --input-size ({size[0]}), got {args.in_chans}')
+        raise UsageError(f'--in-chans must match --input-size ({size[0]}), got {args.in_chans}')
     if args.img_size is not None and size and size[1:] != [args.img_size] * 2:
         raise UsageError(
-            f'--img-size must be that of --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them')
+            f'--img-size must match --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them')
     in_chans = size[0] if size else args.in_chans or 3
     for name in ('mean', 'std'):
         value = getattr(args, name)
@@ -159,13 +159,13 @@ def _check_losses(args: argparse.Namespace) -> None:
     if args.num_classes is not None and not is_binary(args):
         check_several_classes('--num-classes', args.num_classes, '--bce-loss')
     if loss == 'db':
-        raise UsageError('--loss db needs the counts of each class, for which there is no flag')
+        raise UsageError('--loss db needs the counts of the classes, for which there is no flag')
     if loss in ('twoway', 'zlpr') and mixes:
-        raise UsageError(f'--loss {loss} takes labels of 0 and 1 alone, so it does not go with mixing')
+        raise UsageError(f'--loss {loss} accepts only labels of 0 and 1, so it does not go with mixing')
     if loss == 'jsd' and args.aug_splits < 2:
         raise UsageError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
     if loss == 'asl' and args.task != 'multilabel' and mixes:
-        raise UsageError('--loss asl takes class indices alone, so it does not go with mixing')
+        raise UsageError('--loss asl accepts only class indices, so it does not go with mixing')
     if args.mixup_mode == 'mixupe' and args.task != 'classification':
         raise UsageError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
     for flag, given in (
@@ -174,17 +174,17 @@ def _check_losses(args: argparse.Namespace) -> None:
     ):
         if given and loss != 'ce':
             chosen = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
-            raise UsageError(f'{flag} needs cross-entropy, so not {chosen}')
+            raise UsageError(f'{flag} needs cross-entropy, got {chosen}')
 
 
 def _check_mixing(args: argparse.Namespace) -> None:
     if mixes_input(args) and args.batch_size % 2 and not args.naflex_loader:
         raise UsageError(
             f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; the multimix modes '
-            f'take any')
+            f'accept any')
     if needs_two_views(args) and args.resplit:
         raise UsageError(
-            "--resplit leaves the first of two views unerased, the student's; leave it out, or give "
+            "--resplit does not erase the first of two views, the student's; leave it out, or give "
             '--multimix-single-view')
     if args.multimix_paper:
         for keyword in PAPER:
@@ -233,4 +233,4 @@ def _check_validation(args: argparse.Namespace) -> None:
     if not 0 <= args.tta <= batch_size:
         raise UsageError(f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}')
     if args.wandb_resume_id and args.log_wandb and not args.resume:
-        raise UsageError('--wandb-resume-id needs --resume, whose run it is')
+        raise UsageError('--wandb-resume-id needs --resume, as it belongs to the resumed run')
