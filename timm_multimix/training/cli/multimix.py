@@ -161,13 +161,13 @@ def resolved_text(args_text: str, task: TrainingTask) -> str:
     """Return the text of args.yaml with the actual values of MultiMix flags that were left to their defaults."""
     if isinstance(task, MixupETask):
         resolved = dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
-        return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)
-    if not isinstance(task, MultiMixTask):
+    elif isinstance(task, MultiMixTask):
+        # a switch has no value that says off
+        settings = {name: None if value is False else value for name, value in task.settings.items()}
+        alpha = settings['alpha']
+        settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
+        resolved = {
+            each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}
+    else:
         return args_text
-    # a switch has no value that says off
-    settings = {name: None if value is False else value for name, value in task.settings.items()}
-    alpha = settings['alpha']
-    settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
-    resolved = {
-        each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}
     return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)

@@ -1,7 +1,7 @@
 """Checks of the arguments before anything is built: declarations of single flags, and rules for several together."""
 import argparse
 import logging
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, List, Optional
 
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
@@ -81,11 +81,10 @@ def warn_of_ignored(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
             _logger.warning(f'{flag.name} has no effect without {flag.used_with.text}.')
         if flag.unused_with is not None and _first(flag.unused_with, args, flags) is not None:
             _logger.warning(f'{flag.name} has no effect with {flag.unused_with.sentence}.')
-    given = {name for name in _MIXING if flags[name].is_given(getattr(args, name))}
+    given = [name for name in _MIXING if flags[name].is_given(getattr(args, name))]
     if args.mixup_mode not in OUR_MODES and not mixes_images(args):
-        for name in _MIXING:
-            if name in given:
-                _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')
+        for name in given:
+            _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')
     elif 'mixup_switch_prob' in given and args.mixup_mode != 'mixupe' and not _mixes_in_two_ways(args):
         _logger.warning('--mixup-switch-prob has no effect without both --mixup and --cutmix.')
 
@@ -108,17 +107,14 @@ def _check_value(flag: Flag, value: object) -> None:
 
 def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Optional[str]:
     """The first flag that fulfils a condition, with its value if the condition names values; None if there is none."""
-    return next(_fulfilling(condition, args, flags), None)
-
-
-def _fulfilling(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Iterator[str]:
     for name in condition.names:
         value = getattr(args, name)
         if condition.values:
             if value in condition.values:
-                yield f'{flags[name].name} {value}'
+                return f'{flags[name].name} {value}'
         elif flags[name].is_given(value):
-            yield flags[name].name
+            return flags[name].name
+    return None
 
 
 def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
