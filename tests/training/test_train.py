@@ -132,7 +132,6 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
 @pytest.mark.parametrize('more, message', [
     (['--model', 'crossvit_9_240', '--input-size', '3', '240', '240'], "mode 'multimix' needs only the model's logits"),
     (['--amp'], 'needs --amp-dtype bfloat16'),
-    (['--model-dtype', 'int8'], "got 'int8'"),
     (['--opt-kwargs', 'foo=1'], '--opt sgd: '),
     (['--torchcompile', 'nosuch'], '--torchcompile nosuch: '),
     (['--dataset', 'digits', '--num-classes', '5'], '--num-classes must be at least the 10 classes of the data, got 5'),

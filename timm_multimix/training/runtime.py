@@ -65,11 +65,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     where = f'process {rank}, total {world_size}, device {device}' if place['distributed'] else device
     _logger.info(f'Training on {where}.')
 
-    model_dtype = None
-    if args.model_dtype:
-        model_dtype = getattr(torch, args.model_dtype, None)
-        if model_dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise UsageError(f"--model-dtype must be 'float32', 'bfloat16' or 'float16', got {args.model_dtype!r}")
+    model_dtype = getattr(torch, args.model_dtype) if args.model_dtype else None
     autocast, loss_scaler = nullcontext, None
     if args.amp:
         amp_dtype = getattr(torch, args.amp_dtype)

@@ -29,6 +29,7 @@ def test_values_out_of_range_are_refused(capsys):
         (['--scale', '1', '0.5'], '--scale must be two numbers, 0 < low <= high, got [1.0, 0.5]'),
         (['--ratio', '2'], '--ratio must be two numbers'),
         (['--seed', '-1'], '--seed must be from 0'),
+        (['--model-dtype', 'int8'], "--model-dtype must be one of 'float32', 'bfloat16', 'float16', got 'int8'"),
         (['--crop-pct', '-1'], '--crop-pct must be > 0, got -1.0'),
         (['--mixup', '1', '--cutmix-minmax', '0.5'], '--cutmix-minmax must be two numbers'),
         (['--stop-epoch', '0'], '--stop-epoch must be >= 1, got 0'),
@@ -132,6 +133,7 @@ def test_what_excludes_each_other_is_refused(capsys):
         (['--train-img-sizes', '32', '--naflex-loader'], '--train-img-sizes does not go with --naflex-loader'),
         (['--train-img-sizes', '32', '--aug-repeats', '2'], '--train-img-sizes does not go with --aug-repeats'),
         (['--naflex-loader', '--channels-last'], '--naflex-loader does not go with --channels-last'),
+        (['--naflex-loader', '--cutmix-minmax', '0.2', '0.5'], '--naflex-loader does not go with --cutmix-minmax'),
     ])
 
 

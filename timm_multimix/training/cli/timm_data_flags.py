@@ -131,7 +131,8 @@ NAFLEX: Group = ('NaFlex parameters', (
     switch('--naflex-loader', help='images in their own aspect ratio, for naflexvit models',
            excludes=(
                Given('mixup_mode', values=OUR_MODES, why='its batches are not images of one size'),
-               *map(Given, ('aug_splits', 'aug_repeats', 'split_bn', 'torchscript', 'channels_last', 'save_images')))),
+               *map(Given, ('aug_splits', 'aug_repeats', 'cutmix_minmax', 'split_bn', 'torchscript', 'channels_last',
+                            'save_images')))),
     flag('--naflex-train-seq-lens', type=int, nargs='+', default=[128, 256, 576, 784, 1024], metavar='N',
          allowed=FROM_1, used_with=_NAFLEX, help='sequence lengths in training'),
     flag('--naflex-max-seq-len', type=int, default=576, metavar='N', allowed=FROM_1, used_with=_NAFLEX,

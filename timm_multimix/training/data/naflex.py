@@ -40,8 +40,6 @@ def create_naflex_loaders(
         channels=data_config['input_size'][0],
         patchify_channels_last=not args.naflex_patchify_channels_first,
     )
-    if args.cutmix_minmax is not None:
-        raise UsageError(f'--naflex-loader does not go with --cutmix-minmax, got {args.cutmix_minmax}')
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
