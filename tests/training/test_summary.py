@@ -10,7 +10,7 @@ def test_headers_between_the_rows_and_what_a_crash_left_are_passed_over(tmp_path
     path = tmp_path / 'summary.csv'
     path.write_bytes(b'epoch,train_loss,lr\n0,2.0,0.1\nepoch,train_loss,lr\n1,1.5,0.1\n\n2,1.0,0.1\n\0\0\0\n,,\n')
     summary = Summary(str(path), ['epoch', 'train_loss', 'lr'], 2)
-    summary.add(2, dict(loss=0.5), {}, 0.05)
+    summary.add_epoch(2, dict(train_loss=0.5, lr=0.05))
     assert [tuple(row.values()) for row in rows_of(tmp_path)] == [
         ('0', '2.0', '0.1'), ('1', '1.5', '0.1'), ('2', '0.5', '0.05')]
 

@@ -70,7 +70,9 @@ class Output:
     ) -> None:
         """Write the epoch's row and checkpoint; --eval-metric ranks the checkpoint if the epoch was validated."""
         metric = eval_metrics[self.args.eval_metric] if eval_metrics else None
-        self.summary.add(epoch, train_metrics, eval_metrics or {}, lr)
+        values = {f'train_{name}': value for name, value in train_metrics.items()}
+        values.update({f'eval_{name}': value for name, value in (eval_metrics or {}).items()}, lr=lr)
+        self.summary.add_epoch(epoch, values)
         if metric is not None and not math.isfinite(metric):
             _logger.warning(f'The metric of epoch {epoch} is {metric}: its checkpoint is not ranked.')
             metric = None
@@ -79,7 +81,7 @@ class Output:
             self.saver.save_milestone(epoch + 1)
         if not self.saver.failure:
             self.saver.remove_recoveries()
-        self.tracker.add_epoch(epoch, train_metrics, eval_metrics or {}, lr)  # last: a resumed run does not repeat it
+        self.tracker.add_epoch(epoch, values)  # last: a resumed run does not repeat it
         validation = dict(validation=eval_metrics) if eval_metrics else {}
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 

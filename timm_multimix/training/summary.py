@@ -34,11 +34,8 @@ class Summary:
         names = dict.fromkeys((*columns, *(name for row in self._rows[:1] for name in row)))
         self.columns = [name for group in _GROUPS for name in names if name and name.split('_')[0] == group]
 
-    def add(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
-        row: Dict[str, Any] = dict(epoch=epoch, lr=lr)
-        row.update({f'train_{name}': value for name, value in train.items()})
-        row.update({f'eval_{name}': value for name, value in evaluation.items()})
-        self._rows.append(row)
+    def add_epoch(self, epoch: int, values: Dict[str, float]) -> None:
+        self._rows.append(dict(values, epoch=epoch))
         self.waiting += 1
         self.write()
 

@@ -8,12 +8,11 @@ from .._checks import call_library
 
 def check_installed(args: argparse.Namespace) -> None:
     """Refuse a flag whose package is not installed, before anything is built or written."""
-    for flag, is_given, module, package in (
-            ('--log-wandb', args.log_wandb, 'wandb', 'wandb'),
-            ('--log-tensorboard', args.log_tensorboard, 'torch.utils.tensorboard', 'tensorboard'),
-    ):
-        if is_given:
-            call_library(f'{flag} needs {package} (pip install {package})', importlib.import_module, module)
+    if args.log_wandb:
+        call_library('--log-wandb needs wandb (pip install wandb)', importlib.import_module, 'wandb')
+    if args.log_tensorboard:
+        what = '--log-tensorboard needs tensorboard (pip install tensorboard)'
+        call_library(what, importlib.import_module, 'torch.utils.tensorboard')
 
 
 class Tracker:
@@ -41,9 +40,7 @@ class Tracker:
         if args.log_tensorboard:
             self.tensorboard = importlib.import_module('torch.utils.tensorboard').SummaryWriter(folder)
 
-    def add_epoch(self, epoch: int, train: Dict[str, float], evaluation: Dict[str, float], lr: float) -> None:
-        values = {f'train_{name}': value for name, value in train.items()}
-        values.update({f'eval_{name}': value for name, value in evaluation.items()}, lr=lr)
+    def add_epoch(self, epoch: int, values: Dict[str, float]) -> None:
         if self.wandb is not None:
             self.wandb.log(dict(values, epoch=epoch))
         if self.tensorboard is not None:
