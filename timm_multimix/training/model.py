@@ -36,15 +36,12 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         ValueError: If the model is unknown or cannot be built with these flags.
     """
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    factory_kwargs: Dict[str, Any] = {}
     if args.fuser:
         call_library(f'--fuser {args.fuser}', set_jit_fuser, args.fuser)
     overlay = dict(args.pretrained_cfg_overlay or {})
     if args.pretrained_path:
         read_checkpoint('--pretrained-path', args.pretrained_path)
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
-    if overlay:
-        factory_kwargs['pretrained_cfg_overlay'] = overlay
     model = create_by_name(
         model_flags(args),
         args.model,
@@ -61,7 +58,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         bn_momentum=args.bn_momentum,
         bn_eps=args.bn_eps,
         scriptable=args.torchscript,
-        **factory_kwargs,
+        pretrained_cfg_overlay=overlay or None,
         **args.model_kwargs,
     )
     if args.initial_checkpoint:
