@@ -67,6 +67,13 @@ def test_a_mistake_is_one_line(stage, flags, fail, capsys):
     assert only_line(capsys) == 'train_timm.py: error: --flag must be 1, got 2'
 
 
+def test_the_debug_log_has_the_traceback(flags, fail, caplog):
+    fail(STAGES['model'], UsageError('--flag must be 1, got 2'))
+    with caplog.at_level('DEBUG', 'train'):
+        assert train_timm.main([*flags, *MULTIMIX]) == 2
+    assert 'UsageError: --flag must be 1, got 2' in caplog.text
+
+
 @pytest.mark.parametrize('stage', STAGES)
 def test_an_error_of_the_program_keeps_its_traceback(stage, flags, fail):
     for kind in OF_THE_PROGRAM:

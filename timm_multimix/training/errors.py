@@ -29,7 +29,6 @@ def exit_code(prog: str, run: Callable[[], None]) -> int:
                        f'this model: {message}')
         elif not isinstance(error, (RunFailed, UsageError)):
             raise
-        code = 1 if isinstance(error, RunFailed) else 2
-    _logger.debug('Traceback of the error:', exc_info=True)
-    print(f'{prog}: error: {message}', file=sys.stderr)
-    return code
+        _logger.debug('Traceback of the error:', exc_info=True)
+        print(f'{prog}: error: {message}', file=sys.stderr)
+        return 1 if isinstance(error, RunFailed) else 2
