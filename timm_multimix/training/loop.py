@@ -89,7 +89,7 @@ class TrainMeters:
         self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
-        if isinstance(training.task, MultiMixTask):  # of --multimix-input-prob auto: current values, not means
+        if isinstance(training.task, MultiMixTask):  # current values of --multimix-input-prob auto, not means
             self.mean.update(training.task.input_mixing.metrics())
 
 

@@ -120,7 +120,7 @@ def _close_names(name: str) -> List[str]:
 
 
 def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:
-    """Call create_model, with --img-size only if the model is built for one size; it is always the size of images."""
+    """Call create_model, with --img-size only for models built for one size; images have that size for all models."""
     if img_size is None or 'img_size' in kwargs:
         return create_model(*args, **kwargs)
     try:

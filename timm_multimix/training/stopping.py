@@ -44,7 +44,7 @@ class StopRequest:
         self._on_the_way_out = kind is Stopped
         if self._previous is not None:
             if self._on_the_way_out:
-                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's exit changes handlers
+                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's exit resets others
             else:
                 signal.signal(signal.SIGTERM, self._previous)
 

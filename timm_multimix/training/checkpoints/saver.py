@@ -38,7 +38,7 @@ class AtomicCheckpointSaver(CheckpointSaver):
         return (None, None) if self.best_metric is None else (self.best_metric, self.best_epoch)
 
     def save_milestone(self, completed_epochs):
-        if self.failure:  # last.pth.tar is of an earlier epoch
+        if self.failure:  # last.pth.tar is from an earlier epoch
             _logger.error(f'milestone-{completed_epochs} was not written: {self.failure}')
         else:
             self._try(f'milestone-{completed_epochs}', super().save_milestone, completed_epochs)

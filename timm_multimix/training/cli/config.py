@@ -31,7 +31,7 @@ def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[st
         if not isinstance(overlay, (dict, type(None))):
             raise UsageError(f'pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
         unknown = sorted((name for name in values if name not in flags or name == 'config'), key=str)
-        if unknown:  # a warning as in timm: the file may be from another version
+        if unknown:  # only a warning, as in timm: the file may be from another version
             _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
         known = {name: value for name, value in values.items() if name not in unknown}
         parsed = parser.parse_args(_as_typed(known, flags))
