@@ -77,13 +77,13 @@ def test_chance_is_naming_the_most_frequent_class(image_folder):
 def test_a_short_run_with_a_teacher_warns(flags, caplog):
     more = ['--mixup-mode', 'multimix', '--multimix-tuples', '8', '--multimix-teacher-decay', '0.9']
     assert train_timm.main([*flags, *more]) == 0
-    assert 'of the 6 that this run has' in caplog.text
+    assert 'updates, but this run has 6: ' in caplog.text
 
 
 def test_a_short_run_with_an_average_warns(flags, caplog):
     """6 updates, of an average over 5,000: its model is that of the beginning."""
     assert train_timm.main([*flags, '--model-ema']) == 0
-    assert 'The average of --model-ema is over 1 / (1 - 0.9998) updates of the 6' in caplog.text
+    assert 'The average of --model-ema spans about 1 / (1 - 0.9998) updates, but this run has 6: ' in caplog.text
     caplog.clear()
     assert train_timm.main([*flags, '--model-ema', '--model-ema-warmup']) == 0
     assert 'average of --model-ema' not in caplog.text

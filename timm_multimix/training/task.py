@@ -162,7 +162,7 @@ def warn_if_averages_lag(args: argparse.Namespace, num_updates: int) -> bool:
         if decay is not None and not warmup and num_updates * (1. - decay) < 10.]
     for name, decay, flag in lagging:
         _logger.warning(
-            f'The {name} averages over about 1 / (1 - {decay:g}) updates, but this run has {num_updates}: for long it '
+            f'The {name} spans about 1 / (1 - {decay:g}) updates, but this run has {num_updates}: for long it '
             f'stays close to an early state of the model. Give {flag}-warmup, or a lower {flag}-decay.')
     return bool(lagging)
 
