@@ -1,4 +1,4 @@
-"""One thread per process: small tensors gain nothing from more, and those of several processes stall each other."""
+"""One thread per process: more do not help small tensors, and the threads of parallel processes would compete."""
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')

@@ -1,4 +1,4 @@
-"""`benchmarks.accuracy`: methods, budgets, and runs that are never repeated; `benchmarks.accuracy_table`."""
+"""`benchmarks.accuracy`: methods, budgets, and finished runs, which are not repeated; `benchmarks.accuracy_table`."""
 import fcntl
 import hashlib
 import json
@@ -30,7 +30,7 @@ from timm_multimix.training.cli.parser import parse_args
 
 @pytest.fixture
 def recipe(monkeypatch):
-    """A budget of two seconds."""
+    """A recipe whose training takes two seconds."""
     flags = (
         '--model test_resnet --num-classes 3 --input-size 3 32 32 --epochs 2 --warmup-epochs 0 --batch-size 6 '
         '--lr 0.01 --workers 0 --device cpu')
@@ -84,7 +84,7 @@ def test_runs_are_written_and_not_repeated(suite, tmp_path, monkeypatch):
 
 def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch, capsys):
     assert suite('--methods', 'plain', '--seeds', '0', '--flags', '--workers 0') == 0
-    assert suite('--methods', 'plain', '--seeds', '0') == 0  # which the machine's own are not
+    assert suite('--methods', 'plain', '--seeds', '0') == 0  # flags about the machine do not count
     changed = Recipe(f'{RECIPES[recipe].flags} --momentum 0.8', 6, 3, eval_split='validation')
     monkeypatch.setitem(recipes.RECIPES, recipe, changed)
     with pytest.raises(SystemExit, match='2'):
@@ -93,7 +93,7 @@ def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch
     folder = tmp_path / 'output' / 'tiny' / 'plain-0'
     assert 'plain-0.json has the flags' in message and f'delete it and {folder} to train anew' in message
 
-    # without the file, what is in the folder would be taken for a run of these flags, whole or half
+    # without the file, the folder must not be taken for a run with these flags, complete or not
     (tmp_path / 'results' / 'tiny' / 'plain-0.json').unlink()
     with pytest.raises(SystemExit, match='2'):
         suite('--methods', 'plain', '--seeds', '0')
@@ -132,7 +132,7 @@ def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
 @pytest.mark.parametrize('at', [0, 1])
 @pytest.mark.parametrize('error', [RuntimeError('killed'), KeyboardInterrupt()], ids=['killed', 'interrupted'])
 def test_an_interrupted_run_goes_on(error, at, suite, tmp_path, monkeypatch, caplog):
-    """One that ends in order, on Ctrl-C, is not taken for a whole one either."""
+    """A run that Ctrl-C ended in order is not taken for a complete one either."""
     epochs, train_one_epoch = [], train_timm.train_one_epoch
 
     def interrupted(epoch, *args, **kwargs):
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on(error, at, suite, tmp_path, monkeypatch, cap
 
 
 def test_an_epoch_counts_when_its_checkpoint_is_there(suite, tmp_path, monkeypatch, caplog):
-    """Else the weights of the one before would be judged, and named."""
+    """Otherwise the weights of the epoch before would be judged in its name."""
     saved, save = [], Saver.save_checkpoint
 
     def interrupted(self, epoch, *args, **kwargs):
@@ -181,7 +181,7 @@ def read_commits(folder):
 
 
 def test_a_result_names_the_code_that_trained(suite, tmp_path, monkeypatch):
-    """Not that which found the run whole."""
+    """It does not name the code that found the run complete."""
     for commit in ('first', 'second'):
         monkeypatch.setattr(accuracy, 'COMMIT', commit)
         assert suite('--methods', 'plain', '--seeds', '0') == 0
@@ -205,7 +205,7 @@ def test_a_run_of_another_process_is_left_alone(suite, tmp_path):
 
 @pytest.mark.parametrize('code, made', [(1, ['multimix-0.json']), (2, [])])
 def test_a_run_that_fails_says_its_command(code, made, suite, tmp_path, monkeypatch, caplog):
-    """The others are made, but for a mistake, which they would have too."""
+    """The other runs are still made, except after a mistake on the command line, which would stop them too."""
     train = train_timm.main
     monkeypatch.setattr(train_timm, 'main', lambda argv: train(argv) if 'multimix' in argv else code)
     assert suite('--methods', 'plain', 'multimix', '--seeds', '0') == code
@@ -297,7 +297,7 @@ def test_a_checkpoint_runs_no_code(suite, tmp_path, capsys):
     ('multimix', 'alpha', 4.), ('mixup+dense-multimix', 'input_prob', 0.25),
     ('dense-multimix-paper', 'attention', 'cam'), ('multimix-distilled', 'gamma', 0.75)])
 def test_a_run_whose_defaults_were_resolved_goes_on(method, name, value, suite, tmp_path, monkeypatch, capsys):
-    """args.yaml holds the values in force where the flags leave them to their defaults."""
+    """args.yaml holds the resolved values of flags that were left at their defaults."""
     assert suite('--methods', method, '--seeds', '0') == 0
     args = yaml.safe_load((tmp_path / 'output' / 'tiny' / f'{method}-0' / 'args.yaml').read_text())
     assert None not in [args[f'multimix_{name}'] for name in ('tuples', 'alpha', 'clean_weight', 'concentration')]

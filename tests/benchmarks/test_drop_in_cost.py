@@ -1,4 +1,4 @@
-"""`benchmarks.drop_in_cost` in little."""
+"""`benchmarks.drop_in_cost` at a small size."""
 import json
 
 import pytest
@@ -19,7 +19,7 @@ def test_a_result_is_written(tmp_path, capsys):
     result = record['result']
     low, high = result['ratio_quartiles']
     assert low <= result['ratio'] <= high and set(result['seconds']) == set(drop_in_cost.KINDS)
-    # thousands of rows of 1,000 classes, several times over
+    # several copies of thousands of rows of 1,000 classes
     assert 10. < result['extra_mib'] == result['peak_mib']['drop-in'] - result['peak_mib']['plain']
     assert ' MiB over a plain step, ' in capsys.readouterr().out
 

@@ -63,7 +63,7 @@ def test_result(tmp_path, monkeypatch, capsys):
     record = json.loads(path.read_text())
     check_schema(record)
     rows = record['result']['sizes']
-    # each size once; the literal equations below the limit alone
+    # each size once; the literal equations only below the limit
     assert [(row['size']['tuples'], row['size']['positions']) for row in rows] == [(32, 3), (8, 3), (32, 1)]
     assert ['literal' in row['seconds'] for row in rows] == [False, True, True]
     for row in rows:
@@ -78,7 +78,7 @@ def test_result(tmp_path, monkeypatch, capsys):
 
 
 def test_memory_of_a_size():
-    """The gradient of the logits is part of it, the logits are not."""
+    """It includes the gradient of the logits, but not the logits."""
     logits = 8 * 4 * 20_000 * 4 / 2 ** 20
     extra = run_apart(loss_time.measure_memory, Size(8, 1, 20_000, 10, 4), 'cpu', **RETURN_FREED)
     assert logits < extra < 6. * logits

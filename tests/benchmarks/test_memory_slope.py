@@ -1,4 +1,4 @@
-"""`benchmarks.memory_slope` in little: it finds a leak, and the methods have none."""
+"""`benchmarks.memory_slope` at a small size: it finds a leak, and the methods have none."""
 import json
 import mmap
 
@@ -21,7 +21,7 @@ def test_the_slope_is_that_of_the_line():
 
 
 def test_memory_that_is_kept_is_seen():
-    with mmap.mmap(-1, 64 << 20) as kept:  # not what the process has already and does not use
+    with mmap.mmap(-1, 64 << 20) as kept:  # new memory, not what the process holds unused
         before = memory_slope.resident_set()
         kept.write(b'x' * (64 << 20))
         assert 60 << 20 < memory_slope.resident_set() - before
@@ -48,7 +48,7 @@ def test_mistakes(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize('method', DEFAULT_METHODS)
 def test_memory_does_not_grow(method, tmp_path):
-    """A step that kept so much as its batch of images, 96 KiB, would add 94 MiB in 1,000 of them."""
+    """If every step kept just its batch of images, 96 KiB, 1,000 steps would add 94 MiB."""
     path = tmp_path / 'memory_slope.json'
     assert memory_slope.main([
         '--device', 'cpu', '--methods', method, '--steps', '400', '--warmup', '150', '--interval', '10',

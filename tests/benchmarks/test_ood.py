@@ -1,4 +1,4 @@
-"""`benchmarks.ood` and `benchmarks.suite.shifts.outliers`: metrics by counting, and what the sets look like."""
+"""`benchmarks.ood` and `benchmarks.suite.shifts.outliers`: metrics checked by counting, and the sets of outliers."""
 import numpy as np
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_calibration_error():
     assert calibration_error(confident, torch.tensor([0, 0])) == pytest.approx(0., abs=1e-6)
     assert calibration_error(confident, torch.tensor([1, 1])) == pytest.approx(1., abs=1e-6)
     assert calibration_error(confident, torch.tensor([0, 1])) == pytest.approx(0.5, abs=1e-6)
-    assert calibration_error(confident * float('nan'), torch.tensor([0, 1])) is None  # no good model, a diverged one
+    assert calibration_error(confident * float('nan'), torch.tensor([0, 1])) is None  # diverged, not calibrated
 
 
 @pytest.mark.parametrize('name', OUTLIERS)

@@ -1,4 +1,4 @@
-"""`benchmarks.step_time` in little."""
+"""`benchmarks.step_time` at a small size."""
 import argparse
 import json
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what is in them."""
+"""The pages of the documentation: their text, fenced blocks and prose."""
 import re
 from pathlib import Path
 from typing import Iterator, List, Tuple
@@ -15,12 +15,12 @@ def text(page: str) -> str:
 
 
 def blocks(page: str, language: str) -> List[str]:
-    """The fenced blocks of a language, '' for those that name none."""
+    """Return the fenced blocks of a language; '' stands for those that name none."""
     return [body for name, body in _fenced(text(page)) if name == language]
 
 
 def prose(page: str) -> str:
-    """The page without its fenced blocks and code spans."""
+    """Return the page without its fenced blocks and code spans."""
     result = text(page)
     for name, body in _fenced(result):
         result = result.replace(f'```{name}\n{body}```', '')
@@ -37,4 +37,4 @@ def _fenced(page: str) -> Iterator[Tuple[str, str]]:
             language = None
         elif language is not None:
             body.append(line)
-    assert language is None, 'a fenced block without an end'
+    assert language is None, 'a fenced block is not closed'

@@ -1,4 +1,4 @@
-"""The Python of a page runs as it stands: its blocks in order, in a process of its own, on a CPU."""
+"""The Python blocks of a page run as they stand: in order, in a separate process, on a CPU."""
 import os
 import re
 import subprocess

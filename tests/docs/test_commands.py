@@ -1,4 +1,4 @@
-"""The shell commands of README.md, on small images and a small model; those that install or test are make's."""
+"""The shell commands of README.md, on small images and a small model; those of pip and make are not run."""
 import json
 import os
 import re
@@ -58,6 +58,6 @@ def test_your_own_copy_of_timms_script(image_folder, tmp_path):
 @pytest.mark.parametrize('page', [page for page in PAGES if page.startswith(('README', 'docs/'))])
 def test_flags_that_a_page_names_exist(page):
     known = {option for action in create_parser()._actions for option in action.option_strings}
-    known |= {'--signal', '--no-use-ema'}  # of SLURM, and of timm_multimix.export
+    known |= {'--signal', '--no-use-ema'}  # flags of SLURM and of timm_multimix.export
     named = set(re.findall(r'`(--[a-z][a-z0-9_-]*[a-z0-9])[` ]', text(page)))
     assert named <= known, sorted(named - known)

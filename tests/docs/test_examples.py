@@ -52,7 +52,7 @@ def test_hf_trainer(image_folder, tmp_path):
 
 
 def test_finetune(image_folder, tmp_path):
-    """From weights of another number of classes; the script runs in the folder of train_timm.py."""
+    """It starts from weights with another number of classes; the script runs in the folder of train_timm.py."""
     weights = tmp_path / 'weights.pth'
     torch.save(timm.create_model('test_resnet', num_classes=10).state_dict(), weights)
     (tmp_path / 'train_timm.py').symlink_to(ROOT / 'train_timm.py')

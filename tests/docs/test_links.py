@@ -1,4 +1,4 @@
-"""No broken link, without the network: every file that is linked exists, and every heading."""
+"""No broken links, checked without the network: every linked file and every linked heading exists."""
 import re
 
 import pytest
@@ -13,7 +13,7 @@ def links(page):
 
 
 def anchors(page):
-    """Of the headings, as GitHub and mkdocs make them: lower case, without punctuation, '-' for spaces."""
+    """Return the headings' anchors as GitHub and mkdocs make them: lower case, no punctuation, '-' for spaces."""
     headings = re.findall(r'^#+ +(.+?) *$', prose_with_code(page), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
@@ -30,11 +30,11 @@ def test_links(page):
             continue
         path, _, anchor = link.partition('#')
         target = (ROOT / page).parent / path if path else ROOT / page
-        assert target.exists(), f'{page} links {link}'
+        assert target.exists(), f'{page} links to {link}'
         if anchor and target.suffix == '.md' and anchor not in ('only-light', 'only-dark'):
-            assert anchor in anchors(target.relative_to(ROOT).as_posix()), f'{page} links {link}'
+            assert anchor in anchors(target.relative_to(ROOT).as_posix()), f'{page} links to {link}'
         if target.suffix == '.md' and page.startswith('docs/'):
-            assert ROOT / 'docs' in target.resolve().parents, f'{page} links {link}, which the site does not have'
+            assert ROOT / 'docs' in target.resolve().parents, f'{page} links to {link}, which the site does not have'
 
 
 def test_links_are_found():

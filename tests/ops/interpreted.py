@@ -1,4 +1,4 @@
-"""Run by test_triton_kernels where Triton interprets its kernels: holds them against the written equations."""
+"""Check the kernels, run by Triton's interpreter, against the written equations; started by test_triton_kernels.py."""
 import os
 
 os.environ['TRITON_INTERPRET'] = '1'
@@ -45,7 +45,7 @@ def main():
         check(
             loss_and_grad(logits, target, lam, label_smoothing=0.1, implementation='triton'),
             naive_loss_and_grad(logits, target, lam, 0.1))
-    for (r, b, n, c), kind, distilled in LARGE:  # held against the reference in float64
+    for (r, b, n, c), kind, distilled in LARGE:  # against the reference in float64
         logits, target, teacher = 3. * torch.randn(b, r, c), random_target(kind, b, c), torch.randn(b, r, c)
         lam = functional.sample_dirichlet(n, b, 1., positions=r)
         expected = loss_and_grad(
@@ -58,7 +58,7 @@ def main():
     loss, grad = loss_and_grad(logits, torch.tensor([0, 0]), torch.eye(2), implementation='triton')
     assert loss == 1e4 and torch.isfinite(grad).all()
     lse = triton_kernels.mixed_logsumexp(torch.full((1, 2, 3), float('nan')), torch.full((1, 4, 2), 0.5))
-    assert lse.isnan().all()  # not a number does not hide behind a maximum
+    assert lse.isnan().all()  # the maximum does not hide a NaN
     print('all equal')
 
 

@@ -55,8 +55,8 @@ def test_chunk_shapes():
         return chunked._chunk_shape(torch.empty(9, 4, num_classes, device=device), num_tuples)
 
     assert shape(1000, 'cpu') == (1, (1 << 18) // 1000)
-    assert shape(1000, 'cpu', 42) == (6, 262)  # positions together, where one has few tuples
-    assert shape(1 << 20, 'cpu') == (1, 64)  # never so few rows that the product is bound by memory
+    assert shape(1000, 'cpu', 42) == (6, 262)  # several positions together, as each has few tuples
+    assert shape(1 << 20, 'cpu') == (1, 64)  # enough rows that the product is not bound by memory
     # any other device counts as an accelerator: whole positions together
     assert shape(1000, 'meta') == ((1 << 25) // 1000 // 1024, 1024)
     assert shape(1 << 20, 'meta') == (1, 64)
@@ -111,7 +111,7 @@ def test_second_derivative_of_the_reference():
     classifier = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
 
     def grad(classifier):
-        torch.manual_seed(0)  # the same weights at each call
+        torch.manual_seed(0)  # the same weights in each call
         return first_gradient('reference', classifier)
 
     assert torch.autograd.gradcheck(grad, classifier)
@@ -159,7 +159,7 @@ def test_weights_in_a_list_receive_their_gradient():
 
 
 def test_a_new_implementation_is_found_by_its_name(monkeypatch):
-    """In the registry, it is there for the functions, the loss and the command line."""
+    """Once registered, it is available to the functions, the loss and the command line."""
     def doubled(logits, weight_blocks, params):
         return 2. * reference_cross_entropy(logits, weight_blocks, params)
 
@@ -176,7 +176,7 @@ def test_a_new_implementation_is_found_by_its_name(monkeypatch):
 @pytest.mark.parametrize('label_smoothing', [0., 0.1])
 @pytest.mark.parametrize('with_teacher', [False, True])
 def test_few_classes_and_many_have_the_same_target_term(with_teacher, label_smoothing, kind, monkeypatch):
-    """Either way of computing it serves any number of classes."""
+    """Both ways of computing it work for any number of classes."""
     logits, target, weights = problem(kind)
     teacher = torch.randn_like(logits) if with_teacher else None
     params = LossParams(target, label_smoothing, teacher, 0.3)

@@ -41,7 +41,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel, precision):
         compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32))
     except (KeyError, TypeError) as error:
         pytest.skip(f'Triton {triton.__version__} names its arguments in another way ({error!r})')
-    assert compiled.metadata.shared <= 227 << 10  # bytes that a program may have on an H100
+    assert compiled.metadata.shared <= 227 << 10  # bytes of shared memory that a program may use on an H100
     assert ('mma' in compiled.asm['ptx']) == (precision == 'tf32')
 
 

@@ -1,4 +1,4 @@
-"""The schema of the results of benchmarks, and a small size for that of the loss."""
+"""The schema of benchmark results, and a small size for the loss benchmark."""
 import math
 
 from benchmarks.loss_time import Size
@@ -48,7 +48,7 @@ SCHEMAS = {
     'memory_slope': (dict(steps=_COUNT, seed=_COUNT), dict(methods=_DICT)),
     'coverage': (dict(commits=_LIST), dict(counts=_DICT)),
 }
-"""Of each kind of result, what its settings and what it measured must have."""
+"""For each kind of result, the fields that its settings and its measurements must have."""
 
 
 def check_schema(record):

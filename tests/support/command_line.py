@@ -1,4 +1,4 @@
-"""A stock training script, and what a command line says of a mistake."""
+"""The path of a stock training script, and helpers that read how a command line reports a mistake."""
 import os
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'stock_train.py')
@@ -7,7 +7,7 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'stock_train.p
 def code_of(main, argv):
     try:
         return main(argv)
-    except SystemExit as end:  # of the parser
+    except SystemExit as end:  # raised by the parser
         return end.code
 
 

@@ -1,4 +1,4 @@
-"""Small timm models with random weights, what is known about each of them, and the least that a model can be."""
+"""Small timm models with random weights, known facts about each of them, and a minimal model with timm's interface."""
 import copy
 import functools
 from typing import NamedTuple, Optional
@@ -13,10 +13,10 @@ NUM_CLASSES = 7
 class Spec(NamedTuple):
     name: str
     kwargs: dict
-    size: int  # of the images
-    format: str  # of forward_features
+    size: int  # of the images, in pixels
+    format: str  # layout of forward_features
     num_prefix_tokens: int = 0
-    input_size: Optional[tuple] = None  # where the model's own config does not tell
+    input_size: Optional[tuple] = None  # only if the model's config does not say
 
 
 _SMALL = dict(img_size=64, depth=2, embed_dim=48, num_heads=3)
@@ -63,7 +63,7 @@ MODELS = {
 
 
 def build(key, **kwargs):
-    """The model in eval mode, with weights, norms and statistics that leave no layer without an effect."""
+    """Build the model in eval mode, with weights, norms and statistics such that every layer has an effect."""
     return copy.deepcopy(_build(key, **kwargs))
 
 
@@ -75,7 +75,7 @@ def _build(key, **kwargs):
         model = timm.create_model(spec.name, **{'num_classes': NUM_CLASSES, **spec.kwargs, **kwargs}).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter.ndim < 2:  # some are zero or nearly so: biases, layer scale, last norms of a block
+                if parameter.ndim < 2:  # some start at or near zero: biases, layer scale, last norms of a block
                     parameter.add_(0.1 * torch.randn_like(parameter))
                 elif name.endswith('weight'):
                     parameter.normal_(std=parameter[0].numel() ** -0.5)
@@ -84,7 +84,7 @@ def _build(key, **kwargs):
 
 
 def _calibrate(model, x):
-    """Running statistics from one batch, so that signals neither die out nor blow up."""
+    """Set the running statistics from one batch, so that signals neither die out nor blow up."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,12 +1,12 @@
-"""MultiMix as its equations are written: loops over tuples and positions in float64, sharing no code with the package.
+"""The equations of MultiMix as written: loops over tuples and positions in float64, sharing no code with the package.
 
-All functions are differentiable by autograd, so that gradients are held against the written equations as well.
+All functions are differentiable by autograd, so that gradients are checked against the written equations as well.
 """
 import torch
 
 
 def soft_targets(target, num_classes, label_smoothing=0.):
-    """`[b]` class indices or `[b, c]` soft targets as smoothed `[b, c]`."""
+    """Convert class indices `[b]` or soft targets `[b, c]` to smoothed targets `[b, c]`."""
     rows = []
     for y in target:
         if target.ndim == 1:
@@ -18,14 +18,14 @@ def soft_targets(target, num_classes, label_smoothing=0.):
 
 
 def cross_entropy(logits, target):
-    """-sum_c y_c log p_c of one vector of logits."""
+    """Compute -sum_c y_c log p_c for one vector of logits."""
     peak = logits.max().detach()
     log_partition = peak + sum((s - peak).exp() for s in logits).log()
     return -sum(y * (s - log_partition) for y, s in zip(target, logits, strict=True))
 
 
 def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0.):
-    """Embeddings are mixed, then classified: z `[b, d]` with Λ `[n, b]`, or `[b, r, d]` with `[r, n, b]`."""
+    """Mix the embeddings, then classify them: z `[b, d]` with Λ `[n, b]`, or `[b, r, d]` with `[r, n, b]`."""
     if embeddings.ndim == 2:
         embeddings, lam = embeddings.unsqueeze(1), lam.unsqueeze(0)
     num_positions, num_tuples, batch_size = lam.shape
@@ -47,7 +47,7 @@ def probabilities(logits):
 
 
 def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
-    """γ·H(ΛY, p) + (1 - γ)·H(p', p), mean over tuples and positions, from the same Λ for all three.
+    """Compute γ·H(ΛY, p) + (1 - γ)·H(p', p), the mean over tuples and positions, with one Λ for Y, p and p'.
 
     `student` and `teacher` are (embeddings, weight, bias), shapes as in `multimix_loss`; the teacher is a constant.
     """
@@ -69,7 +69,7 @@ def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
 
 
 def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None):
-    """q_i = (y_i - p_i)ᵀ f_i, or with a mean image (y_i - p_i)ᵀ J_i (μ - x_i) by the whole Jacobian, image by image."""
+    """Compute q_i = (y_i - p_i)ᵀ f_i, or with a mean image (y_i - p_i)ᵀ J_i (μ - x_i) from the whole Jacobian."""
     terms = []
     for i in range(len(images)):
         logits = model(images[i:i + 1])[0]
@@ -83,7 +83,7 @@ def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None):
 
 
 def mixupe_loss(model, images, target, lam, alpha, eta, threshold=None, label_smoothing=0., mean_image=None):
-    """L_mix of the batch and its reverse, minus η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix."""
+    """Compute L_mix of the batch and its reverse, minus η·α / (2α + 1)·mean_i q_i, rescaled to the size of L_mix."""
     batch_size = len(images)
     rows = []
     for i in range(batch_size):
@@ -99,7 +99,7 @@ def mixupe_loss(model, images, target, lam, alpha, eta, threshold=None, label_sm
 
 
 def attention(embeddings, kind='gap', weight=None, target=None, activation='relu'):
-    """a_i = h(z_iᵀ u_i) over the r positions of each example, `[b, r, d]` to `[b, r]`."""
+    """Compute a_i = h(z_iᵀ u_i) over the r positions of each example, `[b, r, d]` to `[b, r]`."""
     batch_size, num_positions, _ = embeddings.shape
     rows = []
     for i in range(batch_size):
@@ -120,7 +120,7 @@ def attention(embeddings, kind='gap', weight=None, target=None, activation='relu
 
 
 def dense_weights(lam, attention):
-    """M^j = Λ^j ⊙ a^j, rows divided by their sum; a row whose sum is zero stays λ_k^j."""
+    """Compute M^j = Λ^j ⊙ a^j, each row divided by its sum; a row whose sum is zero stays λ_k^j."""
     result = lam.clone()
     num_positions, num_tuples, batch_size = lam.shape
     for j in range(num_positions):
@@ -133,7 +133,7 @@ def dense_weights(lam, attention):
 
 
 def interpolate(weights, values):
-    """ΛZ for `[n, b]` with `[b, k]`; for `[r, n, b]` with `[b, r, k]` or, shared by the positions, `[b, k]`."""
+    """Compute ΛZ for Λ `[n, b]`, Z `[b, k]`, or Λ `[r, n, b]`, Z `[b, r, k]` or, shared by all positions, `[b, k]`."""
     if weights.ndim == 3:
         return torch.stack([
             interpolate(weights[j], values if values.ndim == 2 else values[:, j]) for j in range(weights.shape[0])])

@@ -1,5 +1,5 @@
-"""What timm's train.py of version 1.0.23 and newer does that matters to the launcher, in little: its loader mixes where
---mixup or --cutmix is given, its task is a ClassificationTask, its schedule is told of each epoch."""
+"""The parts of timm's train.py (1.0.23 and newer) that matter to the launcher: the loader mixes if --mixup or --cutmix
+is given, the task is a ClassificationTask, and the scheduler is stepped after each epoch."""
 import argparse
 import json
 import os
@@ -45,8 +45,8 @@ parser.add_argument('--mixup-off-epoch', type=int, default=0)
 parser.add_argument('--smoothing', type=float, default=0.1)
 parser.add_argument('--kd-model-name')
 parser.add_argument('--compile-task', action='store_true')
-parser.add_argument('--no-update-ema', action='store_true', help='as older scripts')
-parser.add_argument('--record', help='JSON file to write what happened to')
+parser.add_argument('--no-update-ema', action='store_true', help='as in older scripts')
+parser.add_argument('--record', help='JSON file for a record of the run')
 
 
 def main():

@@ -1,8 +1,8 @@
-"""Strategies of hypothesis, and its settings."""
+"""Strategies and settings for hypothesis."""
 from hypothesis import settings
 from hypothesis import strategies as st
 
-# the same examples at each run: a failure is never a matter of luck
+# the same examples in every run, so that failures are reproducible
 many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 seeds = st.integers(0, 2 ** 32)

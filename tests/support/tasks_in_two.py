@@ -1,4 +1,4 @@
-"""What test_gather.py runs in each of two processes; a module of its own, as spawned processes import it."""
+"""Functions that test_gather.py runs in each of two processes; a separate module, as spawned processes import it."""
 import copy
 import os
 from datetime import timedelta
@@ -22,7 +22,7 @@ def batches(seed=0):
 
 
 def build(mode, **kwargs):
-    """A task on a model without batch norms: those would see other batches in two processes than in one."""
+    """Build a task on a model without batch norms, which would see other batches in two processes than in one."""
     torch.manual_seed(1)
     model = timm.create_model('test_vit', num_classes=CLASSES, img_size=SIZE)
     return MultiMixTask(model, mode=mode, num_tuples=20, attention='gap', verbose=False, **kwargs)
@@ -35,7 +35,7 @@ def gradients_of(task):
 
 def start(rank, folder):
     torch.set_num_threads(1)
-    # where one fails, the other waits for it no longer than this
+    # if one process fails, the other waits for it no longer than this
     dist.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(minutes=2))
 
@@ -52,7 +52,7 @@ def one_step(rank, folder, mode, gather, kwargs):
     images, labels = batches()
     task = build(mode, gather=gather, **kwargs)
     task.prepare_distributed(device_ids=None)
-    torch.manual_seed(2)  # the same tuples in both, as in one process
+    torch.manual_seed(2)  # the same tuples in both processes as in one
     result = task(images[rank], labels[rank])
     result['loss'].backward()
     record = dict(loss=result['loss'].detach(), output=result['output'].detach(), gradients=gradients_of(task))
@@ -60,7 +60,7 @@ def one_step(rank, folder, mode, gather, kwargs):
 
 
 def switched_steps(rank, folder):
-    """Gathering while each batch's fate is drawn: a draw that differs would leave one waiting for the other."""
+    """Gather while each batch's kind of mixing is drawn: if the draws differed, one process would wait in vain."""
     torch.manual_seed(rank)
     task = build('multimix', gather=True, prob=0.7, cutmix_alpha=1.)
     task.prepare_distributed(device_ids=None)
@@ -74,7 +74,7 @@ def switched_steps(rank, folder):
 
 
 def found_shares(rank, folder):
-    """One share for both, though only one of them fits its images."""
+    """Find one share for both processes, though only one of them fits its images."""
     torch.manual_seed(rank)
     task = build('multimix', mixup_alpha=1., input_prob='auto', num_batches=30)
     task.prepare_distributed(device_ids=None)
@@ -90,7 +90,7 @@ def found_shares(rank, folder):
 
 
 def head_alone(rank, folder):
-    """A head outside of what DDP wraps."""
+    """Run a head outside the module that DDP wraps."""
     model = timm.create_model('test_resnet', num_classes=CLASSES)
     head, (images, labels) = MultiMixHead(model), batches(0)
     message = ''
@@ -98,13 +98,13 @@ def head_alone(rank, folder):
         head(model.forward_features(images[rank]), labels[rank])
     except ValueError as error:
         message = str(error)
-    with torch.no_grad():  # of which no gradient is lost
+    with torch.no_grad():  # allowed, as no gradient can be lost
         head(model.forward_features(images[rank]), labels[rank])
     torch.save(message, os.path.join(folder, f'{rank}.pt'))
 
 
 def three_steps(rank, folder, mode):
-    """Own data, own draws: what is trained must stay the same in both."""
+    """Train on each process's own data and draws; the weights must stay the same in both."""
     task = build(mode)
     task.prepare_distributed(device_ids=None)
     task.setup_ema(decay=0.9)
@@ -124,7 +124,7 @@ def three_steps(rank, folder, mode):
 
 
 def teacher_steps(rank, folder):
-    """Batch norm statistics of their own data, and weights that differ until DDP makes them the same."""
+    """Train with a teacher, on own data, so own batch norm statistics, and weights that only DDP makes equal."""
     torch.manual_seed(rank)
     model = timm.create_model('test_resnet', num_classes=CLASSES)
     task = MultiMixTask(model, num_tuples=20, teacher_decay=0.9, single_view=True, verbose=False)

@@ -1,4 +1,4 @@
-"""Random weights and targets, shapes of problems, and how close two results in float64 must be."""
+"""Random weights and targets, shapes of problems, and the tolerance for results in float64."""
 import torch
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
@@ -17,7 +17,7 @@ SHAPES = {  # b, m, n, r (None: pooled), c, d
 
 
 def random_weights(shape, length=None):
-    """Rows of the simplex over `length` random members, by no sampler of the package."""
+    """Draw rows of the simplex with `length` random members, without the package's samplers."""
     keys = torch.rand(shape, dtype=torch.float64)
     member = keys >= keys.topk(length or shape[-1], dim=-1).values[..., -1:]
     weights = member * (0.05 + torch.rand(shape, dtype=torch.float64))
@@ -29,4 +29,4 @@ def random_target(kind, batch_size, num_classes):
         return torch.randint(num_classes, (batch_size,))
     if kind == 'soft':
         return torch.rand(batch_size, num_classes, dtype=torch.float64).softmax(dim=-1)
-    return (torch.rand(batch_size, num_classes) < 0.5).double()  # rows that do not sum to 1, some of them empty
+    return (torch.rand(batch_size, num_classes) < 0.5).double()  # rows that do not sum to 1, some all zero

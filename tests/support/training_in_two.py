@@ -1,8 +1,8 @@
-"""Run by test_processes in each of two processes: train_timm.py, and at its end what this process has.
+"""Run train_timm.py in one of the two processes of test_processes.py, and write the state in which it ends.
 
     python -m tests.support.training_in_two FILE STOP_AT FLAGS...
 
-SIGTERM is sent in the batch STOP_AT, counted from 0; -1 for never.
+SIGTERM is sent in batch STOP_AT, counted from 0; -1 means never.
 """
 import hashlib
 import json
@@ -26,7 +26,7 @@ def main(path, stop_at, *flags):
         return forward_backward(training, *args)
 
     loop._forward_backward = watched
-    input_share._TARGET = 0.02  # in so few batches nothing else is above it
+    input_share._TARGET = 0.02  # so few batches reach no higher one
     code = train_timm.main(list(flags))
     digest = hashlib.sha256()
     for value in tasks[0].get_eval_model().state_dict().values():

@@ -1,4 +1,4 @@
-"""Flags of training in every way to mix, and what a run has in its summary and its model."""
+"""Training flags for every way to mix, and helpers that read a run's summary and measure a model's accuracy."""
 import csv
 
 import timm

@@ -1,5 +1,5 @@
-"""What tests of training share: reading checkpoints as timm does, unpickling nothing but tensors, plain values and
-the flags; a port for processes of a run."""
+"""Helpers of the training tests: read checkpoints as timm does, unpickling only tensors, plain values and the flags;
+compare them; find a free port for the processes of a run."""
 import argparse
 import socket
 
@@ -12,7 +12,7 @@ def read(path):
 
 
 def final_state(folder):
-    """What must be equal where two runs are said to end alike."""
+    """Return the part of the last checkpoint that must be equal if two runs end alike."""
     checkpoint = read(folder / 'last.pth.tar')
     return {key: checkpoint[key] for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer') if key in checkpoint}
 

@@ -1,4 +1,4 @@
-"""Checkpoints as train_timm.py writes them, and miniatures of VOC and COCO in their true format."""
+"""Checkpoints as train_timm.py writes them, and tiny versions of VOC and COCO in their real format."""
 import argparse
 import json
 
@@ -27,7 +27,7 @@ def recipe(tiny, monkeypatch):
 
 @pytest.fixture
 def save_checkpoint(tmp_path):
-    """Write a checkpoint of a timm model with random weights; its path."""
+    """A function that writes a checkpoint of a timm model with random weights and returns its path."""
     def save(model='test_resnet', name='last.pth.tar', seed=0, num_classes=5, **args):
         torch.manual_seed(seed)
         kwargs = dict(args.get('model_kwargs', {}))
@@ -79,7 +79,7 @@ def voc_folder(tmp_path):
 
 @pytest.fixture
 def coco_folder(tmp_path):
-    """train2017, val2017 and annotations; categories 1, 17 and 90, a crowd, a degenerate box, an image without any."""
+    """train2017, val2017 and annotations; categories 1, 17 and 90, a crowd, an empty box, an image without boxes."""
     root = tmp_path / 'coco'
     (root / 'annotations').mkdir(parents=True)
     categories = [
@@ -90,9 +90,9 @@ def coco_folder(tmp_path):
     boxes = [  # image, category, x, y, width, height, crowd
         (139, 17, 10., 5., 20.5, 30., 0),
         (139, 1, 0., 0., 60., 40., 1),
-        (139, 90, 50., 30., 40., 20., 0),  # ends outside
+        (139, 90, 50., 30., 40., 20., 0),  # ends outside the image
         (285, 1, 3., 3., 0., 12., 0),  # no width
-        (632, 1, 2., 2., 30., 30., 1),  # nothing but a crowd
+        (632, 1, 2., 2., 30., 30., 1),  # only a crowd
         (785, 1, 12., 8., 24., 24., 0),
     ]
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""timm's layouts in one pyramid, with the weights of the checkpoint."""
+"""Feature pyramids of timm's layouts, with the weights of the checkpoint."""
 import pytest
 import timm
 import torch
@@ -33,7 +33,7 @@ def test_the_pyramid_of_a_checkpoint(model, kwargs, strides, save_checkpoint):
     sizes = [(128 // stride, 160 // stride) for stride in strides]
     assert [tuple(level.shape) for level in maps.values()] == [(2, 12, *size) for size in sizes]
 
-    # what the whole classifier computes on the way to its logits
+    # the same maps that the whole classifier computes on the way to its logits
     size = whole.pretrained_cfg['input_size'][1:]
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_gradients_reach_every_parameter():
     features, _ = create_features('cifar_resnet14')
     backbone = PyramidBackbone(features, out_channels=8, min_stride=2)
     sum(level.sum() for level in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
-    assert all(parameter.grad is not None for parameter in backbone.parameters())  # else DDP would wait for them
+    assert all(parameter.grad is not None for parameter in backbone.parameters())  # otherwise DDP would wait for them
 
 
 @pytest.mark.parametrize('freeze', [False, True])

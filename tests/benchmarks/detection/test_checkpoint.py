@@ -65,7 +65,7 @@ def test_a_file_of_another_framework(write, tmp_path, monkeypatch):
     write(tmp_path / 'model.h5')
     with pytest.raises(ValueError, match=r'--checkpoint .*model.h5: not a checkpoint of train_timm.py \('):
         read_checkpoint(str(tmp_path / 'model.h5'), 'test_resnet')
-    assert os.listdir(tmp_path) == ['model.h5']  # nothing in it was run
+    assert os.listdir(tmp_path) == ['model.h5']  # no code in it was run
 
 
 @pytest.mark.parametrize('content, shown', [

@@ -1,4 +1,4 @@
-"""VOC and COCO as they are: what is trained on, what is counted, and what is refused."""
+"""Reading VOC and COCO: what is trained on, what is evaluated, and what is refused."""
 import json
 import os
 
@@ -13,14 +13,14 @@ def test_the_union_of_two_years_of_voc(voc_folder):
     source = read_voc(voc_folder, ('2007:trainval', '2012:trainval'))
     assert source.classes == ['cat', 'dog', 'person'] and len(source.images) == len(source.annotations) == 3
     first, second, third = source.annotations
-    np.testing.assert_array_equal(first.boxes, [[0, 0, 60, 40], [10, 5, 30, 25]])  # from 1 and inclusive to half open
+    np.testing.assert_array_equal(first.boxes, [[0, 0, 60, 40], [10, 5, 30, 25]])  # 1-based, inclusive to half open
     assert first.labels.tolist() == [2, 1] and first.ignored.tolist() == [False, True]
     assert second.boxes.shape == (0, 4) and second.labels.shape == (0,)
     assert third.labels.tolist() == [3] and third.area.tolist() == [16 * 32]
     assert source.images[2][0].size == (60, 40)
 
     train = DetectionDataset(source, train=True)
-    assert len(train) == 2  # one image has no box with an inside
+    assert len(train) == 2  # one image has only an empty box
     image, target = train[0]
     assert image.shape == (3, 40, 60) and 0 <= image.min() < image.max() <= 1
     assert target['boxes'].tolist() == [[0, 0, 60, 40]] and target['labels'].tolist() == [2]
@@ -33,7 +33,7 @@ def test_the_test_set_of_voc_has_the_labels_of_training(voc_folder):
     np.testing.assert_array_equal(source.annotations[0].boxes, [[7.5, 11, 35.5, 39], [49, 29, 60, 40]])
     assert source.annotations[0].labels.tolist() == [3, 2]
     dataset = DetectionDataset(source, train=False)
-    assert len(dataset) == 2 and dataset[1][1]['boxes'].shape == (0, 4)  # a detection there is a mistake that counts
+    assert len(dataset) == 2 and dataset[1][1]['boxes'].shape == (0, 4)  # detections there count as mistakes
     with pytest.raises(ValueError, match='2007:test has classes that are not in training: person'):
         read_voc(voc_folder, ('2007:test',), ['cat', 'dog'])
 
@@ -58,7 +58,7 @@ def test_coco_with_gaps_crowds_and_empty_images(coco_folder):
     first = source.annotations[0]
     np.testing.assert_array_equal(first.boxes, [[10, 5, 30.5, 35], [0, 0, 60, 40], [50, 30, 60, 40]])
     assert first.labels.tolist() == [2, 1, 3] and first.ignored.tolist() == [False, True, False]
-    assert first.area.tolist() == [307.5, 1200, 400]  # the segments', not the boxes'
+    assert first.area.tolist() == [307.5, 1200, 400]  # of the segments, not of the boxes
 
     train = DetectionDataset(source, train=True)
     assert [train[index][1]['labels'].tolist() for index in range(len(train))] == [[2, 3], [1]]
@@ -85,7 +85,7 @@ def test_flips_take_the_boxes_along(voc_folder):
     (image, target), (flipped, other) = (DetectionDataset(source, True, flip)[0] for flip in (0., 1.))
     assert torch.equal(flipped, image.flip(-1)) and not torch.equal(flipped, image)
     assert target['boxes'].tolist() == [[4, 4, 20, 36]] and other['boxes'].tolist() == [[40, 4, 56, 36]]
-    assert DetectionDataset(source, True, 1.)[0][1]['boxes'].tolist() == [[40, 4, 56, 36]]  # not in place
+    assert DetectionDataset(source, True, 1.)[0][1]['boxes'].tolist() == [[40, 4, 56, 36]]  # not flipped in place
 
 
 def test_nothing_to_train_on(voc_folder):

@@ -1,4 +1,4 @@
-"""Two processes with gloo: one result, equal weights, and the precision that one process finds."""
+"""Two gloo processes: one result, equal weights, and the average precision that one process computes."""
 import json
 import socket
 

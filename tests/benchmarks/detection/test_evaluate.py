@@ -22,18 +22,18 @@ def there(boxes, labels, iscrowd=None):
 
 
 def test_an_overlap_counts_at_the_thresholds_below_it():
-    # 40 x 40 against 40 x 33 inside it: 0.825, which is a match at 0.5 to 0.8, seven of ten thresholds
+    # 40 x 33 inside 40 x 40 is an overlap of 0.825: a match at 0.5 to 0.8, seven of ten thresholds
     prediction = found([[10., 10., 50., 43.]], [0.9], [1])
     result = average_precision([prediction], [there([BOX], [1])])
     assert result == pytest.approx(dict(ap=70., ap50=100., ap75=100.), abs=1e-4)
-    prediction = found([[10., 10., 50., 37.]], [0.9], [1])  # 0.675: four
+    prediction = found([[10., 10., 50., 37.]], [0.9], [1])  # overlap 0.675: four thresholds
     result = average_precision([prediction], [there([BOX], [1])])
     assert result == pytest.approx(dict(ap=40., ap50=100., ap75=0.), abs=1e-4)
 
 
 def test_the_wrong_class_and_empty_images():
     assert average_precision([found([BOX], [0.9], [2])], [there([BOX], [1])])['ap'] == 0.
-    # a mistake on an image without objects, more certain than the hit: precision 1/2 at every recall
+    # a detection in an image without objects, scored above the hit: precision 1/2 at every recall
     predictions = [found([BOX], [0.95], [1]), found([BOX], [0.9], [1])]
     targets = [there([], []), there([BOX], [1])]
     targets[0]['labels'] = targets[0]['labels'].long()
@@ -48,7 +48,7 @@ def test_what_is_ignored_neither_helps_nor_hurts():
 
 
 class Oracle(torch.nn.Module):
-    """Knows every answer, in order of the images."""
+    """A detector that returns the right answers, in order of the images."""
 
     def __init__(self, dataset):
         super().__init__()

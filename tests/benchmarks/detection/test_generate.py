@@ -1,4 +1,4 @@
-"""Scenes: true VOC, equal for equal seeds, and nothing shared by the two sets."""
+"""Generated scenes: valid VOC, equal for equal seeds, and nothing shared by the two sets."""
 import json
 import os
 from dataclasses import replace
@@ -31,7 +31,7 @@ def test_digits_on_photographs(tmp_path):
         assert (entry.boxes >= 0).all() and (entry.boxes <= 64).all()
         for index, box in enumerate(entry.boxes):
             for other in entry.boxes[:index]:
-                assert (np.minimum(box[2:], other[2:]) <= np.maximum(box[:2], other[:2])).any()  # apart
+                assert (np.minimum(box[2:], other[2:]) <= np.maximum(box[:2], other[:2])).any()  # no overlap
 
 
 def test_boxes_are_where_the_objects_are(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_scenes_are_made_once(tmp_path):
     (tmp_path / 'full' / 'file').touch()
     with pytest.raises(ValueError, match='exists and holds no generated scenes'):
         generate(str(tmp_path / 'full'), SCENES)
-    assert sorted(os.listdir(tmp_path)) == ['a', 'full']  # nothing half made is left
+    assert sorted(os.listdir(tmp_path)) == ['a', 'full']  # no partial folder is left
 
 
 def test_the_two_sets_share_nothing():
@@ -74,7 +74,7 @@ def test_the_two_sets_share_nothing():
 
 @pytest.fixture
 def classes_folder(tmp_path):
-    """train/ and test/ with two classes; every image has a colour of its own."""
+    """train/ and test/ with two classes; the colour tells the class, the split and, in train/, the image."""
     for split, count in (('train', 3), ('test', 2)):
         for green, name in ((40, 'car'), (200, 'frog')):
             folder = tmp_path / 'objects' / split / name
@@ -91,7 +91,7 @@ def test_objects_of_a_folder_of_images(tmp_path, classes_folder):
     assert source.classes == ['car', 'frog']
     for index, (image, entry) in enumerate(zip(images, source.annotations)):
         x, y = (entry.boxes[0, :2] + entry.boxes[0, 2:]).astype(int) // 2
-        red = 160 if index < 6 else 250  # the third of training alone; the test set's own
+        red = 160 if index < 6 else 250  # training has only its third image, the test set its own
         np.testing.assert_allclose(image[y, x], (red, {1: 40, 2: 200}[entry.labels[0]], 10), atol=12)
     with open(tmp_path / 'a' / 'scenes.json') as file:
         assert json.load(file)['objects'] == classes_folder

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.detection`: from a checkpoint to a result, once, and again where it was interrupted."""
+"""`python -m benchmarks.detection`: from a checkpoint to a result, made once; interrupted runs continue."""
 import argparse
 import fcntl
 import importlib.util
@@ -70,7 +70,7 @@ def test_the_weights_are_trained_and_a_run_repeats(suite, tmp_path):
         start = torch.load(tmp_path / 'runs' / 'plain-0' / 'last.pth.tar', weights_only=True)['state_dict']
     name = 'layer2.0.conv1.weight'
     trained = state[f'backbone.features.{name}']
-    assert not torch.equal(trained, start[name]) and torch.allclose(trained, start[name], atol=0.01)  # from there
+    assert not torch.equal(trained, start[name]) and torch.allclose(trained, start[name], atol=0.01)  # near its start
     suite('--output', str(tmp_path / 'other'), '--results', str(tmp_path / 'other'))
     again = torch.load(tmp_path / 'other' / 'tiny' / 'plain-0.pth', weights_only=True)['detector']
     assert all(torch.equal(state[name], again[name]) for name in state)
@@ -138,7 +138,7 @@ def test_a_setting_has_one_budget(suite, capsys, tmp_path, tiny, monkeypatch):
 
 
 def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
-    """The first run is there already, the second takes 50 minutes, the third is of another process."""
+    """The first run has a result already, the second takes 50 minutes, another process has the third."""
     clock, runs = [0.], [(0., 'a.json'), (3000., 'b.json'), (9000., None), (0., 'd.json')]
 
     def run_one(*args):

@@ -1,4 +1,4 @@
-"""`benchmarks.detection.table`."""
+"""The table and the figure of `benchmarks.detection.table`."""
 import json
 from dataclasses import asdict
 
@@ -52,7 +52,7 @@ def test_the_caption_is_inside_the_figure_and_below_the_axes(methods, results):
     runs = {f'method-{index}': runs['plain'] for index in range(methods)}
     plain = table.draw(runs, 'Title')
     plain.draw_without_rendering()
-    assert plain._supxlabel is None  # the report tells it beside the picture
+    assert plain._supxlabel is None  # the report prints the caption beside the picture
     for text in (table.caption(runs), 3 * table.caption(runs)):
         figure = table.draw(runs, 'Title', text)
         figure.draw_without_rendering()
@@ -60,10 +60,10 @@ def test_the_caption_is_inside_the_figure_and_below_the_axes(methods, results):
         assert label.get_text().split() == text.split()
         box = label.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
-        assert box.width > 0.7 * figure.bbox.width  # no narrower than need be
+        assert box.width > 0.7 * figure.bbox.width  # not narrower than needed
         assert box.y1 < min(axis.get_tightbbox().y0 for axis in figure.axes)
         height, before = (one.axes[0].get_window_extent().height for one in (figure, plain))
-        assert height > 0.95 * before  # not at the cost of the axes
+        assert height > 0.95 * before  # the axes keep their height
 
 
 def test_nothing_yet(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A budget of two steps on scenes of two classes, so few that they would not hold ten; and what processes run of it."""
+"""A budget of two steps on scenes of two classes, too few scenes for all ten; and its run in each of two processes."""
 import contextlib
 import io
 import os
@@ -23,9 +23,9 @@ def two_digits(split):
 
 
 def one_of_two(rank, folder, port):
-    """`python -m benchmarks.detection` as torchrun starts it; saves the weights that are evaluated.
+    """Run `python -m benchmarks.detection` as torchrun starts it, and save the weights that are evaluated.
 
-    Then once more, where the result is there, and with another budget, which each process refuses.
+    Then run it again, when the result exists, and with another budget, which each process refuses.
     """
     torch.set_num_threads(1)
     os.environ.update(
@@ -42,7 +42,7 @@ def one_of_two(rank, folder, port):
     flags = [
         '--recipe', 'tiny', '--methods', 'scratch', '--seeds', '0', '--device', 'cpu',
         '--output', os.path.join(folder, 'output'), '--results', os.path.join(folder, 'results')]
-    for _ in range(2):  # the second time it is there already
+    for _ in range(2):  # the second time, the result exists
         if os.path.exists(os.path.join(folder, 'results')):
             run.fine_tune = None
         assert detection.main(flags) == 0

@@ -1,4 +1,4 @@
-"""The picture of the method: two files for two backgrounds, from photographs that need no download."""
+"""The picture of the method: one file per background, from photographs that need no download."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +19,7 @@ def test_it_is_drawn_light_and_dark(tmp_path):
 
 
 def test_attention_is_on_the_objects():
-    """The middle of the rocket's photograph has more of it than the sky at its upper corners."""
+    """The middle of the rocket's photograph gets more attention than the sky in its upper corners."""
     attention = functional.spatial_attention(method_picture.embeddings(method_picture.photographs()))
     rocket = attention[1].unflatten(0, (method_picture.GRID, method_picture.GRID))
     assert rocket.sum().item() == pytest.approx(1.)

@@ -1,4 +1,4 @@
-"""`benchmarks.report.metrics`: numbers of several seeds, and what is said of their differences."""
+"""`benchmarks.report.metrics`: numbers over several seeds, and the verdicts on their differences."""
 import pytest
 
 from benchmarks.report.metrics import TABLES, best_other, num_tests, verdict, verdicts
@@ -7,7 +7,7 @@ TOP1, LOSS = TABLES['Accuracy: held-out images']
 
 
 def accuracies(**values):
-    """Parts with accuracies of methods, each a list of top-1 and loss by seed."""
+    """Make parts that hold each method's accuracies, given as a list of (top-1, loss), one per seed."""
     return dict(accuracy={
         method.replace('_', '-'): [dict(result=dict(top1=top1, loss=loss)) for top1, loss in seeds]
         for method, seeds in values.items()})
@@ -55,7 +55,7 @@ def test_a_seed_that_diverged_is_not_left_out_of_the_mean():
         multimix_distilled=[(73., None), (74., None)])
     assert LOSS.cell(parts, 'plain') == '1.050 ± 0.071'
     assert LOSS.cell(parts, 'multimix') == '1 of 2 diverged' and LOSS.values(parts, 'multimix') == []
-    assert LOSS.cell(parts, 'multimix-distilled') == ''  # with a teacher it is not measured
+    assert LOSS.cell(parts, 'multimix-distilled') == ''  # not measured with a teacher
     rows = [row for row in verdicts(parts, 10.) if row[0] == LOSS.title]
     assert rows == [[LOSS.title, 'MultiMix', '1 of 2 diverged', '', '']]
     parts = accuracies(

@@ -1,4 +1,4 @@
-"""`benchmarks.report` and what it is made of, on records made here."""
+"""`benchmarks.report` and its parts, on records made up here."""
 import base64
 import glob
 import io
@@ -115,7 +115,7 @@ def test_every_part(accuracies):
         'Object detection in a figure (shapes)']
     assert all('Budget' in found[title].caption and 'n ' in found[title].caption for title in pictures)
     detected = found['Object detection (shapes)']
-    assert detected.table[1:] == [  # cutmix is of other weights than this report's
+    assert detected.table[1:] == [  # cutmix started from other weights than this report's
         ['scratch', '20.0', '50.0', '10.0', '0'], ['plain', '31.0 ± 1.4', '50.0 ± 0.0', '10.0 ± 0.0', '0, 1']]
     assert '1 runs on other weights are left out' in detected.text[0]
     assert 'fasterrcnn on m, 8 epochs' in detected.caption
@@ -133,7 +133,7 @@ def test_the_files(accuracies, capsys):
     assert report.main(['--recipe', 'cifar10', '--results', str(accuracies), '--report', str(folder)]) == 0
     page, text = (folder / 'cifar10.html').read_text(), (folder / 'cifar10.md').read_text()
     assert page.count('<img alt=') == 1 and 'src="data:image/png;base64,' in page
-    assert 'http' not in page.replace('http-equiv', '')  # nothing is loaded
+    assert 'http' not in page.replace('http-equiv', '')  # the page loads nothing
     assert '| plain | 70.00 ± 0.50 | 1.000 ± 0.000 |' in text.splitlines() and 'p &lt; 0.05' in page
 
 
@@ -155,7 +155,7 @@ def test_only_what_was_measured_alike_is_compared(accuracies):
 
 def test_only_what_is_of_the_same_images_is_compared(accuracies):
     folder = accuracies / 'accuracy' / 'cifar10'
-    change(folder / 'plain-1.json', data='1' * 12)  # the others, of older runs, do not say
+    change(folder / 'plain-1.json', data='1' * 12)  # the others are older and do not record it
     report.build('cifar10', str(accuracies))
     write(accuracies, 'ood', 'multimix', 0, ece=0.05)
     change(accuracies / 'ood' / 'cifar10' / 'multimix-0.json', data='2' * 12)
@@ -165,7 +165,7 @@ def test_only_what_is_of_the_same_images_is_compared(accuracies):
 
 @pytest.mark.parametrize('method, seed', [('plain', 3), ('cutmix', 0)])
 def test_parts_of_a_run_without_accuracy_are_refused(method, seed, accuracies):
-    """They would be in the means and figures, and not in what the captions count."""
+    """They would enter the means and figures, but not the counts in the captions."""
     write(accuracies, 'ood', method, seed, ece=0.05)
     with pytest.raises(ValueError, match=f'must have accuracy of {method}-{seed}, of which it has ood'):
         report.build('cifar10', str(accuracies))
@@ -251,7 +251,7 @@ def test_committed_reports_are_of_committed_results(path):
     heading, sections = report.title(recipe), report.build(recipe, os.path.dirname(os.path.dirname(path)))
     with open(path, encoding='utf-8') as file:
         assert file.read() == report.to_markdown(heading, sections)
-    with open(f'{os.path.splitext(path)[0]}.html', encoding='utf-8') as file:  # its figures depend on the fonts
+    with open(f'{os.path.splitext(path)[0]}.html', encoding='utf-8') as file:  # figures depend on the fonts
         assert without_figures(file.read()) == without_figures(report.to_html(heading, sections))
 
 

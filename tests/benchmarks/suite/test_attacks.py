@@ -33,7 +33,7 @@ def classifier(attacked):
 
 
 def same(ours, theirs):
-    # where a gradient is all but 0 its sign is rounding
+    # where a gradient is almost 0, its sign depends on rounding
     close = np.abs(ours.numpy() - theirs) < 1e-5
     assert close.mean() > 0.999
 

@@ -1,4 +1,4 @@
-"""`benchmarks.suite.shifts.corruptions`: what each does to the pixels."""
+"""`benchmarks.suite.shifts.corruptions`: the effect of each on the pixels."""
 import io
 
 import pytest
@@ -17,7 +17,7 @@ def test_stronger_is_further_away(name):
     for strength in STRENGTHS[name]:
         result = corrupt(IMAGES, name, strength)
         assert result.shape == IMAGES.shape and 0. <= result.min() and result.max() <= 1.
-        assert (result * 255. - (result * 255.).round()).abs().max() < 1e-4  # of 8 bits
+        assert (result * 255. - (result * 255.).round()).abs().max() < 1e-4  # 8-bit values
         assert torch.equal(result, corrupt(IMAGES, name, strength))
         distances.append(float((result - IMAGES).abs().mean()))
     assert 0. < distances[0] < distances[1] < distances[2]
@@ -46,7 +46,7 @@ def test_blur_keeps_a_constant_image():
 
 @pytest.mark.parametrize('sigma', STRENGTHS['blur'])
 def test_blur_has_the_width_asked_for(sigma):
-    """The variance of what becomes of a point, in each direction; the kernel ends at three standard deviations."""
+    """Measured as the variance of a blurred point along one axis; the kernel ends at three standard deviations."""
     point = torch.zeros(1, 3, 33, 33)
     point[..., 16, 16] = 1.
     line = corrupt(point, 'blur', sigma)[0, 0].sum(dim=0)

@@ -21,7 +21,7 @@ def stepper(*names, **changes):
 
 @pytest.fixture(params=[False, True])
 def new(request, monkeypatch):
-    """A method that nothing else knows of."""
+    """A method that is declared nowhere else."""
     entry = Method(
         'Slow MultiMix', '--smoothing 0.2 --mixup-mode multimix --multimix-alpha 7 --multimix-teacher-decay 0.875',
         '#123456', 'X', ours=request.param)
@@ -31,7 +31,7 @@ def new(request, monkeypatch):
 
 def test_a_new_method_is_one_entry(new, tmp_path, capsys):
     assert budget('digits', 'slow', 3).endswith(f' {new.flags} --seed 3')
-    with pytest.raises(SystemExit, match='2'):  # after the names of the methods
+    with pytest.raises(SystemExit, match='2'):  # which comes after the check of the methods' names
         accuracy.main(['--recipe', 'digits', '--data-dir', str(tmp_path / 'nowhere'), '--methods', 'slow'])
     assert 'must have the folder' in capsys.readouterr().err
 
@@ -55,7 +55,7 @@ def test_a_new_method_is_one_entry(new, tmp_path, capsys):
 def test_what_is_timed_is_what_is_trained(name):
     timed = stepper(name).methods[name]
     teacher = 'distilled' in name
-    assert timed.two_views == teacher  # as the training, whose default is two views
+    assert timed.two_views == teacher  # as in training, where two views are the default
     if isinstance(timed.task, MultiMixTask):
         assert (timed.task.teacher is not None) == teacher
         assert not teacher or (timed.task.teacher.ema.decay, timed.task.single_view) == (0.99, False)

@@ -1,4 +1,4 @@
-"""Committed results keep the schema, and what writes them."""
+"""Committed results and newly written ones follow the schema."""
 import glob
 import json
 import os
@@ -19,7 +19,7 @@ def test_committed_results(path):
     check_schema(record)
     if 'method' in record['settings']:
         kind, recipe, name = os.path.relpath(path, FOLDER).split(os.sep)
-        # what was tried on seeds that the study does not judge by
+        # screening: runs on seeds that the study does not count
         assert record['benchmark'] == dict(screening='accuracy').get(kind, kind)
         assert name == '{method}-{seed}.json'.format(**record['settings'])
         assert recipe.startswith(record['settings']['recipe'])

@@ -1,4 +1,4 @@
-"""The parts of the suite on trained runs: files that are whole, not made again, and of the weights they name."""
+"""The parts of the suite on trained runs: their results are whole, made once, and of the weights they name."""
 import argparse
 import json
 import os
@@ -27,7 +27,7 @@ FLAGS = (
 
 @pytest.fixture(scope='module')
 def trained(image_folder, tmp_path_factory):
-    """The flags of a suite with three methods trained for a second, two seeds of one; and its folder of results."""
+    """The flags of a suite with three methods trained for a second, one with two seeds; and the suite's folder."""
     root = tmp_path_factory.mktemp('suite')
     patch = pytest.MonkeyPatch()
     recipe = Recipe(FLAGS, 6, 3, eval_split='validation', unseen_classes=('owl',), outliers=('noise', 'digits'))
@@ -99,11 +99,11 @@ def test_robustness(trained):
 
 
 def test_attacked_images_are_what_is_judged():
-    """A linear model of two pixels, which one step turns over where the margin is small."""
+    """A linear model of two pixels, whose prediction one step flips if the margin is small."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
     model[1].weight.data = torch.eye(2)
     model.requires_grad_(False)
-    margins = torch.tensor([0.005, 0.015, 0.03, 0.2])  # a radius moves both pixels: twice the radius is needed
+    margins = torch.tensor([0.005, 0.015, 0.03, 0.2])  # both pixels move: a margin below twice the radius flips
     pixels = torch.stack([0.5 + margins, torch.full((4,), 0.5)], dim=1).view(4, 1, 1, 2)
     rows = robustness.attack_all(
         model, pixels, torch.zeros(4, dtype=torch.long), argparse.Namespace(steps=10, device='cpu'))
@@ -114,7 +114,7 @@ def test_attacked_images_are_what_is_judged():
 
 
 def test_corrupted_images_are_what_is_judged():
-    """By a model that tells images of much contrast from those of little."""
+    """The model tells images of high contrast from those of low contrast."""
     pixels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
     def model(images):
@@ -130,7 +130,7 @@ def test_corrupted_images_are_what_is_judged():
 
 def test_outliers_are_what_scores_low():
     inside = torch.tensor([[9., 0.], [8., 0.]])
-    outside = [torch.full((3, 2), 0.1), torch.tensor([[20., 0.]] * 3)]  # sure of nothing, and surer than of the test
+    outside = [torch.full((3, 2), 0.1), torch.tensor([[20., 0.]] * 3)]  # less certain than inside, and more
     for logits, auroc in zip(outside, (1., 0.)):
         found = ood.detect(lambda pixels, logits=logits: logits, inside, torch.zeros(3, 3, 2, 2), 'cpu')
         assert [found[name]['auroc'] for name in ood.SCORES] == [auroc, auroc]
@@ -149,7 +149,7 @@ def test_ood(trained, image_folder, tmp_path, capsys):
         for score in ('msp', 'energy'):
             assert all(0. <= value <= 1. for value in outliers[score].values())
     assert 0. <= result['ece'] <= 1. and isinstance(result['margin'], float)
-    Image.new('RGB', (40, 30), 'blue').save(tmp_path / 'blue.png')  # another folder of that name, or the same, changed
+    Image.new('RGB', (40, 30), 'blue').save(tmp_path / 'blue.png')  # like another folder of that name
     with pytest.raises(SystemExit, match='2'):
         ood.main(flags)
     assert 'folders must be' in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_embedding_space(trained):
     picture = read(root, 'embedding_space', 'plain-0')['result']['picture']
     assert len(picture['x']) == len(picture['y']) == 6 and picture['label'] == [0, 0, 0, 1, 1, 1]
     result = read(root, 'embedding_space', 'plain-1')['result']
-    assert 'picture' not in result  # one seed is drawn
+    assert 'picture' not in result  # only one seed has a picture
     assert 0. <= result['alignment'] <= 4. and result['uniformity'] <= 0. and len(result['spread_per_class']) == 2
     model, config = load_run(Run('tiny', 'plain', 1, str(root / 'output' / 'tiny' / 'plain-1')), 'cpu')
     pixels, labels = load_pixels(str(root / 'output' / 'data' / 'tiny' / 'validation'), config)
@@ -262,7 +262,7 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     path = tmp_path / 'results' / 'step_time' / 'tiny.json'
     assert evidence.measure_step_time('tiny', ['cutmix'], 'cpu', str(path)) == 0
     methods = json.loads(path.read_text())['result']['runs'][0]['methods']
-    assert list(methods) == ['plain', 'cutmix', 'dense-multimix']  # with those that were timed before
+    assert list(methods) == ['plain', 'cutmix', 'dense-multimix']  # beside those timed before
 
     settings = json.loads(path.read_text())['settings']
     for name, value in (('models', ['resnet50']), ('batch_size', [7]), ('device', 'cuda')):
@@ -299,7 +299,7 @@ def test_a_part_that_fails_says_on_which_run(trained, tmp_path, monkeypatch, cap
 
 
 def test_what_is_done_takes_no_time(monkeypatch, caplog):
-    clock = iter(range(0, 6000, 60))  # each look at it a minute later
+    clock = iter(range(0, 6000, 60))  # every reading is a minute later
     monkeypatch.setattr(running.time, 'time', lambda: next(clock))
     with caplog.at_level('INFO', logger='benchmarks'):
         running.work_through(['a', 'b', 'c', 'd'], lambda item: item, str, lambda item: item in 'bc')

@@ -1,4 +1,4 @@
-"""`benchmarks.suite.subset`: what a recipe sees of a folder of images."""
+"""`benchmarks.suite.subset`: the part of a folder of images that a recipe uses."""
 import dataclasses
 import os
 import shutil
@@ -20,7 +20,7 @@ def test_the_subset_is_the_first_images_of_each_class(image_folder, tmp_path):
             images = sorted(os.listdir(os.path.join(folder, split, name)))
             assert images == [f'{index}.png' for index in range(count)]
             assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert prepare_data(RECIPE, str(image_folder), folder).folder == folder  # again
+    assert prepare_data(RECIPE, str(image_folder), folder).folder == folder  # a second call keeps it
 
 
 def test_padded_images_get_a_black_border(image_folder, tmp_path):
@@ -33,7 +33,7 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
         pixels = np.asarray(image)
     np.testing.assert_array_equal(pixels, np.pad(original, ((4, 4), (4, 4), (0, 0))))
     assert sorted(os.listdir(os.path.dirname(path))) == [f'{index}.png' for index in range(6)]
-    assert os.path.islink(os.path.join(folder, 'validation', 'cat', '0.png'))  # never padded
+    assert os.path.islink(os.path.join(folder, 'validation', 'cat', '0.png'))  # validation images are never padded
     written = os.stat(path).st_mtime_ns
     prepare_data(padded, str(image_folder), folder)
     assert os.stat(path).st_mtime_ns == written
@@ -58,7 +58,7 @@ def test_label_noise_draws_classes_anew_and_keeps_every_image(image_folder, tmp_
 
 def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
     shutil.copytree(image_folder / 'train', tmp_path / 'images' / 'train')
-    for split in ('validation', 'more'):  # names of their own, as the splits of one collection have
+    for split in ('validation', 'more'):  # distinct names, as in the splits of one collection
         for path in sorted((image_folder / 'validation').glob('*/*.png')):
             target = tmp_path / 'images' / split / path.parent.name / f'{split}-{path.name}'
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def test_the_digest_is_of_the_images_and_not_of_their_place(image_folder, tmp_pa
 
 
 def test_images_that_came_later_are_not_added(image_folder, tmp_path):
-    """Links to the first six of each class would become links to more."""
+    """Links to the first six images of each class would become links to more."""
     shutil.copytree(image_folder, tmp_path / 'images')
     prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
     shutil.copy(tmp_path / 'images' / 'train' / 'cat' / '0.png', tmp_path / 'images' / 'train' / 'cat' / '00.png')
@@ -125,7 +125,7 @@ def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp
 @pytest.mark.parametrize('change', [
     dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), dict(data_dir=1)])
 def test_a_folder_of_another_share_is_refused(change, image_folder, tmp_path):
-    """It would become the union of both, or stay as it was."""
+    """Otherwise it would become the union of both, or stay as it was."""
     folder = str(tmp_path / 'subset')
     prepare_data(RECIPE, str(image_folder), folder)
     elsewhere = change.pop('data_dir', None)
@@ -145,4 +145,4 @@ def test_a_folder_of_unknown_images_is_refused(image_folder, tmp_path):
 def test_too_few_images(image_folder, tmp_path):
     with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
         prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
-    assert not (tmp_path / 'subset').exists()  # the next try is not refused
+    assert not (tmp_path / 'subset').exists()  # so that the next try is not refused
