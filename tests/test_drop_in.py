@@ -33,7 +33,7 @@ def make(mode='multimix', **kwargs):
 
 
 def head_of_rows(model, mode, mixup_fn, x, **kwargs):
-    """A head whose tuples and clean weight are those that whole rows come to."""
+    """Make a head with the number of tuples and the clean weight that the rounded counts of rows amount to."""
     head = MultiMixHead(model, mode, **kwargs)
     positions = None if mode == 'multimix' else head.dense.num_positions(x)
     num_tuples, copies = mixup_fn.loss.row_counts(len(x), positions)
@@ -105,7 +105,7 @@ def test_evaluation_is_bit_identical_to_the_plain_model(mode):
         expected = model(x)
         mixup_fn = make(mode).attach(model)
         assert torch.equal(model(x), expected)
-        mixup_fn(x, labels(4))  # a batch in flight changes nothing
+        mixup_fn(x, labels(4))  # a pending batch changes nothing
         assert torch.equal(model(x), expected) and torch.equal(model(x[:3]), expected[:3])
     assert list(model.state_dict()) == list(build('mobilenetv4').state_dict())
 
@@ -185,7 +185,7 @@ def test_detach_gives_the_model_its_own_forward_back():
     mixup_fn(x, labels(4))
     mixup_fn.detach()
     assert 'forward' not in vars(model) and model(x).shape == (4, NUM_CLASSES)
-    mixup_fn.detach()  # once more does no harm
+    mixup_fn.detach()  # a second call does no harm
     make().attach(model)
     mixup_fn = make()
     with pytest.raises(ValueError, match='ResNet already has a replaced forward; detach'):
@@ -203,14 +203,14 @@ def test_copies_of_an_attached_model(clone, mode):
     with torch.no_grad():
         for p in copied.parameters():
             p.zero_()
-    # each has its own weights, and mixes by its own object
+    # each has its own weights and its own mixing object
     assert torch.equal(copied.eval()(x), torch.zeros(4, NUM_CLASSES))
     assert model.eval()(x).abs().sum() > 0.
     loss = step(mixup_fn, model, x, target)
     torch.testing.assert_close(step(copied_fn, copied, x, target), torch.tensor(NUM_CLASSES).log())
     assert not torch.isclose(loss, torch.tensor(NUM_CLASSES).log())
     assert all(p.grad is not None for p in copied.parameters())
-    # the copy alone, as of an average of the weights, is the plain model
+    # a copy of the model alone, as an average of the weights makes it, is the plain model
     lone = clone(model).eval()
     assert torch.equal(lone(x), model.eval()(x)) and lone.forward.__self__.model is lone
 
@@ -222,7 +222,7 @@ def test_a_second_training_forward_says_what_to_do():
     assert model(x).shape == target.shape != (4, NUM_CLASSES)
     with pytest.raises(ValueError, match=r'call x, y = mixup_fn\(x, y\) before every training forward.*reuse=True'):
         model(x)
-    assert model.eval()(x).shape == (4, NUM_CLASSES)  # evaluation in between is no mistake
+    assert model.eval()(x).shape == (4, NUM_CLASSES)  # evaluation in between is allowed
     model.train()
     mixup_fn(x, labels(4))
     model(x)
@@ -251,7 +251,7 @@ def test_bfloat16_images_under_autocast():
 
 @pytest.mark.parametrize('mode', MODES)
 def test_the_same_batch_may_be_run_again_on_purpose(mode):
-    """By the same tuples: of a closure of LBFGS, or a step of SAM, the loss is a function of the weights alone."""
+    """The tuples stay the same, so in LBFGS's closure or SAM's step the loss is a function of the weights alone."""
     model, x = build('resnet').train(), images('resnet', 4)
     mixup_fn = make(mode, reuse=True).attach(model)
     mixup_fn(x, labels(4))
@@ -302,7 +302,7 @@ def test_clean_logits(mode):
     mixup_fn = make(mode, mixup_alpha=1., input_prob=1.).attach(model)
     mixed, _ = mixup_fn(x, target)
     model(mixed)
-    assert mixup_fn.clean_logits is None  # of mixed images none are clean
+    assert mixup_fn.clean_logits is None  # mixed images have no clean logits
 
 
 def test_wrapped_models_are_refused_with_the_way_out():
@@ -357,7 +357,7 @@ def test_repr():
 
 
 def test_a_share_found_by_the_run():
-    """Labels that the model gives itself are fitted: the share rises, and rests while images are mixed."""
+    """Labels that the model itself predicts are fitted: the share rises, and stays the same while images are mixed."""
     model, x = build('vit'), images('vit', 4)
     target = model(x).argmax(dim=1)
     mixup_fn = make(mixup_alpha=1., input_prob='auto', num_batches=200).attach(model.train())

@@ -16,7 +16,7 @@ WITHOUT_LINEAR = ('levit', 'repvit', 'deit_distilled', 'volo')  # a batch norm f
 
 
 def single_positions(features, spec):
-    """Each position as an image of its own; a token is put in the place of the prefix tokens too."""
+    """Yield each position as a separate image; its token also replaces the prefix tokens."""
     if spec.format == 'NLC':
         for j in range(spec.num_prefix_tokens, features.shape[1]):
             yield torch.cat([features[:, j:j + 1]] * (1 + spec.num_prefix_tokens), dim=1)
@@ -92,7 +92,7 @@ def test_batch_norms_of_the_head_keep_their_statistics(key):
     assert dense.batch_norms and all(norm.track_running_stats for norm in dense.batch_norms)
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    # in train mode they normalise by the positions at hand, as layers in train mode do
+    # in train mode they normalise by the current positions, as any layer in train mode does
     assert not torch.allclose(logits, dense_in_eval(model, dense, features), **CLOSE)
 
 

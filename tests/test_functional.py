@@ -125,7 +125,7 @@ def test_dense_weights_and_their_fallback():
     lam = random_weights((4, 6, 5), length=2)
     attention = torch.rand(5, 4, dtype=torch.float64)
     attention[:, 1] = 0.  # no example attends to this position
-    attention[:3, 2] = 0.  # here tuples of the first three examples are left without any
+    attention[:3, 2] = 0.  # here tuples of only the first three examples have no attention
     weights = functional.dense_weights(lam, attention)
     torch.testing.assert_close(weights, naive.dense_weights(lam, attention), **CLOSE)
     assert torch.equal(weights[1], lam[1])
@@ -171,7 +171,7 @@ def test_attention_of_tiny_or_huge_embeddings_is_finite():
 
 @pytest.mark.parametrize('learned', [False, True])
 def test_a_row_that_nothing_attends_to_changes_no_other_row(learned):
-    """On the CPU there is a shorter way for weights without such a row; it gives the same digits."""
+    """On the CPU, weights without such a row take a shorter path, which gives the same digits."""
     torch.manual_seed(0)
     lam = random_weights((3, 5, 4)).float()
     attention = torch.rand(4, 3)

@@ -74,7 +74,7 @@ def test_pooled_loss_by_hand():
 
 @pytest.mark.parametrize('mode', MODES)
 def test_mixed_rows_give_the_same_loss(mode):
-    """The loss with the tuples and the clean weight that whole rows come to."""
+    """The loss has the number of tuples and the clean weight that the rounded counts of rows amount to."""
     model, x, target = build('vit'), images('vit', 4), labels(4)
     head = MultiMixHead(model, mode, num_tuples=16, label_smoothing=0.1)
     features, positions = model.forward_features(x), 1 if mode == 'multimix' else 16
@@ -123,7 +123,7 @@ def test_every_parameter_gets_a_gradient(key):
 
 
 def test_every_parameter_gets_a_gradient_without_the_clean_term():
-    # or DistributedDataParallel stops at the second step
+    # otherwise DistributedDataParallel stops at the second step
     model = build('cait').train()
     head = MultiMixHead(model, 'dense-multimix', **{**PAPER, 'num_tuples': 10})
     head(model.forward_features(images('cait', 3)), labels(3)).backward()

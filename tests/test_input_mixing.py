@@ -1,4 +1,4 @@
-"""What happens to whole batches, and images mixed as timm's Mixup does."""
+"""How often batches are mixed and in which way, and images mixed as in timm's Mixup."""
 import collections
 import math
 
@@ -45,7 +45,7 @@ def test_switch_prob_is_the_share_of_cutmix_where_both_are_active(switch_prob):
     mixing = InputMixing(mixup_alpha=1., cutmix_alpha=1., switch_prob=switch_prob)
     images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     torch.manual_seed(0)
-    # CutMix leaves pixels of one image or the other, Mixup of neither
+    # pixels after CutMix are of one image or the other, after Mixup of neither
     cut = sum(bool(((mixed == 0.) | (mixed == 1.)).all()) for mixed in (mixing.mix(images).images for _ in range(1000)))
     assert abs(cut / 1000 - switch_prob) <= 4. * math.sqrt(switch_prob * (1. - switch_prob) / 1000)
 
@@ -61,7 +61,7 @@ def test_switch_prob_has_no_effect_where_one_is_active(kwargs):
 
 
 class Fixed:
-    """Stands in for numpy's generators, ours and the global one that timm's Mixup draws from."""
+    """A stand-in for numpy's generators: ours, and the global one that timm's Mixup uses."""
 
     def __init__(self, lam, integers=()):
         self.lam, self.drawn = lam, iter(integers)
@@ -90,7 +90,7 @@ class Fixed:
 def test_a_batch_is_that_of_timms_mixup(multi_label, label_smoothing, kwargs, lam, monkeypatch):
     """For the same λ, box and order of the images."""
     if 'cutmix_minmax' in kwargs and lam == 1.:
-        pytest.skip('timm leaves a batch alone whose λ is 1, though this box has nothing to do with it')
+        pytest.skip('timm does not mix a batch whose λ is 1, although this box does not depend on λ')
     images = torch.randn(6, 3, 12, 16, generator=torch.Generator().manual_seed(0))
     target = torch.arange(6) % 4
     if multi_label:
@@ -114,7 +114,7 @@ def test_a_batch_is_that_of_timms_mixup(multi_label, label_smoothing, kwargs, la
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.booleans(), st.booleans(), st.integers(0, 2 ** 32))
 def test_lam_is_the_share_that_an_image_keeps(batch_size, height, width, cuts, minmax, value):
-    """For any size of batch and image, also odd ones; images are left as they are."""
+    """This holds for any size of batch and image, also odd ones; the given images are not changed."""
     cutmix = dict(cutmix_minmax=(0.3, 0.9)) if minmax else dict(cutmix_alpha=1.)
     kwargs = cutmix if cuts else dict(mixup_alpha=0.5)
     torch.manual_seed(value)

@@ -7,7 +7,7 @@ from timm_multimix.input_share import FoundShare
 
 
 def observe(share, accuracy, times=1, batch_size=200):
-    """Batches of which that part is right."""
+    """Show the share batches with that accuracy."""
     hits = round(accuracy * batch_size)
     target = torch.zeros(batch_size, dtype=torch.long)
     logits = torch.zeros(batch_size, 3)
@@ -19,7 +19,7 @@ def observe(share, accuracy, times=1, batch_size=200):
 
 
 def by_hand(accuracies, num_batches):
-    """METHOD: average 0.95 a batch, target 0.93, from 0 to 0.6, a tenth of the run from one to the other."""
+    """Average with decay 0.95 per batch, target 0.93, share from 0 to 0.6, in a tenth of the run from end to end."""
     share = average = 0.
     for accuracy in accuracies:
         average = 0.95 * average + 0.05 * accuracy

@@ -85,7 +85,7 @@ def test_terms():
 
 @pytest.mark.parametrize('kwargs, kappa', [({}, 2.), (dict(alpha=0.5), 0.5), (dict(PAPER, alpha=1.), 6.)])
 def test_what_tells_examples_apart(kwargs, kappa):
-    """On uniform predictions the mixed loss has 1 / (κ + 1) of plain cross-entropy's gradient for it."""
+    """On uniform predictions the mixed loss keeps 1 / (κ + 1) of plain cross-entropy's gradient that separates them."""
     logits, target = torch.zeros(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
     criterion = MultiMixLoss(**{**kwargs, 'num_tuples': 50_000})
@@ -99,9 +99,9 @@ def test_what_tells_examples_apart(kwargs, kappa):
     (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
 def test_the_margin_that_the_loss_asks_for(kwargs, margin):
-    """Of one number, how far the label's logit is above the others, the loss has its least where docs/evidence.md says.
+    """As a function of how far the label's logit is above the others, the loss is least where docs/evidence.md says.
 
-    With label smoothing of plain cross-entropy, log(0.91 / 0.01), as the mixed loss has hardly any weight there.
+    With label smoothing that is plain cross-entropy's log(0.91 / 0.01), as the mixed loss has hardly any weight there.
     """
     criterion, steps = MultiMixLoss(num_tuples=5_000, **kwargs), torch.arange(3., 12., 0.2)
     losses = [seeded(criterion, step * torch.eye(10), torch.arange(10)) for step in steps]
@@ -111,7 +111,7 @@ def test_the_margin_that_the_loss_asks_for(kwargs, margin):
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('num_tuples, clean_weight', [(8, 0.), (7, 0.), (8, 1.), (40, 3.), (8, 0.5), (2, 1.)])
 def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_weight, dense):
-    """As of the loss with the tuples and the clean weight that whole rows come to."""
+    """The loss has the number of tuples and the clean weight that the rounded counts of rows amount to."""
     logits, target, attention, clean_logits = problem(dense, positions=4)
     criterion = MultiMixLoss(num_tuples=num_tuples, clean_weight=clean_weight, label_smoothing=0.1)
     positions = 4 if dense else None
@@ -155,7 +155,7 @@ def test_rows_are_bounded_and_come_close_to_the_clean_weight(batch_size, positio
         return
     num_mixed, num_clean = counts.num_tuples * r, counts.clean_copies * batch_size
     assert num_mixed + num_clean <= 2 * (criterion.tuples(positions) * r + batch_size)
-    # a copy more or less, or a tuple of every position
+    # off by at most one clean copy, or one tuple at every position
     assert abs(num_clean - clean_weight * num_mixed) <= max(batch_size, clean_weight * r)
 
 
@@ -175,7 +175,7 @@ def test_budget_of_tuples(positions, tuples):
 
 @pytest.mark.parametrize('dense', [False, True])
 def test_the_loss_draws_its_budget(dense, monkeypatch):
-    """And no less: counted where the weights are used."""
+    """They are counted where the weights are used."""
     drawn = []
     cross_entropy = functional.mixed_cross_entropy
 
@@ -203,7 +203,7 @@ def test_in_eval_mode_it_is_the_plain_criterion(soft, label_smoothing, dense):
     assert torch.equal(criterion(logits, target, attention, clean_logits), loss)
     rows, soft_target = criterion.mix(logits, target, attention, clean_logits)
     torch.testing.assert_close(SoftTargetCrossEntropy()(rows, soft_target.double()), loss, rtol=1e-6, atol=1e-6)
-    # any batch will do: a shorter one than a tuple is nothing to mix
+    # a batch smaller than a tuple is fine, as nothing is mixed
     criterion(logits[:2], target[:2], None if attention is None else attention[:2],
               None if clean_logits is None else clean_logits[:2])
     assert criterion.train()(logits, target, attention, clean_logits) != loss

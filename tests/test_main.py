@@ -1,4 +1,4 @@
-"""`python -m timm_multimix`: a training script of others, unedited."""
+"""`python -m timm_multimix`: other people's training scripts, unedited."""
 import json
 import logging
 import os
@@ -165,7 +165,7 @@ def test_errors_of_the_script_are_its_own(tmp_path):
 
 @pytest.fixture
 def folder_of_noise(tmp_path):
-    """The same three classes, of 16-bit images."""
+    """The same three classes, with 16-bit images."""
     rng = np.random.default_rng(0)
     for split in ('train', 'validation'):
         for name in ('cat', 'dog', 'owl'):
@@ -177,14 +177,14 @@ def folder_of_noise(tmp_path):
 
 
 def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
-    """16-bit images are scaled, not white; hidden folders are no classes; what cannot be read ends the run."""
+    """16-bit images are scaled, not white; hidden folders make no class; an unreadable image ends the run."""
     hidden = folder_of_noise / 'train' / '.ipynb_checkpoints'
     hidden.mkdir()
     shutil.copy(folder_of_noise / 'train' / 'cat' / '0.png', hidden)
     flags = ['--mixup-mode', 'multimix', '--data-dir', str(folder_of_noise), '--aa', 'rand-m9-mstd0.5']
     assert all(step['spread'] > 0.1 for step in run(*flags)['steps'])
     broken = folder_of_noise / 'train' / 'cat'
-    for path in broken.iterdir():  # all of them: a batch that is not full, with one alone, is dropped
+    for path in broken.iterdir():  # all of them, as one alone may be in the last batch, which is dropped
         path.write_text('no image')
     for workers in ('0', '1'):
         run(*flags, '--workers', workers, code=2)

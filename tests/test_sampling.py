@@ -42,10 +42,10 @@ def test_marginal_is_beta():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('total', [0.3, 2.])
 def test_broken_sticks_are_dirichlet(total, dtype):
-    """Where many examples share a small total, sticks are broken; the moments and quantiles are those of numpy's."""
+    """Many examples that share a small total are drawn by stick-breaking, with moments and quantiles as numpy's."""
     torch.manual_seed(0)
     lam = sample_dirichlet(20_000, 160, total, concentration='total', dtype=dtype).double()
-    assert (lam == 0.).any()  # as it is only here
+    assert (lam == 0.).any()  # exact zeros show that sticks were broken
     expected = torch.from_numpy(np.random.default_rng(0).dirichlet(np.full(160, total / 160), 20_000))
     assert (lam.sum(dim=-1) - 1.).abs().max() < (1e-6 if dtype == torch.float32 else 1e-14)
     for power in (2, 3):
@@ -64,7 +64,7 @@ def test_all_examples_are_alike():
     lam = sample_dirichlet(30_000, 6, 1., length=2)
     torch.testing.assert_close(lam.mean(dim=0), torch.full((6,), 1. / 6.), rtol=0.04, atol=0.)
     torch.testing.assert_close((lam > 0.).float().mean(dim=0), torch.full((6,), 1. / 3.), rtol=0.04, atol=0.)
-    # and so are all pairs of them
+    # all pairs of them are alike too
     pairs = ((lam > 0.).float().t() @ (lam > 0.).float() / 30_000)[~torch.eye(6, dtype=torch.bool)]
     torch.testing.assert_close(pairs, torch.full((30,), 1. / 15.), rtol=0.1, atol=0.)
 
@@ -90,7 +90,7 @@ def test_large_alpha_is_uniform():
 @pytest.mark.parametrize('num_examples', [1, 3])
 def test_gamma_variates_of_zero_are_not_nan(num_examples, monkeypatch):
     class Zeros:
-        """What a float32 sampler returns now and then, once in about 1e7 draws."""
+        """Zeros, which a float32 sampler returns about once in 1e7 draws."""
 
         def standard_gamma(self, shape, size, dtype):
             return np.zeros(size, dtype)

@@ -1,4 +1,4 @@
-"""What a timm user switches on around a model: precision, memory formats, checkpointing, dropout, torch.compile."""
+"""Options that a timm user turns on around a model: precision, memory formats, checkpointing, dropout, compilation."""
 import copy
 
 import pytest
@@ -79,7 +79,7 @@ def test_cam_attention_with_low_precision_weights():
 
 @pytest.mark.parametrize('key', ['resnet', 'efficientnet', 'vit', 'convnext_atto', 'mobilenetv3', 'cait'])
 def test_dropout_in_the_head(key):
-    """One call of the head: the embeddings are those that the dense logits come from, with the same mask."""
+    """Dense logits and embeddings come from one call of the head, with the same dropout mask."""
     model = build(key, drop_rate=0.5).train()
     head = MultiMixHead(model, 'dense-multimix')
     features = model.forward_features(images(key, 4))
@@ -94,7 +94,7 @@ def test_dropout_in_the_head(key):
 
 
 def test_dropout_between_embedding_and_classifier_is_seen():
-    """Where dropout comes after the embedding, the classifier on the embedding is not the head."""
+    """If dropout follows the embedding, the classifier on the embedding is not the whole head."""
     class Late(nn.Module):
         num_classes, num_features, drop_rate = NUM_CLASSES, 8, 0.5
 
@@ -119,7 +119,7 @@ def test_dropout_between_embedding_and_classifier_is_seen():
     with pytest.raises(ValueError, match="attention 'cam' needs a linear classifier"):
         MultiMixHead(model, 'dense-multimix', attention='cam', input_size=(3, 16, 16))
     features = model.forward_features(torch.randn(4, 3, 16, 16))
-    assert not torch.equal(head.dense(features)[0], head.dense(features)[0]), 'the dropout is drawn'
+    assert not torch.equal(head.dense(features)[0], head.dense(features)[0]), 'dropout is drawn in each call'
     head(features, labels(4)).backward()
     assert all(p.grad is not None for p in model.parameters())
     model.drop_rate = 0.
@@ -164,7 +164,7 @@ def test_a_model_that_returns_several_logits_is_refused_at_the_first_step():
 
 
 def test_models_that_are_not_timms():
-    """Any module with logits is pooled; dense asks for timm's three methods and says so."""
+    """Pooled mode takes any module that returns logits; dense mode needs timm's three methods and says so."""
     class Bare(nn.Module):
         def __init__(self):
             super().__init__()
@@ -202,14 +202,14 @@ def test_dense_steps_leave_the_statistics_of_a_plain_step(key):
 
 
 def test_one_position_is_enough():
-    """Images so small that one position is left: Dense MultiMix is MultiMix there."""
+    """Dense MultiMix also trains on images so small that one position is left."""
     model = timm.create_model('test_resnet', num_classes=NUM_CLASSES)
     done = run(model, None, x=torch.randn(4, 3, 32, 32), input_size=(3, 32, 32))
     check_trained(done)
 
 
 def test_a_compiled_step_does_not_compile_again():
-    """The whole step in torch.compile: one graph before the loss, none for its draws."""
+    """With the whole step in torch.compile, there is one graph before the loss and none for its draws."""
     model, criterion = nn.Linear(8, NUM_CLASSES), MultiMixLoss(num_tuples=20, alpha=(0.5, 2.))
     counter = CompileCounter()
 

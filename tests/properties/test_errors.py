@@ -25,7 +25,7 @@ BCE = nn.BCEWithLogitsLoss()
 
 
 def case_id(value):
-    """The argument at fault is the first of the parts that a message must have."""
+    """Return the argument at fault, which is the first of the parts that a message must have."""
     return re.sub(r'\W', '', str(value[0])) if isinstance(value, tuple) else str(value) if not callable(value) else ''
 
 
@@ -230,7 +230,7 @@ def test_teacher():
     raises(lambda: MultiMixTask(build('vit'), **kwargs)(images('vit', 8), target.tolist()), 'target', 'list')
 
 
-# an argument that is unknown, or has another name here, must not be lost without a word
+# an argument that is unknown, or has another name here, must not be ignored silently
 @pytest.mark.parametrize('name, call', [
     ('num_tuple', lambda: MultiMix(num_tuple=5)),
     ('num_tuple', lambda: MultiMixHead(build('vit'), num_tuple=5)),
@@ -273,7 +273,7 @@ ONE = 'must be >= 2 under cross-entropy, got 1'
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
 @pytest.mark.parametrize('training', [True, False])
 def test_one_class_has_nothing_to_learn_under_cross_entropy(training, mode):
-    """Its probability is 1 whatever the logits: a loss of 0, and an accuracy of 100 %."""
+    """Its probability is always 1, so the loss would be 0 and the accuracy 100 %."""
     model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.zeros(4, dtype=torch.long)
     head = MultiMixHead(model, mode, num_tuples=5).train(training)
     features = model.forward_features(x)

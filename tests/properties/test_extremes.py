@@ -1,4 +1,4 @@
-"""The ends of the number formats, and batches that leave nothing to mix: finite losses and gradients all the same."""
+"""Losses and gradients are finite at the ends of the number formats and on batches that leave nothing to mix."""
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ fewer = settings(many, max_examples=80)  # each example is several forwards and 
 
 
 def make_batch(kind, logits, num_classes, soft):
-    """Logits and targets of a batch of one of the kinds."""
+    """Make logits and targets of the given kind of batch."""
     target = torch.randint(num_classes, logits.shape[:1])
     if kind.endswith('one class'):
         target = target[:1].expand_as(target)
@@ -33,7 +33,7 @@ def make_batch(kind, logits, num_classes, soft):
     st.floats(0., 1.), booleans, booleans, st.data())
 def test_the_largest_logits(
         seed, dtype, batch_size, num_classes, alpha, implementation, kind, label_smoothing, soft, teacher, data):
-    """Logits of the largest finite size, of either sign, among ordinary ones."""
+    """Logits of the largest finite size and either sign, among ordinary ones."""
     positions = data.draw(st.none() | st.integers(1, 4))
     torch.manual_seed(seed)
     shape = (batch_size, num_classes) if positions is None else (batch_size, positions, num_classes)
@@ -52,7 +52,7 @@ def test_the_largest_logits(
         loss.backward()
         assert loss.dtype == torch.float32 and torch.isfinite(loss)
         assert torch.isfinite(x.grad).all()
-    # in float32, where rounding leaves the sums over the classes as they are
+    # only in float32, as coarser rounding changes the sums over the classes
     assert wide.grad.sum(dim=-1).abs().max() < 1e-5
     assert wide.grad.abs().sum() <= 2.001
     mixed_logits, mixed_target = MultiMixLoss(3, alpha, clean_weight=0.).mix(logits, target, attention)
@@ -63,7 +63,7 @@ def test_the_largest_logits(
 @pytest.mark.parametrize('implementation', ['chunked', 'reference'])
 @pytest.mark.parametrize('clean_weight', [0., 1.])
 def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementation, clean_weight):
-    """Every image is as wrong as bfloat16 can tell: the loss would be 6.8e38, its gradient is 1 / b up and down."""
+    """Every image is as wrong as bfloat16 can express: the loss would be 6.8e38, its gradients are +-1 / b."""
     torch.manual_seed(0)
     largest = torch.finfo(torch.bfloat16).max
     logits = torch.tensor([[largest, -largest]] * 4).bfloat16().requires_grad_()
@@ -75,7 +75,7 @@ def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementatio
 
 @pytest.mark.parametrize('implementation', ['chunked', 'reference'])
 def test_ordinary_images_keep_their_gradient_beside_the_largest(implementation):
-    """Clean loss alone, in effect: the weights are one-hot."""
+    """The weights are one-hot, so in effect this is the clean loss alone."""
     torch.manual_seed(0)
     logits = torch.randn(4, 5)
     logits[0] = torch.finfo(torch.bfloat16).max * torch.tensor([1., -1., 1., -1., 1.])
@@ -93,7 +93,7 @@ def test_ordinary_images_keep_their_gradient_beside_the_largest(implementation):
 def test_attention_that_is_zero_everywhere(seed, batch_size, num_tuples, positions, alpha, concentration):
     torch.manual_seed(seed)
     lam = sample_dirichlet(num_tuples, batch_size, alpha, concentration=concentration, positions=positions)
-    attention = torch.rand(batch_size, positions) * (torch.rand(batch_size, 1) < 0.5)  # of some images, or of all
+    attention = torch.rand(batch_size, positions) * (torch.rand(batch_size, 1) < 0.5)  # zero for some images or all
     weights = dense_weights(lam, attention)
     assert (weights >= 0.).all() and (weights.sum(dim=-1) - 1.).abs().max() < 1e-6
     assert torch.equal(dense_weights(lam, attention * 0.), lam)
@@ -108,7 +108,7 @@ def test_attention_that_is_zero_everywhere(seed, batch_size, num_tuples, positio
 
 
 def data_scale(seed):
-    """Attention of all images zero, or so small that dividing by its sum would lose digits, or ordinary."""
+    """Return a scale that makes attention zero, so small that division by its sum would lose digits, or ordinary."""
     return (0., 1e-38, 1.)[seed % 3]
 
 

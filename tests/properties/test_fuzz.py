@@ -1,6 +1,6 @@
 """Every public constructor and function, given anything for any argument, works or names the argument that is wrong.
 
-For a value of another type Python's own error will do; a number out of range is never taken.
+For a value of another type Python's own error is enough; a number out of range is always refused.
 """
 import fractions
 import numbers
@@ -64,7 +64,7 @@ TARGETS = {
 }
 
 
-RANGES = {  # of the arguments that are numbers; the lowest and highest that are allowed
+RANGES = {  # the lowest and the highest value allowed for each numeric argument
     **dict.fromkeys(
         ['num_tuples', 'num_examples', 'length', 'positions', 'num_classes', 'num_batches'], (1, 2 ** 31 - 1)),
     **dict.fromkeys(['label_smoothing', 'gamma', 'prob', 'switch_prob', 'input_prob', 'teacher_decay'], (0., 1.)),
@@ -81,7 +81,7 @@ def is_number(value):
 
 
 def attempt(call, changes):
-    """Call it; a refusal must name one of the arguments that were changed, unless one of them is of a wrong type."""
+    """Call it; a refusal must name one of the changed arguments, unless one of them has a wrong type."""
     defaults = TARGETS[call][0]
     kwargs = {**(defaults() if callable(defaults) else defaults), **changes}
     try:
@@ -98,7 +98,7 @@ def attempt(call, changes):
     assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
 
 
-# what an argument is called where the message comes from
+# other names by which a message may call an argument
 OTHER_NAMES = dict(
     model='model|has no|Linear|Positions', input_size='input_size|Positions',
     multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
@@ -138,7 +138,7 @@ def test_any_values_for_several_arguments(call, data):
 @many
 @given(st.sampled_from(LOSS), st.sampled_from(LOSS), st.sampled_from(ANYTHING), st.sampled_from(ANYTHING))
 def test_what_is_accepted_can_be_used(first, second, value, other):
-    """A loss that was built gives a finite number, or says what does not fit the batch."""
+    """A loss that could be built gives a finite number, or says what does not fit the batch."""
     changes = {first: value, second: other}
     if isinstance(changes.get('num_tuples'), int) and changes['num_tuples'] > 1000:
         return

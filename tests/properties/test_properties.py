@@ -1,4 +1,4 @@
-"""What must hold for any input, tried on inputs of hypothesis' choice."""
+"""Properties that hold for any input, tried on inputs chosen by hypothesis."""
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -14,7 +14,7 @@ huge_scales = st.floats(0., 3e3)  # some logits exceed 1e4
 
 @st.composite
 def problems(draw, dtype=torch.float64, scale=scales, soft=booleans, max_batch=16):
-    """Logits `[b, r, c]`, a target and weights `[r, n, b]`."""
+    """Draw logits `[b, r, c]`, a target and weights `[r, n, b]`."""
     batch_size, num_classes = draw(st.integers(1, max_batch)), draw(st.integers(1, 9))
     positions, num_tuples = draw(st.integers(1, 4)), draw(st.integers(1, 12))
     torch.manual_seed(draw(seeds))
@@ -55,7 +55,7 @@ def test_rows_of_attention_and_dense_weights(problem, width, activation, exponen
     assert (attention >= 0.).all() and (attention.sum(dim=-1) - 1.).abs().max() < 1e-6
     weights = dense_weights(lam.float(), attention)
     assert (weights >= 0.).all() and (weights.sum(dim=-1) - 1.).abs().max() < 1e-6
-    # attention takes weight away or adds to it, but never brings an example into a tuple
+    # attention raises or lowers a weight, but never adds an example to a tuple
     assert (weights[lam.float() == 0.] == 0.).all()
 
 
@@ -80,7 +80,7 @@ def test_loss_of_distributions(problem, label_smoothing, implementation):
     grad, = torch.autograd.grad(loss, logits)
     assert loss >= -1e-12 * (1. + logits.abs().max())
     torch.testing.assert_close(grad.sum(dim=-1), torch.zeros(grad.shape[:2]).double(), rtol=0., atol=1e-12)
-    # softmax minus target: no example is pulled with more than the share of the tuples it has
+    # softmax minus target: the pull on an example is at most its share of the tuples
     assert grad.abs().sum() <= 2. + 1e-9
     if logits.shape[-1] == 1:
         assert abs(loss) < 1e-10 and grad.abs().max() < 1e-12
@@ -162,7 +162,7 @@ def test_multimix_loss(seed, batch_size, num_classes, alpha, concentration, expo
     torch.manual_seed(seed)
     shape = (batch_size, num_classes) if positions is None else (batch_size, positions, num_classes)
     logits = 10. ** exponent * torch.rand(shape)
-    # one class for all now and then
+    # sometimes one class for all
     target = torch.randint(num_classes, (batch_size,)) * data.draw(st.integers(0, 1))
     attention = None if positions is None else torch.rand(batch_size, positions).softmax(dim=-1)
     loss = criterion(logits.requires_grad_(), target, attention)

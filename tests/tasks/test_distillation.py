@@ -1,4 +1,4 @@
-"""Self-distillation: the loss by its equation, the teacher by timm's ModelEmaV3, and the task that joins them."""
+"""Self-distillation: the loss against its equation, the teacher against timm's ModelEmaV3, and the task with both."""
 import copy
 import re
 
@@ -23,7 +23,7 @@ TARGETS = ('hard', 'soft', 'multi-hot')
 
 
 def problem(shape, kind):
-    """Student and teacher as (embeddings, weight, bias), target and weights."""
+    """Make student and teacher as (embeddings, weight, bias), target and weights."""
     torch.manual_seed(0)
     batch_size, length, num_tuples, positions, num_classes, width = SHAPES[shape]
     dense = () if positions is None else (positions,)
@@ -88,7 +88,7 @@ def test_the_teachers_logits_receive_no_gradient(implementation):
 
 
 def test_the_teachers_probabilities_are_constant_in_the_weights():
-    """Where the attention is differentiated, the teacher's targets do not lean on it."""
+    """If the attention is differentiated, no gradient passes through the teacher's targets."""
     student, teacher, target, weights = problem('pooled', 'soft')
     weights.requires_grad_()
     loss = mixed_cross_entropy(F.linear(*student), target, weights, teacher_logits=F.linear(*teacher), gamma=0.)
@@ -117,7 +117,7 @@ def test_nothing_that_grows_with_the_tuples_is_kept_for_backward():
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('soft', [False, True])
 def test_only_the_mixed_term_is_distilled(soft, dense):
-    """γ·H(ΛY, p) + (1 - γ)·H(p', p) + w·clean: smoothing and the clean term are those of the targets."""
+    """γ·H(ΛY, p) + (1 - γ)·H(p', p) + w·clean: label smoothing and the clean term concern the targets alone."""
     torch.manual_seed(0)
     shape = (4, 5, 3) if dense else (4, 3)
     logits, teacher_logits = torch.randn(2, *shape, dtype=torch.float64)
@@ -155,7 +155,7 @@ def seeded(task, *args, seed=3):
 
 
 def move(task, step=None, lr=0.1, key='efficientnet'):
-    """One step of plain gradient descent, and the update of the averages."""
+    """Take one step of plain gradient descent, and update the averages."""
     task.train()
     seeded(task, *views(key))['loss'].backward()
     model = task.get_eval_model()
@@ -169,11 +169,11 @@ def move(task, step=None, lr=0.1, key='efficientnet'):
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('key', ['efficientnet', 'vit'])
 def test_the_task_is_the_loss_on_the_logits_of_both(key, mode):
-    """Teacher logits: those of a plain copy in eval mode, on the second view; dense, of its own head per position."""
+    """The teacher's logits come from a plain copy in eval mode on the second view; in dense mode, from its own head."""
     model = build(key).train()
     task = make(model, mode, gamma=0.3, criterion_kwargs=dict(smoothing=0.1))
     teacher = task.teacher.model
-    with torch.no_grad():  # a teacher that is not the student
+    with torch.no_grad():  # make the teacher differ from the student
         for parameter in teacher.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     plain, other = copy.deepcopy(model), build(key)
@@ -230,7 +230,7 @@ def test_gamma_of_one_is_the_task_without_a_teacher(mode):
 @pytest.mark.parametrize('warmup', [False, True])
 @pytest.mark.parametrize('with_ema', [False, True])
 def test_the_teacher_moves_as_timms_average(with_ema, warmup, mode):
-    """Once per update, whatever the ordinary EMA does beside it."""
+    """It moves once per update, with or without an ordinary EMA."""
     model = build('efficientnet').train()
     task = make(model, mode, teacher_decay=0.8, teacher_warmup=warmup)
     expected, ordinary = ModelEmaV3(model, decay=0.8, use_warmup=warmup), ModelEmaV3(model, decay=0.3)
@@ -272,7 +272,7 @@ def test_checkpoints_are_plain_and_restore_the_teacher(mode):
     state = copy.deepcopy(task.get_checkpoint_state())
     assert list(state['state_dict']) == list(build('efficientnet').state_dict())
     assert list(state['task_state']['teacher']['state_dict']) == list(state['state_dict'])
-    assert 'task_state_ema' not in task.get_checkpoint_state(ema=True), 'it is not kept twice'
+    assert 'task_state_ema' not in task.get_checkpoint_state(ema=True), 'the teacher is not kept twice'
 
     other = make(build('efficientnet').train(), mode)
     other.load_checkpoint_state(**state)
@@ -300,7 +300,7 @@ def test_a_checkpoint_with_a_teacher_serves_a_task_without():
 
 
 def test_stochastic_rounding_goes_on_where_it_was():
-    """bfloat16 averages are rounded at random, by a generator of their own."""
+    """bfloat16 averages are rounded at random, with their own generator."""
     def teacher_after(task, steps):
         for _ in range(steps):
             with torch.no_grad():
@@ -342,7 +342,7 @@ def test_compile(key, mode):
     with torch.no_grad():
         task.get_eval_model().get_classifier().weight.zero_()
     task.update_ema(step=1)
-    assert not task.teacher.model.get_classifier().weight.any(), 'the first update copies'
+    assert not task.teacher.model.get_classifier().weight.any(), 'the first update copies the student'
     torch._dynamo.reset()
 
 
@@ -381,7 +381,7 @@ def test_autocast(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 def test_the_gradient_through_the_attention(mode):
-    """By the literal loss, with a teacher as without."""
+    """The reference loss gives it, with a teacher as without."""
     model = build('resnet').train()
     kwargs = dict(attention_grad=True) if mode == 'dense-multimix' else dict(implementation='reference')
     x, target = views('resnet')

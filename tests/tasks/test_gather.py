@@ -1,4 +1,4 @@
-"""Two processes with gloo, against one process on the joined batch."""
+"""Two gloo processes, compared with one process on the joined batch."""
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
@@ -13,7 +13,7 @@ TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
 
 @pytest.fixture(scope='module')
 def processes(tmp_path_factory):
-    """Two processes of one group, for all tests here: each takes seconds to start."""
+    """Two processes of one group, shared by all tests here, as each takes seconds to start."""
     folder, context = str(tmp_path_factory.mktemp('group')), multiprocessing.get_context('spawn')
     pools = [ProcessPoolExecutor(1, context, tasks_in_two.start, (rank, folder)) for rank in range(2)]
     yield pools
@@ -23,7 +23,7 @@ def processes(tmp_path_factory):
 
 @pytest.fixture
 def both(processes, tmp_path):
-    """Run a function of tasks_in_two in both; what each saved."""
+    """A function that runs one of tasks_in_two in both processes and returns what each saved."""
     def both(function, *args):
         futures = [pool.submit(function, rank, str(tmp_path), *args) for rank, pool in enumerate(processes)]
         for future in futures:
@@ -42,7 +42,7 @@ def test_rows_and_gradients_of_both(both):
     (joined, first, labels), (again, second, _) = both(tasks_in_two.gather_rows)
     torch.testing.assert_close(joined, torch.tensor([[0., 1.], [2., 3.], [10., 11.], [12., 13.]]))
     assert torch.equal(joined, again) and labels.tolist() == [0, 5, 1, 6]
-    # each row is weighted once by its process and twice by the other, or the other way round: three times in all
+    # the first process weights each row once and the second twice, which makes three times in all
     torch.testing.assert_close(torch.cat([first, second]), 3. * torch.arange(8.).reshape(4, 2))
 
 
@@ -72,7 +72,7 @@ def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
 def test_without_gathering_each_mixes_its_own(both):
     first, second = both(tasks_in_two.one_step, 'multimix', False, {})
     assert first['loss'] != second['loss']
-    for name, gradient in first['gradients'].items():  # the mean of both, by DDP
+    for name, gradient in first['gradients'].items():  # DDP averages both
         assert torch.equal(gradient, second['gradients'][name])
 
 
@@ -105,7 +105,7 @@ def test_a_head_outside_of_ddp_says_so(both):
 
 
 def test_the_teachers_of_both_are_one(both):
-    """Without a first update that would make each of them its student."""
+    """The updates are not counted here, so no first update makes each teacher a copy of its student."""
     first, second = both(tasks_in_two.teacher_steps)
     for states in zip(first, second):
         for name, value in states[0].items():

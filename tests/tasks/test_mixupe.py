@@ -1,4 +1,4 @@
-"""MixupE: the loss by its equations, image by image in float64, and the task."""
+"""MixupE: the loss against its equations, image by image in float64, and the task."""
 import copy
 import re
 
@@ -97,7 +97,7 @@ def test_exact_terms_are_finite_differences():
 
 
 def test_the_exact_term_is_mixups_own_first_order_term():
-    """Cross-entropy with every image a share a nearer to the mean image: its derivative at a = 0 is -mean_i q_i."""
+    """Move every image by a share a towards the mean image: cross-entropy's derivative at a = 0 is -mean_i q_i."""
     model, x, target = problem()
     terms = exact_terms(model, x, lambda _: F.one_hot(target, 4).double(), MU)[1]
     step = 1e-6
@@ -134,7 +134,7 @@ def test_eta_of_zero_is_mixup_bit_for_bit(key, alpha, smoothing):
     result = seeded(make(model, mixup_alpha=alpha, eta=0., criterion_kwargs=dict(smoothing=smoothing)), x, target)
     result['loss'].backward()
 
-    mixed = drawn(alpha, x)  # the seed is now where the task's forward begins
+    mixed = drawn(alpha, x)  # with the seed of the task's forward
     soft = mixed.mix_target(soft_targets(target, NUM_CLASSES, smoothing))
     expected = SoftTargetCrossEntropy()(plain(mixed.images), soft)
     expected.backward()
@@ -145,14 +145,14 @@ def test_eta_of_zero_is_mixup_bit_for_bit(key, alpha, smoothing):
         assert torch.equal(value, buffer), name
     seeded(make(other, mixup_alpha=alpha, eta=0.5), x, target)['loss'].backward()
     grads = [m.get_classifier().weight.grad for m in (other, plain)]
-    assert not torch.allclose(*grads), 'another eta is not'
+    assert not torch.allclose(*grads), 'another eta is not Mixup'
 
 
 @pytest.mark.parametrize('batch_size', [1, 3])
 @pytest.mark.parametrize('exact', [False, True])
 @pytest.mark.parametrize('key', ['convnext', 'vit', 'resnet'])
 def test_timms_models_and_odd_batches(key, exact, batch_size):
-    """Also where attention is fused, which has no second derivative."""
+    """This includes fused attention, which has no second derivative."""
     model = build(key).train()
     x, target = images(key, batch_size), labels(batch_size)
     task = make(model, exact=exact, mean_image=x.mean(0) + 0.1 if exact else None, eta=0.5)

@@ -14,7 +14,7 @@ from timm_multimix.head import MODES
 
 
 class Tiny(nn.Module):
-    """Nothing but a forward and the number of its classes."""
+    """A model with nothing but a forward and the number of its classes."""
     num_classes = NUM_CLASSES
 
     def __init__(self):
@@ -137,7 +137,7 @@ def test_distributed(mode):
         x, target = batch('cait')
         keys, expected = list(model.state_dict()), seeded(make(model, mode, **PAPER), x, target)['loss']
         task = make(model, mode, **PAPER).prepare_distributed()
-        for _ in range(2):  # the second step finds parameters that the first one left without a gradient
+        for _ in range(2):  # the second would fail if the first left parameters without a gradient
             loss = seeded(task, x, target)['loss']
             loss.backward()
         torch.testing.assert_close(loss, expected)
@@ -246,7 +246,7 @@ def test_parameters_to_clip(mode):
 
 
 def test_smoothing_of_binary_cross_entropy_is_kept():
-    """timm's criterion smooths class indices alone; here it smooths them before they are mixed."""
+    """timm's criterion smooths only class indices; here the targets are smoothed before they are mixed."""
     task = MultiMixTask(build('resnet'), criterion=BinaryCrossEntropy(smoothing=0.3), verbose=False)
     assert task.loss.label_smoothing == 0.3 and task.loss.criterion is not None
 
@@ -334,7 +334,7 @@ def test_the_share_is_in_the_state():
 
 
 def test_processes_that_synchronize_batch_norms_draw_the_same(monkeypatch):
-    """Or they would wait for each other in different passes."""
+    """Otherwise they would wait for each other in different passes."""
     asked = []
     monkeypatch.setattr('timm_multimix.tasks.base.agree', lambda number, device: asked.append(number) or number)
     for convert, together in ((lambda model: model, False), (nn.SyncBatchNorm.convert_sync_batchnorm, True)):

@@ -1,4 +1,4 @@
-"""The flags of a run that takes a second."""
+"""Fixtures for runs that take a second."""
 import pytest
 
 import train_timm
@@ -6,7 +6,7 @@ import train_timm
 
 @pytest.fixture
 def epochs_run(monkeypatch):
-    """The epochs that are trained, as a list; `interrupt` in it makes the next run stop before that epoch."""
+    """A list of the epochs that were trained; its `interrupt` is the epoch before which the next run stops."""
     class Epochs(list):
         interrupt = None
 

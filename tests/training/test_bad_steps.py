@@ -1,4 +1,4 @@
-"""Batches of NaN leave no trace in what is trained."""
+"""Batches with NaN leave no trace in the trained state."""
 import copy
 import logging
 
@@ -36,7 +36,7 @@ def batches(count, bad=()):
 def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw', **opt_kwargs):
     args, _ = parse_args([*FLAGS, *more])
     runtime = create_runtime(args)
-    if scaler:  # of float16, though here it scales float32
+    if scaler:  # meant for float16, though here it scales float32
         runtime = runtime._replace(loss_scaler=NativeScaler(device='cpu'))
     torch.manual_seed(0)
     model = timm.create_model('test_resnet', num_classes=3)
@@ -66,14 +66,13 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('bad', [(0,), (2,), (1, 2), (3,)], ids=str)
 def test_it_is_as_if_they_had_not_been_there(bad, caplog):
-    """Weights, running statistics, the optimizer's state and its average, to the bit; and the epoch's loss."""
+    """Weights, running statistics, optimizer state and moving average are the same bit for bit, and the loss too."""
     data = batches(4, bad)
     (state, metrics) = train(data)
-    # the average counts updates from 1 and begins as a copy: so it sees as many
     (expected, expected_metrics) = train([batch for index, batch in enumerate(data) if index not in bad])
     assert_same(state['model'], expected['model'])
     assert_same(state['optimizer'], expected['optimizer'])
-    if bad != (0,):
+    if bad != (0,):  # the average begins as a copy in update 1, which is left out here
         assert_same(state['ema'], expected['ema'])
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
@@ -108,7 +107,7 @@ def test_one_bad_batch_spoils_the_update_that_it_is_part_of():
 
 @pytest.mark.parametrize('clip', [[], ['--clip-grad', '1'], ['--clip-grad', '1', '--clip-mode', 'value']], ids=str)
 def test_where_the_host_does_not_look_it_is_a_step_of_gradient_zero(clip):
-    """As on a GPU. Plain SGD does not move on it, so there it is the same as no step."""
+    """So it is on a GPU. Plain SGD does not move at a gradient of zero, so here it equals no step."""
     data = batches(4, (1, 2))
     state, metrics = train(data, *clip, host_sees=False, opt='momentum', momentum=0., weight_decay=0.)
     expected, expected_metrics = train(
@@ -142,7 +141,7 @@ def test_an_infinite_gradient_of_a_finite_loss_counts_too():
 
 @pytest.mark.parametrize('host_sees, after', [(True, 3), (False, 4)])
 def test_after_too_many_in_a_row_it_ends(host_sees, after):
-    """On the CPU at once; where the host does not look, when it logs the next line."""
+    """On the CPU at once; if the host does not check each step, when it logs the next line."""
     seen = []
 
     def watched():

@@ -24,7 +24,7 @@ EVERY_MODE = {
     'teacher, one view': [
         '--mixup-mode', 'multimix', *TUPLES, '--multimix-teacher-decay', '0.9', '--multimix-single-view'],
 }
-# every generator there is: crops and flips, jitter, AutoAugment's, random erasing, dropout
+# these use every generator: crops and flips, jitter, AutoAugment, random erasing, dropout
 AUGMENTED = ['--aa', 'rand-m9-mstd0.5-inc1', '--reprob', '0.5', '--drop', '0.2', '--model-ema']
 LOADERS = {
     'no prefetcher': ['--no-prefetcher'],
@@ -41,7 +41,7 @@ def weights(flags, folder, name, *more):
 
 @pytest.mark.parametrize('mode', ['plain', 'mixup', 'dense-multimix and cutmix', 'teacher, two views'])
 def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
-    """With none and with two workers; another seed gives others."""
+    """Without workers and with two; another seed gives different weights."""
     flags = [*flags, *EVERY_MODE[mode]]
     first = weights(flags, tmp_path, 'first')
     assert_identical(weights(flags, tmp_path, 'two workers', '--workers', '2'), first)
@@ -59,7 +59,7 @@ def test_any_number_of_workers_gives_the_same_weights(mode, workers, flags, tmp_
 
 
 class Draws(Dataset):
-    """What each generator gives."""
+    """A dataset of draws from each generator."""
 
     def __len__(self):
         return 5
@@ -87,7 +87,7 @@ def test_the_generators_of_training_are_left_alone():
 
 
 def test_repeated_images_keep_their_own_augmentation():
-    """Where an image comes several times in an epoch, or workers do not learn of it, seeds would repeat."""
+    """Seeds would repeat if an image comes several times in an epoch, or if workers are not told the epoch."""
     def wrapped(dataset, **flags):
         loader = DataLoader(dataset)
         defaults = dict(seed=0, aug_repeats=0, use_multi_epochs_loader=False, worker_seeding='all')

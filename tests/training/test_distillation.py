@@ -22,7 +22,7 @@ def checkpoint_of(folder):
 
 @pytest.fixture
 def inputs(monkeypatch):
-    """What the task is given, step by step."""
+    """The inputs of the task, step by step."""
     seen, forward = [], MultiMixTask.forward
 
     def watched(task, input, target):
@@ -71,7 +71,7 @@ def test_flags_become_arguments(flags, inputs):
 
 @pytest.mark.parametrize('more, averages', [([], 1), (['--model-ema'], 2)])
 def test_the_teacher_is_updated_once_per_update(more, averages, flags, monkeypatch):
-    """3 batches, 2 of them per update, are two updates, counted over the epochs."""
+    """3 batches, with 2 per update, make two updates an epoch, counted over the epochs."""
     steps, update = [], ModelEmaV3.update
 
     def watched(ema, model, step=None):
@@ -139,7 +139,7 @@ def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs
     before = rows_of(tmp_path / 'run')
     assert train_timm.main([*flags, *FLAGS, '--epochs', '2', '--resume', path]) == 0
     assert epochs_run == [0, 1]
-    first, second = rows_of(tmp_path / 'run')  # its columns are those of both
+    first, second = rows_of(tmp_path / 'run')  # the columns are those of both runs
     assert first == {**before[0], 'eval_student_top1': ''} and list(first) == list(second)
     assert all(second.values()) and float(second['lr']) < 1.
     assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--epochs', '3', '--resume', path]) == 0
@@ -161,7 +161,7 @@ def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, caplog):
 
 
 def test_model_ema_force_cpu_alone_changes_nothing(flags, tmp_path):
-    """It is of --model-ema, and said to have no effect without it."""
+    """It belongs to --model-ema and has no effect without it."""
     for name, more in (('a', []), ('b', ['--model-ema-force-cpu'])):
         assert train_timm.main([*flags, *FLAGS, '--experiment', name, *more]) == 0
     assert rows_of(tmp_path / 'a') == rows_of(tmp_path / 'b')

@@ -1,4 +1,4 @@
-"""A user's mistake is one line and exit code 2, an error of the program keeps its traceback: at every stage."""
+"""At every stage, a user's mistake is one line and exit code 2, and an error of the program keeps its traceback."""
 import os
 
 import pytest
@@ -11,7 +11,7 @@ from timm_multimix.__main__ import main as launch
 
 MULTIMIX = ['--mixup-mode', 'multimix', '--multimix-tuples', '8']
 OF_THE_PROGRAM = [AttributeError, NameError, RuntimeError, TypeError, ValueError]
-STAGES = dict(  # a function of each, in which something goes wrong
+STAGES = dict(  # for each stage, the function that is made to fail
     device='train_timm.create_runtime',
     model='train_timm.create_train_model',
     data='train_timm.create_loaders',
@@ -33,7 +33,7 @@ LAUNCHED = dict(
     step='timm_multimix.loss.MultiMixLoss.terms',
     update='timm_multimix.tasks.multimix.MultiMixTask.update_ema',
 )
-LIBRARY = {  # calls that answer to a value of the user's: which flag their message begins with
+LIBRARY = {  # calls that may fail on a user's value, and the beginning of their message
     'timm_multimix.training.model.create_model': '--model test_resnet: ',
     'timm_multimix.training.data.datasets.create_dataset': 'train split of ',
     'train_timm.create_optimizer_v2': '--opt sgd: ',
@@ -43,7 +43,7 @@ LIBRARY = {  # calls that answer to a value of the user's: which flag their mess
 
 @pytest.fixture
 def launched(image_folder, tmp_path):
-    """Flags of the same run by the launcher."""
+    """The arguments of the same run under the launcher."""
     return [
         SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
         '--input-size', '3', '32', '32', '--record', str(tmp_path / 'log.json'), *MULTIMIX]
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
     assert (f'--initial-checkpoint {path} does not fit this model with 3 classes; '
             f'--pretrained-path accepts another') in line
     assert 'size mismatch for fc.weight' in line
-    assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the way out that the message names'
+    assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the flag that the message suggests works'
 
 
 def test_a_checkpoint_of_another_optimizer(flags, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""timm's less common flags, each in a run: that they do what they say."""
+"""timm's less common flags do what they say, each in a run."""
 import logging
 import os
 import sys
@@ -21,7 +21,7 @@ from timm_multimix.training.data import datasets
 
 @pytest.fixture
 def steps(monkeypatch):
-    """What the task was given and what it returned, step by step."""
+    """The inputs and results of the task, step by step."""
     seen = []
     forward_backward = loop._forward_backward
 
@@ -85,7 +85,7 @@ def test_thresholded_and_smoothed_binary_cross_entropy(mode, flags, steps):
     assert task.criterion.target_threshold == 0.3
     logits, target = task.loss.mix(torch.zeros(2, 3), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
     torch.testing.assert_close(target, torch.tensor([[0.6, 0., 0.4]]) * 0.8 + 0.2 / 3.)
-    # 0.55 and 0.39 are above the threshold, 0.07 is not: at logits of 0 each class costs log 2 all the same
+    # 0.55 and 0.39 are above the threshold, 0.07 is not: at logits of 0 each class costs log 2 either way
     assert task.criterion(logits, target).item() == pytest.approx(0.6931, abs=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""An epoch of training, against a loop of its own."""
+"""An epoch of training, compared with a separate loop."""
 import pytest
 import timm
 import torch
@@ -33,7 +33,7 @@ def losses(monkeypatch):
 
 @pytest.mark.parametrize('mixing', [dict(), dict(mixup=0.8), dict(mixup=0.8, cutmix=1.)], ids=str)
 def test_the_first_losses_are_those_of_timms_parts(mixing, flags, image_folder, losses):
-    """The same seed, the same parts in the same order: the same numbers."""
+    """The same seed and the same parts in the same order give the same numbers."""
     more = [text for name, value in mixing.items() for text in (f'--{name}', str(value))]
     flags = [*flags, *more, '--mixup-mode', 'batch', '--seed', '7', '--epochs', '1', '--worker-seeding', 'part']
     assert train_timm.main(flags) == 0
@@ -67,7 +67,7 @@ def test_the_first_losses_are_those_of_timms_parts(mixing, flags, image_folder, 
 def test_accumulation_is_one_step_of_the_joined_batch(image_folder):
     images, labels = torch.randn(10, 3, 32, 32), torch.randint(3, (10,))
     states = []
-    for sizes in ((4, 4, 1, 1), (8, 2)):  # the second update is of a shorter group
+    for sizes in ((4, 4, 1, 1), (8, 2)):  # the second update has a shorter group
         args, _ = parse_args([
             str(image_folder), '--device', 'cpu', '--batch-size', '4', '--sched', 'none',
             '--grad-accum-steps', str(len(sizes) // 2)])

@@ -1,4 +1,4 @@
-"""Signals, and the end of one of two processes; each prints the seconds that it took (pytest -s shows them)."""
+"""Signals, and the death of one of two processes; each test prints the seconds that it took (shown by pytest -s)."""
 import json
 import os
 import re
@@ -15,14 +15,14 @@ from tests.support.training_states import assert_identical, final_state, free_po
 
 pytestmark = pytest.mark.slow
 
-# enough batches that a signal meets the run at work
+# enough batches that a signal arrives during training
 FLAGS = (
     '--dataset digits --model test_resnet --num-classes 10 --input-size 3 32 32 --batch-size 16 --workers 1 '
     '--lr 0.01 --device cpu --log-interval 1 --resume auto --experiment run').split() + MODES['multimix']
 
 
 class Run:
-    """train_timm.py in processes of its own; `environment` for each, or torchrun with two."""
+    """train_timm.py in separate processes: one for each of `environments`, or two under torchrun."""
 
     def __init__(self, tmp_path, *more, environments=(None,), torchrun=False):
         command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
@@ -45,7 +45,7 @@ class Run:
             time.sleep(0.05)
 
     def end(self, index=0, seconds=120):
-        """Exit code and seconds until it was there."""
+        """Return the exit code and the seconds until the process ended."""
         start = time.monotonic()
         code = self.processes[index].wait(timeout=seconds)
         return code, time.monotonic() - start
@@ -73,13 +73,13 @@ def start(tmp_path):
 
 
 def two_by_hand(port):
-    """What srun gives the processes, without anyone who watches over them."""
+    """Return the environments that srun gives two processes; no launcher watches over them."""
     shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
     return [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
 def workers_of(run):
-    """The pids of the two processes that torchrun has started, by their rank."""
+    """Return the pids of the two processes that torchrun has started, by rank."""
     ranks = {}
     for pid in subprocess.run(
             ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split():
@@ -98,7 +98,7 @@ def check_whole(folder):
 
 
 def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
-    """To the whole process group, workers of the loader included, and twice."""
+    """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
     for pid in [run.processes[0].pid, *map(int, subprocess.run(
@@ -121,17 +121,17 @@ def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
     ('by hand', ['--multimix-teacher-decay', '0.9']),
 ], ids=['torchrun', 'by hand', 'teacher'])
 def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
-    """Both end at the same update, and together go on from there."""
+    """Both stop at the same update, and together continue from there."""
     def launch(*more):
         if launcher == 'torchrun':
             return start('--epochs', '2', *flags, *more, torchrun=True)
         return start('--epochs', '2', *flags, *more, environments=two_by_hand(free_port()))
 
     run = launch()
-    run.wait_for(r'Train: 0 \[ +0/')  # at once: they ask each other after the updates 1, 3, 7, 15, 31 of the epoch's 45
+    run.wait_for(r'Train: 0 \[ +0/')  # early: they ask each other after updates 1, 3, 7, 15, 31 of the epoch's 45
     for process in run.processes:
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)  # the second comes some updates later, or when both are at their end already
+        time.sleep(0.3)  # the second comes some updates later, or when both are ending already
     ended = [run.end(index) for index in range(len(run.processes))]
     print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
     assert all(seconds < 30. for _, seconds in ended)
@@ -146,7 +146,7 @@ def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
 
 
 def test_the_share_of_mixed_batches_goes_on_in_both(tmp_path):
-    """--multimix-input-prob auto, ended within an epoch: both have the share, the average and the weights."""
+    """With --multimix-input-prob auto and a stop within an epoch, both restore share, average and weights."""
     def run(name, stop_at, *more):
         flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-input-prob', 'auto',
                  '--workers', '0', '--output', str(tmp_path), *more]
@@ -195,7 +195,7 @@ def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_pat
 
 @pytest.mark.parametrize('failing', [0, 1])
 def test_what_fails_at_the_start_in_one_ends_both(failing, start, tmp_path):
-    """By hand, so that nobody but the processes themselves sees to it."""
+    """They are started by hand, so that only the processes themselves can end each other."""
     if failing == 0:
         (tmp_path / 'file').write_text('')
         more = ['--output', str(tmp_path / 'file')]

@@ -1,4 +1,4 @@
-"""Nothing is executed that a file says, and nobody is called."""
+"""No code from a file is executed, and the network is not used."""
 import argparse
 import ast
 import os
@@ -22,12 +22,12 @@ ROOT = pathlib.Path(train_timm.__file__).parent
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What asked for the network, which there is none of."""
+    """The attempts to use the network, which is blocked."""
     calls = []
 
     class Socket(socket.socket):
         def __init__(self, family=socket.AF_INET, *args, **kwargs):
-            if family != socket.AF_UNIX:  # those between processes of this machine
+            if family != socket.AF_UNIX:  # which connect processes of this machine
                 calls.append(family)
                 raise OSError('no network')
             super().__init__(family, *args, **kwargs)
@@ -50,7 +50,7 @@ def test_a_whole_run_needs_no_network(mode, flags, calls):
 
 
 def test_only_a_flag_that_asks_for_it_does(flags, calls, tmp_path, monkeypatch):
-    """The same block meets --pretrained, so it does block."""
+    """It meets the same block, which shows that the block works."""
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr(time, 'sleep', lambda seconds: None)  # between attempts
@@ -100,7 +100,7 @@ def test_resume_auto_cannot_either(flags, tmp_path, capsys):
 def test_a_checkpoint_holds_tensors_plain_values_and_the_flags(flags, tmp_path):
     assert train_timm.main([*flags, *MODES['distilled'], '--epochs', '1', '--model-ema']) == 0
     path = tmp_path / 'run' / 'last.pth.tar'
-    assert isinstance(read(path)['args'], argparse.Namespace)  # which reads no other object
+    assert isinstance(read(path)['args'], argparse.Namespace)  # read() refuses any other object
 
 
 def test_nothing_here_unpickles():

@@ -31,7 +31,7 @@ VARIANTS = [
 
 @pytest.fixture
 def rates(monkeypatch):
-    """The learning rate of every batch, as (epoch, rate); SIGTERM is sent in the batch `at`, counted from 0."""
+    """The learning rate of every batch; SIGTERM is sent in the batch `at`, counted from 0."""
     class Rates(list):
         at = None
 
@@ -48,7 +48,7 @@ def rates(monkeypatch):
 
 @pytest.fixture
 def metrics(monkeypatch):
-    """Let validation find a metric that goes up and down; a run that goes on finds what comes next."""
+    """Make validation return a metric that goes up and down; a resumed run gets the next values."""
     def validate(training, model, loader, recovery=None, log_suffix=''):
         result = original(training, model, loader, recovery, log_suffix)
         count = len([name for name in os.listdir(training.args.output + '/' + training.args.experiment)
@@ -75,7 +75,7 @@ METRICS = [30., 40., 35., 41., 20., 50.]
 
 
 class Run:
-    """The rates of a run without a model, three updates to each of the six epochs, and what a checkpoint would hold."""
+    """A run without a model: its rates over six epochs of three updates, and what a checkpoint would hold."""
 
     def __init__(self, args, checkpoint=None):
         weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
@@ -108,7 +108,7 @@ class Run:
 def test_a_run_that_goes_on_has_the_same_rates(name, on_updates):
     """Interrupted after any update, at the end of an epoch or inside one; with warm-up, noise, cycles and cooldown."""
     if on_updates and name == 'plateau':
-        pytest.skip('timm has it by epochs alone')
+        pytest.skip('timm steps it by epochs alone')
     for more in VARIANTS:
         flags = ['folder', *MORE, *more, '--sched', name, *(['--sched-on-updates'] if on_updates else [])]
         args, _ = parse_args(flags)
@@ -124,7 +124,7 @@ def test_a_run_that_goes_on_has_the_same_rates(name, on_updates):
 
 
 SLOW = pytest.mark.slow
-WITHOUT_COOLDOWN = ('step', 'multistep', 'constant')  # timm adds no epochs for it
+WITHOUT_COOLDOWN = ('step', 'multistep', 'constant')  # timm adds no cooldown epochs for these
 
 
 @pytest.mark.parametrize('more', [
@@ -141,7 +141,7 @@ def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, rates, metrics)
     whole, rates[:] = list(rates), []
     assert len(whole) == 18 and len(set(whole)) > 2
 
-    rates.at = 10  # in the fourth of the epochs, of which --stop-epoch does three
+    rates.at = 10  # in the fourth epoch; with --stop-epoch the first run does three
     assert train_timm.main([*flags, '--experiment', 'parts', '--stop-epoch', '3']) == 0
     assert rates == whole[:9]
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
@@ -154,7 +154,7 @@ def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, rates, metrics)
 
 
 def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metrics):
-    """What the checkpoint holds is what matters: with `--no-resume-opt` the rates begin anew."""
+    """The state in the checkpoint decides: with `--no-resume-opt` the rates begin anew."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto']
     assert train_timm.main([*flags, '--stop-epoch', '4']) == 0
     state = read(tmp_path / 'run' / 'last.pth.tar')['saver']['schedule']
@@ -165,7 +165,7 @@ def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metri
 
 
 def test_an_epoch_that_is_validated_for_its_being_the_last_does_not_count(flags, tmp_path, rates, metrics):
-    """With --val-interval: else the rates would depend on where a run was ended."""
+    """With --val-interval; otherwise the rates would depend on where a run was stopped."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto', '--val-interval', '2']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     whole, rates[:] = list(rates), []

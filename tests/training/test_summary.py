@@ -1,4 +1,4 @@
-"""`summary.csv` of a run that goes on."""
+"""`summary.csv` of a resumed run."""
 import pytest
 
 from tests.support.training_runs import rows_of

@@ -1,4 +1,4 @@
-"""What the flags make of the task, and the warning of a run that does not learn."""
+"""Warnings of runs that do not learn and of averages that lag."""
 import argparse
 import logging
 
@@ -27,10 +27,10 @@ def args_of(**kwargs):
     (10.1, 5, dict(mixup_mode='batch'), 50_000, 0.1, False),
     (0.11, 5, {}, 50_000, 0.001, True),
     (1.0, 5, {}, 50_000, 0.001, False),
-    (43.75, 0, dict(warmup_epochs=0), 32, 1 / 3, False),  # a mean from the very beginning
+    (43.75, 0, dict(warmup_epochs=0), 32, 1 / 3, False),  # a mean that includes the very beginning
     (49., 1, dict(warmup_epochs=0), 32, 1 / 3, True),  # within what chance gives on so few images
     (51., 1, dict(warmup_epochs=0), 32, 1 / 3, False),
-    (60.0, 5, {}, 50_000, 0.6, True),  # of 3 classes the most frequent one, always
+    (60.0, 5, {}, 50_000, 0.6, True),  # always the most frequent of 3 classes
     (64.0, 5, {}, 50_000, 0.6, False),
 ])
 def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplog):
@@ -81,7 +81,7 @@ def test_a_short_run_with_a_teacher_warns(flags, caplog):
 
 
 def test_a_short_run_with_an_average_warns(flags, caplog):
-    """6 updates, of an average over 5,000: its model is that of the beginning."""
+    """After 6 updates, an average over 5,000 is still the initial model."""
     assert train_timm.main([*flags, '--model-ema']) == 0
     assert 'The average of --model-ema spans about 1 / (1 - 0.9998) updates, but this run has 6: ' in caplog.text
     caplog.clear()
@@ -90,7 +90,7 @@ def test_a_short_run_with_an_average_warns(flags, caplog):
 
 
 def test_a_run_that_cannot_learn_warns(flags, caplog):
-    """With a learning rate of zero nothing is learnt, and on 3 classes of random guesses it is seen."""
+    """With a learning rate of zero nothing is learnt, which shows even against chance on 3 classes."""
     with caplog.at_level(logging.WARNING):
         assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--multimix-tuples', '8', '--lr', '0']) == 0
     assert 'Not learning: clean train accuracy' in caplog.text

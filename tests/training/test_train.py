@@ -71,7 +71,7 @@ def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
 
 @pytest.mark.parametrize('mode', ['plain', 'multimix', 'dense'])
 def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, epochs_run):
-    """Interrupted in its second epoch, it goes on there, keeps its summary and ends with all epochs."""
+    """Interrupted in its second epoch, it continues there, keeps its summary and ends with all epochs."""
     flags = [*flags, *MODES[mode], '--epochs', '3', '--resume', 'auto', '--model-ema']
     epochs_run.interrupt = 1
     assert train_timm.main(flags) == 0
@@ -173,7 +173,7 @@ def test_every_row_of_the_summary_has_the_same_columns(more, flags, tmp_path):
     '--mixup-mode mixupe --mixup-prob 0.5 --mixupe-exact',
 ])
 def test_two_processes_may_draw_differently(mode):
-    """Each mixes or not for itself; the metrics are summed over both all the same."""
+    """Each decides for itself whether to mix; the metrics are still summed over both."""
     flags = (
         '--dataset digits --model test_resnet --num-classes 10 --input-size 3 32 32 --epochs 1 --batch-size 64 '
         f'--workers 0 --log-interval 1 --device cpu {mode}')

@@ -1,4 +1,4 @@
-"""A disk that is full, files that are damaged, folders that cannot be written, errors of all kinds."""
+"""Full disks, damaged files, folders that cannot be written, and errors of all kinds."""
 import csv
 import errno
 import os
@@ -20,7 +20,7 @@ from timm_multimix.training.data import images
 
 
 def fail_saves(monkeypatch, numbers, error=errno.ENOSPC):
-    """Let those saves of a checkpoint (from 0) run out of disk in the middle of the file."""
+    """Make these saves of a checkpoint, counted from 0, run out of disk space in the middle of the file."""
     count = iter(range(1000))
     save = torch.save
 
@@ -30,14 +30,14 @@ def fail_saves(monkeypatch, numbers, error=errno.ENOSPC):
             try:
                 raise OSError(error, os.strerror(error))
             except OSError as raised:
-                raise RuntimeError('unexpected pos 64 vs 0') from raised  # what torch makes of it
+                raise RuntimeError('unexpected pos 64 vs 0') from raised  # as torch reports it
         save(state, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, 'save', failing)
 
 
 def whole(folder):
-    """Epoch of each checkpoint; none may be half."""
+    """Return the epoch of each checkpoint; reading fails if one is incomplete."""
     return {name: read(folder / name)['epoch'] for name in sorted(os.listdir(folder)) if '.pth.tar' in name}
 
 
@@ -48,7 +48,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(flags, tmp_path, m
     assert len(errors) == 2
     assert errors[0].startswith('The checkpoint of epoch 1 was not written: ')
     assert 'tmp.pth.tar: No space left on device (' in errors[0] and 'MiB free)' in errors[0]
-    assert errors[1].startswith('milestone-2 was not written: ')  # not the weights of another epoch by that name
+    assert errors[1].startswith('milestone-2 was not written: ')  # not the weights of another epoch
     epochs = whole(tmp_path / 'run')
     assert epochs['last.pth.tar'] == 2 and epochs['milestone-1.pth.tar'] == 0
     assert 'checkpoint-1.pth.tar' not in epochs and 'checkpoint-2.pth.tar' in epochs
@@ -119,7 +119,7 @@ def test_no_hard_links_and_no_room_for_a_copy(tmp_path, monkeypatch):
 
 
 def test_a_file_size_limit(flags, tmp_path):
-    """A limit of the operating system: the write really fails, in a process without privileges too."""
+    """A limit set by the operating system makes the write really fail, even without privileges."""
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     folder = tmp_path / 'run'
     size = os.path.getsize(folder / 'last.pth.tar')
@@ -163,7 +163,7 @@ def test_a_real_disk_that_fills_up(flags, small_disk):
 
 def damage(path, how):
     content = path.read_bytes()
-    path.unlink()  # it is one file with checkpoint-N
+    path.unlink()  # a hard link to checkpoint-N, which stays whole
     if how == 'cut off':
         path.write_bytes(content[:len(content) // 2])
     elif how == 'empty':
@@ -264,7 +264,7 @@ def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch
 
 
 def test_an_error_in_a_worker_ends_the_program(flags):
-    """The traceback keeps the loader alive, and its workers ignore SIGTERM."""
+    """It ends although the traceback keeps the loader alive and the loader's workers ignore SIGTERM."""
     program = (
         'import sys, train_timm\n'
         'from timm_multimix.training.data import images\n'

@@ -1,4 +1,4 @@
-"""Every file that can be given as a checkpoint, to every flag that takes one: it works, or one line names both."""
+"""Any kind of file, given to any flag that takes a checkpoint, works, or one line names both."""
 import argparse
 import os
 
@@ -16,7 +16,7 @@ from timm_multimix.__main__ import main as launch
 
 FLAGS = ('--resume', '--initial-checkpoint', '--pretrained-path')
 WEIGHTS = ('--initial-checkpoint', '--pretrained-path')
-FILES = {  # with the flags that take them
+FILES = {  # each with the flags that accept it
     'a run': FLAGS,
     'another optimizer': WEIGHTS,
     'another class count': ('--pretrained-path',),
@@ -36,12 +36,12 @@ FILES = {  # with the flags that take them
 
 
 class Begun(BaseException):
-    """What comes after the files was reached."""
+    """Raised when the run has got past reading the files."""
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """A folder with all of them."""
+    """A folder with all of FILES."""
     folder = tmp_path_factory.mktemp('files')
 
     def of_run(file, name='test_resnet', num_classes=3, opt='sgd'):
@@ -73,7 +73,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def run(flags, image_folder, tmp_path, monkeypatch, capsys):
-    """train_timm.py or the launcher, up to the first epoch: None if it came there, else its one line."""
+    """A function that runs train_timm.py or the launcher up to the first epoch; None, or the line that refuses."""
     def begin(*args, **kwargs):
         raise Begun
 

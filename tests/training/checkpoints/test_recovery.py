@@ -1,4 +1,4 @@
-"""A run that is told to end within an epoch goes on there, to the bit."""
+"""A run stopped within an epoch continues from there, bit for bit."""
 import os
 import random
 import signal
@@ -23,7 +23,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture
 def terminate(monkeypatch):
-    """Send SIGTERM in the n-th batch from now on (from 0); `at` is n, `seen` what was trained."""
+    """Send SIGTERM in the batch `at`, counted from 0 over all runs; `seen` counts the batches trained."""
     class Terminate:
         at = None
         seen = 0
@@ -59,7 +59,7 @@ SLOW = pytest.mark.slow
 ])
 @pytest.mark.parametrize('at', [pytest.param(1, marks=SLOW), 8])
 def test_told_to_end_it_goes_on_exactly(more, at, six_batches, tmp_path, terminate):
-    """In the first and in the second epoch: what is drawn, loaded, averaged and scheduled is as if nothing had been."""
+    """In the first and the second epoch: draws, data, averages and schedule are those of an uninterrupted run."""
     flags = [*six_batches, *MODES.get(more, more.split()), '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     assert terminate.seen == 12
@@ -80,7 +80,7 @@ def test_told_to_end_it_goes_on_exactly(more, at, six_batches, tmp_path, termina
 @pytest.mark.parametrize('at, left, where', [
     (4, 6, 'recovery-0-5'), pytest.param(5, 6, 'recovery-0-5', marks=SLOW), (11, 0, 'recovery-1-5')])
 def test_at_the_end_of_an_epoch(at, left, where, six_batches, tmp_path, terminate):
-    """Its training is kept, its validation is made when it goes on."""
+    """Its training is kept; its validation is done when the run continues."""
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     terminate.at = 12 + at
@@ -95,7 +95,7 @@ def test_at_the_end_of_an_epoch(at, left, where, six_batches, tmp_path, terminat
 
 @pytest.mark.slow
 def test_again_and_again(six_batches, tmp_path, terminate):
-    """Every run does two batches."""
+    """Every run trains two batches."""
     flags = [*six_batches, *MODES['dense'], '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     for part in range(6):
@@ -159,8 +159,8 @@ def test_a_place_of_the_old_form_begins_the_epoch_anew(six_batches, tmp_path, te
 
 @pytest.mark.parametrize('at', [7, 20])
 def test_the_share_of_mixed_batches_goes_on_where_it_was(at, six_batches, tmp_path, terminate, monkeypatch):
-    """--multimix-input-prob auto: the share, the average that it follows, and so the weights."""
-    monkeypatch.setattr(input_share, '_TARGET', 0.02)  # in so few batches nothing else is above it
+    """With --multimix-input-prob auto: the share, the average that it follows, and thus the weights."""
+    monkeypatch.setattr(input_share, '_TARGET', 0.02)  # so few batches reach no higher one
     flags = [*six_batches, '--epochs', '4', '--mixup-mode', 'multimix', '--multimix-tuples', '16', '--mixup', '1',
              '--multimix-input-prob', 'auto', '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
@@ -183,7 +183,7 @@ def test_the_handler_is_put_back(six_batches):
 
 
 def test_the_signal_once_more_does_not_change_the_exit_code():
-    """Launchers repeat it while Python ends, which takes its time; the checkpoint is written by then."""
+    """Launchers repeat it while Python exits, which takes a while; the checkpoint is written by then."""
     program = (
         'import os, signal, torch\n'
         'from timm_multimix.training.stopping import Stopped, StopRequest\n'
@@ -198,7 +198,7 @@ def test_the_signal_once_more_does_not_change_the_exit_code():
 
 
 def test_a_program_that_goes_on_can_be_ended():
-    """The signal once more is passed over, then it is the program's own again."""
+    """One more signal is ignored, after that the program's own handler gets it."""
     received = []
 
     def record(number, frame):

@@ -16,7 +16,7 @@ from tests.support.training_states import assert_identical, final_state, free_po
 @pytest.mark.parametrize('workers', ['0', '2'])
 @pytest.mark.parametrize('mode', ['plain', 'mixup', 'multimix', 'dense and cutmix'])
 def test_a_resumed_run_is_bit_identical(mode, workers, flags, tmp_path, epochs_run):
-    """Random crops, flips, CutMix, dropout, tuples and the order of the images: all go on where they were."""
+    """Random crops, flips, CutMix, dropout, tuples and the order of the images all continue where they were."""
     flags = [*flags, *MODES[mode], '--epochs', '3', '--workers', workers, '--model-ema',
              '--drop', '0.2', '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
@@ -29,14 +29,14 @@ def test_a_resumed_run_is_bit_identical(mode, workers, flags, tmp_path, epochs_r
 
 @pytest.mark.slow
 def test_killed_at_random_moments_every_resume_works(flags, tmp_path):
-    """kill -9, thirty times; each run goes on from a whole checkpoint, and in the end it is as if nothing had been."""
+    """After each of thirty kill -9 the run continues from a whole checkpoint; it ends as an uninterrupted one."""
     flags = [*flags, *MODES['multimix'], '--epochs', '40', '--resume', 'auto', '--checkpoint-hist', '3',
              '--recovery-interval', '2', '--model-ema']
     folder = tmp_path / 'run'
     rng = random.Random(0)
     progress = []
     for _ in range(30):
-        # the moments are counted from when it has begun to train, in whose course every epoch takes some tenths
+        # the delay counts from the start of training, where every epoch takes some tenths of a second
         with open(tmp_path / 'log', 'w+') as log:
             run = subprocess.Popen([sys.executable, '-m', 'train_timm', *flags], stdout=log, stderr=log)
             while 'Train: ' not in (tmp_path / 'log').read_text() and run.poll() is None:

@@ -1,4 +1,4 @@
-"""A command line for tests, and the one line that refuses it."""
+"""Parse a command line in tests, or read the one line that refuses it."""
 import pytest
 
 from timm_multimix.training.cli.parser import parse_args
@@ -9,7 +9,7 @@ def parse(*flags):
 
 
 def refusal(capsys, argv):
-    """The message of a command line that is refused: one line, exit code 2."""
+    """Return the message that refuses a command line, in one line and with exit code 2."""
     with pytest.raises(SystemExit) as exit_info:
         parse_args(argv)
     error = capsys.readouterr().err
@@ -19,6 +19,6 @@ def refusal(capsys, argv):
 
 
 def assert_refused(capsys, rows):
-    """Every row, flags and a part of the message, is refused in these words."""
+    """Check that the flags of each row are refused with a message that contains the row's text."""
     for flags, message in rows:
         assert message in refusal(capsys, ['--dataset', 'digits', *flags]), flags

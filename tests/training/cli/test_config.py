@@ -8,7 +8,7 @@ from timm_multimix.training.cli.parser import FLAGS, parse_args
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a file; its path."""
+    """A function that writes a file and returns its path."""
     def write(text):
         path = tmp_path / 'config.yaml'
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""Any flag with any value: a run, or exit code 2 and a line that says what is wrong; never a traceback."""
+"""Any flag with any value gives a run, or exit code 2 and a line that says what is wrong; never a traceback."""
 import random
 
 import pytest
@@ -17,7 +17,7 @@ TEXTS = ['', 'x', 'None', 'a=b', '=', '/does/not/exist', '\0', 'é', '-', '0x10'
 NUMBERS = ['0', '1', '2', '3', '-1', '0.5', '1.5', '-0.5', '1e300', '1e-300', '99999999999999999999']
 PARSED = [None, True, False, 0, 1, -1, 2.5, float('nan'), float('inf'), 10 ** 30, '', 'x', [], [1], [1, 'x'], [None],
           [[1]], {}, {'a': 1}, {1: {2: 3}}]
-# what would reach for the network, import anything, write anywhere, or takes minutes
+# flags that may use the network, import anything, write anywhere, or take minutes
 NOT_RUN = {'config', 'pretrained', 'log_wandb', 'dataset', 'dataset_download', 'kd_model_name', 'device_modules',
            'torchcompile', 'local_rank', 'wandb_resume_id', 'output', 'experiment'}
 MODES = [[], ['--mixup', '1'], ['--mixup-mode', 'multimix', '--multimix-tuples', '8'],
@@ -78,7 +78,7 @@ def test_numbers_that_are_none_are_refused_by_name(capsys):
 
 
 def random_flags(rng):
-    """One or two flags with values of their type, some of them out of range."""
+    """Choose one or two flags with values of their type, some of them out of range."""
     flags = []
     for dest in rng.sample(sorted(set(FLAGS) - NOT_RUN), rng.choice([1, 2])):
         flag = FLAGS[dest]

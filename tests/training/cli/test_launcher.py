@@ -10,7 +10,7 @@ MULTIMIX = ['--mixup-mode', 'multimix']
 
 @pytest.fixture
 def script(tmp_path):
-    """A script that says which command line it was given, and builds the task that the launcher waits for."""
+    """A script that prints its command line, and builds the task that the launcher waits for."""
     path = tmp_path / 'train.py'
     path.write_text(
         'import sys\nimport timm.task\nimport torch\n'

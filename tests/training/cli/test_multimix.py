@@ -1,4 +1,4 @@
-"""The arguments of the tasks that our flags become."""
+"""Our flags become arguments of the tasks."""
 from tests.training.cli.support import parse
 from timm_multimix.loss import PAPER
 from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views

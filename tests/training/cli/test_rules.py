@@ -1,4 +1,4 @@
-"""What is refused by its value, by what it needs or excludes, or by several flags together; and what is warned of."""
+"""Flags refused for their value, for what they need or exclude, or in combination; and flags that are warned of."""
 import logging
 
 import pytest

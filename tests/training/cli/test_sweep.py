@@ -13,12 +13,12 @@ from tests.training.cli.support import refusal
 from timm_multimix.training.cli.parser import FLAGS, create_parser
 
 PACKAGE = Path(train_timm.__file__).parent
-LAUNCHER = ('config', 'local_rank')  # read before the others are parsed; set by old launchers, in timm not read either
+LAUNCHER = ('config', 'local_rank')  # read before the others are parsed; set by old launchers, not read in timm either
 each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
 
 
 def of_its_form(flag, index=0):
-    """A value that the flag's type lets through."""
+    """Return a value that the flag's type accepts, as arguments."""
     if flag.is_switch:
         return []
     count = flag.nargs if isinstance(flag.nargs, int) else 1
@@ -49,7 +49,7 @@ def test_a_value_of_another_form_is_refused(flag, capsys):
         'a choice': (['x'], flag.choices),
         'key=value': (['x'], flag.takes_names),
         'nothing': ([], not flag.is_switch and flag.nargs not in ('?', '*')),
-        'a value after a switch': (['x', 'y'], flag.is_switch),  # one would be the folder
+        'a value after a switch': (['x', 'y'], flag.is_switch),  # a single one would be the folder
         'two values': (['1', '2', 'x', 'y'], flag.nargs is None and not flag.is_switch and flag.dest != 'config'),
     }
     for wrong, is_wrong in values.values():

@@ -1,4 +1,4 @@
-"""Our flags are upstream's, by the list of them that was read off timm's own script (August 2026)."""
+"""Our flags agree with upstream's, according to a list taken from timm's own script (August 2026)."""
 import json
 import os
 
@@ -18,7 +18,7 @@ def test_flags_are_upstreams():
             assert action.default == flag['default'], name
             assert getattr(action.type, '__name__', action.type) == flag['type'], name
             assert action.nargs == flag['nargs'], name
-            if name != '--mixup-mode':  # where upstream takes any name for 'batch'
+            if name != '--mixup-mode':  # upstream takes any name there, as 'batch'
                 assert (None if action.choices is None else list(action.choices)) == flag['choices'], name
 
 

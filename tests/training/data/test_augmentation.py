@@ -12,7 +12,7 @@ from timm_multimix.training.runtime import create_runtime
 
 @pytest.mark.parametrize('mode', ['L', 'RGB'])
 def test_posterize_to_black(mode):
-    """Where timm's own, on Pillow 13, ends the run."""
+    """timm's own function would end the run on Pillow 13."""
     image = Image.new(mode, (4, 4), 'white')
     assert np.asarray(posterize(image, 0)).max() == 0
     assert np.asarray(posterize(image, 1)).max() == 128

@@ -1,4 +1,4 @@
-"""The embedded dataset."""
+"""The built-in dataset of digits."""
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""What lies beside the images of a data folder, and sources of data that nobody reads."""
+"""Other files beside the images of a data folder, and sources of data that cannot be read."""
 import logging
 import shutil
 
@@ -18,7 +18,7 @@ def data(image_folder, tmp_path):
 
 
 def hide(data, split='train'):
-    """A checkpoint folder of Jupyter, which sorts before the classes, and a resource file of macOS."""
+    """Add a checkpoint folder of Jupyter, which sorts before the classes, and a resource file of macOS."""
     (data / split / '.ipynb_checkpoints').mkdir()
     shutil.copy(data / split / 'dog' / '3.png', data / split / '.ipynb_checkpoints')
     (data / split / 'dog' / '._3.png').write_bytes(b'not an image')
@@ -47,7 +47,7 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
         f'image (1 .csv, 1 .txt, 1 no extension) in {data / "train"}.']
 
 
-BESIDE = {  # paths in the folder of the split, and what is said of them
+BESIDE = {  # a path in the folder of the split, and a part of the message about it
     'a hidden folder': ('.ipynb_checkpoints/3.png', 'skipped 1 hidden file (1 .ipynb_checkpoints)'),
     'a hidden folder in a class': ('dog/.cache/3.png', 'skipped 1 hidden file (1 .cache)'),
     'a resource file': ('dog/._3.png', 'skipped 1 hidden file (1 ._3.png)'),

@@ -1,4 +1,4 @@
-"""Images that cannot be read and labels that fit no class end a run, by their path; folders are looked at before."""
+"""Images that cannot be read and labels that fit no class end a run with their path; folders are checked before."""
 import logging
 import os
 import shutil
@@ -25,7 +25,7 @@ def data(image_folder, tmp_path):
 
 @pytest.fixture
 def train(flags, data, capsys):
-    """Train on `data`; the exit code and the last line of the error."""
+    """A function that trains on `data` and returns the exit code and the last line of the error."""
     def run(*more):
         code = train_timm.main([*flags, '--data-dir', str(data), '--epochs', '1', *more])
         error = capsys.readouterr().err.splitlines()
@@ -49,7 +49,7 @@ def truncated_jpeg(path):
 
 
 def huge(path):
-    """A header that promises more pixels than Pillow takes for an image."""
+    """Write a header that announces more pixels than Pillow accepts."""
     save_as(path, 'RGB', format='PNG')
     content = bytearray(path.read_bytes())
     content[16:24] = (60000).to_bytes(4, 'big') * 2

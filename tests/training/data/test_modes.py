@@ -1,4 +1,4 @@
-"""Images of every mode that Pillow opens are read right, or refused by their path."""
+"""Images of every mode that Pillow opens are read correctly, or refused with their path."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,7 +25,7 @@ def with_alpha(image):
 
 
 EXIF = Image.Exif()
-EXIF[0x0112] = 6  # to be shown turned by 90 degrees
+EXIF[0x0112] = 6  # orientation: rotated by 90 degrees
 # file name, how it is saved, and the 8-bit RGB it stands for (None: as Pillow converts the saved file to RGB)
 READ = {
     '1': ('x.png', lambda path: rgb('1').save(path), None),
@@ -62,7 +62,7 @@ MODES = {1: ['L'], 3: ['RGB', 'YCbCr'], 4: ['RGBA', 'CMYK']}
 
 
 def read(path, mode):
-    """The only image of a folder, as it is trained on."""
+    """Read the only image of a folder, as training does."""
     dataset = CheckedImages(create_dataset('', root=str(path.parents[1]), input_img_mode=mode, input_key=path.suffix))
     image, target = dataset[0]
     assert image.mode == mode and target == 0
@@ -82,7 +82,7 @@ def test_images_of_every_mode(kind, channels, tmp_path):
         pixels = np.asarray(image.convert('RGB'), dtype=int)
         assert pixels.std() > 20  # neither black nor white
         difference = pixels - np.asarray(expected.convert('RGB').convert(mode).convert('RGB'), dtype=int)
-        assert np.abs(difference).max() <= (4 if 'YCbCr' in (kind, mode) else 0)  # which rounds
+        assert np.abs(difference).max() <= (4 if 'YCbCr' in (kind, mode) else 0)  # YCbCr rounds
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA'])

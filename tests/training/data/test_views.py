@@ -21,7 +21,7 @@ def load(image_folder, two_views, prefetcher, workers=0, seed=0, **kwargs):
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('prefetcher', [True, False])
 def test_the_views_are_two_of_the_same_images(prefetcher, workers, image_folder):
-    """Every class has its own colour, which tells that an image's two views are in the places of its label."""
+    """Every class has its own colour, which shows that both views of an image are where its label is."""
     batches = load(image_folder, True, prefetcher, workers, color_jitter=0., scale=(0.5, 1.))
     assert len(batches) == 4
     for images, target in batches:
