@@ -85,7 +85,7 @@ def test_binary_cross_entropy(mode):
     torch.testing.assert_close(loss, head(plain.forward_features(x), target).detach())
 
 
-def test_multi_label():
+def test_multi_label_targets_are_smoothed_and_mixed():
     model, x = build('resnet').train(), images('resnet', 4)
     multi_hot = (torch.rand(4, NUM_CLASSES, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     mixup_fn = make(multi_label=True, label_smoothing=0.2, clean_weight=0.).attach(model)
@@ -163,7 +163,7 @@ def test_disabled_or_improbable_mixing_is_an_ordinary_step(mode):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('kwargs', [dict(cutmix_alpha=1.), dict(cutmix_minmax=(0.3, 0.8))], ids=['alpha', 'minmax'])
-def test_cutmix_batches(kwargs, mode):
+def test_cutmix_targets_match_the_pixels(kwargs, mode):
     model, x, target = build('resnet').train(), images('resnet', 5), labels(5)
     plain = copy.deepcopy(model)
     mixup_fn = make(mode, input_prob=1., label_smoothing=0.1, **kwargs).attach(model)
@@ -196,7 +196,7 @@ def test_detach_gives_the_model_its_own_forward_back():
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=['deepcopy', 'pickle'])
-def test_copies_of_an_attached_model(clone, mode):
+def test_copies_of_an_attached_model_are_independent(clone, mode):
     model, x, target = build('efficientnet'), images('efficientnet', 4), labels(4)
     mixup_fn = make(mode).attach(model)
     copied, copied_fn = clone((model, mixup_fn))
@@ -231,7 +231,7 @@ def test_a_second_training_forward_says_what_to_do():
 
 
 @pytest.mark.parametrize('kwargs', [dict(prob=0.), dict(mixup_alpha=1., input_prob=1.)], ids=['none', 'images'])
-def test_a_second_forward_is_a_mistake_whatever_was_drawn(kwargs):
+def test_a_second_forward_is_refused_whatever_was_drawn(kwargs):
     model, x = build('resnet').train(), images('resnet', 4)
     mixup_fn = make(**kwargs).attach(model)
     assert model(x).shape == (4, NUM_CLASSES)  # before the first call there is no batch to run twice
@@ -250,7 +250,7 @@ def test_bfloat16_images_under_autocast():
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_the_same_batch_may_be_run_again_on_purpose(mode):
+def test_with_reuse_the_same_batch_may_be_run_again(mode):
     """The tuples stay the same, so in LBFGS's closure or SAM's step the loss is a function of the weights alone."""
     model, x = build('resnet').train(), images('resnet', 4)
     mixup_fn = make(mode, reuse=True).attach(model)
@@ -266,7 +266,7 @@ def test_the_same_batch_may_be_run_again_on_purpose(mode):
     assert not torch.equal(model(x), first)
 
 
-def test_checkpointing_of_the_whole_model():
+def test_checkpointing_the_whole_model_gives_the_same_gradients():
     model, x, target = build('vit').train(), images('vit', 4), labels(4)
     plain = copy.deepcopy(model)
     for each, run in ((model, lambda m, x: checkpoint(m, x, use_reentrant=False)), (plain, lambda m, x: m(x))):
@@ -290,7 +290,7 @@ def test_in_eval_mode_batches_pass_through(batch_size, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_clean_logits(mode):
+def test_clean_logits_are_those_of_the_plain_model(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
     mixup_fn = make(mode).attach(model)
@@ -305,7 +305,7 @@ def test_clean_logits(mode):
     assert mixup_fn.clean_logits is None  # mixed images have no clean logits
 
 
-def test_wrapped_models_are_refused_with_the_way_out():
+def test_wrapped_models_are_refused_with_advice():
     model = build('resnet')
     with pytest.raises(ValueError, match='attach before torch.compile'):
         make().attach(torch.compile(model, backend='eager'))
@@ -328,7 +328,7 @@ def test_an_attached_model_may_be_compiled():
     torch.testing.assert_close(SoftTargetCrossEntropy()(compiled(mixed_x), mixed_target).detach(), expected)
 
 
-def test_the_first_batch_tells_its_rows(caplog):
+def test_the_first_batch_logs_its_number_of_rows(caplog):
     model = build('resnet').train()
     with caplog.at_level(logging.INFO):
         mixup_fn = MultiMix(mode='dense-multimix', num_classes=NUM_CLASSES).attach(model)
@@ -347,7 +347,7 @@ def test_rows_of_the_readme_are_bounded():
     assert num_tuples * 49 + copies * 8 < 8400
 
 
-def test_repr():
+def test_repr_shows_the_settings():
     mixup_fn = make('dense-multimix', mixup_alpha=0.8, cutmix_alpha=1., prob=0.9)
     text = repr(mixup_fn)
     for part in ("mode='dense-multimix'", 'num_tuples=12', 'alpha=2.0', 'mixup_alpha 0.8', 'cutmix_alpha 1', '45 %',
@@ -356,7 +356,7 @@ def test_repr():
     assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))
 
 
-def test_a_share_found_by_the_run():
+def test_the_found_share_rises_on_fitted_images():
     """Labels that the model itself predicts are fitted: the share rises, and stays the same while images are mixed."""
     model, x = build('vit'), images('vit', 4)
     target = model(x).argmax(dim=1)
@@ -381,7 +381,7 @@ def test_a_batch_that_was_never_forwarded_is_forgotten():
     assert model(x).shape == target.shape == (4, NUM_CLASSES)
 
 
-def test_a_model_that_is_not_timms():
+def test_a_model_from_outside_timm_works():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, NUM_CLASSES))
     assert torch.isfinite(step(make().attach(model), model, torch.randn(4, 3, 2, 2), labels(4)))
 

@@ -57,7 +57,7 @@ def test_dense_logits_are_the_head_applied_position_by_position(key):
 
 
 @pytest.mark.parametrize('key', ['efficientnet', 'mobilenetv4', 'repvit', 'vit', 'swin', 'cait'])
-def test_building_changes_nothing(key):
+def test_building_changes_neither_model_nor_generators(key):
     model = build(key)
     model.train()
     next(model.children()).eval()  # a frozen part stays frozen
@@ -126,12 +126,12 @@ def test_other_input_sizes_and_channels():
     assert logits.shape == (3, 15, NUM_CLASSES) and embeddings.shape[:2] == (3, 15)
 
 
-def test_input_size_is_asked_for_where_the_model_does_not_tell():
+def test_input_size_is_asked_for_if_the_model_does_not_give_it():
     with pytest.raises(ValueError, match=r'coat_lite_tiny.*\[2, 3, 224, 224\].*input_size \(channels, height, width\)'):
         DenseEmbeddings(build('coat_lite'))
 
 
-def test_copies_go_with_the_model():
+def test_copies_refer_to_the_copied_model():
     model = build('mobilenetv4')
     dense = DenseEmbeddings(model)
     copied_model, copied = copy.deepcopy((model, dense))
@@ -150,7 +150,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize('name, kwargs, message', REFUSED.values(), ids=REFUSED)
-def test_models_that_cannot_be_served_are_refused_with_the_reason(name, kwargs, message):
+def test_unsupported_models_are_refused_with_the_reason(name, kwargs, message):
     model = timm.create_model(name, **{'num_classes': 5, **kwargs})
     training = model.training
     with pytest.raises(ValueError, match=message) as error:

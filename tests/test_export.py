@@ -50,7 +50,7 @@ class Evil:
     (dict(state_dict=dict(weight=Evil())), 'cannot be read'),
     (dict(state_dict=dict(epoch=3)), 'epoch is not a tensor'),
 ])
-def test_what_is_no_checkpoint_is_an_error(content, message, tmp_path, monkeypatch, capsys):
+def test_a_file_that_is_not_a_checkpoint_is_refused(content, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if isinstance(content, str):
         (tmp_path / 'file').write_text(content)
@@ -66,6 +66,6 @@ def test_what_is_no_checkpoint_is_an_error(content, message, tmp_path, monkeypat
     ('out.bin', 'path must end in .safetensors, got out.bin'),
     ('nowhere/out.safetensors', 'nowhere/out.safetensors: cannot be written'),
 ])
-def test_where_it_cannot_be_written(out, message, checkpoint):
+def test_a_path_that_cannot_be_written_is_refused(out, message, checkpoint):
     with pytest.raises(ValueError, match=message):
         export(checkpoint[0], out)

@@ -64,7 +64,7 @@ def test_pairs_with_one_shared_lambda_are_manifold_mixup_at_the_last_layer():
     torch.testing.assert_close(loss, expected, **CLOSE)
 
 
-def test_auto_lets_the_gradient_through_weights_and_soft_targets():
+def test_auto_passes_the_gradient_to_weights_and_soft_targets():
     torch.manual_seed(0)
     embeddings = torch.randn(3, 2, 4, dtype=torch.float64)
     classifier, bias = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
@@ -101,7 +101,7 @@ def test_low_precision_logits_are_accumulated_in_float32(dtype):
 @pytest.mark.parametrize('activation', ['relu', 'softmax'])
 @pytest.mark.parametrize('kind', ['gap', 'cam', 'none'])
 @pytest.mark.parametrize('hard', [True, False])
-def test_spatial_attention(kind, activation, hard):
+def test_spatial_attention_is_that_of_the_written_equations(kind, activation, hard):
     torch.manual_seed(0)
     embeddings = torch.randn(4, 5, 3, dtype=torch.float64)
     classifier = torch.randn(6, 3, dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_spatial_attention(kind, activation, hard):
     torch.testing.assert_close(attention, expected, **CLOSE)
 
 
-def test_attention_where_relu_leaves_nothing_is_uniform():
+def test_attention_is_uniform_if_relu_leaves_nothing():
     embeddings = torch.ones(2, 4, 3)
     attention = functional.spatial_attention(
         embeddings, 'cam', classifier_weight=-torch.ones(2, 3), target=torch.zeros(2, dtype=torch.long))
@@ -120,7 +120,7 @@ def test_attention_where_relu_leaves_nothing_is_uniform():
     torch.testing.assert_close(functional.spatial_attention(torch.zeros(2, 4, 3)), torch.full((2, 4), 0.25))
 
 
-def test_dense_weights_and_their_fallback():
+def test_dense_weights_and_their_fallback_are_those_of_the_written_equations():
     torch.manual_seed(0)
     lam = random_weights((4, 6, 5), length=2)
     attention = torch.rand(5, 4, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_dense_weights_and_their_fallback():
 
 
 @pytest.mark.parametrize('weights_shape, values_shape', [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (4, 2, 5))])
-def test_interpolate(weights_shape, values_shape):
+def test_interpolate_is_that_of_the_written_equations(weights_shape, values_shape):
     torch.manual_seed(0)
     weights, values = random_weights(weights_shape), torch.randn(values_shape, dtype=torch.float64)
     torch.testing.assert_close(functional.interpolate(weights, values), naive.interpolate(weights, values), **CLOSE)

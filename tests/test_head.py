@@ -33,7 +33,7 @@ def test_without_target_it_is_the_models_own_head(key):
 
 @pytest.mark.parametrize('attention', ['gap', 'cam', 'none'])
 @pytest.mark.parametrize('activation', ['relu', 'softmax'])
-def test_dense_loss_by_hand(attention, activation):
+def test_dense_loss_and_gradients_are_those_of_the_written_equations(attention, activation):
     model, target = build('resnet').double(), labels(3)
     x = images('resnet', 3).double()
     head = MultiMixHead(
@@ -56,7 +56,7 @@ def test_dense_loss_by_hand(attention, activation):
     torch.testing.assert_close(grads, torch.autograd.grad(expected, list(model.parameters())))
 
 
-def test_pooled_loss_by_hand():
+def test_pooled_loss_and_gradients_are_those_of_the_written_equations():
     model, target = build('vit').double(), labels(4)
     x = images('vit', 4).double()
     head = MultiMixHead(model, 'multimix', **{**PAPER, 'num_tuples': 6})
@@ -102,7 +102,7 @@ def test_the_default_mode_is_dense():
 @pytest.mark.parametrize('kwargs', [
     dict(attention='cam'), dict(attention='none'), dict(activation='softmax'), dict(attention_grad=True),
     dict(input_size=(3, 32, 32))], ids=str)
-def test_options_of_the_dense_form_are_refused_without_it(kwargs):
+def test_dense_options_are_refused_in_multimix_mode(kwargs):
     name, = kwargs
     for call in (
             lambda: MultiMixHead(build('vit'), 'multimix', **kwargs),
@@ -145,7 +145,7 @@ def test_running_statistics_after_a_dense_step_are_those_of_a_plain_pass(key):
     assert changed
 
 
-def test_attention_is_a_constant_unless_asked():
+def test_attention_gets_a_gradient_only_on_request():
     model, x, target = build('resnet'), images('resnet', 3), labels(3)
     features = model.forward_features(x)
     losses, grads = [], []
@@ -183,7 +183,7 @@ def test_copies_refer_to_the_copied_model(clone, mode):
     assert not torch.equal(seeded(copied, copied_model.forward_features(x), target), expected)
 
 
-def test_one_image_and_one_tuple():
+def test_one_image_and_one_tuple_are_enough():
     for mode in MODES:
         model = build('vit').train()
         loss = MultiMixHead(model, mode, num_tuples=1)(model.forward_features(images('vit', 1)), labels(1))
@@ -191,7 +191,7 @@ def test_one_image_and_one_tuple():
         assert torch.isfinite(loss)
 
 
-def test_soft_targets():
+def test_one_hot_targets_give_the_loss_of_class_indices():
     model, x, target = build('vit'), images('vit', 3), labels(3)
     for mode, kwargs in (('multimix', {}), ('dense-multimix', {}), ('dense-multimix', dict(attention='cam'))):
         head = MultiMixHead(model, mode, num_tuples=10, label_smoothing=0.1, **kwargs)

@@ -32,7 +32,7 @@ def shares(mixing, draws=4000):
     (dict(input_prob=1.), dict(embeddings=1.)),  # without image mixing there is nothing to share
     (dict(prob=0.), dict(none=1.)),
 ], ids=str)
-def test_shares_of_batches(kwargs, expected):
+def test_batches_are_mixed_as_often_as_asked(kwargs, expected):
     """Within four standard deviations of the binomial distribution."""
     found = shares(InputMixing(**kwargs))
     assert set(found) == {what for what, share in expected.items() if share}
@@ -41,7 +41,7 @@ def test_shares_of_batches(kwargs, expected):
 
 
 @pytest.mark.parametrize('switch_prob', [0., 0.25, 1.])
-def test_switch_prob_is_the_share_of_cutmix_where_both_are_active(switch_prob):
+def test_switch_prob_is_the_share_of_cutmix_if_both_are_active(switch_prob):
     mixing = InputMixing(mixup_alpha=1., cutmix_alpha=1., switch_prob=switch_prob)
     images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def test_switch_prob_is_the_share_of_cutmix_where_both_are_active(switch_prob):
 
 
 @pytest.mark.parametrize('kwargs', [dict(mixup_alpha=0.8), dict(cutmix_alpha=1., switch_prob=0.)], ids=str)
-def test_switch_prob_has_no_effect_where_one_is_active(kwargs):
+def test_switch_prob_has_no_effect_if_only_one_is_active(kwargs):
     mixing = InputMixing(**{'switch_prob': 1., **kwargs})
     images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     for value in range(20):
@@ -87,7 +87,7 @@ class Fixed:
     dict(cutmix_minmax=(0.2, 0.7))], ids=str)
 @pytest.mark.parametrize('label_smoothing', [0., 0.1])
 @pytest.mark.parametrize('multi_label', [False, True])
-def test_a_batch_is_that_of_timms_mixup(multi_label, label_smoothing, kwargs, lam, monkeypatch):
+def test_a_mixed_batch_equals_that_of_timms_mixup(multi_label, label_smoothing, kwargs, lam, monkeypatch):
     """For the same λ, box and order of the images."""
     if 'cutmix_minmax' in kwargs and lam == 1.:
         pytest.skip('timm does not mix a batch whose λ is 1, although this box does not depend on λ')
@@ -127,7 +127,7 @@ def test_lam_is_the_share_that_an_image_keeps(batch_size, height, width, cuts, m
         mixed.images.mean(dim=(1, 2, 3)), values * mixed.lam + values.flip(0) * (1. - mixed.lam), rtol=1e-4, atol=1e-4)
 
 
-def test_the_seed_is_torchs():
+def test_mixing_is_seeded_by_torch_alone():
     mixing, images = InputMixing(mixup_alpha=1., cutmix_alpha=1.), torch.randn(3, 1, 4, 4)
     results = []
     for value in (7, 7, 8):
@@ -164,6 +164,6 @@ def test_mistakes_name_the_argument(kwargs, message):
         assert str(error.value).startswith(message)
 
 
-def test_timms_target_is_that_of_soft_targets():
+def test_soft_targets_equal_timms():
     target = torch.tensor([0, 3, 1])
     assert torch.equal(soft_targets(target, 4, 0.1), mixup_target(target, 4, smoothing=0.1))

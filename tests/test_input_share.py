@@ -29,7 +29,7 @@ def by_hand(accuracies, num_batches):
 
 
 @pytest.mark.parametrize('num_batches', [90, 1440, 100_000])
-def test_it_follows_the_rule(num_batches):
+def test_the_share_follows_the_rule(num_batches):
     accuracies = [0.5] * 20 + [1.] * 90 + [0.9] * 40 + [0.95] * 100 + [0.1] * 30
     share = FoundShare(num_batches)
     for index, accuracy in enumerate(accuracies):
@@ -61,7 +61,7 @@ def test_soft_targets_count_by_their_largest_entry():
     assert hard.state_dict() == soft.state_dict() and hard.accuracy > 0.
 
 
-def test_the_length_of_the_run_is_needed():
+def test_num_batches_is_needed():
     mixup_fn = MultiMix(mixup_alpha=1., input_prob='auto', num_classes=2).attach(torch.nn.Linear(2, 2))
     x, y = torch.randn(3, 2), torch.tensor([0, 1, 1])
     mixup_fn.model(mixup_fn(x, y)[0])

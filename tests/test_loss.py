@@ -84,7 +84,7 @@ def test_terms():
 
 
 @pytest.mark.parametrize('kwargs, kappa', [({}, 2.), (dict(alpha=0.5), 0.5), (dict(PAPER, alpha=1.), 6.)])
-def test_what_tells_examples_apart(kwargs, kappa):
+def test_the_gradient_that_separates_examples_is_a_known_share_of_cross_entropys(kwargs, kappa):
     """On uniform predictions the mixed loss keeps 1 / (κ + 1) of plain cross-entropy's gradient that separates them."""
     logits, target = torch.zeros(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2])
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def test_what_tells_examples_apart(kwargs, kappa):
 @pytest.mark.parametrize('kwargs, margin', [
     (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
-def test_the_margin_that_the_loss_asks_for(kwargs, margin):
+def test_the_loss_is_least_at_the_documented_margin(kwargs, margin):
     """As a function of how far the label's logit is above the others, the loss is least where docs/evidence.md says.
 
     With label smoothing that is plain cross-entropy's log(0.91 / 0.01), as the mixed loss has hardly any weight there.
@@ -167,14 +167,14 @@ def test_a_clean_weight_that_would_need_too_many_rows_is_refused(clean_weight):
 
 @pytest.mark.parametrize('positions, tuples', [
     (None, 1000), (1, 1000), (8, 1000), (9, 910), (49, 167), (64, 128), (196, 42), (256, 32), (1024, 32)])
-def test_budget_of_tuples(positions, tuples):
+def test_default_number_of_tuples(positions, tuples):
     assert MultiMixLoss().tuples(positions) == tuples
     assert MultiMixLoss(num_tuples=7).tuples(positions) == 7
     assert MultiMixLoss(**PAPER).tuples(positions) == 1000
 
 
 @pytest.mark.parametrize('dense', [False, True])
-def test_the_loss_draws_its_budget(dense, monkeypatch):
+def test_the_loss_uses_the_default_number_of_tuples(dense, monkeypatch):
     """They are counted where the weights are used."""
     drawn = []
     cross_entropy = functional.mixed_cross_entropy
@@ -224,7 +224,7 @@ def test_mix_takes_weights():
 
 
 @pytest.mark.parametrize('dense', [False, True])
-def test_another_criterion(dense):
+def test_another_criterion_by_hand(dense):
     logits, target, attention, clean_logits = (
         x if x is None or not x.is_floating_point() else x.detach().float() for x in problem(dense))
     bce = BinaryCrossEntropy(smoothing=0.)
@@ -241,7 +241,7 @@ def test_another_criterion(dense):
 
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('elements, min_rows', [(1, 1), (1, 2), (50, 1), (1000, 1)])
-def test_tuples_sampled_in_blocks(elements, min_rows, dense, monkeypatch):
+def test_tuples_sampled_in_blocks_give_the_same_loss(elements, min_rows, dense, monkeypatch):
     monkeypatch.setattr(loss_module, '_BLOCK_ELEMENTS', {'cpu': elements})
     monkeypatch.setattr(loss_module, '_MIN_BLOCK_ROWS', min_rows)
     logits, target, attention, clean_logits = problem(dense)
@@ -257,7 +257,7 @@ def test_tuples_sampled_in_blocks(elements, min_rows, dense, monkeypatch):
     torch.testing.assert_close(loss, expected, **CLOSE)
 
 
-def test_one_alpha_for_all_blocks_of_a_step(monkeypatch):
+def test_all_blocks_of_a_step_share_one_alpha(monkeypatch):
     monkeypatch.setattr(loss_module, '_BLOCK_ELEMENTS', {'cpu': 4000})
     logits, *_ = problem()
     criterion = MultiMixLoss(num_tuples=3000, alpha=(0.01, 100.))
@@ -292,7 +292,7 @@ def test_gradient_through_attention():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize('dense', [False, True])
-def test_dtypes(dtype, dense):
+def test_dtypes_of_loss_and_gradient(dtype, dense):
     logits, target, attention, clean_logits = problem(dense)
     attention = None if attention is None else attention.float()
     logits = logits.detach().to(dtype).requires_grad_()
@@ -317,7 +317,7 @@ def test_memory_kept_for_backward_does_not_grow_with_the_tuples():
 
 
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=['deepcopy', 'pickle'])
-def test_copies(clone):
+def test_copies_give_the_same_loss(clone):
     logits, target, *_ = problem()
     criterion = MultiMixLoss(9, (0.5, 2.), 2, 'example', 0.5, 0.1, criterion=SoftTargetCrossEntropy())
     copied = clone(criterion)

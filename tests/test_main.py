@@ -47,7 +47,7 @@ def test_the_images_of_half_of_the_batches_are_mixed(run):
     assert {'input_mixed' in step['keys'] for step in steps} == {True, False}
 
 
-def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
+def test_mixing_flags_become_arguments_of_the_task(run, monkeypatch):
     from timm_multimix import __main__ as launcher
     made = []
 
@@ -68,7 +68,7 @@ def test_flags_of_mixing_become_the_tasks(run, monkeypatch):
     assert made[1]['input_size'] == (3, 32, 32)
 
 
-def test_the_share_is_found_there_too(run, caplog, monkeypatch):
+def test_the_share_is_found_under_the_launcher_too(run, caplog, monkeypatch):
     lengths, settle = set(), FoundShare.settle
     monkeypatch.setattr(FoundShare, 'settle', lambda share: (lengths.add(share.num_batches), settle(share)))
     with caplog.at_level(logging.INFO):
@@ -87,25 +87,25 @@ def test_mixing_ends_at_its_epoch(run):
 
 
 @pytest.mark.parametrize('more', [[], ['--compile-task']])
-def test_a_teacher_on_a_single_view(more, run):
+def test_a_teacher_works_on_a_single_view(more, run):
     flags = ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-single-view', *more]
     assert all('mixed_loss' in step['keys'] for step in run(*flags)['steps'])
 
 
-def test_a_script_that_never_moves_the_teacher(run, capsys):
+def test_a_script_that_never_updates_the_teacher_is_refused(run, capsys):
     flags = ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-single-view']
     assert run(*flags, '--no-update-ema', code=2) is None
     assert '--multimix-teacher-decay needs a script that calls task.update_ema()' in capsys.readouterr().err
 
 
-def test_a_config_that_the_script_reads_too(run, tmp_path):
+def test_a_config_serves_script_and_launcher(run, tmp_path):
     config = tmp_path / 'config.yaml'
     config.write_text('mixup_mode: dense-multimix\nmixup: 0.7\nmultimix_tuples: 8\n')
     record = run('--config', str(config))
     assert record['task'] == 'PluggedTask' and {step['target_dims'] for step in record['steps']} == {1}
 
 
-def test_a_compiled_task(run):
+def test_a_compiled_task_trains(run):
     record = run('--mixup-mode', 'dense-multimix', '--compile-task', '--multimix-tuples', '16', '--cutmix', '1')
     assert record['task'] == 'PluggedTask' and all(step['loss'] > 0. for step in record['steps'])
 
@@ -117,7 +117,7 @@ def test_a_compiled_task(run):
     (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9'], 'needs --multimix-single-view here'),
     (['--mixup-mode', 'multimix', '--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode'),
 ])
-def test_mistakes_are_told_before_the_script_begins(flags, message, run, capsys):
+def test_mistakes_are_reported_before_the_script_starts(flags, message, run, capsys):
     assert run(*flags, code=2) is None
     assert message in capsys.readouterr().err
 
@@ -127,14 +127,14 @@ def test_mistakes_are_told_before_the_script_begins(flags, message, run, capsys)
     ('from timm.task import ClassificationTask', 'ended without building a ClassificationTask'),
     ('from timm.task import ClassificationTask, LogitDistillationTask as Task\nTask()', 'knowledge distillation'),
 ])
-def test_a_script_that_cannot_be_plugged_into(source, message, tmp_path, capsys):
+def test_a_script_that_cannot_be_plugged_into_is_refused(source, message, tmp_path, capsys):
     script = tmp_path / 'train.py'
     script.write_text(source)
     assert main([str(script), '--mixup-mode', 'multimix']) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_serve_the_mode(run, capsys):
+def test_a_model_that_does_not_support_the_mode_is_refused(run, capsys):
     flags = ['--mixup-mode', 'dense-multimix', '--model', 'crossvit_9_240', '--input-size', '3', '240', '240']
     assert run(*flags, code=2) is None
     assert 'crossvit' in capsys.readouterr().err
@@ -150,13 +150,13 @@ def test_a_script_finds_the_modules_beside_it(tmp_path, monkeypatch):
         main(['train.py', '--mixup-mode', 'multimix'])
 
 
-def test_no_script(tmp_path, capsys):
+def test_a_missing_script_is_refused(tmp_path, capsys):
     assert main([str(tmp_path / 'train.py'), '--mixup-mode', 'multimix']) == 2
     assert 'cannot read the script' in capsys.readouterr().err
     assert main([]) == 2 and main(['--help']) == 0
 
 
-def test_errors_of_the_script_are_its_own(tmp_path):
+def test_errors_of_the_script_keep_their_traceback(tmp_path):
     script = tmp_path / 'train.py'
     script.write_text('# ClassificationTask\nraise KeyError("its own")')
     with pytest.raises(KeyError, match='its own'):

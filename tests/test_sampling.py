@@ -59,7 +59,7 @@ def test_broken_sticks_are_dirichlet(total, dtype):
     torch.testing.assert_close(lam.mean(dim=0), torch.full((160,), 1. / 160.).double(), rtol=0.35, atol=0.)
 
 
-def test_all_examples_are_alike():
+def test_all_examples_and_pairs_are_drawn_alike():
     torch.manual_seed(0)
     lam = sample_dirichlet(30_000, 6, 1., length=2)
     torch.testing.assert_close(lam.mean(dim=0), torch.full((6,), 1. / 6.), rtol=0.04, atol=0.)
@@ -88,7 +88,7 @@ def test_large_alpha_is_uniform():
 
 
 @pytest.mark.parametrize('num_examples', [1, 3])
-def test_gamma_variates_of_zero_are_not_nan(num_examples, monkeypatch):
+def test_gamma_variates_of_zero_give_no_nan(num_examples, monkeypatch):
     class Zeros:
         """Zeros, which a float32 sampler returns about once in 1e7 draws."""
 
@@ -103,7 +103,7 @@ def test_gamma_variates_of_zero_are_not_nan(num_examples, monkeypatch):
     torch.testing.assert_close(lam.sum(dim=-1), torch.ones(4))
 
 
-def test_seeds():
+def test_draws_follow_the_seed_or_the_generator():
     def draw(generator=None):
         return sample_dirichlet(20, 5, (0.5, 2.), length=3, generator=generator)
 

@@ -48,7 +48,7 @@ def suite(recipe, image_folder, tmp_path):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_method_is_a_command_line(recipe):
+def test_every_method_is_a_valid_command_line(recipe):
     for method, entry in {**METHODS, **KNOBS}.items():
         args, _ = parse_args(f'DIR {RECIPES[recipe].flags} {entry.flags}'.split())
         assert args.model.startswith(('cifar_', 'efficientnet_lite0'))
@@ -111,14 +111,14 @@ def test_a_result_of_other_flags_is_refused(suite, recipe, tmp_path, monkeypatch
     ('--data-dir elsewhere', 'two folders of data: DIR and --data-dir elsewhere; give one of them'),
     ('--output elsewhere', "which changes output ('elsewhere' instead of"),
 ])
-def test_flags_are_the_machines_alone(flags, message, suite, tmp_path, capsys):
+def test_flags_that_change_the_budget_are_refused(flags, message, suite, tmp_path, capsys):
     with pytest.raises(SystemExit, match='2'):
         suite('--methods', 'plain', f'--flags={flags}')
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'output').exists()
 
 
-def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
+def test_with_a_teacher_the_models_own_accuracy_is_compared(suite, tmp_path, capsys):
     assert suite('--methods', 'multimix-distilled', '--seeds', '0') == 0
     path = tmp_path / 'results' / 'tiny' / 'multimix-distilled-0.json'
     result = json.loads(path.read_text())['result']
@@ -131,7 +131,7 @@ def test_with_a_teacher_the_model_is_compared(suite, tmp_path, capsys):
 
 @pytest.mark.parametrize('at', [0, 1])
 @pytest.mark.parametrize('error', [RuntimeError('killed'), KeyboardInterrupt()], ids=['killed', 'interrupted'])
-def test_an_interrupted_run_goes_on(error, at, suite, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_run_continues(error, at, suite, tmp_path, monkeypatch, caplog):
     """A run that Ctrl-C ended in order is not taken for a complete one either."""
     epochs, train_one_epoch = [], train_timm.train_one_epoch
 
@@ -157,7 +157,7 @@ def test_an_interrupted_run_goes_on(error, at, suite, tmp_path, monkeypatch, cap
     assert read_commits(tmp_path) == ['first', 'second']
 
 
-def test_an_epoch_counts_when_its_checkpoint_is_there(suite, tmp_path, monkeypatch, caplog):
+def test_an_epoch_counts_only_once_its_checkpoint_is_saved(suite, tmp_path, monkeypatch, caplog):
     """Otherwise the weights of the epoch before would be judged in its name."""
     saved, save = [], Saver.save_checkpoint
 
@@ -204,7 +204,7 @@ def test_a_run_of_another_process_is_left_alone(suite, tmp_path):
 
 
 @pytest.mark.parametrize('code, made', [(1, ['multimix-0.json']), (2, [])])
-def test_a_run_that_fails_says_its_command(code, made, suite, tmp_path, monkeypatch, caplog):
+def test_a_failed_run_names_its_command(code, made, suite, tmp_path, monkeypatch, caplog):
     """The other runs are still made, except after a mistake on the command line, which would stop them too."""
     train = train_timm.main
     monkeypatch.setattr(train_timm, 'main', lambda argv: train(argv) if 'multimix' in argv else code)
@@ -258,14 +258,14 @@ def test_table_and_figure(suite, tmp_path, capsys):
     assert mean_and_spread([1.5]) == (1.5, None)
 
 
-def test_no_runs_yet(tmp_path, capsys):
+def test_a_recipe_without_runs_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         accuracy_table.main(['--recipe', 'cifar10', '--results', str(tmp_path)])
     assert 'has no runs of cifar10 yet' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name, positions', [('cifar_resnet14', 64), ('cifar_resnet18', 16), ('cifar_vit', 64)])
-def test_models_of_small_images(name, positions):
+def test_models_of_small_images_train_with_dense_multimix(name, positions):
     model = timm.create_model(name, num_classes=10)
     task = MultiMixTask(model, mode='dense-multimix', num_tuples=2, verbose=False)
     images = torch.randn(2, 3, 32, 32)
@@ -296,7 +296,7 @@ def test_a_checkpoint_runs_no_code(suite, tmp_path, capsys):
 @pytest.mark.parametrize('method, name, value', [
     ('multimix', 'alpha', 4.), ('mixup+dense-multimix', 'input_prob', 0.25),
     ('dense-multimix-paper', 'attention', 'cam'), ('multimix-distilled', 'gamma', 0.75)])
-def test_a_run_whose_defaults_were_resolved_goes_on(method, name, value, suite, tmp_path, monkeypatch, capsys):
+def test_a_run_with_resolved_defaults_is_recognised(method, name, value, suite, tmp_path, monkeypatch, capsys):
     """args.yaml holds the resolved values of flags that were left at their defaults."""
     assert suite('--methods', method, '--seeds', '0') == 0
     args = yaml.safe_load((tmp_path / 'output' / 'tiny' / f'{method}-0' / 'args.yaml').read_text())

@@ -33,7 +33,7 @@ ENCODERS = ('qwen3_vit_88m_enc', 'mobilenetv5_300m_enc')
 
 
 @pytest.mark.parametrize('name', SAMPLE)
-def test_a_model_of_each_kind(name):
+def test_a_model_of_each_kind_is_served_or_refused(name):
     row = check_model(name)
     assert row['pooled'] == 'served', row
     assert row['dense'] == SAMPLE[name], row
@@ -86,7 +86,7 @@ def test_large_models_are_built_with_fewer_blocks():
     assert build('test_vit')[1] == {}
 
 
-def test_tables(tmp_path):
+def test_the_tables_of_models_and_architectures(tmp_path):
     rows = [
         dict(name='b', architecture='B', pooled='served', dense='served', layout='NCHW', shrunk={}, commit='c'),
         dict(name='a2', architecture='A', pooled='served', dense='refused', dense_reason='a2: a list', shrunk={}),

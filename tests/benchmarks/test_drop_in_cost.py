@@ -38,7 +38,7 @@ def test_the_drop_in_mixes_and_the_plain_step_does_not():
         assert (sum(len(output) for output in outputs) > 2) == (kind == 'drop-in')
 
 
-def test_mistakes(capsys):
+def test_too_few_rounds_are_refused(capsys):
     with pytest.raises(SystemExit) as exit_info:
         drop_in_cost.main(['--rounds', '1'])
     assert exit_info.value.code == 2 and '--rounds must be >= 2, got 1' in capsys.readouterr().err

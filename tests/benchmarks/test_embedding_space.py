@@ -43,7 +43,7 @@ def test_spread_and_separation():
 
 
 @pytest.mark.parametrize('kind', ['pca', 'tsne'])
-def test_a_projection_keeps_classes_apart_and_is_the_same_again(kind):
+def test_a_projection_is_reproducible_and_keeps_classes_apart(kind):
     noise = 0.01 * torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     points = project(CORNERS + noise, kind)
     assert points.shape == (12, 2) and torch.equal(points, project(CORNERS + noise, kind))

@@ -27,7 +27,7 @@ def test_flops_are_those_that_torch_counts():
     assert counter.get_total_flops() == linear + SMALL.flops - in_place
 
 
-def test_both_see_the_same_tuples():
+def test_implementations_see_the_same_tuples():
     problem = Problem(SMALL, CPU, seed=3)
     torch.testing.assert_close(problem.run('literal'), problem.run('chunked'), rtol=1e-4, atol=1e-6)
 
@@ -51,7 +51,7 @@ def test_rates_are_positive_and_finite():
         assert 1e6 < rate(CPU, repeats=1) < 1e16
 
 
-def test_result(tmp_path, monkeypatch, capsys):
+def test_a_result_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loss_time, 'BASE', dict(cpu=SMALL))
     monkeypatch.setattr(loss_time, 'SWEEPS', dict(tuples=(8, 32), positions=(1, 3)))
     monkeypatch.setattr(loss_time, 'peak_flops', lambda device: 1e9)

@@ -20,7 +20,7 @@ def test_the_slope_is_that_of_the_line():
     assert (noisy['readings'], noisy['first_mib'] != noisy['last_mib']) == (100, True)
 
 
-def test_memory_that_is_kept_is_seen():
+def test_kept_memory_is_measured():
     with mmap.mmap(-1, 64 << 20) as kept:  # new memory, not what the process holds unused
         before = memory_slope.resident_set()
         kept.write(b'x' * (64 << 20))
@@ -39,7 +39,7 @@ def test_a_result_is_written(tmp_path, capsys):
     assert 'multimix resident: ' in capsys.readouterr().out
 
 
-def test_mistakes(capsys):
+def test_too_few_steps_are_refused(capsys):
     with pytest.raises(SystemExit) as exit_info:
         memory_slope.main(['--steps', '10', '--warmup', '10'])
     assert exit_info.value.code == 2 and '--steps must be at least' in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_detection_metrics_by_counting():
     assert metrics['aupr'] == pytest.approx(precision[hits].mean())
 
 
-def test_the_extremes():
+def test_detection_metrics_at_the_extremes():
     high, low = np.linspace(1., 2., 50), np.linspace(-1., 0., 50)
     assert detection_metrics(high, low) == dict(auroc=1., aupr=pytest.approx(1.), fpr95=0.)
     worst = detection_metrics(low, high)
@@ -51,7 +51,7 @@ def test_calibration_error():
 
 
 @pytest.mark.parametrize('name', OUTLIERS)
-def test_outliers(name):
+def test_outliers_are_distinct_images_and_seeded(name):
     if name == 'textures':
         pytest.importorskip('skimage', reason='needs scikit-image')
     images = make_outliers(name, 6, CONFIG)
@@ -62,6 +62,6 @@ def test_outliers(name):
     assert len({image.sum().item() for image in images}) == 6
 
 
-def test_unknown_outliers():
+def test_unknown_outliers_are_refused():
     with pytest.raises(ValueError, match="name must be one of noise, textures, photos, digits, got 'cars'"):
         make_outliers('cars', 1, CONFIG)

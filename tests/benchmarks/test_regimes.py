@@ -51,7 +51,7 @@ def test_a_lower_loss_and_calibration_error_is_better(results):
     assert rows['plain'] == ['15.0 ± 7.1', '30.0', '2.5', '+0.0']
 
 
-def test_differences_are_of_the_seeds_that_both_have(results):
+def test_differences_use_only_the_seeds_that_both_have(results):
     scores = regimes.Scores(regimes.METRICS[0], regimes.read_regimes(results), {})
     assert scores.difference('short', 'mixup') == pytest.approx(-1.5)
     assert scores.difference('fitted', 'mixup') is None

@@ -52,7 +52,7 @@ def test_a_step_trains(method):
     (['--models', 'nosuch'], "--models must be models of timm, got ['nosuch']"),
     (['--device', 'gpu'], "--device: must be a device torch can use here, got 'gpu'"),
 ])
-def test_mistakes(flags, message, capsys):
+def test_mistakes_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit) as exit_info:
         step_time.main(flags)
     assert exit_info.value.code == 2 and message in capsys.readouterr().err

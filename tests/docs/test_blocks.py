@@ -13,7 +13,7 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, 'python')]
 
 @pytest.mark.parametrize('page', [
     page if page == 'README.md' else pytest.param(page, marks=pytest.mark.slow) for page in WITH_PYTHON])
-def test_python_blocks(page, tmp_path):
+def test_python_blocks_run(page, tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     result = subprocess.run(
         [sys.executable, '-c', '\n'.join(blocks(page, 'python'))], cwd=tmp_path, env=environment, capture_output=True,
@@ -23,7 +23,7 @@ def test_python_blocks(page, tmp_path):
         assert float(result.stdout.split()[0]) > 0.8, result.stdout
 
 
-def test_these_pages_have_python():
+def test_the_main_pages_have_python_blocks():
     assert {'README.md', 'docs/training.md'} <= set(WITH_PYTHON)
     assert {page for page in PAGES if page.startswith('docs/methods/')} <= set(WITH_PYTHON)
 

@@ -43,13 +43,13 @@ def test_every_command_is_known():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', [command for command in SCRIPTS if 'timm_multimix' not in command])
-def test_the_script(command, image_folder, tmp_path):
+def test_the_training_commands_run(command, image_folder, tmp_path):
     run(command, image_folder, tmp_path, *OURS, '--output', str(tmp_path))
     assert (tmp_path / 'run' / 'model_best.pth.tar').exists()
 
 
 @pytest.mark.slow
-def test_your_own_copy_of_timms_script(image_folder, tmp_path):
+def test_the_launcher_command_runs(image_folder, tmp_path):
     command, = (command for command in SCRIPTS if 'timm_multimix' in command)
     run(command, image_folder, tmp_path, '--record', str(tmp_path / 'record.json'))
     assert json.loads((tmp_path / 'record.json').read_text())['task'] == 'PluggedTask'

@@ -64,7 +64,7 @@ def test_finetune(image_folder, tmp_path):
     timm.create_model('test_resnet', num_classes=3, checkpoint_path=checkpoint)
 
 
-def test_finetune_says_how_it_is_called(tmp_path):
+def test_finetune_prints_its_usage(tmp_path):
     result = subprocess.run(['sh', str(ROOT / 'examples/finetune.sh')], capture_output=True, text=True)
     assert result.returncode == 2
     assert 'IMAGES WEIGHTS MODEL' in result.stderr

@@ -23,7 +23,7 @@ def prose_with_code(page):
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_links(page):
+def test_linked_files_and_headings_exist(page):
     for link in links(page):
         if re.match(r'[a-z]+:', link):
             assert link.startswith('https://'), link

@@ -32,7 +32,7 @@ def test_implementations_agree(name, kind):
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 4), (2, 3), (7, 11), (100, 100)])
 @pytest.mark.parametrize('kind', ['hard', 'multi-hot'])
-def test_any_chunk_of_positions_and_tuples_gives_the_same(kind, shape, monkeypatch):
+def test_any_chunk_of_positions_and_tuples_gives_the_same_loss(kind, shape, monkeypatch):
     logits, target, weights = problem(kind)
     expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
     monkeypatch.setattr(chunked, '_chunk_shape', lambda *_: shape)
@@ -63,7 +63,7 @@ def test_chunk_shapes():
 
 
 @pytest.mark.parametrize('kind', ['hard', 'soft'])
-def test_blocks_of_weights_stand_for_their_concatenation(kind):
+def test_blocks_of_weights_equal_their_concatenation(kind):
     logits, target, weights = problem(kind)
     for name in ANYWHERE:
         implementation = IMPLEMENTATIONS[name]
@@ -175,7 +175,7 @@ def test_a_new_implementation_is_found_by_its_name(monkeypatch):
 @pytest.mark.parametrize('kind', ['hard', 'soft'])
 @pytest.mark.parametrize('label_smoothing', [0., 0.1])
 @pytest.mark.parametrize('with_teacher', [False, True])
-def test_few_classes_and_many_have_the_same_target_term(with_teacher, label_smoothing, kind, monkeypatch):
+def test_both_ways_to_compute_the_target_term_agree(with_teacher, label_smoothing, kind, monkeypatch):
     """Both ways of computing it work for any number of classes."""
     logits, target, weights = problem(kind)
     teacher = torch.randn_like(logits) if with_teacher else None

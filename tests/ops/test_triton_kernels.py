@@ -15,7 +15,7 @@ def test_the_kernels_equal_the_written_equations():
     assert done.returncode == 0 and done.stdout.endswith('all equal\n'), done.stderr
 
 
-def test_the_cpu_is_refused_where_nothing_interprets():
+def test_the_cpu_is_refused_without_the_interpreter():
     with pytest.raises(ValueError, match="implementation='triton' needs logits of float32.* got torch.float32 on cpu"):
         MultiMixLoss(4, implementation='triton')(torch.randn(2, 3), torch.tensor([0, 1]))
 
@@ -23,7 +23,7 @@ def test_the_cpu_is_refused_where_nothing_interprets():
 @pytest.mark.slow
 @pytest.mark.parametrize('precision', ['ieee', 'tf32'])
 @pytest.mark.parametrize('kernel', ['_logsumexp_kernel', '_softmax_kernel'])
-def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel, precision):
+def test_the_kernels_compile_without_a_gpu(kernel, precision):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -47,7 +47,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_there(kernel, precision):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('shape', [(1, 32, 1000, 10), (49, 128, 1000, 1000), (3, 300, 77, 999)])
-def test_on_a_gpu_as_the_reference(shape):
+def test_implementations_agree_on_a_gpu(shape):
     num_positions, batch_size, num_tuples, num_classes = shape
     torch.manual_seed(0)
     logits = torch.randn(batch_size, num_positions, num_classes, device='cuda', requires_grad=True)

@@ -31,7 +31,7 @@ def check_trained(task):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('key', KEYS)
-def test_channels_last(key, mode):
+def test_channels_last_gives_the_same_loss(key, mode):
     plain, model = build(key), build(key).to(memory_format=torch.channels_last)
     expected = run(plain, key, mode)[1]
     result = run(model, key, mode, x=images(key, 4).contiguous(memory_format=torch.channels_last))[1]
@@ -39,7 +39,7 @@ def test_channels_last(key, mode):
 
 
 @pytest.mark.parametrize('key', ['resnet', 'swin', 'vit'])
-def test_grad_checkpointing(key):
+def test_grad_checkpointing_gives_the_same_gradients(key):
     losses, grads = [], []
     for enable in (False, True):
         model = build(key)
@@ -93,7 +93,7 @@ def test_dropout_in_the_head(key):
     torch.testing.assert_close(*(head.dense(features)[0] for _ in range(2)), rtol=0, atol=0)
 
 
-def test_dropout_between_embedding_and_classifier_is_seen():
+def test_dropout_between_embedding_and_classifier_is_detected():
     """If dropout follows the embedding, the classifier on the embedding is not the whole head."""
     class Late(nn.Module):
         num_classes, num_features, drop_rate = NUM_CLASSES, 8, 0.5
@@ -163,7 +163,7 @@ def test_a_model_that_returns_several_logits_is_refused_at_the_first_step():
         task(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))
 
 
-def test_models_that_are_not_timms():
+def test_models_from_outside_timm_work_pooled_and_are_refused_dense():
     """Pooled mode takes any module that returns logits; dense mode needs timm's three methods and says so."""
     class Bare(nn.Module):
         def __init__(self):

@@ -57,7 +57,7 @@ def raises(call, *parts):
     (dict(positions=0), ('positions', 'got 0', '>= 1')),
     (dict(dtype=torch.int64), ('dtype', 'torch.int64', 'floating-point')),
 ], ids=case_id)
-def test_sample_dirichlet(kwargs, parts):
+def test_bad_arguments_of_sample_dirichlet(kwargs, parts):
     raises(lambda: sample_dirichlet(**{'num_tuples': 3, 'num_examples': 5, 'alpha': 1., **kwargs}), *parts)
 
 
@@ -82,7 +82,7 @@ def test_sample_dirichlet(kwargs, parts):
     (lambda: interpolate(WEIGHTS[0], LOGITS), ('weights', r'\[n, b\] or \[r, n, b\]', r'\[4\]')),
     (lambda: interpolate(WEIGHTS, TARGET), ('values', 'floating-point', 'int64')),
 ], ids=case_id)
-def test_attention_and_weights(call, parts):
+def test_bad_inputs_of_attention_and_weights(call, parts):
     raises(call, *parts)
 
 
@@ -115,7 +115,7 @@ BAD_LOSS_INPUTS = {
     MultiMixLoss(5).mix,
 ], ids=['function', 'loss', 'other criterion', 'mix'])
 @pytest.mark.parametrize('logits, target, parts', BAD_LOSS_INPUTS.values(), ids=BAD_LOSS_INPUTS)
-def test_logits_and_target(logits, target, parts, loss):
+def test_bad_logits_and_targets(logits, target, parts, loss):
     raises(lambda: loss(logits, target), *parts)
 
 
@@ -138,7 +138,7 @@ def test_logits_and_target(logits, target, parts, loss):
     (lambda: MultiMixLoss(5).mix(DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
     (lambda: MultiMixLoss(5).mix(LOGITS, TARGET, lam=WEIGHTS[:, :3]), ('weights', r'\[5, 3\]')),
 ], ids=case_id)
-def test_loss(call, parts):
+def test_bad_inputs_of_the_loss(call, parts):
     raises(call, *parts)
 
 
@@ -167,7 +167,7 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize('kwargs, parts', SETTINGS, ids=case_id)
-def test_settings(kwargs, parts):
+def test_bad_settings(kwargs, parts):
     raises(lambda: MultiMix(num_classes=NUM_CLASSES, **kwargs), *(parts[:1] if 'implementation' in kwargs else parts))
     raises(lambda: MultiMixTask(build('vit'), verbose=False, **kwargs), *parts)
     raises(lambda: MultiMixHead(build('vit'), **kwargs), *parts)
@@ -176,7 +176,7 @@ def test_settings(kwargs, parts):
 
 
 @pytest.mark.parametrize('alpha, parts', ALPHAS, ids=case_id)
-def test_alpha(alpha, parts):
+def test_bad_alphas(alpha, parts):
     for call in (
             lambda: MultiMixLoss(alpha=alpha),
             lambda: MultiMixHead(build('vit'), alpha=alpha),
@@ -187,12 +187,12 @@ def test_alpha(alpha, parts):
 
 
 @pytest.mark.parametrize('kwargs, parts', SWITCHES, ids=case_id)
-def test_switch(kwargs, parts):
+def test_bad_settings_of_switching(kwargs, parts):
     raises(lambda: MultiMix(num_classes=NUM_CLASSES, **kwargs), *parts)
     raises(lambda: MultiMixTask(build('vit'), verbose=False, **kwargs), *parts)
 
 
-def test_mixup_calls():
+def test_bad_uses_of_the_drop_in():
     x, target = images('vit', 4), labels(4)
     raises(lambda: MultiMix(num_classes=NUM_CLASSES)(x, target), "mode 'multimix'", r'attach\(model\)')
     raises(lambda: MultiMix(num_classes=5).attach(build('vit')), 'num_classes', '7', 'got 5')
@@ -213,14 +213,14 @@ def test_mixup_calls():
 
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
 @pytest.mark.parametrize('kwargs', [{}, dict(cutmix_alpha=1., input_prob=1.), dict(prob=0.)], ids=str)
-def test_task_calls(kwargs, mode):
+def test_bad_targets_of_a_task(kwargs, mode):
     task = MultiMixTask(build('vit'), mode=mode, verbose=False, **kwargs)
     x, target = images('vit', 4), labels(4)
     raises(lambda: task(x, target + NUM_CLASSES), 'target', r'0\.\.6')
     raises(lambda: task(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
 
 
-def test_teacher():
+def test_bad_uses_of_a_teacher():
     model, target = build('vit'), labels(4)
     raises(lambda: MultiMixTask(model.half(), teacher_decay=0.9, verbose=False), 'teacher_decay', 'float16', '0.9')
     kwargs = dict(teacher_decay=0.9, verbose=False)
@@ -237,12 +237,12 @@ def test_teacher():
     ('num_tuple', lambda: MultiMixTask(build('vit'), num_tuple=5, verbose=False)),
     ('smoothing', lambda: MultiMixTask(build('vit'), smoothing=0.1, verbose=False)),
 ])
-def test_arguments_are_not_swallowed(name, call):
+def test_unknown_arguments_are_refused(name, call):
     with pytest.raises((TypeError, ValueError), match=name):
         call()
 
 
-def test_criterion_kwargs():
+def test_bad_criterion_kwargs():
     model = build('vit')
     raises(lambda: MultiMixTask(model, nn.CrossEntropyLoss(), dict(smoothing=0.1)), 'criterion_kwargs', 'smoothing')
     raises(lambda: MultiMixTask(model, criterion_kwargs=dict(smoothing=5.)), 'smoothing', '<= 1', '5')
@@ -272,7 +272,7 @@ ONE = 'must be >= 2 under cross-entropy, got 1'
 
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
 @pytest.mark.parametrize('training', [True, False])
-def test_one_class_has_nothing_to_learn_under_cross_entropy(training, mode):
+def test_one_class_is_refused_under_cross_entropy(training, mode):
     """Its probability is always 1, so the loss would be 0 and the accuracy 100 %."""
     model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.zeros(4, dtype=torch.long)
     head = MultiMixHead(model, mode, num_tuples=5).train(training)
@@ -291,7 +291,7 @@ def test_one_class_has_nothing_to_learn_under_cross_entropy(training, mode):
 
 
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
-def test_one_class_under_binary_cross_entropy(mode):
+def test_one_class_works_under_binary_cross_entropy(mode):
     model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.tensor([[0.], [1.], [1.], [0.]])
     bce = BinaryCrossEntropy()
     mixup_fn = MultiMix(num_classes=1, multi_label=True, mode=mode, num_tuples=5)

@@ -31,7 +31,7 @@ def make_batch(kind, logits, num_classes, soft):
 @given(
     seeds, dtypes, batch_sizes, st.sampled_from([2, 2, 3, 10]), alphas, implementations, BATCHES,
     st.floats(0., 1.), booleans, booleans, st.data())
-def test_the_largest_logits(
+def test_the_largest_logits_give_finite_losses_and_gradients(
         seed, dtype, batch_size, num_classes, alpha, implementation, kind, label_smoothing, soft, teacher, data):
     """Logits of the largest finite size and either sign, among ordinary ones."""
     positions = data.draw(st.none() | st.integers(1, 4))
@@ -62,7 +62,7 @@ def test_the_largest_logits(
 
 @pytest.mark.parametrize('implementation', ['chunked', 'reference'])
 @pytest.mark.parametrize('clean_weight', [0., 1.])
-def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementation, clean_weight):
+def test_a_loss_beyond_float32_is_clamped_but_its_gradient_is_not(implementation, clean_weight):
     """Every image is as wrong as bfloat16 can express: the loss would be 6.8e38, its gradients are +-1 / b."""
     torch.manual_seed(0)
     largest = torch.finfo(torch.bfloat16).max
@@ -74,7 +74,7 @@ def test_a_value_beyond_float32_is_cut_off_and_its_gradient_is_not(implementatio
 
 
 @pytest.mark.parametrize('implementation', ['chunked', 'reference'])
-def test_ordinary_images_keep_their_gradient_beside_the_largest(implementation):
+def test_ordinary_images_keep_their_gradient_beside_the_largest_logits(implementation):
     """The weights are one-hot, so in effect this is the clean loss alone."""
     torch.manual_seed(0)
     logits = torch.randn(4, 5)
@@ -90,7 +90,7 @@ def test_ordinary_images_keep_their_gradient_beside_the_largest(implementation):
 
 @many
 @given(seeds, st.integers(1, 300), st.integers(1, 9), st.integers(1, 4), alphas, st.sampled_from(CONCENTRATIONS))
-def test_attention_that_is_zero_everywhere(seed, batch_size, num_tuples, positions, alpha, concentration):
+def test_attention_of_zero_falls_back_to_valid_weights(seed, batch_size, num_tuples, positions, alpha, concentration):
     torch.manual_seed(seed)
     lam = sample_dirichlet(num_tuples, batch_size, alpha, concentration=concentration, positions=positions)
     attention = torch.rand(batch_size, positions) * (torch.rand(batch_size, 1) < 0.5)  # zero for some images or all
@@ -126,7 +126,7 @@ model_cases = given(
 
 @fewer
 @model_cases
-def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
+def test_the_head_on_extreme_batches(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
     torch.manual_seed(seed)
     model = Positions(num_classes)
     dense = {}
@@ -144,7 +144,7 @@ def test_head(seed, batch_size, num_classes, alpha, kind, mode, size, scale, dat
 
 @fewer
 @model_cases
-def test_drop_in(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
+def test_the_drop_in_on_extreme_batches(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
     torch.manual_seed(seed)
     model = Positions(num_classes).train()
     smoothing = data.draw(st.floats(0., 1.))

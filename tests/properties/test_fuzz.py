@@ -110,14 +110,14 @@ def values_for(name):
 
 
 @pytest.mark.parametrize('call', TARGETS, ids=lambda call: call.__name__)
-def test_any_value_for_one_argument(call):
+def test_any_value_for_one_argument_works_or_is_refused_by_name(call):
     for name in TARGETS[call][1]:
         for value in values_for(name):
             attempt(call, {name: value})
 
 
 @pytest.mark.parametrize('call', TARGETS, ids=lambda call: call.__name__)
-def test_no_number_out_of_range_is_taken(call):
+def test_numbers_out_of_range_are_refused(call):
     for name in RANGES.keys() & TARGETS[call][1]:
         low, high = RANGES[name]
         out_of_range = [value for value in ANYTHING if is_number(value) and not low <= value <= high]
@@ -130,7 +130,7 @@ def test_no_number_out_of_range_is_taken(call):
 
 @many
 @given(st.sampled_from(list(TARGETS)), st.data())
-def test_any_values_for_several_arguments(call, data):
+def test_any_values_for_several_arguments_work_or_are_refused_by_name(call, data):
     names = data.draw(st.lists(st.sampled_from(TARGETS[call][1]), min_size=2, max_size=4, unique=True))
     attempt(call, {name: data.draw(st.sampled_from(values_for(name))) for name in names})
 

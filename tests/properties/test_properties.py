@@ -35,7 +35,7 @@ def problems(draw, dtype=torch.float64, scale=scales, soft=booleans, max_batch=1
 
 @many
 @given(seeds, st.integers(1, 50), batch_sizes, alphas, st.sampled_from(CONCENTRATIONS), st.data())
-def test_rows_of_dirichlet(seed, num_tuples, num_examples, alpha, concentration, data):
+def test_rows_of_sample_dirichlet_are_distributions(seed, num_tuples, num_examples, alpha, concentration, data):
     length = data.draw(st.none() | st.integers(1, num_examples))
     positions = data.draw(st.none() | st.integers(1, 4))
     torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def test_rows_of_dirichlet(seed, num_tuples, num_examples, alpha, concentration,
 
 @many
 @given(problems(), st.integers(1, 8), st.sampled_from(functional.ACTIVATIONS), st.floats(-20., 9.))
-def test_rows_of_attention_and_dense_weights(problem, width, activation, exponent):
+def test_rows_of_attention_and_dense_weights_are_distributions(problem, width, activation, exponent):
     _, _, lam = problem
     embeddings = 10. ** exponent * torch.randn(lam.shape[2], lam.shape[0], width)
     attention = functional.spatial_attention(embeddings, activation=activation)
@@ -73,7 +73,7 @@ def test_huge_logits_give_a_finite_loss(problem, label_smoothing, implementation
 
 @many
 @given(problems(), st.floats(0., 1.), implementations)
-def test_loss_of_distributions(problem, label_smoothing, implementation):
+def test_the_loss_is_not_negative_and_its_gradient_is_bounded(problem, label_smoothing, implementation):
     logits, target, weights = problem
     loss = mixed_cross_entropy(
         logits, target, weights, label_smoothing=label_smoothing, implementation=implementation)
@@ -102,7 +102,7 @@ def test_implementations_agree(problem, label_smoothing):
 
 @many
 @given(problems(max_batch=300), st.floats(0., 1.), implementations)
-def test_identity_is_plain_cross_entropy(problem, label_smoothing, implementation):
+def test_identity_weights_give_plain_cross_entropy(problem, label_smoothing, implementation):
     logits, target, _ = problem
     logits = logits[:, 0]
     loss = mixed_cross_entropy(
@@ -129,7 +129,7 @@ def test_the_order_of_the_batch_does_not_matter(problem, random, implementation)
 
 @many
 @given(problems(soft=st.just(False)), implementations)
-def test_identical_images_of_one_class_cannot_be_mixed(problem, implementation):
+def test_identical_images_of_one_class_give_plain_cross_entropy(problem, implementation):
     logits, target, weights = problem
     logits = logits[:1].expand_as(logits)
     target = target[:1].expand_as(target)
@@ -149,7 +149,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(problem, constant, imple
 
 @many
 @given(seeds, batch_sizes, st.integers(2, 10), alphas, st.sampled_from(CONCENTRATIONS), st.floats(0., 4.), st.data())
-def test_multimix_loss(seed, batch_size, num_classes, alpha, concentration, exponent, data):
+def test_multimix_loss_and_its_gradient_are_finite(seed, batch_size, num_classes, alpha, concentration, exponent, data):
     criterion = MultiMixLoss(
         data.draw(st.integers(1, 30)),
         alpha,

@@ -49,7 +49,7 @@ def test_loss_and_gradients_are_those_of_the_written_equation(shape, kind, gamma
 
 @pytest.mark.parametrize('chunk', [(1, 1), (1, 4), (2, 3), (100, 100)])
 @pytest.mark.parametrize('kind', TARGETS)
-def test_any_chunk_and_block_gives_the_same(kind, chunk, monkeypatch):
+def test_any_chunk_and_block_gives_the_same_loss(kind, chunk, monkeypatch):
     """Chunks of tuples and positions, and blocks of weights, that do not divide n and r."""
     student, teacher, target, weights = problem('dense', kind)
     expected = naive.distillation_loss(student, teacher, target, weights, 0.3, 0.1)
@@ -168,7 +168,7 @@ def move(task, step=None, lr=0.1, key='efficientnet'):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('key', ['efficientnet', 'vit'])
-def test_the_task_is_the_loss_on_the_logits_of_both(key, mode):
+def test_the_task_gives_the_loss_of_the_logits_of_student_and_teacher(key, mode):
     """The teacher's logits come from a plain copy in eval mode on the second view; in dense mode, from its own head."""
     model = build(key).train()
     task = make(model, mode, gamma=0.3, criterion_kwargs=dict(smoothing=0.1))
@@ -199,7 +199,7 @@ def test_the_task_is_the_loss_on_the_logits_of_both(key, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_no_gradient_reaches_the_teacher_and_a_step_leaves_it_as_it_is(mode):
+def test_no_gradient_reaches_the_teacher_and_a_step_does_not_change_it(mode):
     task = make(build('efficientnet').train(), mode).train()
     before = copy.deepcopy(task.teacher.model.state_dict())
     seeded(task, *views('efficientnet'))['loss'].backward()
@@ -251,7 +251,7 @@ def test_the_teacher_moves_as_timms_average(with_ema, warmup, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_without_an_ordinary_ema_the_teacher_is_what_is_evaluated(mode):
+def test_without_an_ordinary_ema_the_teacher_is_evaluated(mode):
     task = make(build('efficientnet').train(), mode)
     move(task)
     x = images('efficientnet')
@@ -284,7 +284,7 @@ def test_checkpoints_are_plain_and_restore_the_teacher(mode):
         assert torch.equal(other.teacher.model.state_dict()[name], value), name
 
 
-def test_a_checkpoint_without_a_teacher_makes_it_the_student():
+def test_a_checkpoint_without_a_teacher_starts_it_as_the_student():
     plain = make(build('efficientnet'), teacher_decay=None)
     with torch.no_grad():
         plain.get_eval_model().get_classifier().weight.fill_(0.5)
@@ -294,12 +294,12 @@ def test_a_checkpoint_without_a_teacher_makes_it_the_student():
         assert torch.equal(task.teacher.model.state_dict()[name], value), name
 
 
-def test_a_checkpoint_with_a_teacher_serves_a_task_without():
+def test_a_checkpoint_with_a_teacher_loads_into_a_task_without():
     state = make(build('efficientnet')).get_checkpoint_state()
     make(build('efficientnet'), teacher_decay=None).load_checkpoint_state(**state)
 
 
-def test_stochastic_rounding_goes_on_where_it_was():
+def test_stochastic_rounding_continues_after_loading():
     """bfloat16 averages are rounded at random, with their own generator."""
     def teacher_after(task, steps):
         for _ in range(steps):
@@ -319,7 +319,7 @@ def test_stochastic_rounding_goes_on_where_it_was():
         assert torch.equal(value, expected[name]), name
 
 
-def test_the_state_of_another_kind_of_device_does_not_matter():
+def test_rounding_state_of_another_kind_of_device_is_ignored():
     """A CUDA generator's state has another size; and without bfloat16 nothing is rounded at random."""
     state = make(build('vit').bfloat16()).get_checkpoint_state()
     state['task_state']['teacher']['rounding'] = torch.zeros(16, dtype=torch.uint8)
@@ -380,7 +380,7 @@ def test_autocast(mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_the_gradient_through_the_attention(mode):
+def test_the_attention_gradient_works_with_a_teacher(mode):
     """The reference loss gives it, with a teacher as without."""
     model = build('resnet').train()
     kwargs = dict(attention_grad=True) if mode == 'dense-multimix' else dict(implementation='reference')
@@ -392,7 +392,7 @@ def test_the_gradient_through_the_attention(mode):
 
 
 @pytest.mark.parametrize('kwargs', [dict(prob=0.), dict(cutmix_alpha=1., switch_prob=1.)], ids=['plain', 'cutmix'])
-def test_batches_that_are_not_mixed_are_those_of_the_students_view(kwargs):
+def test_batches_that_are_not_mixed_use_the_students_view(kwargs):
     x, target = views('resnet')
     result = seeded(make(build('resnet').train(), **kwargs), x, target)
     expected = seeded(make(build('resnet').train(), teacher_decay=None, **kwargs), x[:4], target)
@@ -401,7 +401,7 @@ def test_batches_that_are_not_mixed_are_those_of_the_students_view(kwargs):
 
 
 @pytest.mark.parametrize('updates, warns', [(False, 1), (True, 0)])
-def test_a_loop_that_never_updates_the_teacher_is_told(updates, warns, monkeypatch, caplog):
+def test_a_loop_that_never_updates_the_teacher_is_warned(updates, warns, monkeypatch, caplog):
     monkeypatch.setattr(distillation, '_STILL_STEPS', 3)
     task = MultiMixTask(build('resnet'), num_tuples=2, teacher_decay=0.9, single_view=True, verbose=False)
     for _ in range(7):
@@ -411,7 +411,7 @@ def test_a_loop_that_never_updates_the_teacher_is_told(updates, warns, monkeypat
     assert caplog.text.count('task.update_ema(step)') == warns
 
 
-def test_views():
+def test_views_may_be_joined_paired_or_single():
     x, target = views('resnet')
     both = seeded(make(build('resnet')), x, target)['loss']
     assert torch.equal(seeded(make(build('resnet')), (x[:4], x[4:]), target)['loss'], both)
@@ -445,12 +445,12 @@ def test_views():
     (lambda: MultiMixLoss(5, criterion=F.mse_loss)(torch.zeros(4, 3), labels(4) % 3, teacher_logits=torch.zeros(4, 3)),
         ('teacher_logits', 'cross-entropy')),
 ], ids=lambda x: re.sub(r'\W', '', str(x[0])) if isinstance(x, tuple) else '')
-def test_errors(call, parts):
+def test_bad_arguments_are_refused_by_name(call, parts):
     with pytest.raises(ValueError) as error:
         call()
     assert all(re.search(part, str(error.value)) for part in parts), error.value
 
 
-def test_the_papers_setting_takes_a_teacher():
+def test_the_papers_setting_works_with_a_teacher():
     result = seeded(make(build('vit').train(), **PAPER), *views('vit'))
     assert set(result) == {'loss', 'mixed_loss', 'output'} and result['output'].shape == (4, NUM_CLASSES)

@@ -32,13 +32,13 @@ def both(processes, tmp_path):
     return both
 
 
-def test_alone_it_is_the_batch_itself():
+def test_one_process_gathers_its_own_batch():
     rows = torch.randn(3, 2)
     assert gather_batches(rows) is rows
 
 
 @pytest.mark.slow
-def test_rows_and_gradients_of_both(both):
+def test_rows_and_gradients_are_gathered_from_both(both):
     (joined, first, labels), (again, second, _) = both(tasks_in_two.gather_rows)
     torch.testing.assert_close(joined, torch.tensor([[0., 1.], [2., 3.], [10., 11.], [12., 13.]]))
     assert torch.equal(joined, again) and labels.tolist() == [0, 5, 1, 6]
@@ -52,7 +52,7 @@ def test_rows_and_gradients_of_both(both):
     pytest.param('dense-multimix', TEACHER, marks=pytest.mark.slow),
     pytest.param('dense-multimix', {}, marks=pytest.mark.slow),
 ])
-def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
+def test_gathering_equals_one_process_on_the_joined_batch(mode, kwargs, both):
     records = both(tasks_in_two.one_step, mode, True, kwargs)
     images, labels = tasks_in_two.batches()
     task = tasks_in_two.build(mode, **kwargs)
@@ -69,7 +69,7 @@ def test_gathered_is_one_process_on_the_joined_batch(mode, kwargs, both):
 
 
 @pytest.mark.slow
-def test_without_gathering_each_mixes_its_own(both):
+def test_without_gathering_each_process_mixes_its_own_batch(both):
     first, second = both(tasks_in_two.one_step, 'multimix', False, {})
     assert first['loss'] != second['loss']
     for name, gradient in first['gradients'].items():  # DDP averages both
@@ -92,19 +92,19 @@ def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
     assert first == second and set(first) == {'mixed', 'cutmix', 'none'}
 
 
-def test_the_share_that_a_run_finds_is_one(both):
+def test_both_processes_find_the_same_share(both):
     """Half of the images are fitted and half are not, so neither process alone would find it."""
     first, second = both(tasks_in_two.found_shares)
     assert first == second
     assert 0.3 < first[-1]['fit'] < 0.9
 
 
-def test_a_head_outside_of_ddp_says_so(both):
+def test_a_head_outside_of_ddp_is_refused(both):
     for message in both(tasks_in_two.head_alone):
         assert message.startswith('the head must run inside the forward of the module that DistributedDataParallel')
 
 
-def test_the_teachers_of_both_are_one(both):
+def test_both_processes_have_the_same_teacher(both):
     """The updates are not counted here, so no first update makes each teacher a copy of its student."""
     first, second = both(tasks_in_two.teacher_steps)
     for states in zip(first, second):

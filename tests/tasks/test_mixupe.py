@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_the_written_equations(
     assert torch.equal(x, kept)
 
 
-def test_the_threshold_of_that_test_keeps_some_terms():
+def test_a_threshold_of_zero_keeps_some_terms_and_drops_others():
     for mean in (None, MU):
         terms = [q.item() for q in naive.mixupe_terms(*problem(), mean_image=mean)]
         assert min(terms) < 0. < max(terms)
@@ -151,7 +151,7 @@ def test_eta_of_zero_is_mixup_bit_for_bit(key, alpha, smoothing):
 @pytest.mark.parametrize('batch_size', [1, 3])
 @pytest.mark.parametrize('exact', [False, True])
 @pytest.mark.parametrize('key', ['convnext', 'vit', 'resnet'])
-def test_timms_models_and_odd_batches(key, exact, batch_size):
+def test_timms_models_and_odd_batches_train(key, exact, batch_size):
     """This includes fused attention, which has no second derivative."""
     model = build(key).train()
     x, target = images(key, batch_size), labels(batch_size)
@@ -185,7 +185,7 @@ def test_without_gradients_the_loss_is_the_same(exact):
         assert not result[name].requires_grad
 
 
-def test_mean_image():
+def test_the_mean_image_is_the_average_of_all_images():
     batches = [torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(n)) + 5. for n in (4, 4, 1)]
     loader = [(x, labels(len(x))) for x in batches]
     expected = torch.cat(batches).double().mean(0).float()
@@ -289,7 +289,7 @@ X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 
     (lambda: make(Smooth())(X, F.one_hot(TARGET).double()), ('target', 'class indices', r'\[4, 4\]')),
     (lambda: make(build('resnet', num_classes=0)), ('num_classes=0',)),
 ], ids=lambda x: re.sub(r'\W', '', str(x[0])) if isinstance(x, tuple) else '')
-def test_errors(call, parts):
+def test_bad_arguments_are_refused_by_name(call, parts):
     with pytest.raises(ValueError) as error:
         call()
     assert all(re.search(part, str(error.value)) for part in parts), error.value

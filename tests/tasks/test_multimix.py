@@ -44,7 +44,7 @@ def batch(key='resnet', batch_size=4):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('key', ['efficientnet', 'vit', 'mobilenetv4'])
-def test_loss_output_and_gradients(key, mode):
+def test_loss_and_gradients_are_those_of_the_head(key, mode):
     model = build(key).train()
     plain = copy.deepcopy(model)
     x, target = batch(key)
@@ -88,7 +88,7 @@ def test_checkpoints_hold_the_plain_model(mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_ema(mode):
+def test_the_ema_averages_the_plain_model(mode):
     model = build('efficientnet').train()
     task = make(model, mode)
     task.setup_ema(decay=0.5)
@@ -150,7 +150,7 @@ def test_distributed(mode):
 @pytest.mark.parametrize(
     'mixing', [dict(mixup_alpha=1.), dict(cutmix_alpha=1.), dict(cutmix_minmax=(0.2, 0.6))], ids=str)
 @pytest.mark.parametrize('soft', [False, True])
-def test_batches_of_mixed_images(soft, mixing, mode):
+def test_image_mixed_batches_use_soft_cross_entropy(soft, mixing, mode):
     model = build('resnet').train()
     plain = copy.deepcopy(model)
     x, target = batch()
@@ -262,7 +262,7 @@ def test_binary_cross_entropy_summed_over_classes():
     torch.testing.assert_close(losses[1], losses[0] * NUM_CLASSES)
 
 
-def test_a_cut_batch_says_so():
+def test_an_image_mixed_batch_is_marked():
     task = MultiMixTask(build('resnet'), cutmix_alpha=1., input_prob=1., verbose=False)
     assert task(images('resnet', 4), labels(4))['input_mixed'] is True
     task.mixup_enabled = False
@@ -298,7 +298,7 @@ def test_multi_label_images_are_mixed(mode):
     (None, dict(smoothing=0.2), '0.2 by criterion_kwargs'),
     (LabelSmoothingCrossEntropy(0.2), None, '0.2 by criterion'),
 ])
-def test_label_smoothing_given_twice(criterion, kwargs, given):
+def test_label_smoothing_given_twice_is_refused(criterion, kwargs, given):
     with pytest.raises(ValueError, match=f'label_smoothing is given twice, 0.1 and {given}'):
         make(Tiny(), 'multimix', criterion, kwargs, label_smoothing=0.1)
     assert make(Tiny(), 'multimix', None, dict(smoothing=0.2)).label_smoothing == 0.2
@@ -319,7 +319,7 @@ def test_one_line_says_what_is_mixed(caplog):
         gather=False, attention='gap', activation='relu', input_prob=0.5)
 
 
-def test_the_share_is_in_the_state():
+def test_the_found_share_is_in_the_state():
     kwargs = dict(mixup_alpha=1., input_prob='auto', num_batches=20)
     model, x = Tiny(), torch.randn(4, 3, 2, 2)
     task, target = make(model, **kwargs), model(x).argmax(dim=1)

@@ -65,7 +65,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize('bad', [(0,), (2,), (1, 2), (3,)], ids=str)
-def test_it_is_as_if_they_had_not_been_there(bad, caplog):
+def test_bad_batches_leave_no_trace(bad, caplog):
     """Weights, running statistics, optimizer state and moving average are the same bit for bit, and the loss too."""
     data = batches(4, bad)
     (state, metrics) = train(data)
@@ -81,7 +81,7 @@ def test_it_is_as_if_they_had_not_been_there(bad, caplog):
 
 @pytest.mark.parametrize('clip', [[], ['--clip-grad', '1']], ids=str)
 @pytest.mark.parametrize('host_sees', [True, False])
-def test_the_loss_scaler_skips_them_and_they_are_counted(host_sees, clip, caplog):
+def test_the_loss_scaler_skips_bad_updates_and_they_are_counted(host_sees, clip, caplog):
     data = batches(4, (1, 2))
     state, metrics = train(data, *clip, scaler=True, host_sees=host_sees)
     expected, expected_metrics = train([data[0], data[3]], *clip, scaler=True)
@@ -93,7 +93,7 @@ def test_the_loss_scaler_skips_them_and_they_are_counted(host_sees, clip, caplog
 
 
 @pytest.mark.parametrize('host_sees', [True, False])
-def test_a_teacher_does_not_see_them_either(host_sees):
+def test_bad_batches_leave_the_teacher_finite(host_sees):
     state, _ = train(batches(4, (2,)), teacher=True, host_sees=host_sees)
     assert all(torch.isfinite(value).all() for value in [*state['model'].values(), *state['ema'].values()])
 
@@ -106,7 +106,7 @@ def test_one_bad_batch_spoils_the_update_that_it_is_part_of():
 
 
 @pytest.mark.parametrize('clip', [[], ['--clip-grad', '1'], ['--clip-grad', '1', '--clip-mode', 'value']], ids=str)
-def test_where_the_host_does_not_look_it_is_a_step_of_gradient_zero(clip):
+def test_if_the_host_does_not_check_a_bad_update_has_a_zero_gradient(clip):
     """So it is on a GPU. Plain SGD does not move at a gradient of zero, so here it equals no step."""
     data = batches(4, (1, 2))
     state, metrics = train(data, *clip, host_sees=False, opt='momentum', momentum=0., weight_decay=0.)
@@ -117,7 +117,7 @@ def test_where_the_host_does_not_look_it_is_a_step_of_gradient_zero(clip):
     assert all(torch.isfinite(value).all() for value in state['ema'].values())
 
 
-def test_without_bad_ones_looking_changes_nothing():
+def test_checking_good_updates_changes_nothing():
     data = batches(3)
     assert_same(train(data, host_sees=False)[0], train(data, host_sees=True)[0])
 
@@ -140,7 +140,7 @@ def test_an_infinite_gradient_of_a_finite_loss_counts_too():
 
 
 @pytest.mark.parametrize('host_sees, after', [(True, 3), (False, 4)])
-def test_after_too_many_in_a_row_it_ends(host_sees, after):
+def test_too_many_bad_updates_in_a_row_end_the_run(host_sees, after):
     """On the CPU at once; if the host does not check each step, when it logs the next line."""
     seen = []
 
@@ -162,7 +162,7 @@ def test_after_too_many_in_a_row_it_ends(host_sees, after):
     train(Loader(), '--max-bad-steps', '0')
 
 
-def test_two_in_a_row_of_three_go_on():
+def test_fewer_bad_updates_than_the_limit_do_not_end_the_run():
     train(batches(9, (0, 1, 3, 4, 6, 7)), '--max-bad-steps', '3')
 
 

@@ -86,7 +86,7 @@ def test_the_generators_of_training_are_left_alone():
     assert Draws()[0] == expected
 
 
-def test_repeated_images_keep_their_own_augmentation():
+def test_samples_are_seeded_only_if_seeds_cannot_repeat():
     """Seeds would repeat if an image comes several times in an epoch, or if workers are not told the epoch."""
     def wrapped(dataset, **flags):
         loader = DataLoader(dataset)

@@ -42,13 +42,13 @@ def test_the_task_is_given_two_views_that_differ(more, flags, inputs):
         assert first.shape == second.shape and not torch.equal(first, second)
 
 
-def test_with_a_single_view_it_is_given_one(flags, inputs):
+def test_with_a_single_view_the_task_is_given_one(flags, inputs):
     assert train_timm.main([*flags, *FLAGS, '--multimix-single-view', '--epochs', '1']) == 0
     assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
     assert inputs[0][0].single_view
 
 
-def test_with_a_gamma_of_one_no_teacher_is_asked_and_one_view_is_enough(flags, inputs, monkeypatch):
+def test_a_gamma_of_one_needs_neither_teacher_nor_second_view(flags, inputs, monkeypatch):
     monkeypatch.setattr(Teacher, 'forward', None)
     assert train_timm.main([*flags, *FLAGS, '--multimix-gamma', '1', '--epochs', '1']) == 0
     assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
@@ -102,7 +102,7 @@ def test_the_teacher_is_validated_saved_and_read_by_plain_timm(mode, flags, imag
     assert accuracy(model, image_folder) == pytest.approx(float(row['eval_student_top1']))
 
 
-def test_the_accuracy_of_the_model_stands_beside_that_of_the_teacher(flags, tmp_path, monkeypatch):
+def test_the_accuracy_of_the_model_is_reported_beside_that_of_the_teacher(flags, tmp_path, monkeypatch):
     def validate(training, model, *_, **__):
         return dict(loss=1., top1=20. if model is training.task.get_eval_model() else 30., top5=90.)
 
@@ -112,7 +112,7 @@ def test_the_accuracy_of_the_model_stands_beside_that_of_the_teacher(flags, tmp_
     assert (float(row['eval_top1']), float(row['eval_student_top1'])) == (30., 20.)
 
 
-def test_an_ordinary_average_is_another_one(flags, tmp_path):
+def test_an_ordinary_average_differs_from_the_teacher(flags, tmp_path):
     assert train_timm.main([*flags, *FLAGS, '--model-ema', '--model-ema-decay', '0.2']) == 0
     checkpoint = checkpoint_of(tmp_path / 'run')
     teacher = checkpoint['task_state']['teacher']['state_dict']
@@ -147,7 +147,7 @@ def test_a_run_without_a_teacher_can_be_resumed_with_one(flags, tmp_path, epochs
     assert earlier == [first, second] and third['eval_student_top1'] == '' and float(third['lr']) < 1.
 
 
-def test_an_average_that_joins_a_teacher_begins_as_it(flags, tmp_path, caplog):
+def test_an_average_added_to_a_run_with_a_teacher_begins_as_the_teacher(flags, tmp_path, caplog):
     assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
     teacher = checkpoint_of(tmp_path / 'run')['task_state']['teacher']['state_dict']
     flags = [*flags, *FLAGS, '--model-ema', '--model-ema-decay', '1', '--resume', str(tmp_path / 'run/last.pth.tar')]

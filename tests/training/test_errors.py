@@ -101,7 +101,7 @@ def test_an_error_of_the_program_under_the_launcher(stage, launched, fail):
 
 
 @pytest.mark.parametrize('where', LIBRARY)
-def test_what_a_library_answers_comes_after_the_flag(where, flags, fail, capsys):
+def test_a_librarys_message_comes_after_the_flag(where, flags, fail, capsys):
     fail(where, RuntimeError('several\nlines'))
     assert train_timm.main(flags) == 2
     line = only_line(capsys)
@@ -156,7 +156,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize('more, message', MISTAKES, ids=[' '.join(more) for more, _ in MISTAKES])
-def test_the_launcher_tells_a_mistake_as_the_script_does(more, message, flags, launched, capsys):
+def test_the_launcher_reports_a_mistake_as_the_script_does(more, message, flags, launched, capsys):
     assert code_of(train_timm.main, [*flags, *MULTIMIX, *more]) == 2
     line = only_line(capsys).removeprefix('train_timm.py: ')
     assert line.startswith(f'error: {message}')
@@ -166,14 +166,14 @@ def test_the_launcher_tells_a_mistake_as_the_script_does(more, message, flags, l
 
 @pytest.mark.parametrize('flag', ['--initial-checkpoint', '--pretrained-path'])
 @pytest.mark.parametrize('content', [b'', b'no checkpoint'])
-def test_a_file_that_is_no_checkpoint(flag, content, flags, tmp_path, capsys):
+def test_a_file_that_is_not_a_checkpoint_is_refused(flag, content, flags, tmp_path, capsys):
     path = tmp_path / 'file.pth'
     path.write_bytes(content)
     assert train_timm.main([*flags, flag, str(path)]) == 2
     assert f'error: {flag} {path} is not a timm, torch or safetensors checkpoint: ' in only_line(capsys)
 
 
-def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
+def test_a_checkpoint_of_another_number_of_classes_is_refused_with_advice(flags, tmp_path, capsys):
     assert train_timm.main([*flags, '--epochs', '1', '--num-classes', '5']) == 0
     path = str(tmp_path / 'run' / 'last.pth.tar')
     more = ['--epochs', '1', '--experiment', 'next']
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_number_of_classes(flags, tmp_path, capsys):
     assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the flag that the message suggests works'
 
 
-def test_a_checkpoint_of_another_optimizer(flags, tmp_path, capsys):
+def test_a_checkpoint_of_another_optimizer_is_refused_with_advice(flags, tmp_path, capsys):
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     path = str(tmp_path / 'run' / 'last.pth.tar')
     assert read(path)['args'].opt == 'sgd'

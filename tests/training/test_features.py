@@ -52,7 +52,7 @@ def multi_label_folder(monkeypatch):
     return create
 
 
-def test_mixing_ends_also_where_the_workers_live_on(flags, steps):
+def test_mixing_ends_also_with_persistent_workers(flags, steps):
     flags += ['--mixup', '1', '--mixup-off-epoch', '2', '--workers', '1', '--use-multi-epochs-loader', '--epochs', '4']
     assert train_timm.main([*flags, '--smoothing', '0', '--mixup-prob', '1']) == 0
     mixed = [bool((step.target.amax(dim=1) < 0.999).any()) for step in steps]
@@ -71,7 +71,7 @@ def test_augmentation_splits_with_jensen_shannon_loss(flags, steps, tmp_path):
 
 @pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
 @pytest.mark.parametrize('loss', ['bce', 'poly'])
-def test_other_losses(loss, mode, flags, steps):
+def test_other_losses_train(loss, mode, flags, steps):
     assert train_timm.main([*flags, '--loss', loss, '--mixup-mode', mode, '--epochs', '1']) == 0
     names = {type(module).__name__ for module in steps[0].task.modules()}
     assert names & {'BinaryCrossEntropy', 'PolyCrossEntropy'} and torch.isfinite(steps[0].result['loss'])
@@ -139,7 +139,7 @@ def test_knowledge_distillation(kind, flags, steps, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
-def test_image_sizes_that_change(mode, flags, steps):
+def test_image_sizes_and_batches_follow_their_schedule(mode, flags, steps):
     flags += ['--mixup-mode', mode, '--train-img-sizes', '32', '64', '--train-batch-sizes', '8', '4']
     flags += ['--train-size-schedule', 'progressive', '--train-size-random-mix', '0']
     flags += ['--train-size-schedule-spread', '0', '--train-steps-per-epoch', '3']
@@ -188,7 +188,7 @@ def test_torchscript(flags, tmp_path):
     assert (tmp_path / 'run' / 'last.pth.tar').exists()
 
 
-def test_stop_and_milestones_and_a_complete_run(flags, tmp_path, caplog):
+def test_stop_epoch_and_milestones_and_a_complete_run_stays_as_it_is(flags, tmp_path, caplog):
     flags += ['--epochs', '6', '--stop-epoch', '3', '--save-epochs', '1', '3', '--checkpoint-hist', '1']
     flags += ['--resume', 'auto', '--sched', 'cosine', '--lr', '0.1']
     assert train_timm.main(flags) == 0
@@ -235,7 +235,7 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('flag, module, package', [
     ('--log-wandb', 'wandb', 'wandb'), ('--log-tensorboard', 'torch.utils.tensorboard', 'tensorboard')])
-def test_what_logs_must_be_installed(flag, module, package, flags, monkeypatch, capsys, tmp_path):
+def test_a_missing_logging_package_is_named(flag, module, package, flags, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     assert train_timm.main([*flags, flag]) == 2
     assert f'error: {flag} needs {package} (pip install {package}): ' in capsys.readouterr().err.splitlines()[-1]
@@ -272,7 +272,7 @@ def test_device_modules(flags, capsys):
     assert '--device-modules no_such_module: ' in capsys.readouterr().err
 
 
-def test_a_bar_on_a_terminal_and_none_in_a_pipe(monkeypatch, capsys):
+def test_progress_is_a_bar_on_a_terminal_and_nothing_in_a_pipe(monkeypatch, capsys):
     from timm_multimix.training.progress import progress
     assert list(progress([1, 2], 'Epoch 0', True)) == [1, 2]
     assert capsys.readouterr().err == ''
@@ -292,7 +292,7 @@ def test_args_yaml_of_a_run_is_a_config_of_the_next(flags, tmp_path):
 
 
 @pytest.mark.parametrize('model, mode', [('test_resnet', 'multimix'), ('test_vit', 'dense-multimix')])
-def test_img_size_is_for_any_model(model, mode, flags, steps):
+def test_img_size_works_with_any_model(model, mode, flags, steps):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
     assert train_timm.main([*flags, '--img-size', '64', '--model', model, '--mixup-mode', mode, '--epochs', '1']) == 0
     assert steps[0].input.shape[-2:] == (64, 64)
@@ -308,7 +308,7 @@ def test_multi_label_losses_with_the_default_smoothing(loss, mode, flags, steps,
     assert torch.isfinite(steps[-1].result['loss'])
 
 
-def test_a_pretrained_cfg_overlay(flags, tmp_path, monkeypatch):
+def test_a_pretrained_cfg_overlay_changes_the_data_config(flags, tmp_path, monkeypatch):
     seen = []
 
     def create_loaders(args, data_config, runtime):
@@ -334,7 +334,7 @@ def test_a_milestone_is_validated(flags, tmp_path):
     assert [bool(row['eval_top1']) for row in rows_of(tmp_path / 'run')] == [True, False, True]
 
 
-def test_a_run_beside_another_of_its_name_says_where_it_is(flags, tmp_path, caplog):
+def test_a_run_with_the_name_of_another_says_where_it_is(flags, tmp_path, caplog):
     for _ in range(2):
         assert train_timm.main([*flags, '--epochs', '1']) == 0
     assert f'{tmp_path / "run"} belongs to another run; this run is in {tmp_path / "run-1"}.' in caplog.text
@@ -351,13 +351,13 @@ def test_late_epochs_are_seeded(flags):
     (['--device', 'mps'], '--device mps: '),
     (['--log-wandb'], 'error: --log-wandb needs wandb (pip install wandb): '),
 ])
-def test_mistakes_that_show_later(more, message, flags, capsys, monkeypatch):
+def test_mistakes_found_after_parsing_are_reported(more, message, flags, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     assert train_timm.main([*flags, *more]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_checkpoint(flags, tmp_path, capsys):
+def test_a_file_that_is_not_a_checkpoint_is_refused(flags, tmp_path, capsys):
     path = tmp_path / 'text.pth.tar'
     path.write_text('nothing')
     assert train_timm.main([*flags, '--resume', str(path)]) == 2

@@ -64,7 +64,7 @@ def test_the_first_losses_are_those_of_timms_parts(mixing, flags, image_folder, 
     assert len(losses) == 3 and losses == pytest.approx(expected, rel=1e-5)
 
 
-def test_accumulation_is_one_step_of_the_joined_batch(image_folder):
+def test_accumulation_equals_one_step_on_the_joined_batch(image_folder):
     images, labels = torch.randn(10, 3, 32, 32), torch.randint(3, (10,))
     states = []
     for sizes in ((4, 4, 1, 1), (8, 2)):  # the second update has a shorter group

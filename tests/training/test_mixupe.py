@@ -31,7 +31,7 @@ def mean_images(monkeypatch):
     ['--torchcompile', 'eager', '--grad-accum-steps', '2'],
     ['--model-dtype', 'bfloat16', '--mixupe-exact'],
 ])
-def test_a_run(more, flags, tmp_path):
+def test_a_run_writes_its_summary(more, flags, tmp_path):
     assert train_timm.main([*flags, *FLAGS, *more]) == 0
     for row in rows_of(tmp_path / 'run'):
         assert list(row) == ['epoch', 'train_loss', 'train_top1', 'eval_loss', 'eval_top1', 'eval_top5', 'lr']
@@ -54,7 +54,7 @@ def test_eta_of_zero_trains_as_mixup(flags, tmp_path):
     (['--std', '1', '1', '1'], 'std [0.5, 0.5, 0.5]'),
     (['--train-split', 'validation', '--batch-size', '6'], '24 images'),
 ], ids=lambda value: value[0] if isinstance(value, list) else '')
-def test_of_other_images_the_mean_image_is_estimated_anew(change, old, flags, tmp_path, mean_images, caplog):
+def test_the_mean_image_is_estimated_anew_for_other_images(change, old, flags, tmp_path, mean_images, caplog):
     flags = [*flags, *FLAGS, '--mixupe-exact']
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     path = str(tmp_path / 'run' / 'last.pth.tar')
@@ -70,7 +70,7 @@ def test_eta_of_zero_needs_no_mean_image(flags, mean_images):
     assert not mean_images
 
 
-def test_at_probability_zero_it_trains_as_without(flags, tmp_path):
+def test_probability_zero_trains_as_without_mixupe(flags, tmp_path):
     assert train_timm.main([*flags, *FLAGS, '--mixup-prob', '0', '--experiment', 'a']) == 0
     assert train_timm.main([*flags, '--experiment', 'b']) == 0
     a, b = (read(tmp_path / name / 'last.pth.tar')['state_dict'] for name in 'ab')

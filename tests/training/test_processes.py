@@ -97,7 +97,7 @@ def check_whole(folder):
             assert 'state_dict' in read(folder / name), name
 
 
-def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
+def test_sigterm_ends_with_code_0_and_nothing_is_lost(start, tmp_path):
     """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
@@ -120,7 +120,7 @@ def test_sigterm_ends_with_code_0_and_all_is_kept(start, tmp_path):
     ('by hand', []),
     ('by hand', ['--multimix-teacher-decay', '0.9']),
 ], ids=['torchrun', 'by hand', 'teacher'])
-def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
+def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags, start, tmp_path):
     """Both stop at the same update, and together continue from there."""
     def launch(*more):
         if launcher == 'torchrun':
@@ -145,7 +145,7 @@ def test_sigterm_to_two_processes(launcher, flags, start, tmp_path):
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
-def test_the_share_of_mixed_batches_goes_on_in_both(tmp_path):
+def test_the_share_of_mixed_batches_continues_in_both_processes(tmp_path):
     """With --multimix-input-prob auto and a stop within an epoch, both restore share, average and weights."""
     def run(name, stop_at, *more):
         flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-input-prob', 'auto',
@@ -194,7 +194,7 @@ def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_pat
 
 
 @pytest.mark.parametrize('failing', [0, 1])
-def test_what_fails_at_the_start_in_one_ends_both(failing, start, tmp_path):
+def test_a_failure_at_the_start_of_one_process_ends_both(failing, start, tmp_path):
     """They are started by hand, so that only the processes themselves can end each other."""
     if failing == 0:
         (tmp_path / 'file').write_text('')

@@ -49,7 +49,7 @@ def test_a_whole_run_needs_no_network(mode, flags, calls):
     assert not calls
 
 
-def test_only_a_flag_that_asks_for_it_does(flags, calls, tmp_path, monkeypatch):
+def test_pretrained_does_ask_for_the_network(flags, calls, tmp_path, monkeypatch):
     """It meets the same block, which shows that the block works."""
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'cache'))
@@ -89,7 +89,7 @@ def test_a_checkpoint_cannot_run_code(flag, flags, tmp_path, capsys):
     assert str(path) in capsys.readouterr().err and not trace.exists()
 
 
-def test_resume_auto_cannot_either(flags, tmp_path, capsys):
+def test_resume_auto_cannot_run_code_either(flags, tmp_path, capsys):
     trace = tmp_path / 'trace'
     (tmp_path / 'run').mkdir()
     torch.save(dict(epoch=0, saver=Evil(str(trace))), tmp_path / 'run' / 'last.pth.tar')
@@ -115,7 +115,7 @@ def test_nothing_here_unpickles():
                 assert not text.startswith('torch.load(') or 'weights_only=True' in text, (path, text)
 
 
-def test_safetensors_are_where_a_run_starts_from(flags, tmp_path, monkeypatch):
+def test_a_run_can_start_from_safetensors(flags, tmp_path, monkeypatch):
     assert train_timm.main([*flags, *MODES['multimix']]) == 0
     best, out = tmp_path / 'run' / 'model_best.pth.tar', tmp_path / 'best.safetensors'
     export(str(best), str(out))

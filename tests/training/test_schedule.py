@@ -59,7 +59,7 @@ def metrics(monkeypatch):
     monkeypatch.setattr(evaluate, 'validate', validate)
 
 
-def test_these_are_all_that_timm_has():
+def test_the_names_cover_every_scheduler_of_timm():
     """Every scheduler class of timm's factory comes from one of the names."""
     args, _ = parse_args(['folder', *NOISE_FREE])
     made = set()
@@ -105,7 +105,7 @@ class Run:
 
 @pytest.mark.parametrize('on_updates', [False, True])
 @pytest.mark.parametrize('name', NAMES)
-def test_a_run_that_goes_on_has_the_same_rates(name, on_updates):
+def test_a_restored_schedule_has_the_same_rates(name, on_updates):
     """Interrupted after any update, at the end of an epoch or inside one; with warm-up, noise, cycles and cooldown."""
     if on_updates and name == 'plateau':
         pytest.skip('timm steps it by epochs alone')
@@ -164,7 +164,7 @@ def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metri
     assert rates == [pytest.approx(0.01)] * 3
 
 
-def test_an_epoch_that_is_validated_for_its_being_the_last_does_not_count(flags, tmp_path, rates, metrics):
+def test_validating_a_last_epoch_out_of_turn_does_not_change_the_rates(flags, tmp_path, rates, metrics):
     """With --val-interval; otherwise the rates would depend on where a run was stopped."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto', '--val-interval', '2']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0

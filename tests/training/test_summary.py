@@ -6,7 +6,7 @@ from timm_multimix._checks import UsageError
 from timm_multimix.training.summary import Summary
 
 
-def test_headers_between_the_rows_and_what_a_crash_left_are_passed_over(tmp_path):
+def test_repeated_headers_and_remains_of_a_crash_are_skipped(tmp_path):
     path = tmp_path / 'summary.csv'
     path.write_bytes(b'epoch,train_loss,lr\n0,2.0,0.1\nepoch,train_loss,lr\n1,1.5,0.1\n\n2,1.0,0.1\n\0\0\0\n,,\n')
     summary = Summary(str(path), ['epoch', 'train_loss', 'lr'], 2)

@@ -46,7 +46,7 @@ def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplo
     (1., None, 10 ** 6, True),
     (None, None, 10, False),
 ])
-def test_warning_of_a_teacher_that_lags(decay, warmup, updates, warns, caplog):
+def test_warning_of_averages_that_lag(decay, warmup, updates, warns, caplog):
     args = args_of(multimix_teacher_decay=decay, multimix_teacher_warmup=warmup)
     assert warn_if_averages_lag(args, updates) == warns
     assert ('--multimix-teacher-warmup' in caplog.text) == warns
@@ -57,7 +57,7 @@ def test_warning_of_a_teacher_that_lags(decay, warmup, updates, warns, caplog):
         assert ('Give --model-ema-warmup, or a lower --model-ema-decay' in caplog.text) == warns
 
 
-def test_chance_is_naming_the_most_frequent_class(image_folder):
+def test_chance_is_the_share_of_the_most_frequent_class(image_folder):
     dataset = create_dataset('', root=str(image_folder), split='train')
     assert chance_level(dataset, 3) == pytest.approx(1 / 3)
     samples = dataset.reader.samples

@@ -19,7 +19,7 @@ CASES = [
 
 
 @pytest.mark.parametrize('model, kwargs, strides', CASES, ids=[case[0] for case in CASES])
-def test_the_pyramid_of_a_checkpoint(model, kwargs, strides, save_checkpoint):
+def test_pyramid_levels_are_the_classifiers_own_features(model, kwargs, strides, save_checkpoint):
     checkpoint = read_checkpoint(save_checkpoint(model, model_kwargs=kwargs), model)
     features, data_config = create_features(model, checkpoint)
     whole = timm.create_model(model, num_classes=5, **kwargs)
@@ -42,7 +42,7 @@ def test_the_pyramid_of_a_checkpoint(model, kwargs, strides, save_checkpoint):
             torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-4)
 
 
-def test_features_of_small_images_have_their_strides():
+def test_models_of_small_images_have_features_of_the_stated_strides():
     for model, strides in (('cifar_resnet14', [1, 1, 2, 4]), ('cifar_resnet18', [1, 1, 2, 4, 8])):
         features = timm.create_model(model, features_only=True)
         assert features.feature_info.reduction() == strides
@@ -71,7 +71,7 @@ def test_frozen_batch_norms_do_not_move(freeze, save_checkpoint):
     assert backbone.features.conv1[0].weight.grad is not None
 
 
-def test_what_makes_no_pyramid():
+def test_models_without_a_pyramid_are_refused():
     with pytest.raises(ValueError, match=r'features of growing stride, this one has \[16, 16'):
         PyramidBackbone(create_features('test_vit')[0])
     with pytest.raises(ValueError, match=r'features of stride \[1, 1, 2, 4\], none of 8 or more'):
@@ -90,7 +90,7 @@ def test_images_of_one_channel_are_refused(save_checkpoint):
         create_features('test_resnet', checkpoint)
 
 
-def test_a_transformer_trained_at_a_size_of_its_own(save_checkpoint):
+def test_a_transformer_trained_at_another_image_size(save_checkpoint):
     """At 64 pixels the windows of the last stage are smaller, and so are their tables of positions."""
     model = 'swin_tiny_patch4_window7_224'
     checkpoint = read_checkpoint(save_checkpoint(model, model_kwargs=SWIN, img_size=64), model)

@@ -9,7 +9,7 @@ import torch
 from benchmarks.detection.data import DetectionDataset, collate, read_coco, read_voc
 
 
-def test_the_union_of_two_years_of_voc(voc_folder):
+def test_two_years_of_voc_are_joined(voc_folder):
     source = read_voc(voc_folder, ('2007:trainval', '2012:trainval'))
     assert source.classes == ['cat', 'dog', 'person'] and len(source.images) == len(source.annotations) == 3
     first, second, third = source.annotations
@@ -26,7 +26,7 @@ def test_the_union_of_two_years_of_voc(voc_folder):
     assert target['boxes'].tolist() == [[0, 0, 60, 40]] and target['labels'].tolist() == [2]
 
 
-def test_the_test_set_of_voc_has_the_labels_of_training(voc_folder):
+def test_the_test_set_of_voc_uses_the_class_indices_of_training(voc_folder):
     classes = read_voc(voc_folder, ('2007:trainval', '2012:trainval')).classes
     source = read_voc(voc_folder, ('2007:test',), classes)
     assert source.classes == classes
@@ -38,7 +38,7 @@ def test_the_test_set_of_voc_has_the_labels_of_training(voc_folder):
         read_voc(voc_folder, ('2007:test',), ['cat', 'dog'])
 
 
-def test_a_set_that_is_not_there(voc_folder, coco_folder):
+def test_missing_sets_and_annotations_are_refused(voc_folder, coco_folder):
     pytest.importorskip('pycocotools')
     for entry in ('2007:val', '2010:trainval', '1999:trainval', '2007'):
         with pytest.raises(ValueError, match=f'--data-dir .*: no set {entry} of VOC'):
@@ -80,7 +80,7 @@ def test_categories_that_differ_are_refused(coco_folder):
         read_coco(coco_folder, 'val2017', read_coco(coco_folder, 'train2017').classes)
 
 
-def test_flips_take_the_boxes_along(voc_folder):
+def test_a_flip_also_flips_the_boxes(voc_folder):
     source = read_voc(voc_folder, ('2012:trainval',))
     (image, target), (flipped, other) = (DetectionDataset(source, True, flip)[0] for flip in (0., 1.))
     assert torch.equal(flipped, image.flip(-1)) and not torch.equal(flipped, image)
@@ -88,7 +88,7 @@ def test_flips_take_the_boxes_along(voc_folder):
     assert DetectionDataset(source, True, 1.)[0][1]['boxes'].tolist() == [[40, 4, 56, 36]]  # not flipped in place
 
 
-def test_nothing_to_train_on(voc_folder):
+def test_a_training_set_without_boxes_is_refused(voc_folder):
     source = read_voc(voc_folder, ('2007:trainval',))
     with pytest.raises(ValueError, match='no box to train on'):
         DetectionDataset(source._replace(annotations=source.annotations[1:]), True)

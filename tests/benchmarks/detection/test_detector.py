@@ -56,7 +56,7 @@ def test_anchors_are_those_of_the_papers():
     ('retinanet', 'test_resnet', 2, [8, 16, 32], 32),
     ('retinanet', 'test_resnet', 16, [16, 32], 64),
 ])
-def test_where_pyramids_start(detector, model, min_stride, strides, smallest):
+def test_strides_and_smallest_anchors(detector, model, min_stride, strides, smallest):
     recipe = replace(RECIPES['digits'], detector=detector, model=model, min_stride=min_stride, pyramid_channels=8)
     features, data_config = create_features(model)
     network = create_detector(features, 3, recipe, data_config)
@@ -65,7 +65,7 @@ def test_where_pyramids_start(detector, model, min_stride, strides, smallest):
     assert anchors.sizes[0][0] == smallest
 
 
-def test_mistakes_are_named(tiny):
+def test_unknown_detectors_and_strides_out_of_reach_are_refused(tiny):
     features, data_config = create_features('test_resnet')
     with pytest.raises(ValueError, match="--detector must be one of fasterrcnn, retinanet, got 'yolo'"):
         create_detector(features, 3, replace(tiny, detector='yolo'), data_config)

@@ -18,7 +18,7 @@ pytest.importorskip('pycocotools')
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path):
+def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]

@@ -31,7 +31,7 @@ def test_an_overlap_counts_at_the_thresholds_below_it():
     assert result == pytest.approx(dict(ap=40., ap50=100., ap75=0.), abs=1e-4)
 
 
-def test_the_wrong_class_and_empty_images():
+def test_detections_of_the_wrong_class_or_in_empty_images_count_as_mistakes():
     assert average_precision([found([BOX], [0.9], [2])], [there([BOX], [1])])['ap'] == 0.
     # a detection in an image without objects, scored above the hit: precision 1/2 at every recall
     predictions = [found([BOX], [0.95], [1]), found([BOX], [0.9], [1])]
@@ -40,7 +40,7 @@ def test_the_wrong_class_and_empty_images():
     assert average_precision(predictions, targets)['ap'] == pytest.approx(50., abs=1e-3)
 
 
-def test_what_is_ignored_neither_helps_nor_hurts():
+def test_detections_of_ignored_objects_neither_help_nor_hurt():
     predictions = [found([BOX, [60., 60., 90., 90.]], [0.5, 0.9], [1, 1])]
     counted = average_precision(predictions, [there([BOX, [60., 60., 100., 100.]], [1, 1], [0, 1])])
     assert counted['ap'] == pytest.approx(100.)

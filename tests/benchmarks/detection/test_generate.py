@@ -20,7 +20,7 @@ def pixels_of(folder):
     return [np.asarray(source.images[index][0]) for index in range(len(source.images))], source
 
 
-def test_digits_on_photographs(tmp_path):
+def test_scenes_hold_digits_in_separate_boxes_within_the_image(tmp_path):
     images, source = pixels_of(generate(str(tmp_path / 'a'), SCENES))
     assert len(images) == 10 and all(image.shape == (64, 64, 3) for image in images)
     assert set(source.classes) <= set('0123456789')
@@ -51,7 +51,7 @@ def test_equal_seeds_give_equal_pixels(tmp_path):
     assert not any(np.array_equal(one, two) for one, two in zip(first, other))
 
 
-def test_scenes_are_made_once(tmp_path):
+def test_existing_scenes_are_kept_and_other_contents_refused(tmp_path):
     folder = generate(str(tmp_path / 'a'), SCENES)
     path = os.path.join(folder, 'VOCdevkit', 'VOC2007', 'JPEGImages', '000000.jpg')
     written = os.stat(path).st_mtime_ns
@@ -85,7 +85,7 @@ def classes_folder(tmp_path):
     return str(tmp_path / 'objects')
 
 
-def test_objects_of_a_folder_of_images(tmp_path, classes_folder):
+def test_objects_may_come_from_a_folder_of_images(tmp_path, classes_folder):
     scenes = replace(SCENES, num_objects=(1, 1), skip=2)
     images, source = pixels_of(generate(str(tmp_path / 'a'), scenes, classes_folder))
     assert source.classes == ['car', 'frog']
@@ -97,7 +97,7 @@ def test_objects_of_a_folder_of_images(tmp_path, classes_folder):
         assert json.load(file)['objects'] == classes_folder
 
 
-def test_folders_without_enough_images(tmp_path, classes_folder, capsys):
+def test_folders_without_enough_images_are_refused(tmp_path, classes_folder, capsys):
     with pytest.raises(ValueError, match='more than 3 images per class in .*train, got fewer of car'):
         generate(str(tmp_path / 'a'), replace(SCENES, skip=3), classes_folder)
     with pytest.raises(SystemExit) as exit_info:
@@ -115,14 +115,14 @@ def test_folders_without_enough_images(tmp_path, classes_folder, capsys):
     ('--num-eval 0', '--num-eval must be 1 or more, got 0'),
     ('--skip -3', '--skip must be 0 or more, got -3'),
 ])
-def test_values_out_of_range(flags, message, tmp_path, capsys):
+def test_flags_out_of_range_are_refused(flags, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(['--output', str(tmp_path / 'a'), *flags.split()])
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
     assert not os.listdir(tmp_path)
 
 
-def test_sizes_and_numbers_of_objects_out_of_range():
+def test_sizes_and_numbers_of_objects_out_of_range_are_refused():
     for low, high in ((7, 24), (24, 14)):
         with pytest.raises(ValueError, match=rf'object_size must be two values of 8 or more .*, got \({low}, {high}'):
             replace(SCENES, object_size=(low, high))
@@ -132,14 +132,14 @@ def test_sizes_and_numbers_of_objects_out_of_range():
 
 
 @pytest.mark.parametrize('size', [44, 427])
-def test_the_ends_of_the_range(size, tmp_path):
+def test_the_smallest_and_the_largest_size_work(size, tmp_path):
     scenes = Scenes(num_train=12, num_eval=12, size=size)
     images, _ = pixels_of(generate(str(tmp_path / 'a'), scenes))
     assert len(images) == 24 and all(image.shape == (size, size, 3) for image in images)
 
 
 @pytest.mark.parametrize('error', [RuntimeError, OSError, KeyboardInterrupt])
-def test_nothing_half_made_is_left(error, tmp_path, monkeypatch):
+def test_a_failure_leaves_no_partial_folder(error, tmp_path, monkeypatch):
     def fail(path, *args):
         assert os.listdir(os.path.join(os.path.dirname(os.path.dirname(path)), 'JPEGImages'))
         raise error
@@ -150,6 +150,6 @@ def test_nothing_half_made_is_left(error, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_command_line(tmp_path):
+def test_the_command_line_writes_scenes(tmp_path):
     assert main(f'--output {tmp_path / "a"} --num-train 2 --num-eval 1 --size 64'.split()) == 0
     assert len(pixels_of(str(tmp_path / 'a'))[0]) == 3

@@ -63,7 +63,7 @@ def test_two_steps_end_to_end(suite, tmp_path, tiny, monkeypatch):
     assert suite('--methods', 'scratch', 'plain', '--seeds', '0', '1') == 0
 
 
-def test_the_weights_are_trained_and_a_run_repeats(suite, tmp_path):
+def test_a_run_trains_the_checkpoints_weights_and_is_reproducible(suite, tmp_path):
     suite()
     state = torch.load(tmp_path / 'output' / 'tiny' / 'plain-0.pth', weights_only=True)['detector']
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -76,7 +76,7 @@ def test_the_weights_are_trained_and_a_run_repeats(suite, tmp_path):
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(suite, tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(suite, tmp_path, monkeypatch):
     flags = ('--setting', 'two', '--epochs', '2')
     suite(*flags)
     whole = torch.load(tmp_path / 'output' / 'two' / 'plain-0.pth', weights_only=True)['detector']
@@ -106,7 +106,7 @@ def refused(suite, capsys, *flags):
     return capsys.readouterr().err
 
 
-def test_results_of_other_settings_are_not_taken_for_these(suite, save_checkpoint, capsys, tmp_path):
+def test_results_and_states_of_other_settings_are_refused(suite, save_checkpoint, capsys, tmp_path):
     suite()
     save_checkpoint(name='runs/plain-0/last.pth.tar', seed=7)
     assert 'plain-0.json has another checkpoint: remove it' in refused(suite, capsys)
@@ -137,7 +137,7 @@ def test_a_setting_has_one_budget(suite, capsys, tmp_path, tiny, monkeypatch):
         assert 'other-7.json is not a result' in refused(suite, capsys, '--setting', 'big', '--epochs', '20')
 
 
-def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
+def test_the_time_left_is_logged_once_it_is_known(suite, monkeypatch, caplog):
     """The first run has a result already, the second takes 50 minutes, another process has the third."""
     clock, runs = [0.], [(0., 'a.json'), (3000., 'b.json'), (9000., None), (0., 'd.json')]
 
@@ -154,7 +154,7 @@ def test_the_time_left_is_told_once_it_is_known(suite, monkeypatch, caplog):
         '[3/4] scratch 2: running in another process; about 50 min left', '[4/4] scratch 3: d.json; about 0 min left']
 
 
-def test_mistakes_are_told_before_anything_runs(suite, capsys, tmp_path, save_checkpoint, monkeypatch):
+def test_mistakes_are_reported_before_anything_runs(suite, capsys, tmp_path, save_checkpoint, monkeypatch):
     monkeypatch.setattr(run, 'fine_tune', None)
     torch.save(dict(weight=torch.zeros(1)), tmp_path / 'foreign.pth')
     other = save_checkpoint('test_efficientnet', name='other.pth.tar')
@@ -177,19 +177,19 @@ def test_mistakes_are_told_before_anything_runs(suite, capsys, tmp_path, save_ch
     assert not (tmp_path / 'results').exists()
 
 
-def test_a_batch_that_is_never_whole(suite, capsys):
+def test_a_batch_larger_than_the_training_set_is_refused(suite, capsys):
     assert '--batch-size 99 is more than the 4 training images' in refused(
         suite, capsys, '--batch-size', '99', '--setting', 'a')
 
 
-def test_what_is_not_installed_is_named(suite, capsys, monkeypatch):
+def test_a_missing_package_is_named(suite, capsys, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, 'find_spec', lambda name, *args: None if name == 'pycocotools' else find_spec(name, *args))
     assert "pycocotools must be installed: pip install -e '.[bench]'" in refused(suite, capsys)
 
 
-def test_data_must_be_there(suite, capsys, monkeypatch, tiny, tmp_path):
+def test_missing_data_is_refused(suite, capsys, monkeypatch, tiny, tmp_path):
     for data, message in (('voc', 'no set 2007:trainval of VOC'), ('coco', 'is not a file of COCO instances')):
         monkeypatch.setitem(recipes.RECIPES, 'tiny', replace(tiny, data=data, scenes=None))
         assert '--data-dir must be given' in refused(suite, capsys)
@@ -197,7 +197,7 @@ def test_data_must_be_there(suite, capsys, monkeypatch, tiny, tmp_path):
 
 
 @pytest.mark.parametrize('data', ['voc', 'coco'])
-def test_true_formats_end_to_end(data, suite, monkeypatch, tiny, tmp_path, voc_folder, coco_folder):
+def test_voc_and_coco_end_to_end(data, suite, monkeypatch, tiny, tmp_path, voc_folder, coco_folder):
     full = RECIPES['voc0712' if data == 'voc' else 'coco']
     monkeypatch.setitem(recipes.RECIPES, 'tiny', replace(
         tiny, data=data, scenes=None, train_sets=full.train_sets, eval_sets=full.eval_sets, freeze_bn=True))
@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(suite, tmp_path):
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_recipes(name):
+def test_recipes_are_consistent_and_their_schedules_warm_up_and_decay(name):
     recipe = RECIPES[name]
     assert (recipe.scenes is not None) == (recipe.data in ('digits', 'images'))
     assert all('2007' in entry or '2012' in entry or '2017' in entry for entry in recipe.train_sets)

@@ -32,7 +32,7 @@ def test_table_and_figure(results, capsys):
     assert path.read_bytes().startswith(b'\x89PNG') and path.stat().st_size > 5000
 
 
-def test_the_caption_tells_what_the_figure_was_made_with(results):
+def test_the_caption_names_seeds_budget_and_hardware(results):
     runs = table.read_runs('shapes', str(results))
     text = table.caption(runs)
     assert text.startswith('n seeds: scratch 1, plain 2, other 1')
@@ -66,7 +66,7 @@ def test_the_caption_is_inside_the_figure_and_below_the_axes(methods, results):
         assert height > 0.95 * before  # the axes keep their height
 
 
-def test_nothing_yet(tmp_path, capsys):
+def test_a_setting_without_runs_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         table.main(['--setting', 'shapes', '--results', str(tmp_path)])
     assert exit_info.value.code == 2 and 'has no runs of shapes yet' in capsys.readouterr().err

@@ -7,7 +7,7 @@ from benchmarks.report import method_picture
 from timm_multimix import functional
 
 
-def test_it_is_drawn_light_and_dark(tmp_path):
+def test_the_picture_is_drawn_for_light_and_dark_pages(tmp_path):
     assert method_picture.main(['--output', str(tmp_path)]) == 0
     corners = {}
     for theme in ('light', 'dark'):

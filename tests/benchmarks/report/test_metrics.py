@@ -29,7 +29,7 @@ def test_verdicts(metric, ours, theirs, expected):
     assert verdict(metric, ours, theirs, chance=10.) == expected
 
 
-def test_where_more_is_better():
+def test_which_metrics_are_better_when_lower():
     up = {metric.name for metrics in TABLES.values() for metric in metrics if metric.higher}
     down = {metric.name for metrics in TABLES.values() for metric in metrics if not metric.higher}
     assert down == {
@@ -44,7 +44,7 @@ def test_the_best_other_is_not_ours():
     assert best_other(TOP1, accuracies(multimix=[(80., 0.1)])) is None
 
 
-def test_the_best_other_has_several_seeds_where_one_has():
+def test_the_best_other_has_several_seeds_if_any_method_has():
     parts = accuracies(plain=[(70., 1.), (71., 1.)], cutmix=[(72., 1.2)])
     assert best_other(TOP1, parts) == 'plain'
 
@@ -64,7 +64,7 @@ def test_a_seed_that_diverged_is_not_left_out_of_the_mean():
     assert rows == [[LOSS.title, 'MultiMix', '1 of 2 diverged', 'CutMix', '-0.350, not significantly different']]
 
 
-def test_a_comparison_counts_once():
+def test_the_same_comparison_counts_once():
     rows = [
         ['a', 'multimix', '+1.00, wins', 'plain', '+1.00, wins'],
         ['b', 'multimix', '+1.00, loses', 'cutmix', '+0.10, not significantly different'],

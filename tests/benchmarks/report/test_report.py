@@ -45,7 +45,7 @@ def sections(folder):
     return {section.title: section for section in report.build('cifar10', str(folder))}
 
 
-def test_accuracy_alone_is_reported_and_the_rest_is_named(accuracies):
+def test_with_accuracy_alone_the_report_names_what_is_missing(accuracies):
     found = sections(accuracies)
     rows = found['Where MultiMix wins and loses'].table
     assert ['top-1 (%) ↑', 'MultiMix', '+5.00, wins', 'plain', '+5.00, wins'] in rows
@@ -76,7 +76,7 @@ def test_a_figure_says_what_it_was_made_from(accuracies):
     assert 'torch ' in found['Versions'].text[0] and 'commit ' in found['Versions'].text[0]
 
 
-def test_every_part(accuracies):
+def test_every_part_of_the_report_is_built(accuracies):
     write(accuracies, 'accuracy', 'dense-multimix', 0, top1=77., loss=1.)
     for method, seed in (('plain', 0), ('plain', 1), ('multimix', 0)):
         attacks = [
@@ -128,7 +128,7 @@ def test_every_part(accuracies):
     assert 'Not timed: Dense MultiMix, MultiMix, self-distilled.' in time
 
 
-def test_the_files(accuracies, capsys):
+def test_the_command_writes_html_and_markdown(accuracies, capsys):
     folder = accuracies / 'pages'
     assert report.main(['--recipe', 'cifar10', '--results', str(accuracies), '--report', str(folder)]) == 0
     page, text = (folder / 'cifar10.html').read_text(), (folder / 'cifar10.md').read_text()
@@ -137,13 +137,13 @@ def test_the_files(accuracies, capsys):
     assert '| plain | 70.00 ± 0.50 | 1.000 ± 0.000 |' in text.splitlines() and 'p &lt; 0.05' in page
 
 
-def test_nothing_yet(tmp_path, capsys):
+def test_a_recipe_without_runs_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         report.main(['--recipe', 'cifar10', '--results', str(tmp_path)])
     assert exit_info.value.code == 2 and 'has no runs of cifar10 yet' in capsys.readouterr().err
 
 
-def test_only_what_was_measured_alike_is_compared(accuracies):
+def test_results_measured_with_other_settings_are_refused(accuracies):
     for method, steps in (('plain', 10), ('multimix', 50)):
         settings = dict(recipe='cifar10', method=method, seed=0, checkpoint='a' * 12, steps=steps)
         path = accuracies / 'robustness' / 'cifar10' / f'{method}-0.json'
@@ -153,7 +153,7 @@ def test_only_what_was_measured_alike_is_compared(accuracies):
         report.build('cifar10', str(accuracies))
 
 
-def test_only_what_is_of_the_same_images_is_compared(accuracies):
+def test_results_on_other_images_are_refused(accuracies):
     folder = accuracies / 'accuracy' / 'cifar10'
     change(folder / 'plain-1.json', data='1' * 12)  # the others are older and do not record it
     report.build('cifar10', str(accuracies))
@@ -184,14 +184,14 @@ def change(path, **settings):
     ('accuracy', dict(seed=7), 'plain-0.json must be a result of that name, got one of cifar10/plain-7.json'),
     ('ood', dict(recipe='digits'), 'plain-0.json must be a result of that name, got one of digits/plain-0.json'),
 ])
-def test_results_that_do_not_belong_together(kind, settings, message, accuracies):
+def test_results_that_do_not_belong_together_are_refused(kind, settings, message, accuracies):
     write(accuracies, 'ood', 'plain', 0, ece=0.05)
     change(accuracies / kind / 'cifar10' / 'plain-0.json', **settings)
     with pytest.raises(ValueError, match=message):
         report.build('cifar10', str(accuracies))
 
 
-def test_a_copy_is_no_further_seed(accuracies):
+def test_a_copied_result_does_not_count_as_another_seed(accuracies):
     folder = accuracies / 'accuracy' / 'cifar10'
     shutil.copy(folder / 'plain-1.json', folder / 'plain-1-copy.json')
     with pytest.raises(ValueError, match='plain-1-copy.json must be a result of that name'):
@@ -203,7 +203,7 @@ def test_the_report_names_the_code_that_trained(accuracies):
     assert re.search('commit first and second and [0-9a-f]', sections(accuracies)['Versions'].text[0])
 
 
-def test_what_is_no_result_is_named(accuracies, capsys):
+def test_a_file_that_is_not_a_result_is_named(accuracies, capsys):
     for text in ('{"top1": ', '{"top1": 70.0}'):
         (accuracies / 'accuracy' / 'cifar10' / 'plain-0.json').write_text(text)
         with pytest.raises(SystemExit, match='2'):
@@ -211,13 +211,13 @@ def test_what_is_no_result_is_named(accuracies, capsys):
         assert 'plain-0.json is not a result' in capsys.readouterr().err
 
 
-def test_what_is_missing_of_two_seeds(accuracies):
+def test_the_report_says_that_two_seeds_tell_little(accuracies):
     (accuracies / 'accuracy' / 'cifar10' / 'plain-2.json').unlink()
     missing = sections(accuracies)['What is missing'].text
     assert 'Two seeds, which tell little: plain.' in missing and 'No attention maps.' in missing
 
 
-def test_styles_tell_variants_apart():
+def test_variants_have_different_styles():
     names = ['multimix-alpha-1', 'multimix-alpha-4', 'dense-multimix-alpha-1', 'plain-lr-0.4', *METHODS]
     styles = {name: figures.style(name) for name in names}
     assert len({str(style) for style in styles.values()}) == len(names)
@@ -225,7 +225,7 @@ def test_styles_tell_variants_apart():
     assert styles['dense-multimix-alpha-1']['color'] == styles['dense-multimix']['color']
 
 
-def test_the_accuracy_figure_has_no_loss_where_there_is_none(accuracies):
+def test_the_accuracy_figure_leaves_out_a_missing_loss(accuracies):
     figure = figures.accuracy(read_runs('cifar10', str(accuracies / 'accuracy')))
     top1, loss = ([len(line.get_xdata()) for line in axis.lines] for axis in figure.axes)
     assert top1 == [3, 2, 3, 2, 1, 2]  # points and bar of plain, multimix, multimix-distilled
@@ -246,7 +246,7 @@ def test_shares_of_a_mixed_target():
 
 
 @pytest.mark.parametrize('path', COMMITTED, ids=os.path.basename)
-def test_committed_reports_are_of_committed_results(path):
+def test_committed_reports_match_committed_results(path):
     recipe = os.path.splitext(os.path.basename(path))[0]
     heading, sections = report.title(recipe), report.build(recipe, os.path.dirname(os.path.dirname(path)))
     with open(path, encoding='utf-8') as file:

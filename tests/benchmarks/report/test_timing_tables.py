@@ -32,7 +32,7 @@ def test_tables_and_figures(tmp_path, monkeypatch, capsys):
         assert (tmp_path / 'figures' / name).stat().st_size > 5000
 
 
-def test_nothing_measured_yet(tmp_path, capsys):
+def test_a_folder_without_results_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         timing_tables.main(['--results', str(tmp_path)])
     assert exit_info.value.code == 2 and 'has no loss_time' in capsys.readouterr().err

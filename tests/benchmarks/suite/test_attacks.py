@@ -38,7 +38,7 @@ def same(ours, theirs):
     assert close.mean() > 0.999
 
 
-def test_fgsm_is_that_of_a_maintained_library(attacked, classifier):
+def test_fgsm_equals_that_of_a_maintained_library(attacked, classifier):
     from art.attacks.evasion import FastGradientMethod
     model, images, target = attacked
     theirs = FastGradientMethod(classifier, norm=np.inf, eps=EPS).generate(images.numpy(), target.numpy())
@@ -47,7 +47,7 @@ def test_fgsm_is_that_of_a_maintained_library(attacked, classifier):
     same(ours, theirs)
 
 
-def test_pgd_is_that_of_a_maintained_library(attacked, classifier):
+def test_pgd_equals_that_of_a_maintained_library(attacked, classifier):
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     model, images, target = attacked
     attack = ProjectedGradientDescentPyTorch(
@@ -57,7 +57,7 @@ def test_pgd_is_that_of_a_maintained_library(attacked, classifier):
 
 
 @pytest.mark.parametrize('random_start', [False, True])
-def test_it_stays_in_the_ball_and_raises_the_loss(attacked, random_start):
+def test_pgd_stays_in_the_ball_and_raises_the_loss(attacked, random_start):
     model, images, target = attacked
     extreme = torch.cat([images, torch.zeros_like(images[:1]), torch.ones_like(images[:1])])
     target = torch.cat([target, target[:2]])

@@ -34,7 +34,7 @@ def test_noise_has_the_strength_asked_for_and_leaves_the_seed_alone():
     assert not torch.equal(noise, corrupt(grey, 'noise', 0.08, seed=1) - grey)
 
 
-def test_contrast_moves_to_the_mean_of_the_image():
+def test_contrast_scales_the_standard_deviation():
     torch.testing.assert_close(
         corrupt(IMAGES, 'contrast', 0.2).std(), IMAGES.std() * 0.2, rtol=0.05, atol=0.)
 
@@ -55,7 +55,7 @@ def test_blur_has_the_width_asked_for(sigma):
 
 
 @pytest.mark.parametrize('quality', STRENGTHS['jpeg'])
-def test_jpeg_is_that_of_the_quality_asked_for(quality):
+def test_jpeg_has_the_quality_asked_for(quality):
     for image, result in zip(IMAGES, corrupt(IMAGES, 'jpeg', quality)):
         buffer = io.BytesIO()
         to_pil_image(image).save(buffer, format='jpeg', quality=int(quality))
@@ -63,6 +63,6 @@ def test_jpeg_is_that_of_the_quality_asked_for(quality):
         assert (result * 255. - expected).abs().mean() < 2.  # decoders differ a little
 
 
-def test_unknown():
+def test_an_unknown_corruption_is_refused():
     with pytest.raises(ValueError, match="name must be one of noise, blur, contrast, jpeg, got 'fog'"):
         corrupt(IMAGES, 'fog', 1.)

@@ -52,7 +52,7 @@ def test_a_new_method_is_one_entry(new, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_what_is_timed_is_what_is_trained(name):
+def test_a_method_is_timed_as_it_is_trained(name):
     timed = stepper(name).methods[name]
     teacher = 'distilled' in name
     assert timed.two_views == teacher  # as in training, where two views are the default
@@ -65,17 +65,17 @@ def test_what_is_timed_is_what_is_trained(name):
 
 
 @pytest.mark.parametrize('name, tuples', [('multimix', 9), ('manifold-mixup', 128), ('multimix-tuples-64', 64)])
-def test_a_number_of_tuples_is_the_methods_own_where_it_has_one(name, tuples):
+def test_a_methods_own_number_of_tuples_takes_precedence(name, tuples):
     assert stepper(name, tuples=9).methods[name].task.settings['num_tuples'] == tuples
 
 
-def test_without_tuples_they_are_the_librarys_default():
+def test_the_number_of_tuples_defaults_to_the_librarys():
     task = stepper('dense-multimix').methods['dense-multimix'].task
     positions = task.trainable_module.head.dense.example_positions
     assert task.settings['num_tuples'] == MultiMixLoss().tuples(positions)
 
 
-def test_labels_are_names_that_people_say():
+def test_labels_are_readable_and_unique():
     entries = {**METHODS, **KNOBS}
     assert len({entry.label for entry in entries.values()}) == len(entries)
     for name, entry in METHODS.items():
@@ -84,5 +84,5 @@ def test_labels_are_names_that_people_say():
     assert methods.find('scratch').label == 'scratch'
 
 
-def test_seeds_of_timing_do_not_depend_on_the_method():
+def test_timed_images_do_not_depend_on_the_method():
     assert torch.equal(stepper('plain').images, stepper('multimix').images)

@@ -13,7 +13,7 @@ RESULTS = sorted(glob.glob(os.path.join(FOLDER, '**', '*.json'), recursive=True)
 
 
 @pytest.mark.parametrize('path', RESULTS, ids=os.path.basename)
-def test_committed_results(path):
+def test_committed_results_follow_the_schema(path):
     with open(path, encoding='utf-8') as file:
         record = json.load(file)
     check_schema(record)
@@ -28,7 +28,7 @@ def test_committed_results(path):
 @pytest.mark.parametrize('change', [
     dict(benchmark='ood'), dict(settings={}), dict(result=dict(anything='x')),
     dict(result=dict(top1=101., loss=1., epochs=[dict(epoch=0.)])), dict(result=dict(top1=70., loss=1., epochs=[]))])
-def test_the_schema_sees_what_is_wrong(change, tmp_path):
+def test_the_schema_rejects_wrong_records(change, tmp_path):
     path = tmp_path / 'result.json'
     settings = dict(recipe='digits', method='plain', seed=0, flags='')
     write_result(str(path), 'accuracy', settings, dict(top1=70., loss=1., epochs=[dict(epoch=0.)]))
@@ -38,7 +38,7 @@ def test_the_schema_sees_what_is_wrong(change, tmp_path):
         check_schema({**record, **change})
 
 
-def test_what_is_no_number_is_not_written(tmp_path):
+def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match='not JSON compliant'):
         write_result(str(tmp_path / 'result.json'), 'a_benchmark', {}, dict(ratio=float('nan')))
     assert not os.listdir(tmp_path)
@@ -56,6 +56,6 @@ def test_a_result_is_written_with_its_environment(tmp_path):
 @pytest.mark.parametrize('value, lines', [
     ({}, 1), ([], 1), (None, 1), (dict(a=1, b=[1., 2.]), 1), (list(range(1000)), 1), (dict(a=list(range(100))), 3),
     (dict(a='x' * 80, b=dict(c=['y' * 80, 'z"[]{}' * 20])), 9), ([dict(epoch=0., name='x' * 100)] * 2, 4)])
-def test_the_text_of_a_result(value, lines):
+def test_json_reads_back_and_is_compact(value, lines):
     text = to_json(value)
     assert json.loads(text) == value and len(text.splitlines()) == lines

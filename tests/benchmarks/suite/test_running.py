@@ -49,7 +49,7 @@ def read(root, kind, name):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_a_run_is_read_back_as_it_was_validated(trained, method):
+def test_a_loaded_run_gives_the_accuracy_of_its_validation(trained, method):
     _, root = trained
     run = Run('tiny', method, 0, str(root / 'output' / 'tiny' / f'{method}-0'))
     model, config = load_run(run, 'cpu')
@@ -81,7 +81,7 @@ def test_unseen_classes_are_neither_trained_on_nor_tested(trained, image_folder,
     assert splits == dict(train=['cat', 'dog'], validation=['cat', 'dog'], unseen=['owl'])
 
 
-def test_robustness(trained):
+def test_robustness_covers_every_attack_and_corruption(trained):
     flags, root = trained
     assert robustness.main([*flags, '--methods', 'plain', '--seeds', '0', '--steps', '2']) == 0
     record = read(root, 'robustness', 'plain-0')
@@ -98,7 +98,7 @@ def test_robustness(trained):
     assert len(result['corruptions']) == 12
 
 
-def test_attacked_images_are_what_is_judged():
+def test_accuracy_under_attack_is_that_of_the_attacked_images():
     """A linear model of two pixels, whose prediction one step flips if the margin is small."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2, bias=False))
     model[1].weight.data = torch.eye(2)
@@ -113,7 +113,7 @@ def test_attacked_images_are_what_is_judged():
     assert set(expected.values()) == {75., 50., 25.}
 
 
-def test_corrupted_images_are_what_is_judged():
+def test_accuracy_under_corruption_is_that_of_the_corrupted_images():
     """The model tells images of high contrast from those of low contrast."""
     pixels = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -128,7 +128,7 @@ def test_corrupted_images_are_what_is_judged():
     assert [found['noise', level] for level in (1, 2, 3)] == [100., 100., 100.]
 
 
-def test_outliers_are_what_scores_low():
+def test_inputs_with_low_scores_count_as_outliers():
     inside = torch.tensor([[9., 0.], [8., 0.]])
     outside = [torch.full((3, 2), 0.1), torch.tensor([[20., 0.]] * 3)]  # less certain than inside, and more
     for logits, auroc in zip(outside, (1., 0.)):
@@ -137,7 +137,7 @@ def test_outliers_are_what_scores_low():
         assert [found[name]['fpr95'] for name in ood.SCORES] == [1. - auroc, 1. - auroc]
 
 
-def test_ood(trained, image_folder, tmp_path, capsys):
+def test_ood_measures_every_set_of_outliers(trained, image_folder, tmp_path, capsys):
     flags, root = trained
     Image.new('RGB', (40, 30), 'red').save(tmp_path / 'red.png')
     flags = [*flags, '--methods', 'plain', 'multimix-distilled', '--seeds', '0', '--outlier-folders', str(tmp_path)]
@@ -155,7 +155,7 @@ def test_ood(trained, image_folder, tmp_path, capsys):
     assert 'folders must be' in capsys.readouterr().err
 
 
-def test_embedding_space(trained):
+def test_embedding_space_measures_the_checkpoints_embeddings(trained):
     flags, root = trained
     assert embedding_space.main([*flags, '--methods', 'plain', '--seeds', '0', '1', '--projection', 'pca']) == 0
     picture = read(root, 'embedding_space', 'plain-0')['result']['picture']
@@ -173,7 +173,7 @@ def test_embedding_space(trained):
     assert result['alignment'] == pytest.approx(sum(distances) / len(distances), rel=1e-4)
 
 
-def test_attention(trained):
+def test_attention_maps_and_weights_sum_to_one(trained):
     flags, root = trained
     assert attention.main([*flags, '--images', '4']) == 0
     for method in ('plain', 'dense-multimix'):
@@ -185,7 +185,7 @@ def test_attention(trained):
         assert result['labels'] == [0, 0, 1, 1] and result['classes'] == ['cat', 'dog']
 
 
-def test_attention_is_the_default_one():
+def test_attention_maps_are_those_of_the_default_head():
     torch.manual_seed(0)
     model = PixelModel(timm.create_model('test_resnet', num_classes=3), (0.5,) * 3, (0.25,) * 3).eval()
     pixels, labels = torch.rand(4, 3, 96, 96), torch.tensor([0, 1, 2, 0])
@@ -196,7 +196,7 @@ def test_attention_is_the_default_one():
     torch.testing.assert_close(maps.flatten(1), attended, atol=1e-4, rtol=0.)
 
 
-def test_what_is_there_is_not_made_again(trained, capsys, monkeypatch):
+def test_existing_results_are_kept_and_other_settings_refused(trained, capsys, monkeypatch):
     flags, root = trained
     command = [*flags, '--methods', 'plain', '--seeds', '0', '--projection', 'pca']
     assert embedding_space.main(command) == 0
@@ -237,13 +237,13 @@ def test_a_run_of_another_process_is_left_alone(trained):
     (ood, ['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
     (ood, ['--data-dir', 'nowhere'], 'data_dir must have the folder'),
 ])
-def test_mistakes(trained, part, more, message, capsys):
+def test_mistakes_are_refused(trained, part, more, message, capsys):
     with pytest.raises(SystemExit) as exit_info:
         part.main([*trained[0], *more])
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
+def test_one_command_makes_every_part_and_can_be_repeated(trained, tmp_path, monkeypatch):
     flags, root = trained
     command = [*flags, '--methods', 'plain', 'dense-multimix', '--seeds', '1', '--images', '6']
     command += ['--results', str(tmp_path / 'results'), '--output', str(tmp_path / 'output')]
@@ -276,7 +276,7 @@ def test_one_command_makes_all_and_goes_on(trained, tmp_path, monkeypatch):
     assert not path.exists()
 
 
-def test_where_a_run_failed_the_others_are_judged(trained, tmp_path, monkeypatch):
+def test_after_a_failed_run_the_others_are_still_evaluated(trained, tmp_path, monkeypatch):
     called = []
     for name in ('accuracy', 'robustness', 'ood', 'embedding_space', 'attention', 'report'):
         monkeypatch.setattr(getattr(evidence, name), 'main', lambda argv, name=name: called.append(name) or codes[name])
@@ -291,14 +291,14 @@ def test_where_a_run_failed_the_others_are_judged(trained, tmp_path, monkeypatch
     assert evidence.main(command) == accuracy.INTERRUPTED and called == ['accuracy']
 
 
-def test_a_part_that_fails_says_on_which_run(trained, tmp_path, monkeypatch, caplog):
+def test_a_part_that_fails_names_the_run(trained, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(robustness, 'attack_all', None)
     with pytest.raises(TypeError):
         robustness.main([*trained[0], '--methods', 'dense-multimix', '--seeds', '0', '--steps', '3'])
     assert 'robustness of dense-multimix with seed 0 failed, on ' in caplog.text
 
 
-def test_what_is_done_takes_no_time(monkeypatch, caplog):
+def test_finished_items_do_not_count_in_the_time_left(monkeypatch, caplog):
     clock = iter(range(0, 6000, 60))  # every reading is a minute later
     monkeypatch.setattr(running.time, 'time', lambda: next(clock))
     with caplog.at_level('INFO', logger='benchmarks'):
@@ -312,20 +312,20 @@ def test_what_is_done_takes_no_time(monkeypatch, caplog):
     (['--outlier-folders', 'nowhere'], '--outlier-folders must be folders of images, got nowhere'),
     (['--flags=--epochs 9'], '--flags must not change the budget'),
 ])
-def test_mistakes_are_told_before_the_training(more, message, trained, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_reported_before_the_training(more, message, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence.accuracy, 'main', None)  # would raise
     with pytest.raises(SystemExit, match='2'):
         evidence.main([*trained[0], *more])
     assert message in capsys.readouterr().err
 
 
-def test_an_empty_folder_of_outliers(trained, tmp_path, capsys):
+def test_an_empty_folder_of_outliers_is_refused(trained, tmp_path, capsys):
     with pytest.raises(SystemExit, match='2'):
         ood.main([*trained[0], '--outlier-folders', str(tmp_path)])
     assert f'--outlier-folders must be folders of images, got {tmp_path}' in capsys.readouterr().err
 
 
-def test_results_without_their_checkpoints(trained, tmp_path, capsys):
+def test_results_without_their_checkpoints_are_refused(trained, tmp_path, capsys):
     flags = [*trained[0], '--output', str(tmp_path / 'output')]
     with pytest.raises(SystemExit, match='2'):
         robustness.main(flags)

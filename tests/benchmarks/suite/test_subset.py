@@ -39,7 +39,7 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
     assert os.stat(path).st_mtime_ns == written
 
 
-def test_label_noise_draws_classes_anew_and_keeps_every_image(image_folder, tmp_path):
+def test_label_noise_changes_labels_and_keeps_every_image(image_folder, tmp_path):
     noisy = dataclasses.replace(RECIPE, label_noise=0.5, pad=4)
     folders = [prepare_data(noisy, str(image_folder), str(tmp_path / name)).folder for name in ('noisy', 'again')]
     found = [
@@ -73,7 +73,7 @@ def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
         assert not train & rest and train | rest == everything
 
 
-def test_what_is_no_image_is_left_alone(image_folder, tmp_path):
+def test_files_that_are_not_images_are_ignored(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / 'images')
     for name in ('cat/0.txt', 'cat/.hidden', '.DS_Store'):
         (tmp_path / 'images' / 'train' / name).write_text('a note')
@@ -85,7 +85,7 @@ def test_what_is_no_image_is_left_alone(image_folder, tmp_path):
         assert sorted(os.listdir(os.path.join(folder, 'train'))) == ['cat', 'dog', 'owl']
 
 
-def test_the_digest_is_of_the_images_and_not_of_their_place(image_folder, tmp_path):
+def test_the_digest_depends_on_the_images_and_not_on_their_location(image_folder, tmp_path):
     def digest(name, recipe=RECIPE):
         return prepare_data(recipe, str(tmp_path / name), str(tmp_path / f'{name}-{len(os.listdir(tmp_path))}')).digest
 
@@ -98,7 +98,7 @@ def test_the_digest_is_of_the_images_and_not_of_their_place(image_folder, tmp_pa
     assert len(set(digests)) == 4
 
 
-def test_images_that_came_later_are_not_added(image_folder, tmp_path):
+def test_images_added_later_are_refused(image_folder, tmp_path):
     """Links to the first six images of each class would become links to more."""
     shutil.copytree(image_folder, tmp_path / 'images')
     prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
@@ -124,7 +124,7 @@ def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp
 
 @pytest.mark.parametrize('change', [
     dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), dict(data_dir=1)])
-def test_a_folder_of_another_share_is_refused(change, image_folder, tmp_path):
+def test_a_folder_of_another_subset_is_refused(change, image_folder, tmp_path):
     """Otherwise it would become the union of both, or stay as it was."""
     folder = str(tmp_path / 'subset')
     prepare_data(RECIPE, str(image_folder), folder)
@@ -142,7 +142,7 @@ def test_a_folder_of_unknown_images_is_refused(image_folder, tmp_path):
         prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))
 
 
-def test_too_few_images(image_folder, tmp_path):
+def test_too_few_images_are_refused(image_folder, tmp_path):
     with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
         prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
     assert not (tmp_path / 'subset').exists()  # so that the next try is not refused

@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(flags, tmp_path, m
 
 
 @pytest.mark.parametrize('error', [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_full_to_the_end_is_exit_code_1_and_the_last_one_stays(error, flags, tmp_path, monkeypatch, capsys):
+def test_a_disk_full_to_the_end_is_exit_code_1_and_loses_no_checkpoint(error, flags, tmp_path, monkeypatch, capsys):
     fail_saves(monkeypatch, {1, 2}, error)
     assert train_timm.main([*flags, '--epochs', '3']) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -70,7 +70,7 @@ def test_full_to_the_end_is_exit_code_1_and_the_last_one_stays(error, flags, tmp
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1', '2']
 
 
-def test_an_error_of_another_kind_is_no_full_disk(flags, monkeypatch):
+def test_an_error_of_another_kind_is_not_taken_for_a_full_disk(flags, monkeypatch):
     def broken(*args, **kwargs):
         raise TypeError('cannot be saved')
 
@@ -79,7 +79,7 @@ def test_an_error_of_another_kind_is_no_full_disk(flags, monkeypatch):
         train_timm.main(flags)
 
 
-def test_rows_of_the_summary_wait_for_the_disk(flags, tmp_path, monkeypatch, caplog):
+def test_rows_of_the_summary_are_written_once_the_disk_has_room(flags, tmp_path, monkeypatch, caplog):
     count = iter(range(100))
 
     class FullOnce(csv.DictWriter):
@@ -96,7 +96,7 @@ def test_rows_of_the_summary_wait_for_the_disk(flags, tmp_path, monkeypatch, cap
     assert [row['epoch'] for row in rows] == ['0', '1', '2'] and all(float(row['eval_loss']) for row in rows)
 
 
-def test_no_hard_links_and_no_room_for_a_copy(tmp_path, monkeypatch):
+def test_without_hard_links_or_room_for_a_copy_the_old_file_stays(tmp_path, monkeypatch):
     """The old file keeps its name and its content."""
     def refused(*args, **kwargs):
         raise OSError(errno.EPERM, 'no links here')
@@ -118,7 +118,7 @@ def test_no_hard_links_and_no_room_for_a_copy(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ['best', 'last']
 
 
-def test_a_file_size_limit(flags, tmp_path):
+def test_a_file_size_limit_keeps_the_last_checkpoint(flags, tmp_path):
     """A limit set by the operating system makes the write really fail, even without privileges."""
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     folder = tmp_path / 'run'
@@ -146,7 +146,7 @@ def small_disk(tmp_path):
     subprocess.run(['umount', str(folder)], check=True)
 
 
-def test_a_real_disk_that_fills_up(flags, small_disk):
+def test_a_real_disk_that_fills_up_keeps_the_last_checkpoint(flags, small_disk):
     flags = [*flags, '--output', str(small_disk), '--resume', 'auto']
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     folder = small_disk / 'run'
@@ -176,7 +176,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize('how', ['cut off', 'empty', 'garbage', 'one bit'])
-def test_a_damaged_last_checkpoint_is_passed_over(how, flags, tmp_path, epochs_run, caplog):
+def test_a_damaged_last_checkpoint_is_skipped(how, flags, tmp_path, epochs_run, caplog):
     flags = [*flags, '--resume', 'auto']
     assert train_timm.main([*flags, '--epochs', '2']) == 0
     folder = tmp_path / 'run'
@@ -192,7 +192,7 @@ def test_a_damaged_last_checkpoint_is_passed_over(how, flags, tmp_path, epochs_r
     assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
 
 
-def test_nothing_whole_is_no_reason_to_start_afresh(flags, tmp_path, capsys):
+def test_a_run_does_not_start_over_if_no_checkpoint_can_be_read(flags, tmp_path, capsys):
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     folder = tmp_path / 'run'
     for path in folder.glob('*.pth.tar'):
@@ -203,7 +203,7 @@ def test_nothing_whole_is_no_reason_to_start_afresh(flags, tmp_path, capsys):
     assert find.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
 
 
-def test_a_damaged_checkpoint_by_its_path_is_an_error(flags, tmp_path, capsys):
+def test_resuming_from_the_path_of_a_damaged_checkpoint_is_refused(flags, tmp_path, capsys):
     assert train_timm.main([*flags, '--epochs', '1']) == 0
     path = tmp_path / 'run' / 'last.pth.tar'
     damage(path, 'cut off')
@@ -211,20 +211,20 @@ def test_a_damaged_checkpoint_by_its_path_is_an_error(flags, tmp_path, capsys):
     assert f'--resume {path}: not a checkpoint of this run' in capsys.readouterr().err
 
 
-def test_an_output_folder_that_cannot_be_made(flags, tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made_is_refused(flags, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     assert train_timm.main([*flags, '--output', str(tmp_path / 'file' / 'runs')]) == 2
     assert f'error: --output {tmp_path}/file/runs: ' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_an_output_folder_that_is_read_only(flags, tmp_path, capsys):
+def test_an_output_folder_that_is_read_only_is_refused(flags, tmp_path, capsys):
     (tmp_path / 'runs').mkdir(mode=0o500)
     assert train_timm.main([*flags, '--output', str(tmp_path / 'runs')]) == 2
     assert f'error: --output {tmp_path}/runs: ' in capsys.readouterr().err
 
 
-def test_a_read_only_file_system(flags, small_disk, capsys):
+def test_a_read_only_file_system_is_refused(flags, small_disk, capsys):
     subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
     assert train_timm.main([*flags, '--output', str(small_disk)]) == 2
     assert 'Read-only file system' in capsys.readouterr().err.splitlines()[-1]
@@ -239,7 +239,7 @@ def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     assert best['epoch'] == 2 and best['metric'] == 1.
 
 
-def test_a_mistake_met_in_training_is_one_line(flags, capsys, monkeypatch):
+def test_a_mistake_found_in_training_is_one_line(flags, capsys, monkeypatch):
     """Labels beyond the classes, which the library refuses."""
     forward = train_timm.train_one_epoch
 

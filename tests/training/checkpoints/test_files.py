@@ -103,6 +103,6 @@ def test_a_file_works_or_is_refused_by_flag_and_path(main, name, flag, files, ru
         assert f'{flag} {path}' in line
 
 
-def test_another_optimizer_is_taken_without_its_state(files, run):
+def test_a_checkpoint_of_another_optimizer_works_without_its_state(files, run):
     for main in (train_timm.main, launch):
         assert run(main, '--resume', str(files / 'another optimizer'), '--no-resume-opt') is None

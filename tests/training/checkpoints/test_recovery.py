@@ -58,7 +58,7 @@ SLOW = pytest.mark.slow
     pytest.param('--reprob 0.5 --model-ema --opt adamw', marks=SLOW), pytest.param('distilled', marks=SLOW),
 ])
 @pytest.mark.parametrize('at', [pytest.param(1, marks=SLOW), 8])
-def test_told_to_end_it_goes_on_exactly(more, at, six_batches, tmp_path, terminate):
+def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, terminate):
     """In the first and the second epoch: draws, data, averages and schedule are those of an uninterrupted run."""
     flags = [*six_batches, *MODES.get(more, more.split()), '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
@@ -79,7 +79,7 @@ def test_told_to_end_it_goes_on_exactly(more, at, six_batches, tmp_path, termina
 
 @pytest.mark.parametrize('at, left, where', [
     (4, 6, 'recovery-0-5'), pytest.param(5, 6, 'recovery-0-5', marks=SLOW), (11, 0, 'recovery-1-5')])
-def test_at_the_end_of_an_epoch(at, left, where, six_batches, tmp_path, terminate):
+def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where, six_batches, tmp_path, terminate):
     """Its training is kept; its validation is done when the run continues."""
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
@@ -94,7 +94,7 @@ def test_at_the_end_of_an_epoch(at, left, where, six_batches, tmp_path, terminat
 
 
 @pytest.mark.slow
-def test_again_and_again(six_batches, tmp_path, terminate):
+def test_a_run_stopped_again_and_again_ends_the_same(six_batches, tmp_path, terminate):
     """Every run trains two batches."""
     flags = [*six_batches, *MODES['dense'], '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
@@ -130,7 +130,7 @@ def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, term
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
 
 
-def test_with_other_batches_the_epoch_begins_anew(six_batches, tmp_path, terminate, caplog):
+def test_another_batch_size_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
     flags = [*six_batches, '--resume', 'auto']
     terminate.at = 8
     assert train_timm.main(flags) == 0 and terminate.seen == 10
@@ -140,7 +140,7 @@ def test_with_other_batches_the_epoch_begins_anew(six_batches, tmp_path, termina
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 
-def test_a_place_of_the_old_form_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
+def test_a_position_written_by_version_0_1_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
     """As version 0.1 wrote it: all random states as one tensor of bytes."""
     flags = [*six_batches, '--resume', 'auto']
     terminate.at = 8
@@ -158,7 +158,7 @@ def test_a_place_of_the_old_form_begins_the_epoch_anew(six_batches, tmp_path, te
 
 
 @pytest.mark.parametrize('at', [7, 20])
-def test_the_share_of_mixed_batches_goes_on_where_it_was(at, six_batches, tmp_path, terminate, monkeypatch):
+def test_the_share_of_mixed_batches_continues_where_it_was(at, six_batches, tmp_path, terminate, monkeypatch):
     """With --multimix-input-prob auto: the share, the average that it follows, and thus the weights."""
     monkeypatch.setattr(input_share, '_TARGET', 0.02)  # so few batches reach no higher one
     flags = [*six_batches, '--epochs', '4', '--mixup-mode', 'multimix', '--multimix-tuples', '16', '--mixup', '1',
@@ -176,13 +176,13 @@ def test_the_share_of_mixed_batches_goes_on_where_it_was(at, six_batches, tmp_pa
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
-def test_the_handler_is_put_back(six_batches):
+def test_the_signal_handler_is_restored(six_batches):
     before = signal.getsignal(signal.SIGTERM)
     assert train_timm.main([*six_batches, '--epochs', '1']) == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_signal_once_more_does_not_change_the_exit_code():
+def test_a_repeated_signal_does_not_change_the_exit_code():
     """Launchers repeat it while Python exits, which takes a while; the checkpoint is written by then."""
     program = (
         'import os, signal, torch\n'
@@ -197,7 +197,7 @@ def test_the_signal_once_more_does_not_change_the_exit_code():
     assert subprocess.run([sys.executable, '-c', program]).returncode == 0
 
 
-def test_a_program_that_goes_on_can_be_ended():
+def test_a_program_that_continues_after_a_stop_can_be_ended():
     """One more signal is ignored, after that the program's own handler gets it."""
     received = []
 
@@ -226,7 +226,7 @@ def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
     assert_identical(dict(model.state_dict()), dict(read(path)['state_dict']))
 
 
-def test_every_generator_goes_back():
+def test_every_generator_is_restored():
     def draw():
         return [torch.rand(3).tolist(), np.random.randn(3).tolist(), [random.gauss(0., 1.) for _ in range(3)],
                 torch.randn(5).tolist(), np.random.rand(2).tolist(), random.random()]

@@ -24,7 +24,7 @@ def test_config_sets_defaults_and_flags_override_it(config):
         assert yaml.safe_load(text)['epochs'] == 9
 
 
-def test_config_values_are_those_of_the_flags(config):
+def test_config_values_are_converted_like_flags(config):
     args = parse('--config', config(
         'mixup_mode: multimix\nmultimix_alpha: 2\nlr: 3e-4\namp: true\namp_dtype: bfloat16\nscale: [0.5, 1]\n'
         'model_kwargs: {a: 1, b: "1", c: [x, 2.5], d: {e: null}}\ntorchcompile: inductor\nlr_noise: [-0.0, 1.0]\n'
@@ -43,14 +43,14 @@ def test_the_arguments_of_a_run_give_the_same_run(config):
     assert again == text and args.experiment == '-x'
 
 
-def test_every_default_can_be_said_in_a_config(config):
+def test_every_default_can_be_given_in_a_config(config):
     defaults = vars(parse())
     text = yaml.safe_dump({name: value for name, value in defaults.items() if name != 'config'})
     assert {**vars(parse('--config', config(text))), 'config': ''} == defaults
     assert set(defaults) == {*FLAGS, 'pretrained_cfg_overlay'}
 
 
-def test_mistakes_in_a_config(config, capsys):
+def test_mistakes_in_a_config_are_refused(config, capsys):
     for text, message in [
             ('- a\n- b\n', 'must hold "name: value" lines'),
             ('a: [1\n', 'config.yaml'),
@@ -75,18 +75,18 @@ def test_mistakes_in_a_config(config, capsys):
         assert message in refusal(capsys, ['--config', config(text), '--dataset', 'digits'])
 
 
-def test_unknown_names_in_a_config_are_said_to_have_no_effect(config, caplog):
+def test_unknown_names_in_a_config_are_warned_of(config, caplog):
     assert parse('--config', config('modell: resnet18\nepochs: 7\nconfig: x\n1: 2\n')).epochs == 7
     assert 'unknown names, which have no effect: 1, config, modell' in caplog.text
 
 
-def test_a_config_that_is_no_text(tmp_path, capsys):
+def test_a_config_that_is_not_text_is_refused(tmp_path, capsys):
     path = tmp_path / 'config.yaml'
     path.write_bytes(b'\xff\xfe\x00')
     assert f'--config {path}: ' in refusal(capsys, ['--config', str(path)])
 
 
-def test_names_that_look_like_numbers(config):
+def test_a_name_may_look_like_a_number(config):
     args = parse('--config', config('experiment: 2026\npretrained_cfg_overlay: {mean: [0.1, 0.1, 0.1]}\n'))
     assert args.experiment == '2026' and args.pretrained_cfg_overlay == dict(mean=[0.1, 0.1, 0.1])
     assert parse().pretrained_cfg_overlay is None

@@ -46,14 +46,14 @@ fuzzed = settings(many, suppress_health_check=[HealthCheck.function_scoped_fixtu
 
 @fuzzed
 @given(st.lists(flag_and_values(), min_size=1, max_size=3))
-def test_any_flags(capsys, given_flags):
+def test_any_flags_parse_or_are_refused(capsys, given_flags):
     argv = ['--dataset', 'digits', *(text for flag in given_flags for text in flag)]
     assert_parses_or_refuses(argv, capsys)
 
 
 @fuzzed
 @given(st.dictionaries(st.sampled_from(sorted(FLAGS)), st.sampled_from(PARSED), min_size=1, max_size=2))
-def test_any_yaml_values(capsys, tmp_path, values):
+def test_any_yaml_values_parse_or_are_refused(capsys, tmp_path, values):
     path = tmp_path / 'config.yaml'
     path.write_text(yaml.safe_dump({'dataset': 'digits', **values}))
     assert_parses_or_refuses(['--config', str(path)], capsys)
@@ -61,13 +61,13 @@ def test_any_yaml_values(capsys, tmp_path, values):
 
 @fuzzed
 @given(st.binary(max_size=40) | st.text(max_size=40).map(lambda text: text.encode(errors='replace')))
-def test_any_yaml_file(capsys, tmp_path, content):
+def test_any_yaml_file_parses_or_is_refused(capsys, tmp_path, content):
     path = tmp_path / 'config.yaml'
     path.write_bytes(content)
     assert_parses_or_refuses(['--config', str(path), '--dataset', 'digits'], capsys)
 
 
-def test_numbers_that_are_none_are_refused_by_name(capsys):
+def test_values_that_are_not_numbers_are_refused_by_name(capsys):
     numeric = [flag for flag in FLAGS.values() if flag.type in (int, float)]
     assert len(numeric) > 90
     for flag in numeric:
@@ -117,6 +117,6 @@ def test_runs_with_any_flags(seed, flags, capsys, monkeypatch, tmp_path):
     (['--batch-size', '1'], '--batch-size, --train-batch-sizes or --input-size is too small for the normalisation'),
     (['--aug-repeats', '3'], '--aug-repeats needs several processes (torchrun), got 3.0 in one'),
 ])
-def test_what_the_fuzzer_found(more, message, flags, capsys):
+def test_mistakes_that_the_fuzzer_found_are_refused(more, message, flags, capsys):
     assert train_timm.main([*flags, *more]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

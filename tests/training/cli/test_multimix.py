@@ -24,7 +24,7 @@ def test_multimix_flags_become_arguments():
     assert multimix_kwargs(parse(*MULTIMIX, '--task', 'multilabel'))['multi_label'] is True
 
 
-def test_a_teacher_needs_two_views_unless_it_is_not_asked():
+def test_a_teacher_needs_two_views_unless_it_is_unused_or_shares_the_view():
     teacher = [*MULTIMIX, '--multimix-teacher-decay', '0.99']
     assert needs_two_views(parse(*teacher)) and multimix_kwargs(parse(*teacher))['single_view'] is False
     assert not needs_two_views(parse(*teacher, '--multimix-single-view'))

@@ -6,7 +6,7 @@ from timm_multimix.training.cli import parser
 from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args, scaled_learning_rate
 
 
-def test_mistakes_of_form_are_refused_in_one_line(capsys):
+def test_malformed_flags_are_refused_in_one_line(capsys):
     assert_refused(capsys, [
         (['--unknown-flag'], 'unrecognized arguments: --unknown-flag (--help lists the flags)'),
         (['--epochs', 'many'], "argument --epochs: invalid int value: 'many' (--help lists the flags)"),
@@ -69,7 +69,7 @@ def test_learning_rate_scales_with_the_global_batch(flags, lr):
     assert scaled_learning_rate(parse(*flags), world_size=1) == pytest.approx(lr)
 
 
-def test_abbreviations_as_in_timm():
+def test_flags_can_be_abbreviated_as_in_timm():
     assert parse('--batch-siz', '4').batch_size == 4
 
 

@@ -108,7 +108,7 @@ def test_a_flag_without_what_it_needs_is_refused(capsys):
     ])
 
 
-def test_what_excludes_each_other_is_refused(capsys):
+def test_flags_that_exclude_each_other_are_refused(capsys):
     assert_refused(capsys, [
         ([*MULTIMIX, '--naflex-loader'], '--naflex-loader does not go with --mixup-mode multimix: its batches'),
         ([*MULTIMIX, '--aug-splits', '3'], '--aug-splits does not go with --mixup-mode multimix'),
@@ -137,7 +137,7 @@ def test_what_excludes_each_other_is_refused(capsys):
     ])
 
 
-def test_our_flags_that_do_not_fit_each_other_are_refused(capsys):
+def test_our_flags_that_do_not_fit_together_are_refused(capsys):
     assert_refused(capsys, [
         ([*MULTIMIX, '--multimix-paper', '--multimix-alpha', '1'],
             '--multimix-alpha is set by --multimix-paper; give one of them'),
@@ -161,7 +161,7 @@ def test_our_flags_that_do_not_fit_each_other_are_refused(capsys):
     ])
 
 
-def test_timms_flags_that_do_not_fit_each_other_are_refused(capsys):
+def test_timms_flags_that_do_not_fit_together_are_refused(capsys):
     assert_refused(capsys, [
         (['--in-chans', '1', '--input-size', '3', '32', '32'], '--in-chans must match --input-size (3), got 1'),
         (['--input-size', '3', '32', '32', '--img-size', '48'],
@@ -185,18 +185,18 @@ def test_timms_flags_that_do_not_fit_each_other_are_refused(capsys):
     ])
 
 
-def test_sizes_that_agree_are_taken():
+def test_sizes_that_agree_are_accepted():
     assert parse('--input-size', '3', '32', '32', '--img-size', '32', '--in-chans', '3').img_size == 32
 
 
-def test_data_is_one_folder(capsys):
+def test_data_must_be_exactly_one_folder(capsys):
     assert '--data-dir' in refusal(capsys, [])
     assert 'two folders of data: a and --data-dir b' in refusal(capsys, ['a', '--data-dir', 'b'])
     assert parse('a', '--data-dir', 'a').data == 'a'
 
 
 @pytest.mark.parametrize('name', ['type', 'choices', 'needs', 'excludes', 'used_with', 'unused_with'])
-def test_declarations_name_flags_that_there_are(name):
+def test_declarations_name_existing_flags(name):
     for flag in FLAGS.values():
         declared = getattr(flag, name)
         for condition in declared if isinstance(declared, tuple) else [declared]:
@@ -241,7 +241,7 @@ def test_a_flag_that_has_no_effect_is_warned_of(caplog):
         assert warnings(caplog, flags) == [message]
 
 
-def test_flags_with_their_partners_are_taken_in_silence(caplog):
+def test_flags_with_their_partners_give_no_warning(caplog):
     for flags in (
             ['--amp', '--amp-dtype', 'bfloat16', '--model-ema', '--model-ema-decay', '0.9', '--train-img-sizes', '32'],
             [*MULTIMIX, '--bce-loss', '--bce-target-thresh', '0.2'],
@@ -254,5 +254,5 @@ def test_flags_with_their_partners_are_taken_in_silence(caplog):
 
 
 @pytest.mark.parametrize('mode', ['multimix', 'mixupe'])
-def test_odd_batches_are_fine(mode):
+def test_odd_batches_are_accepted_in_our_modes(mode):
     assert parse('--mixup-mode', mode, '--mixup', '1', '-b', '7').batch_size == 7

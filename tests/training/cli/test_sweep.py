@@ -28,7 +28,7 @@ def of_its_form(flag, index=0):
 
 
 @each_flag
-def test_given_twice_the_last_counts(flag):
+def test_the_last_of_a_flag_given_twice_counts(flag):
     parser = create_parser()
     for name in flag.names:
         first, last = ([name, *of_its_form(flag, index)] for index in (0, 1))
@@ -36,7 +36,7 @@ def test_given_twice_the_last_counts(flag):
 
 
 @each_flag
-def test_what_a_flag_needs_is_asked_for(flag, capsys):
+def test_a_flag_without_what_it_needs_is_refused(flag, capsys):
     if any(FLAGS[condition.names[0]].default not in condition.values for condition in flag.needs):
         line = refusal(capsys, ['--dataset', 'digits', flag.name, *of_its_form(flag, index=1)])
         assert flag.name in line and (' needs ' in line or ' must ' in line)

@@ -9,7 +9,7 @@ with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encodi
 NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task', '--target-format')  # of timm 1.0.31
 
 
-def test_flags_are_upstreams():
+def test_flags_agree_with_upstreams():
     actions = {name: action for action in create_parser()._actions for name in action.option_strings}
     for flag in UPSTREAM:
         for name in flag['flags']:

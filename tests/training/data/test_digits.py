@@ -30,6 +30,6 @@ def test_items_are_images_with_class_indices():
     assert Digits('val')[0][0].mode == 'RGB'
 
 
-def test_unknown_split():
+def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split of digits must be 'train' or 'validation', got 'dev'"):
         Digits('dev')

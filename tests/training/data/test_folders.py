@@ -61,7 +61,7 @@ BESIDE = {  # a path in the folder of the split, and a part of the message about
 
 
 @pytest.mark.parametrize('path, said', BESIDE.values(), ids=BESIDE)
-def test_what_lies_beside_the_images_is_said_and_makes_no_class(path, said, data, caplog):
+def test_other_files_beside_the_images_are_reported_and_make_no_class(path, said, data, caplog):
     target = data / 'train' / path
     (target if path.endswith('/') else target.parent).mkdir(exist_ok=True)
     if not path.endswith('/'):
@@ -79,13 +79,13 @@ def test_what_lies_beside_the_images_is_said_and_makes_no_class(path, said, data
     assert len(dataset) == 24
 
 
-def test_a_hidden_folder_is_no_class_of_a_run(flags, data, capsys):
+def test_a_run_ignores_hidden_folders(flags, data, capsys):
     hide(data)
     hide(data, 'validation')
     assert train_timm.main([*flags, '--data-dir', str(data), '--epochs', '1']) == 0
 
 
-def test_images_that_are_all_hidden(flags, data, capsys):
+def test_a_split_whose_images_are_all_hidden_is_refused(flags, data, capsys):
     for name in ('cat', 'dog', 'owl'):
         (data / 'train' / name).rename(data / 'train' / f'.{name}')
     assert train_timm.main([*flags, '--data-dir', str(data)]) == 2
@@ -113,12 +113,12 @@ def test_sources_are_checked_before_the_model_is_built(more, message, flags, ima
 
 
 @pytest.mark.parametrize('name', ['digits', 'torch/cifar10', 'HFDS/some/name', 'hfids/x', 'tfds/x', 'wds/x'])
-def test_names_that_timm_reads(name):
+def test_dataset_names_that_timm_reads_are_accepted(name):
     check_root(parse_args(['--dataset', name, '--data-dir', 'nowhere'])[0])
 
 
 @pytest.mark.parametrize('train, val', [('train', 'val'), ('training', 'eval'), ('train/cat', 'validation/cat')])
-def test_splits_go_by_their_synonyms(train, val, image_folder):
+def test_synonyms_of_splits_are_accepted(train, val, image_folder):
     check_root(parse_args(['--data-dir', str(image_folder), '--train-split', train, '--val-split', val])[0])
 
 

@@ -79,7 +79,7 @@ def test_an_image_that_cannot_be_read_is_named(kind, data):
 
 
 @pytest.mark.parametrize('workers', ['0', '2'])
-def test_it_ends_the_run(workers, train, data):
+def test_an_unreadable_image_ends_the_run(workers, train, data):
     path = data / 'train' / 'dog' / '3.png'
     truncated_jpeg(path)
     code, error = train('--workers', workers)
@@ -89,20 +89,20 @@ def test_it_ends_the_run(workers, train, data):
 
 @pytest.mark.parametrize('more', [['--no-prefetcher'], ['--train-img-sizes', '32'], ['--aug-splits', '2'],
                                   ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9']])
-def test_in_every_kind_of_loader(more, train, data):
+def test_an_unreadable_image_ends_the_run_with_every_kind_of_loader(more, train, data):
     CORRUPT['text'](data / 'train' / 'dog' / '3.png')
     code, error = train(*more)
     assert code == 2 and '3.png cannot be read' in error
 
 
-def test_in_validation(train, data):
+def test_an_unreadable_image_ends_the_run_in_validation(train, data):
     path = data / 'validation' / 'owl' / '0.png'
     truncate(path)
     code, error = train('--workers', '1')
     assert code == 2 and f'{path} cannot be read' in error
 
 
-def test_timms_variable_lets_them_be_passed_over(train, data, monkeypatch, caplog):
+def test_timms_environment_variable_lets_unreadable_images_be_skipped(train, data, monkeypatch, caplog):
     monkeypatch.setenv('TIMM_DATASET_MAX_RETRIES', '2')
     path = data / 'train' / 'dog' / '3.png'
     truncate(path)
@@ -137,7 +137,7 @@ def test_a_batch_is_at_most_the_images_of_a_process(data, monkeypatch):
 
 
 @pytest.mark.parametrize('target', [-1, 3, 2.5, None, 'a', [1, 2]])
-def test_labels_that_fit_no_class(target):
+def test_labels_that_fit_no_class_are_refused(target):
     with pytest.raises(BadSample, match='--num-classes is 3, so labels must be from 0 to 2, got '):
         ClassIndex(3)(target)
     assert [ClassIndex(3)(label) for label in (0, np.int64(2), 1.)] == [0, 2, 1]
@@ -158,7 +158,7 @@ def test_classes_that_differ_are_named(train, data):
     assert code == 2 and 'got 3 and 2; only train has owl' in error
 
 
-def test_a_folder_that_is_empty_in_one_split(train, data):
+def test_a_class_that_is_empty_in_one_split_is_refused(train, data):
     shutil.rmtree(data / 'train' / 'owl')
     (data / 'train' / 'owl').mkdir()
     code, error = train()
@@ -169,7 +169,7 @@ def test_a_folder_that_is_empty_in_one_split(train, data):
     ([], 'train: no images in ant; they do not become classes.'),
     (['--num-classes', '7'], 'The model has 7 classes, the data 3; --num-classes 3 fits them.'),
 ])
-def test_what_is_said_about_the_classes(more, message, train, data, caplog):
+def test_empty_folders_and_surplus_classes_are_warned_of(more, message, train, data, caplog):
     (data / 'train' / 'ant').mkdir()
     with caplog.at_level(logging.WARNING, 'train'):
         assert train(*more)[0] == 0
@@ -184,14 +184,14 @@ def test_folders_of_one_name_are_one_class(train, data, caplog):
     assert f'train: dog, {os.path.join("more", "dog")} are one class, dog' in caplog.text
 
 
-def test_images_outside_of_the_folders_of_classes(train, data):
+def test_images_outside_of_the_folders_of_classes_are_refused(train, data):
     shutil.copy(data / 'train' / 'dog' / '3.png', data / 'train' / 'loose.png')
     code, error = train()
     assert code == 2 and f'train: every image must be in the folder of its class, got loose.png in {data}' in error
 
 
 @pytest.mark.parametrize('first, second', [('Cat', 'cat'), ('01', '1')])
-def test_names_whose_order_is_left_to_chance(first, second, train, data):
+def test_class_names_of_ambiguous_order_are_refused(first, second, train, data):
     for split in ('train', 'validation'):
         (data / split / 'dog').rename(data / split / first)
         if not (data / split / second).exists():
@@ -200,7 +200,7 @@ def test_names_whose_order_is_left_to_chance(first, second, train, data):
     assert code == 2 and f'got {first}, {second}' in error
 
 
-def test_classes_that_a_class_map_leaves_out(train, data, caplog):
+def test_classes_that_a_class_map_leaves_out_are_named(train, data, caplog):
     (data / 'map.txt').write_text('cat\nowl\n')
     with caplog.at_level(logging.WARNING, 'train'):
         assert train('--class-map', str(data / 'map.txt'), '--num-classes', '2')[0] == 0
@@ -212,7 +212,7 @@ def test_classes_that_a_class_map_leaves_out(train, data, caplog):
     (['--train-split', 'train/dog', '--val-split', 'validation/dog'], 'every image must be in the folder'),
     (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
 ])
-def test_other_mistakes(more, message, train):
+def test_other_mistakes_are_refused(more, message, train):
     code, error = train(*more)
     assert code == 2 and message in error
 
@@ -223,7 +223,7 @@ def test_other_mistakes(more, message, train):
     (['train', 'validation'], 'Found 0 images in subfolders of'),
     (['train/cat', 'validation/cat'], 'Found 0 images in subfolders of'),
 ])
-def test_folders_without_images(content, message, flags, tmp_path, capsys):
+def test_folders_without_images_are_refused(content, message, flags, tmp_path, capsys):
     root = tmp_path / 'empty'
     root.mkdir()
     for name in content:

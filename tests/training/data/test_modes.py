@@ -71,7 +71,7 @@ def read(path, mode):
 
 @pytest.mark.parametrize('channels', MODES)
 @pytest.mark.parametrize('kind', READ)
-def test_images_of_every_mode(kind, channels, tmp_path):
+def test_images_of_every_mode_are_read_correctly(kind, channels, tmp_path):
     name, save, meant = READ[kind]
     path = tmp_path / 'cat' / name
     path.parent.mkdir()
@@ -112,7 +112,7 @@ def test_alpha_is_kept_where_it_is_a_channel(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['1', 'P', 'I', 'F'])
-def test_modes_that_are_not_8_bit_channels(mode, flags, capsys):
+def test_modes_that_are_not_8_bit_channels_are_refused(mode, flags, capsys):
     with pytest.raises(SystemExit) as error:
         train_timm.main([*flags, '--input-img-mode', mode])
     assert error.value.code == 2

@@ -34,7 +34,7 @@ def test_the_views_are_two_of_the_same_images(prefetcher, workers, image_folder)
 
 
 @pytest.mark.parametrize('prefetcher', [True, False])
-def test_they_differ_by_the_augmentation_alone(prefetcher, image_folder):
+def test_views_differ_by_the_augmentation_alone(prefetcher, image_folder):
     for images, _ in load(image_folder, True, prefetcher, no_aug=True):
         assert torch.equal(*images.split(6))
     erased = [x for x, _ in load(image_folder, True, prefetcher, re_prob=1., hflip=0., color_jitter=0., scale=(1., 1.))]
@@ -42,7 +42,7 @@ def test_they_differ_by_the_augmentation_alone(prefetcher, image_folder):
 
 
 @pytest.mark.parametrize('prefetcher', [True, False])
-def test_one_view_is_as_timm_has_it(prefetcher, image_folder):
+def test_one_view_uses_timms_own_collate(prefetcher, image_folder):
     assert views_collate(False, prefetcher) is None
     assert [x.shape[0] for x, _ in load(image_folder, False, prefetcher)] == [6] * 4
 
