@@ -262,9 +262,9 @@ def test_all_blocks_of_a_step_share_one_alpha(monkeypatch):
     logits, *_ = problem()
     criterion = MultiMixLoss(num_tuples=3000, alpha=(0.01, 100.))
     for seed in range(3):
-        spread = [block.var(dim=0).mean() for block in seeded(lambda: list(criterion._weight_blocks(logits, None)))]
-        assert len(spread) == 3 and max(spread) < 1.3 * min(spread)
         torch.manual_seed(seed)
+        spread = [block.var(dim=0).mean() for block in criterion._weight_blocks(logits, None)]
+        assert len(spread) == 3 and max(spread) < 1.3 * min(spread)
 
 
 @pytest.mark.parametrize('concentration, total', [('total', 2.), ('example', 6.)])
@@ -313,7 +313,7 @@ def test_memory_kept_for_backward_does_not_grow_with_the_tuples():
             MultiMixLoss(num_tuples=num_tuples)(logits, target, attention, clean_logits)
         return sum(sizes)
 
-    assert kept(2000) == kept(20)
+    assert 0 < kept(2000) == kept(20)
 
 
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=['deepcopy', 'pickle'])

@@ -172,5 +172,3 @@ def check(loss, model, scale):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     # the bias gets the sum of the gradients of all logits, which sum to zero over the classes
     assert model.fc.bias.grad.sum().abs() < 1e-5
-    if model.num_classes == 1:
-        assert loss.abs() <= 1e-5 * (1. + scale)

@@ -109,7 +109,9 @@ def test_the_share_of_the_partner_after_symmetrisation():
     """E[a] = α / (2α + 1): λ and 1 - λ of a pair, each weighted by itself."""
     lam = np.random.default_rng(0).beta(0.7, 0.7, 200_000)
     mean_share = (lam * (1. - lam)).mean() / lam.mean()
-    assert mean_share == pytest.approx(0.7 / 2.4, rel=0.01)
+    mixed, terms = torch.tensor(2., requires_grad=True), torch.tensor([1., 2., 3.], requires_grad=True)
+    grad_mixed, grad_terms = torch.autograd.grad(mixupe_loss(mixed, terms, alpha=0.7, eta=0.1), (mixed, terms))
+    torch.testing.assert_close(grad_terms, -0.1 * mean_share / 3. * grad_mixed.expand(3), rtol=0.01, atol=0.)
 
 
 def test_the_loss_keeps_the_size_of_mixups():

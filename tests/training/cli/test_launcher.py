@@ -36,7 +36,7 @@ def test_mistakes_are_refused_as_in_train_timm(script, capsys):
 
 def test_the_script_gets_all_flags_but_those_of_mixing(script, capsys):
     assert main([script, 'DIR', *MULTIMIX, '--lr', '0.1', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--own', 'x',
-                 '--multimix-gather']) in (0, 2)
+                 '--multimix-gather']) == 0
     given = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('argv'))
     assert given.split()[1:] == [
         'DIR', '--lr', '0.1', '--own', 'x', '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode',

@@ -195,7 +195,7 @@ def test_data_must_be_exactly_one_folder(capsys):
     assert parse('a', '--data-dir', 'a').data == 'a'
 
 
-@pytest.mark.parametrize('name', ['type', 'choices', 'needs', 'excludes', 'used_with', 'unused_with'])
+@pytest.mark.parametrize('name', ['needs', 'excludes', 'used_with', 'unused_with'])
 def test_declarations_name_existing_flags(name):
     for flag in FLAGS.values():
         declared = getattr(flag, name)

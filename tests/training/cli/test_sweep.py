@@ -10,9 +10,15 @@ import timm.scheduler
 
 import train_timm
 from tests.training.cli.support import refusal
+from timm_multimix import MixupETask, MultiMixLoss, MultiMixTask
+from timm_multimix.head import DenseOptions
+from timm_multimix.input_mixing import InputMixing
 from timm_multimix.training.cli.parser import FLAGS, create_parser
 
 PACKAGE = Path(train_timm.__file__).parent
+ARGUMENTS = {
+    name for source in (MultiMixTask, MultiMixLoss, DenseOptions, InputMixing, MixupETask)
+    for name in inspect.signature(source).parameters}
 LAUNCHER = ('config', 'local_rank')  # read before the others are parsed; set by old launchers, not read in timm either
 each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
 
@@ -35,11 +41,12 @@ def test_the_last_of_a_flag_given_twice_counts(flag):
         assert getattr(parser.parse_args([*first, *last]), flag.dest) == getattr(parser.parse_args(last), flag.dest)
 
 
-@each_flag
+@pytest.mark.parametrize('flag', ids=lambda f: f.dest, argvalues=[
+    flag for flag in FLAGS.values()
+    if any(FLAGS[condition.names[0]].default not in condition.values for condition in flag.needs)])
 def test_a_flag_without_what_it_needs_is_refused(flag, capsys):
-    if any(FLAGS[condition.names[0]].default not in condition.values for condition in flag.needs):
-        line = refusal(capsys, ['--dataset', 'digits', flag.name, *of_its_form(flag, index=1)])
-        assert flag.name in line and (' needs ' in line or ' must ' in line)
+    line = refusal(capsys, ['--dataset', 'digits', flag.name, *of_its_form(flag, index=1)])
+    assert flag.name in line and (' needs ' in line or ' must ' in line)
 
 
 @each_flag
@@ -59,10 +66,11 @@ def test_a_value_of_another_form_is_refused(flag, capsys):
 
 @each_flag
 def test_every_flag_is_read(flag):
-    """By the package, or by the functions of timm that take all arguments."""
+    """By the package, by the functions of timm that take all arguments, or as an argument of a task under its name."""
     sources = [path.read_text() for path in [PACKAGE / 'train_timm.py', *(PACKAGE / 'timm_multimix').rglob('*.py')]]
     sources += map(inspect.getsource, (
         timm.data.resolve_data_config, timm.optim.optimizer_kwargs, timm.scheduler.scheduler_kwargs))
     reads = rf"""(args|cfg)\.{flag.dest}\b|(cfg, |args, |args\.get\(|args\[)'{flag.dest}'"""
-    assert flag.dest in LAUNCHER or flag.dest.startswith(('multimix_', 'mixupe_')) or \
-        any(re.search(reads, source) for source in sources)
+    prefix, _, keyword = flag.dest.partition('_')
+    of_tasks = prefix in ('multimix', 'mixupe') and keyword.replace('tuples', 'num_tuples') in ARGUMENTS
+    assert flag.dest in LAUNCHER or of_tasks or any(re.search(reads, source) for source in sources)

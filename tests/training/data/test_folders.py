@@ -79,10 +79,13 @@ def test_other_files_beside_the_images_are_reported_and_make_no_class(path, said
     assert len(dataset) == 24
 
 
-def test_a_run_ignores_hidden_folders(flags, data, capsys):
-    hide(data)
-    hide(data, 'validation')
-    assert train_timm.main([*flags, '--data-dir', str(data), '--epochs', '1']) == 0
+def test_a_run_ignores_hidden_folders(flags, data, tmp_path):
+    for name in ('before', 'after'):
+        assert train_timm.main([*flags, '--data-dir', str(data), '--epochs', '1', '--experiment', name]) == 0
+        if name == 'before':
+            hide(data)
+            hide(data, 'validation')
+    assert (tmp_path / 'before' / 'summary.csv').read_text() == (tmp_path / 'after' / 'summary.csv').read_text()
 
 
 def test_a_split_whose_images_are_all_hidden_is_refused(flags, data, capsys):
