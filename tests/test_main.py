@@ -86,7 +86,7 @@ def test_mixing_ends_at_its_epoch(run):
     assert set(mixed) == {(3, False)}
 
 
-@pytest.mark.parametrize('more', [[], ['--compile-task']])
+@pytest.mark.parametrize('more', [[], pytest.param(['--compile-task'], marks=pytest.mark.slow)])
 def test_a_teacher_works_on_a_single_view(more, run):
     flags = ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--multimix-single-view', *more]
     assert all('mixed_loss' in step['keys'] for step in run(*flags)['steps'])

@@ -47,7 +47,9 @@ def suite(recipe, image_folder, tmp_path):
     return suite
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('recipe', [
+    pytest.param(name, marks=() if name in ('cifar5000-pad-vit', 'finetune-few') else pytest.mark.slow)
+    for name in RECIPES])
 def test_every_method_is_a_valid_command_line(recipe):
     for method, entry in {**METHODS, **KNOBS}.items():
         args, _ = parse_args(f'DIR {RECIPES[recipe].flags} {entry.flags}'.split())

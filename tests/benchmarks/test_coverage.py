@@ -32,7 +32,8 @@ SAMPLE = {
 ENCODERS = ('qwen3_vit_88m_enc', 'mobilenetv5_300m_enc')
 
 
-@pytest.mark.parametrize('name', SAMPLE)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in ('cait_xxs24_224', 'volo_d1_224') else ()) for name in SAMPLE])
 def test_a_model_of_each_kind_is_served_or_refused(name):
     row = check_model(name)
     assert row['pooled'] == 'served', row

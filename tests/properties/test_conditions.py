@@ -127,7 +127,8 @@ def test_dropout_between_embedding_and_classifier_is_detected():
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('key', ['resnet', 'mobilenetv4', 'vit', 'swin'])
+@pytest.mark.parametrize('key', ['resnet', 'vit', *(
+    pytest.param(key, marks=pytest.mark.slow) for key in ('mobilenetv4', 'swin'))])
 def test_torch_compile_without_a_graph_break(key, mode):
     expected = run(build(key), key, mode)[1]
     task = MultiMixTask(build(key), mode=mode, num_tuples=8, verbose=False)

@@ -45,7 +45,7 @@ def test_it_learns_the_colours(flags, tmp_path):
     assert float(rows[-1]['train_top1']) > 90.
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense'])
+@pytest.mark.parametrize('mode', [pytest.param('multimix', marks=pytest.mark.slow), 'dense'])
 def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
     assert train_timm.main([*flags, *MODES[mode]]) == 0
     folder = tmp_path / 'run'
