@@ -4,41 +4,39 @@ With `--against METHOD` the table also has the mean difference of each method fr
 have, and the p-value of a paired t-test.
 """
 import sys
-from operator import itemgetter
 from typing import Any, Dict, List, Optional
 
+from .report.metrics import ACCURACY_METRICS, Metric
 from .report.page import markdown_table
 from .report.provenance import caption
 from .suite.cli import create_parser, mistakes
 from .suite.methods import find
 from .suite.recipes import RECIPES
 from .suite.results import ACCURACY
-from .suite.runs import Runs, cell, paired_difference, read_runs, seeds_of
-
-METRICS = dict(top1=('top-1 (%)', 2), loss=('loss', 3))
+from .suite.runs import Runs, paired_difference, read_runs, seeds_of
 
 
 def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
-    """A header, and a row per method: top-1 and loss on the held-out images after the last epoch."""
-    rows = [['method', *(title for title, _ in METRICS.values()), 'seeds']]
+    """A header, and a row per method: metrics on the held-out images after the last epoch."""
+    rows = [['method', *(metric.title for metric in ACCURACY_METRICS), 'seeds']]
     if against:
-        rows[0] += [f'{title} over {find(against).label} (p)' for title, _ in METRICS.values()]
+        rows[0] += [f'{metric.name} over {find(against).label} (p)' for metric in ACCURACY_METRICS]
     for method, records in runs.items():
-        cells = [cell([record['result'][name] for record in records], digits) for name, (_, digits) in METRICS.items()]
+        cells = [metric.cell(dict(accuracy=runs), method) for metric in ACCURACY_METRICS]
         row = [find(method).label, *cells, seeds_of(records)]
         if against:
-            row += [_difference(records, runs[against], name, digits) for name, (_, digits) in METRICS.items()]
+            row += [_difference(records, runs[against], metric) for metric in ACCURACY_METRICS]
         rows.append(row)
     return rows
 
 
-def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], name: str, digits: int) -> str:
+def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], metric: Metric) -> str:
     """Mean difference over the seeds that both have, with its p-value if there are several; '' without any."""
-    found = None if records is others else paired_difference(records, others, itemgetter(name))
+    found = None if records is others else paired_difference(records, others, metric.value)
     if found is None:
         return ''
     difference, p = found
-    return f'{difference:+.{digits}f}' + ('' if p is None else f' ({p:.2g})')
+    return f'{difference:+.{metric.digits}f}' + ('' if p is None else f' ({p:.2g})')
 
 
 def main(argv: Optional[List[str]] = None) -> int:

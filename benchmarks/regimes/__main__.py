@@ -7,10 +7,9 @@ one of them has no mean rank. The last row follows `RULE`.
 """
 import statistics
 import sys
-from operator import itemgetter
-from typing import Any, Dict, List, Optional
+from typing import Dict, List, Optional
 
-from ..report.metrics import Metric
+from ..report.metrics import ACCURACY_METRICS, Metric
 from ..report.page import markdown_table
 from ..suite.cli import create_parser, mistakes
 from ..suite.methods import find
@@ -24,17 +23,6 @@ METHODS = (
 RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'auto' for regime in REGIMES}
 """The method recommended for each regime; docs/when-to-use.md gives the reasons."""
 
-
-def _calibration_error(result: Dict[str, Any]) -> Optional[float]:
-    found = result.get('ece')  # older results have none
-    return None if found is None else 100. * found
-
-
-METRICS = (
-    Metric('top-1 (%)', 'accuracy', itemgetter('top1')),
-    Metric('test loss', 'accuracy', itemgetter('loss'), higher=False, digits=3),
-    Metric('calibration error (%)', 'accuracy', _calibration_error, higher=False, digits=1),
-)
 
 
 class Scores:
@@ -110,7 +98,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     with mistakes(parser):
         regimes = read_regimes(args.results)
-    scores = [Scores(metric, regimes, RULE) for metric in METRICS]
+    scores = [Scores(metric, regimes, RULE) for metric in ACCURACY_METRICS]
     print('\n\n'.join(markdown_table(each.table()) for each in scores))
     if args.figure:
         from .figure import draw  # needs matplotlib, the tables do not

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean, pvariance
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from scipy.stats import ttest_ind
 
@@ -65,11 +65,18 @@ def _detected(score: str, metric: str) -> Callable:
     return lambda result: 100. * fmean(outliers[score][metric] for outliers in result['sets'].values())
 
 
-TABLES: Dict[str, List[Metric]] = {
-    'Accuracy: held-out images': [
-        Metric('top-1 (%)', 'accuracy', itemgetter('top1'), top1=True),
-        Metric('loss', 'accuracy', itemgetter('loss'), higher=False, digits=3),
-    ],
+def _calibration_error(result: Dict[str, Any]) -> Optional[float]:
+    found = result.get('ece')  # older results have none
+    return None if found is None else 100. * found
+
+
+ACCURACY_METRICS = (
+    Metric('top-1 (%)', 'accuracy', itemgetter('top1'), top1=True),
+    Metric('test loss', 'accuracy', itemgetter('loss'), higher=False, digits=3),
+    Metric('calibration error (%)', 'accuracy', _calibration_error, higher=False, digits=1),
+)
+TABLES: Dict[str, Sequence[Metric]] = {
+    'Accuracy: held-out images': ACCURACY_METRICS[:2],
     'Attacks: top-1 (%)': [
         Metric(f'{attack.upper()} {radius}/255', 'robustness', _attacked(attack, radius), top1=True)
         for attack in ('fgsm', 'pgd') for radius in (2, 4, 8)

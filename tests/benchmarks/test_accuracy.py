@@ -128,7 +128,8 @@ def test_with_a_teacher_the_models_own_accuracy_is_compared(suite, tmp_path, cap
     assert (result['top1'], result['teacher_top1']) == (last['eval_student_top1'], last['eval_top1'])
     capsys.readouterr()
     assert accuracy_table.main(['--recipe', 'tiny', '--results', str(tmp_path / 'results')]) == 0
-    assert f'| MultiMix, self-distilled | {result["top1"]:.2f} |  | 0 |' in capsys.readouterr().out
+    row = f'| MultiMix, self-distilled | {result["top1"]:.2f} |  | {100. * result["ece"]:.1f} | 0 |'
+    assert row in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('at', [0, 1])
@@ -328,7 +329,8 @@ def test_table_against_a_method():
         'multimix': records([(4, 71., 8.)]),
     }
     header, plain, mixup, cutmix, multimix = accuracy_table.table(runs, 'plain')
-    assert header[4:] == ['top-1 (%) over plain (p)', 'loss over plain (p)'] and plain[4:] == ['', '']
+    names = ('top-1 (%)', 'test loss', 'calibration error (%)')
+    assert header[5:] == [f'{name} over plain (p)' for name in names] and plain[5:] == [''] * 3
     p = stats.ttest_1samp([1., 1.5], 0.).pvalue
-    assert mixup[4] == f'+1.25 ({p:.2g})' and mixup[5].startswith('-0.100 (')
-    assert cutmix[4:] == ['+1.00', '-1.000'] and multimix[4:] == ['', '']
+    assert mixup[5] == f'+1.25 ({p:.2g})' and mixup[6].startswith('-0.100 (')
+    assert cutmix[5:] == ['+1.00', '-1.000', ''] and multimix[5:] == [''] * 3

@@ -30,7 +30,7 @@ def results(tmp_path):
 
 def table(results, metric):
     runs = regimes.read_regimes(results)
-    rows = regimes.Scores(regimes.METRICS[metric], runs, dict(short='auto', fitted='plain')).table()
+    rows = regimes.Scores(regimes.ACCURACY_METRICS[metric], runs, dict(short='auto', fitted='plain')).table()
     return rows[0], {row[0]: row[1:] for row in rows[1:]}
 
 
@@ -52,7 +52,7 @@ def test_a_lower_loss_and_calibration_error_is_better(results):
 
 
 def test_differences_use_only_the_seeds_that_both_have(results):
-    scores = regimes.Scores(regimes.METRICS[0], regimes.read_regimes(results), {})
+    scores = regimes.Scores(regimes.ACCURACY_METRICS[0], regimes.read_regimes(results), {})
     assert scores.difference('short', 'mixup') == pytest.approx(-1.5)
     assert scores.difference('fitted', 'mixup') is None
 

@@ -33,7 +33,7 @@ def test_which_metrics_are_better_when_lower():
     up = {metric.name for metrics in TABLES.values() for metric in metrics if metric.higher}
     down = {metric.name for metrics in TABLES.values() for metric in metrics if not metric.higher}
     assert down == {
-        'loss', 'ECE', 'FPR95, softmax', 'FPR95, energy', 'alignment', 'uniformity', 'class spread'}
+        'test loss', 'ECE', 'FPR95, softmax', 'FPR95, energy', 'alignment', 'uniformity', 'class spread'}
     assert {'top-1 (%)', 'PGD 2/255', 'blur', 'AUROC, energy', 'AUPR, softmax', 'class separation'} < up
 
 

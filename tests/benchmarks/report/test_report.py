@@ -52,8 +52,8 @@ def test_with_accuracy_alone_the_report_names_what_is_missing(accuracies):
     alone = '+6.00, one seed: no verdict'
     assert ['top-1 (%) ↑', 'MultiMix, self-distilled', alone, 'plain', alone] in rows
     level = '+0.000, not significantly different'
-    assert ['loss ↓', 'MultiMix', level, 'plain', level] in rows
-    assert not any(row[0].startswith('loss') and row[1] == 'MultiMix, self-distilled' for row in rows)
+    assert ['test loss ↓', 'MultiMix', level, 'plain', level] in rows
+    assert not any(row[0].startswith('test loss') and row[1] == 'MultiMix, self-distilled' for row in rows)
     table = found['Accuracy: held-out images'].table
     assert table[1] == ['plain', '70.00 ± 0.50', '1.000 ± 0.000']
     assert table[3] == ['MultiMix, self-distilled', '76.00', '']
