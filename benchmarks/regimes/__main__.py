@@ -20,9 +20,8 @@ from ..suite.runs import Runs, cell, paired_difference, read_runs
 METHODS = (
     'plain label-smoothing mixup cutmix mixup-cutmix mixup-half manifold-mixup multimix dense-multimix '
     'mixup+dense-multimix mixup-cutmix+dense-multimix auto').split()
-RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'auto' for regime in REGIMES}
+RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'dense-multimix' for regime in REGIMES}
 """The method recommended for each regime; docs/when-to-use.md gives the reasons."""
-
 
 
 class Scores:
