@@ -34,6 +34,7 @@ def agreed(decide: Callable[[], Any], place: Place) -> Any:
         except ValueError as error:
             decision[1] = str(error)
     dist.broadcast_object_list(decision, device=place.device)
+    dist.barrier()  # no process ends, and closes its connections, before all have the decision
     if decision[1]:
         raise ValueError(decision[1])
     return decision[0]
