@@ -2,7 +2,6 @@
 import io
 import statistics
 import textwrap
-from operator import itemgetter
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import matplotlib
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from ..suite.methods import find  # noqa: E402
 from ..suite.runs import Runs, all_records, mean_and_spread  # noqa: E402
+from .metrics import ACCURACY_METRICS  # noqa: E402
 
 
 def style(method: str) -> Dict[str, Any]:
@@ -133,7 +133,7 @@ def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
 
 def accuracy(runs: Runs, title: str = '', caption: str = '') -> Figure:
     """Top-1 and test loss of every seed."""
-    return points(runs, {'top-1 (%)': itemgetter('top1'), 'test loss': itemgetter('loss')}, title, caption)
+    return points(runs, {metric.name: metric.value for metric in ACCURACY_METRICS[:2]}, title, caption)
 
 
 def points(

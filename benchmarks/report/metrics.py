@@ -85,7 +85,7 @@ TABLES: Dict[str, Sequence[Metric]] = {
         Metric(name, 'robustness', _corrupted(name), top1=True) for name in ('noise', 'blur', 'contrast', 'jpeg')
     ],
     'Calibration, and outliers: mean over the sets (%)': [
-        Metric('ECE', 'ood', lambda result: 100. * result['ece'], higher=False),
+        Metric('ECE', 'ood', _calibration_error, higher=False),
         *(
             Metric(f'{metric.upper()}, {name}', 'ood', _detected(score, metric), higher=metric != 'fpr95')
             for metric in ('auroc', 'aupr', 'fpr95') for score, name in (('msp', 'softmax'), ('energy', 'energy'))),

@@ -53,13 +53,14 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
     draws = random.Random(0)
     count = recipe.train_per_class
     train = {name: images for name, images in _classes(data_dir, 'train') if name not in recipe.unseen_classes}
+    classes = list(train)
     for name, images in train.items():
         for image in _first(images, count):
             label, file = name, os.path.basename(image)
             if recipe.label_noise:
                 file = f'{name}-{file}'
                 if draws.random() < recipe.label_noise:
-                    label = draws.choice(list(train))
+                    label = draws.choice(classes)
             yield image, os.path.join(folder, 'train', label, file), recipe.pad
         if recipe.eval_rest and count is not None:
             for image in images[count:]:
