@@ -1,6 +1,7 @@
 """timm's less common flags do what they say, each in a run."""
 import logging
 import os
+import platform
 import sys
 import types
 
@@ -17,7 +18,8 @@ import train_timm
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
-from timm_multimix.training import loop
+from timm_multimix.training import loop, runtime
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data import datasets
 
 
@@ -286,6 +288,19 @@ def test_device_modules(flags, capsys):
     assert 'colorsys' in sys.modules
     assert train_timm.main([*flags, '--device-modules', 'no_such_module']) == 2
     assert '--device-modules no_such_module: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('workers, backend, may_hang, warned', [
+    ('1', 'gloo', True, True), ('0', 'gloo', True, False), ('1', 'nccl', True, False), ('1', 'gloo', False, False),
+])
+def test_a_python_that_may_hang_is_warned_of(workers, backend, may_hang, warned, flags, monkeypatch, caplog):
+    place = dict(device='cpu', distributed=True, global_rank=0, world_size=2)
+    monkeypatch.setattr(runtime, 'FORKS_MAY_HANG', may_hang)
+    monkeypatch.setattr(runtime, 'init_distributed_device_so', lambda device: place)
+    monkeypatch.setattr(torch.distributed, 'get_backend', lambda: backend)
+    args, _ = parse_args([*flags, '--workers', workers])
+    runtime.create_runtime(args)
+    assert (f'Python {platform.python_version()} may hang' in caplog.text) == warned
 
 
 def test_progress_is_a_bar_on_a_terminal_and_nothing_in_a_pipe(monkeypatch, capsys):

@@ -12,6 +12,7 @@ import pytest
 import train_timm
 from tests.support.training_runs import MODES
 from tests.support.training_states import assert_identical, final_state, free_port, read
+from timm_multimix.training.runtime import FORKS_MAY_HANG
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,10 @@ class Run:
     def __init__(self, tmp_path, *more, environments=(None,), torchrun=False):
         command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
         command = command if torchrun else [sys.executable]
-        command += [train_timm.__file__, *FLAGS, '--output', str(tmp_path), *more]
+        command += [train_timm.__file__, *FLAGS, '--output', str(tmp_path)]
+        if FORKS_MAY_HANG and (torchrun or len(environments) > 1):
+            command += ['--workers', '0']
+        command += more
         self.files = [open(tmp_path / f'log-{index}', 'w+') for index in range(len(environments))]
         self.processes = [
             subprocess.Popen(

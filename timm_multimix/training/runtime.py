@@ -2,6 +2,8 @@
 import argparse
 import importlib
 import logging
+import platform
+import sys
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Callable, Iterator, NamedTuple, Optional
@@ -15,6 +17,9 @@ from .._checks import UsageError, call_library
 from .errors import RunFailed
 
 _logger = logging.getLogger('train')
+
+# CPython issue 112275: a process that is forked while one of gloo's threads frees a tensor can wait forever
+FORKS_MAY_HANG = sys.version_info < (3, 10, 15) or (3, 11) <= sys.version_info < (3, 11, 10)
 
 
 class Runtime(NamedTuple):
@@ -64,6 +69,10 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     random_seed(args.seed, rank)
     where = f'process {rank}, total {world_size}, device {device}' if place['distributed'] else device
     _logger.info(f'Training on {where}.')
+    if args.workers and FORKS_MAY_HANG and place['distributed'] and torch.distributed.get_backend() == 'gloo':
+        _logger.warning(
+            f'Python {platform.python_version()} may hang when an epoch starts its loader workers, in several processes '
+            f'on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
 
     model_dtype = getattr(torch, args.model_dtype) if args.model_dtype else None
     autocast, loss_scaler = nullcontext, None
