@@ -71,8 +71,8 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     _logger.info(f'Training on {where}.')
     if args.workers and FORKS_MAY_HANG and place['distributed'] and torch.distributed.get_backend() == 'gloo':
         _logger.warning(
-            f'Python {platform.python_version()} may hang when an epoch starts its loader workers, in several processes '
-            'on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
+            f'Python {platform.python_version()} may hang when an epoch starts its loader workers, with several '
+            f'processes on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
 
     model_dtype = getattr(torch, args.model_dtype) if args.model_dtype else None
     autocast, loss_scaler = nullcontext, None
