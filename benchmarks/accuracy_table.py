@@ -4,16 +4,16 @@ With `--against METHOD` the table also has the mean difference of each method fr
 have, and the p-value of a paired t-test.
 """
 import sys
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
-from .report.metrics import ACCURACY_METRICS, Metric
+from .report.metrics import ACCURACY_METRICS
 from .report.page import markdown_table
 from .report.provenance import caption
 from .suite.cli import create_parser, mistakes
 from .suite.methods import find
 from .suite.recipes import RECIPES
 from .suite.results import ACCURACY
-from .suite.runs import Runs, paired_difference, read_runs, seeds_of
+from .suite.runs import Runs, read_runs, seeds_of
 
 
 def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
@@ -25,18 +25,9 @@ def table(runs: Runs, against: Optional[str] = None) -> List[List[str]]:
         cells = [metric.cell(dict(accuracy=runs), method) for metric in ACCURACY_METRICS]
         row = [find(method).label, *cells, seeds_of(records)]
         if against:
-            row += [_difference(records, runs[against], metric) for metric in ACCURACY_METRICS]
+            row += [metric.difference_cell(records, runs[against]) for metric in ACCURACY_METRICS]
         rows.append(row)
     return rows
-
-
-def _difference(records: List[Dict[str, Any]], others: List[Dict[str, Any]], metric: Metric) -> str:
-    """Mean difference over the seeds that both have, with its p-value if there are several; '' without any."""
-    found = None if records is others else paired_difference(records, others, metric.value)
-    if found is None:
-        return ''
-    difference, p = found
-    return f'{difference:+.{metric.digits}f}' + ('' if p is None else f' ({p:.2g})')
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -1,81 +1,25 @@
 """Which method helps where: `python -m benchmarks.regimes`, from the runs of `benchmarks.accuracy`.
 
 Prints a table for each of top-1, loss and calibration error on the held-out images, with a row per method, a column per
-regime of `benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training. Only seeds
-that plain training also has are used. Ranks are among the methods that have runs in a regime; a method without runs in
-one of them has no mean rank. The last row follows `RULE`.
+regime of `benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training. A regime's
+column has the seeds that all its methods share. Ranks are among the methods that have runs in a regime; a method
+without runs in one of them has no mean rank. The last row follows `RULE`. Then follow, on all seeds, the best three
+methods of each regime in top-1, and the rule beside the best of what timm has.
 """
-import statistics
 import sys
 from typing import Dict, List, Optional
 
-from ..report.metrics import ACCURACY_METRICS, Metric
+from ..report.metrics import ACCURACY_METRICS
 from ..report.page import markdown_table
 from ..suite.cli import create_parser, mistakes
-from ..suite.methods import find
 from ..suite.recipes import REGIMES
 from ..suite.results import ACCURACY
-from ..suite.runs import Runs, cell, paired_difference, read_runs
+from ..suite.runs import Runs, read_runs
+from .judgement import best_three, rule_beside_the_usual
+from .scores import METHODS, Scores
 
-METHODS = (
-    'plain label-smoothing mixup cutmix mixup-cutmix mixup-half manifold-mixup multimix dense-multimix '
-    'mixup+dense-multimix mixup-cutmix+dense-multimix auto').split()
 RULE = {regime: 'mixup+dense-multimix' if regime == 'fitted' else 'dense-multimix' for regime in REGIMES}
 """The method recommended for each regime; docs/when-to-use.md gives the reasons."""
-
-
-class Scores:
-    """One metric of every method in every regime.
-
-    Args:
-        metric: The metric to compare.
-        regimes: Runs by regime and method.
-        rule: The method recommended for each regime.
-    """
-
-    def __init__(self, metric: Metric, regimes: Dict[str, Runs], rule: Dict[str, str]):
-        self.metric = metric
-        self.regimes = regimes
-        self.rule = rule
-
-    def values(self, regime: str, method: str) -> List[Optional[float]]:
-        """Values of the seeds that plain training also has; empty without runs."""
-        runs = self.regimes[regime]
-        seeds = {record['settings']['seed'] for record in runs.get('plain', [])}
-        return [
-            self.metric.value(record['result']) for record in runs.get(method, [])
-            if record['settings']['seed'] in seeds]
-
-    def difference(self, regime: str, method: str) -> Optional[float]:
-        """Mean difference from plain training, on the seeds that both have."""
-        runs = self.regimes[regime]
-        found = paired_difference(runs.get(method, []), runs.get('plain', []), self.metric.value)
-        return None if found is None else found[0]
-
-    def rank(self, regime: str, method: str) -> Optional[int]:
-        """Rank among the methods that have a mean, 1 for the best."""
-        sign = 1. if self.metric.higher else -1.
-        means = {
-            other: sign * statistics.fmean(values) for other in METHODS
-            if (values := self.values(regime, other)) and None not in values}
-        return 1 + sum(mean > means[method] for mean in means.values()) if method in means else None
-
-    def row(self, label: str, methods: Dict[str, str]) -> List[str]:
-        """Return a table row for the method in `methods` of each regime: cells, mean rank, worst difference."""
-        digits, pairs = self.metric.digits, [(regime, methods[regime]) for regime in self.regimes]
-        cells = [cell(self.values(*pair), digits) if self.values(*pair) else '' for pair in pairs]
-        ranks = [self.rank(*pair) for pair in pairs]
-        differences = [difference for pair in pairs if (difference := self.difference(*pair)) is not None]
-        worst = (min if self.metric.higher else max)(differences, default=None)
-        return [
-            label, *cells, '' if None in ranks else f'{statistics.fmean(ranks):.1f}',
-            '' if worst is None or None in ranks else f'{worst:+.{digits}f}']
-
-    def table(self) -> List[List[str]]:
-        """A header, a row per method, and one that follows the rule."""
-        header = [self.metric.title, *self.regimes, 'mean rank', 'worst difference from plain']
-        rows = [self.row(find(method).label, dict.fromkeys(self.regimes, method)) for method in METHODS]
-        return [header, *rows, self.row('**by the rule**', self.rule)]
 
 
 def read_regimes(results: str) -> Dict[str, Runs]:
@@ -98,7 +42,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     with mistakes(parser):
         regimes = read_regimes(args.results)
     scores = [Scores(metric, regimes, RULE) for metric in ACCURACY_METRICS]
-    print('\n\n'.join(markdown_table(each.table()) for each in scores))
+    tables = [each.table() for each in scores]
+    tables += [best_three(scores[0]), *(rule_beside_the_usual(each) for each in scores[:2])]
+    print('\n\n'.join(map(markdown_table, tables)))
     if args.figure:
         from .figure import draw  # needs matplotlib, the tables do not
 

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from scipy.stats import ttest_ind
 
 from ..suite.methods import METHODS, find
-from ..suite.runs import Runs, cell
+from ..suite.runs import Runs, cell, paired_difference
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Metric:
     def cell(self, parts: Dict[str, Runs], method: str) -> str:
         """Mean, with the standard deviation if there are several seeds."""
         return cell(self._all_values(parts, method), self.digits)
+
+    def difference_cell(self, records: List[Dict[str, Any]], others: List[Dict[str, Any]]) -> str:
+        """Mean difference over the seeds that both have, with its p-value if there are several; '' without any."""
+        found = None if records is others else paired_difference(records, others, self.value)
+        if found is None:
+            return ''
+        difference, p = found
+        return f'{difference:+.{self.digits}f}' + ('' if p is None else f' ({p:.2g})')
 
     def _all_values(self, parts: Dict[str, Runs], method: str) -> List[Optional[float]]:
         return [self.value(record['result']) for record in parts.get(self.kind, {}).get(method, [])]

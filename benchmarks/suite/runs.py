@@ -87,6 +87,16 @@ def all_records(runs: Runs) -> List[Dict[str, Any]]:
     return [record for records in runs.values() for record in records]
 
 
+def on_shared_seeds(runs: Runs, methods: Container[str]) -> Runs:
+    """Keep the runs of `methods`, of the seeds that all of these methods that have runs share."""
+    runs = {method: records for method, records in runs.items() if method in methods}
+    seeds = [{record['settings']['seed'] for record in records} for records in runs.values()]
+    shared = set.intersection(*seeds) if seeds else set()
+    return {
+        method: [record for record in records if record['settings']['seed'] in shared]
+        for method, records in runs.items()}
+
+
 def seeds_of(records: List[Dict[str, Any]]) -> str:
     """List the seeds for a table."""
     return ', '.join(str(record['settings']['seed']) for record in records)

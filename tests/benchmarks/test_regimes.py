@@ -5,6 +5,9 @@ import os
 import pytest
 
 from benchmarks.regimes import __main__ as regimes
+from benchmarks.regimes.judgement import best_three, rule_beside_the_usual
+from benchmarks.regimes.scores import METHODS, Scores
+from benchmarks.report.metrics import ACCURACY_METRICS
 from benchmarks.suite.recipes import REGIMES
 
 
@@ -30,7 +33,7 @@ def results(tmp_path):
 
 def table(results, metric):
     runs = regimes.read_regimes(results)
-    rows = regimes.Scores(regimes.ACCURACY_METRICS[metric], runs, dict(short='auto', fitted='plain')).table()
+    rows = Scores(ACCURACY_METRICS[metric], runs, dict(short='auto', fitted='plain')).table()
     return rows[0], {row[0]: row[1:] for row in rows[1:]}
 
 
@@ -52,12 +55,33 @@ def test_a_lower_loss_and_calibration_error_is_better(results):
 
 
 def test_differences_use_only_the_seeds_that_both_have(results):
-    scores = regimes.Scores(regimes.ACCURACY_METRICS[0], regimes.read_regimes(results), {})
+    scores = Scores(ACCURACY_METRICS[0], regimes.read_regimes(results), {})
     assert scores.difference('short', 'mixup') == pytest.approx(-1.5)
     assert scores.difference('fitted', 'mixup') is None
 
 
-def test_the_command_prints_three_tables_and_draws(results, tmp_path, capsys):
+def test_the_tables_use_the_seeds_that_all_methods_share_and_the_judgement_all_of_each_comparison(results):
+    os.remove(os.path.join(results, REGIMES['short'], 'auto-2.json'))
+    _, rows = table(results, 0)
+    assert (rows['plain'][0], rows['Mixup'][0]) == ('70.00', '68.00')
+    scores = Scores(ACCURACY_METRICS[0], regimes.read_regimes(results), dict(short='mixup', fitted='auto'))
+    assert best_three(scores)[1:] == [
+        ['short', '1', 'Mixup + Dense MultiMix, share found: 71.00', 'plain: 70.00', 'Mixup: 68.00', '+1.00', '+3.00'],
+        ['fitted', '1', 'plain: 60.00', 'Mixup + Dense MultiMix, share found: 59.00', '', '+1.00', '']]
+    assert rule_beside_the_usual(scores)[1:] == [
+        ['short: Mixup', '1, 2', '-1.50 (0.2)', 'plain', '-1.50 (0.2)'],
+        ['fitted: Mixup + Dense MultiMix, share found', '1', '-1.00', 'plain', '-1.00']]
+
+
+def test_the_best_three_by_a_loss_are_the_lowest(results):
+    scores = Scores(ACCURACY_METRICS[1], regimes.read_regimes(results), dict(short='auto', fitted='plain'))
+    rows = best_three(scores)
+    assert [cell.split(':')[0] for cell in rows[1][2:5]] == [
+        'Mixup + Dense MultiMix, share found', 'Mixup', 'plain']
+    assert rule_beside_the_usual(scores)[1][3] == 'Mixup'
+
+
+def test_the_command_prints_all_tables_and_draws(results, tmp_path, capsys):
     assert regimes.main(['--results', results, '--figure', str(tmp_path / 'figure.png')]) == 0
     assert capsys.readouterr().out.count('**by the rule**') == 3
     assert (tmp_path / 'figure.png').stat().st_size > 1000
@@ -67,4 +91,4 @@ def test_the_command_prints_three_tables_and_draws(results, tmp_path, capsys):
 
 
 def test_every_regime_has_a_rule_of_a_method_in_the_table():
-    assert regimes.RULE.keys() == REGIMES.keys() and set(regimes.RULE.values()) <= set(regimes.METHODS)
+    assert regimes.RULE.keys() == REGIMES.keys() and set(regimes.RULE.values()) <= set(METHODS)
