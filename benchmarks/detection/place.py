@@ -6,6 +6,7 @@ import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
 from timm_multimix._checks import call_library
+from timm_multimix.training.runtime import warn_of_hanging_workers
 
 
 class Place(NamedTuple):
@@ -20,6 +21,7 @@ def create_place(device: str, workers: int) -> Place:
     """Join the processes of torchrun, if it started this one."""
     where = call_library(f'--device {device}', init_distributed_device_so, device)
     device = call_library(f'--device {device}', torch.zeros, (), device=where['device']).device
+    warn_of_hanging_workers(workers)
     return Place(device, where['global_rank'], where['world_size'], workers)
 
 

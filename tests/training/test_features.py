@@ -15,6 +15,7 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from timm.task import ClassificationEvaluator
 
 import train_timm
+from benchmarks.detection.place import create_place
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
@@ -291,15 +292,18 @@ def test_device_modules(flags, capsys):
 
 
 @pytest.mark.parametrize('workers, backend, may_hang, warned', [
-    ('1', 'gloo', True, True), ('0', 'gloo', True, False), ('1', 'nccl', True, False), ('1', 'gloo', False, False),
+    (1, 'gloo', True, True), (0, 'gloo', True, False), (1, 'nccl', True, False), (1, 'gloo', False, False),
+    (1, None, True, False),
 ])
-def test_a_python_that_may_hang_is_warned_of(workers, backend, may_hang, warned, flags, monkeypatch, caplog):
-    place = dict(device='cpu', distributed=True, global_rank=0, world_size=2)
+@pytest.mark.parametrize('create', [
+    lambda workers, flags: runtime.create_runtime(parse_args([*flags, '--workers', str(workers)])[0]),
+    lambda workers, flags: create_place('cpu', workers),
+], ids=['train_timm', 'detection'])
+def test_a_python_that_may_hang_is_warned_of(create, workers, backend, may_hang, warned, flags, monkeypatch, caplog):
     monkeypatch.setattr(runtime, 'FORKS_MAY_HANG', may_hang)
-    monkeypatch.setattr(runtime, 'init_distributed_device_so', lambda device: place)
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: backend is not None)
     monkeypatch.setattr(torch.distributed, 'get_backend', lambda: backend)
-    args, _ = parse_args([*flags, '--workers', workers])
-    runtime.create_runtime(args)
+    create(workers, flags)
     assert (f'Python {platform.python_version()} may hang' in caplog.text) == warned
 
 

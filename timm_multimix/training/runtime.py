@@ -69,10 +69,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     random_seed(args.seed, rank)
     where = f'process {rank}, total {world_size}, device {device}' if place['distributed'] else device
     _logger.info(f'Training on {where}.')
-    if args.workers and FORKS_MAY_HANG and place['distributed'] and torch.distributed.get_backend() == 'gloo':
-        _logger.warning(
-            f'Python {platform.python_version()} may hang when an epoch starts its loader workers, with several '
-            f'processes on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
+    warn_of_hanging_workers(args.workers)
 
     model_dtype = getattr(torch, args.model_dtype) if args.model_dtype else None
     autocast, loss_scaler = nullcontext, None
@@ -85,6 +82,14 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
         _logger.info(f'AMP with {args.amp_dtype}.')
     return Runtime(
         device, rank == 0, autocast, loss_scaler, model_dtype, rank, world_size, distributed=place['distributed'])
+
+
+def warn_of_hanging_workers(workers: int) -> None:
+    """Warn where forked loader workers may hang: several processes on the CPU, by a Python with a fault."""
+    if workers and FORKS_MAY_HANG and torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
+        _logger.warning(
+            f'Python {platform.python_version()} may hang when an epoch starts its loader workers, with several '
+            f'processes on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
 
 
 @contextmanager
