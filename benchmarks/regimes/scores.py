@@ -25,15 +25,15 @@ class Scores:
         self.metric = metric
         self.regimes = regimes
         self.rule = rule
+        self._shared = {regime: on_shared_seeds(runs, METHODS) for regime, runs in regimes.items()}
 
     def values(self, regime: str, method: str) -> List[Optional[float]]:
         """Values of the seeds that all methods of the regime share; empty without runs."""
-        runs = self.regimes[regime]
-        return [self.metric.value(record['result']) for record in on_shared_seeds(runs, METHODS).get(method, [])]
+        return [self.metric.value(record['result']) for record in self._shared[regime].get(method, [])]
 
     def difference(self, regime: str, method: str) -> Optional[float]:
         """Mean difference from plain training on the same seeds."""
-        runs = on_shared_seeds(self.regimes[regime], METHODS)
+        runs = self._shared[regime]
         found = paired_difference(runs.get(method, []), runs.get('plain', []), self.metric.value)
         return None if found is None else found[0]
 
