@@ -85,8 +85,11 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
 
 
 def warn_of_hanging_workers(workers: int) -> None:
-    """Warn where forked loader workers may hang: several processes on the CPU, by a Python with a fault."""
-    if workers and FORKS_MAY_HANG and torch.distributed.is_initialized() and torch.distributed.get_backend() == 'gloo':
+    """Warn, once, where forked loader workers may hang: several processes on the CPU, by a Python with a fault."""
+    dist = torch.distributed
+    if not (workers and FORKS_MAY_HANG and dist.is_initialized()):
+        return
+    if dist.get_backend() == 'gloo' and dist.get_rank() == 0:
         _logger.warning(
             f'Python {platform.python_version()} may hang when an epoch starts its loader workers, with several '
             f'processes on the CPU. Python 3.10.15, 3.11.10, 3.12 and newer do not, nor does --workers 0.')
