@@ -53,6 +53,9 @@ RECIPES = {
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4),
     'cifar5000-noisy': Recipe(
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.4', 500, 400, pad=4, label_noise=0.4),
+    # both of these: wrong labels that are fitted
+    'cifar1250-noisy': Recipe(
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4, label_noise=0.4),
     # for any folder of ten classes; float32, as bfloat16 does not make depthwise convolutions faster on a CPU
     'finetune-few': Recipe(f'{_FINETUNE} {_schedule(20, "1e-5", 1)}', 30, eval_rest=True),
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
@@ -65,7 +68,7 @@ RECIPES = {
         f'--sched-on-updates --val-interval 20 --workers 0 {_ADAMW} --lr 3e-3',
         train_per_class=60, unseen_classes=('8', '9'), outliers=('textures', 'photos', 'noise')),
 }
-"""The budgets by name: five for a CPU with a part of CIFAR-10, two for fine-tuning, one for a GPU, and a tiny one."""
+"""The budgets by name: six for a CPU with a part of CIFAR-10, two for fine-tuning, one for a GPU, and a tiny one."""
 
 REGIMES = {
     'short': 'cifar5000-pad-sgd',
