@@ -55,7 +55,7 @@ RECIPES = {
         f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.4', 500, 400, pad=4, label_noise=0.4),
     # both of these: wrong labels that are fitted
     'cifar1250-noisy': Recipe(
-        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 1.6', 125, 400, pad=4, label_noise=0.4),
+        f'--model cifar_resnet14 {_CIFAR} {_SHIFT} {_schedule(160)} {_SGD} --lr 0.4', 125, 400, pad=4, label_noise=0.4),
     # for any folder of ten classes; float32, as bfloat16 does not make depthwise convolutions faster on a CPU
     'finetune-few': Recipe(f'{_FINETUNE} {_schedule(20, "1e-5", 1)}', 30, eval_rest=True),
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
