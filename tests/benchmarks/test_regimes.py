@@ -22,13 +22,18 @@ def results(tmp_path):
         ('fitted', 'auto'): {1: (59., 1.5, 0.1)},
     }
     for (regime, method), seeds in numbers.items():
-        for seed, (top1, loss, ece) in seeds.items():
-            path = tmp_path / REGIMES[regime] / f'{method}-{seed}.json'
-            os.makedirs(path.parent, exist_ok=True)
-            path.write_text(json.dumps(dict(
-                settings=dict(recipe=REGIMES[regime], method=method, seed=seed), environment={},
-                result=dict(top1=top1, loss=loss, ece=ece))))
+        for seed, values in seeds.items():
+            add(str(tmp_path), regime, method, seed, *values)
     return str(tmp_path)
+
+
+def add(results, regime, method, seed, top1, loss, ece):
+    folder = os.path.join(results, REGIMES[regime])
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, f'{method}-{seed}.json'), 'w') as file:
+        json.dump(dict(
+            settings=dict(recipe=REGIMES[regime], method=method, seed=seed), environment={},
+            result=dict(top1=top1, loss=loss, ece=ece)), file)
 
 
 def table(results, metric):
@@ -79,6 +84,19 @@ def test_the_best_three_by_a_loss_are_the_lowest(results):
     assert [cell.split(':')[0] for cell in rows[1][2:5]] == [
         'Mixup + Dense MultiMix, share found', 'Mixup', 'plain']
     assert rule_beside_the_usual(scores)[1][3] == 'Mixup'
+
+
+def test_more_seeds_can_change_the_order_of_the_best_three_and_the_best_of_the_usual(results):
+    for seed, top1 in ((2, 65.), (3, 66.)):
+        add(results, 'fitted', 'auto', seed, top1, 1., 0.1)
+        add(results, 'fitted', 'plain', seed, 60., 1., 0.1)
+    add(results, 'fitted', 'mixup', 1, 58., 1., 0.1)
+    add(results, 'fitted', 'mixup', 2, 65.5, 1., 0.1)
+    add(results, 'fitted', 'multimix', 1, 57., 1., 0.1)
+    scores = Scores(ACCURACY_METRICS[0], regimes.read_regimes(results), dict(short='auto', fitted='auto'))
+    assert [cell.split(':')[0] for cell in best_three(scores)[2][2:5]] == [
+        'Mixup + Dense MultiMix, share found', 'Mixup', 'plain']  # by seed 1, which all share, plain training is first
+    assert rule_beside_the_usual(scores)[2][1:] == ['1, 2', '+2.00 (0.63)', 'Mixup', '+0.25 (0.8)']
 
 
 def test_the_command_prints_all_tables_and_draws(results, tmp_path, capsys):
