@@ -1,6 +1,8 @@
 """Helpers of the training tests: read checkpoints as timm does, unpickling only tensors, plain values and the flags;
 compare them; find a free port for the processes of a run."""
 import argparse
+import contextlib
+import random
 import socket
 
 import torch
@@ -33,6 +35,9 @@ def assert_identical(a, b):
 
 
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(('127.0.0.1', 0))
-        return sock.getsockname()[1]
+    """Return a free port below those that systems hand out, so that no connection takes it before its process does."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(('127.0.0.1', port))
+            return port
+    raise RuntimeError('no free port found')

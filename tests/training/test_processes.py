@@ -26,7 +26,7 @@ class Run:
     """train_timm.py in separate processes: one for each of `environments`, or two under torchrun."""
 
     def __init__(self, tmp_path, *more, environments=(None,), torchrun=False):
-        command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
+        command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
         command = command if torchrun else [sys.executable]
         command += [train_timm.__file__, *FLAGS, '--output', str(tmp_path)]
         if FORKS_MAY_HANG and (torchrun or len(environments) > 1):

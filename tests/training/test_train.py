@@ -15,7 +15,7 @@ import yaml
 
 import train_timm
 from tests.support.training_runs import MODES, accuracy, rows_of
-from tests.support.training_states import free_port, read
+from tests.support.training_states import read
 from timm_multimix.training import loop
 
 
@@ -179,7 +179,7 @@ def test_two_processes_may_draw_differently(mode):
         f'--workers 0 --log-interval 1 --device cpu {mode}')
     with tempfile.TemporaryDirectory() as output:
         done = subprocess.run(
-            [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
+            [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone',
              train_timm.__file__, *flags.split(), '--output', output, '--experiment', 'run'],
             capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

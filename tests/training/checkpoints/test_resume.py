@@ -10,7 +10,7 @@ import pytest
 
 import train_timm
 from tests.support.training_runs import MODES, rows_of
-from tests.support.training_states import assert_identical, final_state, free_port, read
+from tests.support.training_states import assert_identical, final_state, read
 
 
 @pytest.mark.parametrize('mode, workers', [
@@ -70,7 +70,7 @@ def test_two_processes_resume_too(mode, tmp_path):
 
     def run(experiment, *more):
         command = [
-            sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}',
+            sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone',
             train_timm.__file__, *flags, *MODES[mode], '--output', str(tmp_path), '--experiment', experiment, *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
