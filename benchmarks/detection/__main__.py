@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from benchmarks.suite import models  # noqa: F401  registers them
+from benchmarks import models  # noqa: F401  registers them
 from benchmarks.suite.cli import create_parser, mistakes
 from benchmarks.suite.running import work_through
 

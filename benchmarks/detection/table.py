@@ -5,10 +5,10 @@ import os
 import sys
 from typing import Any, Dict, List, Optional
 
+from benchmarks.methods import METHODS, find
 from benchmarks.report.page import markdown_table
 from benchmarks.report.provenance import hardware, seeds
 from benchmarks.suite.cli import create_parser
-from benchmarks.suite.methods import METHODS, find
 from benchmarks.suite.runs import Runs, all_records, by_method, cell, read_result, seeds_of
 
 from .recipes import SCRATCH

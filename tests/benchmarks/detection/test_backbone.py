@@ -3,9 +3,9 @@ import pytest
 import timm
 import torch
 
+from benchmarks import models  # noqa: F401  registers them
 from benchmarks.detection.backbone import PyramidBackbone, create_features
 from benchmarks.detection.checkpoint import read_checkpoint
-from benchmarks.suite import models  # noqa: F401  registers them
 
 SWIN = dict(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2), window_size=4)
 CASES = [

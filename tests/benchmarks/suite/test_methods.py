@@ -5,12 +5,11 @@ import re
 import pytest
 import torch
 
-from benchmarks import accuracy, step_time
+from benchmarks import accuracy, methods, step_time
+from benchmarks.methods import KNOBS, METHODS, Method
 from benchmarks.report import figures
 from benchmarks.report.metrics import TABLES, best_other, verdicts
-from benchmarks.suite import methods
 from benchmarks.suite.budget import budget
-from benchmarks.suite.methods import KNOBS, METHODS, Method
 from timm_multimix import MultiMixLoss, MultiMixTask
 
 
