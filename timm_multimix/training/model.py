@@ -21,6 +21,7 @@ from timm.models import (
 )
 from timm.utils.jit import set_jit_fuser
 
+from .. import models  # noqa: F401  registers them
 from .._checks import UsageError, call_library
 from .cli.flag import any_of
 from .data.naflex import patch_size
