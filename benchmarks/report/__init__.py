@@ -1,1 +1,1 @@
-"""The report of a recipe, with its tables and figures: `python -m benchmarks.report`."""
+"""Results as tables, figures and blocks of pages: `python -m benchmarks.report FOLDER...`."""

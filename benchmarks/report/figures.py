@@ -1,195 +1,211 @@
-"""Figures of the report, each from the records of one part."""
-import io
+"""The figures. Those of results take a frame of one recipe; a method looks the same in all of them."""
+import re
 import statistics
 import textwrap
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Sequence
 
 import matplotlib
 
 matplotlib.use('Agg')
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.colors import TwoSlopeNorm  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from ..methods import find  # noqa: E402
-from ..suite.runs import Runs, all_records, mean_and_spread  # noqa: E402
-from .metrics import ACCURACY_METRICS  # noqa: E402
+from timm_multimix import MultiMixHead  # noqa: E402
+
+from ..measures.subject import Subject, grid_size  # noqa: E402
+from .frame import Metric, entry_of, methods_of, of_method  # noqa: E402
+from .tables import ACCURACY, Regimes, rule  # noqa: E402
+
+_SIZES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 
 def style(method: str) -> Dict[str, Any]:
-    """Colour, line and marker of a method, the same in all figures; a variant has its method's colour."""
-    entry = find(method)
+    """Colour, line and marker of a method; a variant has its method's colour."""
+    entry = entry_of(method)
     face = 'white' if entry.line == '--' else entry.color
     return dict(color=entry.color, linestyle=entry.line, marker=entry.marker, markerfacecolor=face)
 
 
-def attacks(runs: Runs) -> Figure:
-    """Top-1 against the radius of FGSM and PGD; 0 is no attack."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
-    for axis, attack in zip(axes, ('fgsm', 'pgd')):
-        radii = [0, *sorted({row['eps_255'] for row in _lines(axis, runs, 'attacks', 'attack', attack, 'eps_255')})]
-        axis.set(title=attack.upper(), xlabel='radius (of 255, l-inf)')
-        axis.set_xscale('function', functions=(np.log1p, np.expm1))  # most changes happen at small radii
-        axis.set_xticks(radii, [f'{radius:g}' for radius in radii])
-    return _with_legend(figure, axes, 'top-1 (%)')
+def accuracy(frame: pd.DataFrame) -> Figure:
+    """Top-1 and test loss: each point is a seed, bars are means."""
+    return _dots(frame, ACCURACY[:2])
 
 
-def corruptions(runs: Runs) -> Figure:
-    """Top-1 against the strength of each corruption; 0 is none."""
-    rows = [row for record in all_records(runs) for row in record['result']['corruptions']]
-    names = list(dict.fromkeys(row['corruption'] for row in rows))
-    figure, axes = plt.subplots(1, len(names), figsize=(13, 4.2), sharey=True, constrained_layout=True, squeeze=False)
-    for axis, name in zip(axes[0], names):
-        rows = _lines(axis, runs, 'corruptions', 'corruption', name, 'level')
-        strengths = {row['level']: row['strength'] for row in rows}
-        axis.set_title(name)
-        axis.set_xticks([0, *strengths], ['none', *(f'{strength:g}' for strength in strengths.values())])
-    return _with_legend(figure, axes[0], 'top-1 (%)')
+def outliers(frame: pd.DataFrame) -> Figure:
+    """AUROC of the maximum softmax probability on each set."""
+    names = [found[1] for column in frame.columns if (found := re.fullmatch(r'outliers\.sets\.(.+)\.msp\.auroc', column))]
+    return _dots(frame, [
+        Metric(f'{name}: AUROC (%)', f'outliers.sets.{name}.msp.auroc', scale=100.) for name in names])
 
 
-def _lines(axis, runs: Runs, part: str, kind: str, name: str, at: str) -> List[Dict[str, Any]]:
-    """Plot top-1 over `at` for each method, with spreads; return the rows of `part` whose `kind` is `name`."""
-    drawn = []
-    for method, records in runs.items():
-        points: Dict[float, List[float]] = {0: [record['result']['top1'] for record in records]}
-        for row in (row for record in records for row in record['result'][part] if row[kind] == name):
-            points.setdefault(row[at], []).append(row['top1'])
-            drawn.append(row)
-        x, mean, spread = zip(*[(x, *mean_and_spread(values)) for x, values in sorted(points.items())])
-        axis.errorbar(
-            x, mean, yerr=[value or 0. for value in spread], label=find(method).label, markersize=5, capsize=2,
-            **style(method))
-    axis.grid(alpha=0.3)
-    return drawn
-
-
-def outliers(runs: Runs) -> Figure:
-    """AUROC of both scores on each set, and the calibration error."""
-    names = list(dict.fromkeys(name for record in all_records(runs) for name in record['result']['sets']))
-    columns = len(names) + 1
+def _dots(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Figure:
+    methods = methods_of(frame)
     figure, axes = plt.subplots(
-        1, columns, figsize=(2.4 + 2.2 * columns, 1.4 + 0.33 * len(runs)), sharey=True, constrained_layout=True,
-        squeeze=False)
-    for row, (method, records) in enumerate(runs.items()):
-        for axis, name in zip(axes[0], names):
-            for score, filled, shift in (('msp', True, -0.13), ('energy', False, 0.13)):
-                sets = [record['result']['sets'] for record in records]
-                values = [100. * each[name][score]['auroc'] for each in sets if name in each]
-                _dots(axis, method, values, row + shift, filled)
-        _dots(axes[0, -1], method, [100. * record['result']['ece'] for record in records], row, True)
-    for axis, name in zip(axes[0], names):
-        axis.set(title=name, xlabel='AUROC (%)')
-    axes[0, -1].set(title='calibration', xlabel='ECE (%)')
-    _rows(axes[0], list(runs))
+        1, len(metrics), figsize=(2.4 + 3.2 * len(metrics), 1.2 + 0.36 * len(methods)), sharey=True,
+        constrained_layout=True, squeeze=False)
+    for axis, metric in zip(axes[0], metrics):
+        for row, method in enumerate(methods):
+            values = list(metric.of(of_method(frame, method)).values())
+            known = [value for value in values if value is not None]
+            color = style(method)['color']
+            axis.plot(known, [row] * len(known), 'o', color=color, markersize=6)
+            if known and len(known) == len(values):  # without a seed that diverged, a mean would flatter
+                axis.plot([statistics.fmean(known)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
+        axis.set_xlabel(metric.name)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_yticks(range(len(methods)), [entry_of(method).label for method in methods])
+    axes[0, 0].invert_yaxis()
     return figure
 
 
-def embedding_numbers(runs: Runs) -> Figure:
+def robustness(frame: pd.DataFrame) -> Figure:
+    """Top-1 against the radius of each attack and the strength of each corruption; 0 is none."""
+    changes: Dict[str, List[str]] = {}
+    for column in frame.columns:
+        if found := re.fullmatch(r'robustness\.(?:attacks|corruptions)\.(\w+)\.(.+)', column):
+            changes.setdefault(found[1], []).append(column)
+    figure, axes = plt.subplots(
+        1, len(changes), figsize=(2.6 * len(changes) + 2., 4.), sharey=True, constrained_layout=True, squeeze=False)
+    for axis, (name, columns) in zip(axes[0], changes.items()):
+        labels = ['none', *(column.split(f'.{name}.')[1] for column in columns)]
+        for method in methods_of(frame):
+            rows = of_method(frame, method)[['robustness.top1', *columns]].astype(float)
+            axis.errorbar(
+                range(len(labels)), rows.mean(), yerr=rows.std().fillna(0.), label=entry_of(method).label, markersize=5,
+                capsize=2, **style(method))
+        axis.set_xticks(range(len(labels)), labels)
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel('top-1 (%)')
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right center', fontsize=9)
+    return figure
+
+
+def embeddings(frame: pd.DataFrame) -> Figure:
     """Alignment against uniformity, and the spread of the classes against their separation."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True)
     for axis, (x, y) in zip(axes, (('uniformity', 'alignment'), ('separation', 'spread'))):
-        for method, records in runs.items():
-            (mean_x, spread_x), (mean_y, spread_y) = (
-                mean_and_spread([record['result'][name] for record in records]) for name in (x, y))
-            _point(axis, method, mean_x, mean_y, capsize=2, xerr=spread_x, yerr=spread_y)
+        for method in methods_of(frame):
+            rows = of_method(frame, method)[[f'embeddings.{name}' for name in (x, y)]].astype(float)
+            (mean_x, mean_y), (spread_x, spread_y) = rows.mean(), rows.std().fillna(0.)
+            axis.errorbar(
+                mean_x, mean_y, xerr=spread_x, yerr=spread_y, label=entry_of(method).label, markersize=8, capsize=2,
+                **dict(style(method), linestyle='none'))
         better = 'lower' if x == 'uniformity' else 'higher'
         axis.set(xlabel=f'{x} ({better} is better)', ylabel=f'{y} (lower is better)')
-        axis.locator_params(axis='x', nbins=6)
         axis.grid(alpha=0.3)
-    return _with_legend(figure, axes)
-
-
-def embedding_pictures(runs: Runs) -> Figure:
-    """The projected embeddings of each method's first seed, side by side."""
-    columns = min(4, len(runs))
-    rows = -(-len(runs) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.1 * columns, 3.2 * rows), constrained_layout=True, squeeze=False)
-    for axis in axes.flat:
-        axis.axis('off')
-    for axis, (method, records) in zip(axes.flat, runs.items()):
-        picture = records[0]['result']['picture']
-        colours = [label % 10 for label in picture['label']]  # with more than ten classes some share a colour
-        axis.scatter(picture['x'], picture['y'], c=colours, cmap='tab10', vmin=0, vmax=9, s=9, linewidths=0)
-        axis.set_title(find(method).label, fontsize=11)
-        axis.axis('on')
-        axis.set(xticks=[], yticks=[])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', fontsize=9)
     return figure
 
 
-def step_times(runs: Runs, times: Dict[str, Dict[str, Any]]) -> Figure:
-    """Accuracy against the time of a training step, as a ratio to plain training, from `benchmarks.step_time`."""
-    figure, axis = plt.subplots(figsize=(9, 4.6), constrained_layout=True)
-    for method, records in runs.items():
-        if method in times:
-            ratio, (low, high) = times[method]['ratio'], times[method]['ratio_quartiles']
-            mean, spread = mean_and_spread([record['result']['top1'] for record in records])
-            errors = [[max(ratio - low, 0.)], [max(high - ratio, 0.)]]
-            _point(axis, method, ratio, mean, capsize=3, xerr=errors, yerr=spread)
-    axis.set_xlabel('time of a training step, ratio to plain training (median and quartiles)')
-    axis.grid(alpha=0.3)
-    return _with_legend(figure, [axis], 'top-1 (%)')
+def regimes(scores: Sequence[Regimes]) -> Figure:
+    """How far each method is from plain training in each regime, green if it is better; a frame marks the rule."""
+    methods = scores[0].methods
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=(5. * len(scores), 0.42 * len(methods) + 1.4), constrained_layout=True, squeeze=False)
+    for axis, score in zip(axes[0], scores):
+        metric, names = score.metric, list(score.runs)
+        differences = np.array([
+            [np.nan if (found := score.difference(regime, method)) is None else found for regime in names]
+            for method in methods])
+        # colours end at twice the median size: one collapse must not make the others pale
+        known = np.abs(differences[~np.isnan(differences)])
+        reach = max(2. * float(np.median(known)) if known.size else 0., 10. ** -metric.digits)
+        axis.imshow(
+            differences, cmap='RdYlGn' if metric.higher else 'RdYlGn_r', norm=TwoSlopeNorm(0., -reach, reach),
+            aspect='auto', alpha=0.7)
+        for row, method in enumerate(methods):
+            for column, regime in enumerate(names):
+                if not np.isnan(differences[row, column]):
+                    axis.text(
+                        column, row, f'{differences[row, column]:+.{metric.digits - 1}f}', ha='center', va='center',
+                        fontsize=8)
+                if rule(regime) == method:
+                    axis.add_patch(plt.Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, linewidth=2))
+        axis.set_xticks(range(len(names)), names, rotation=30, ha='right')
+        axis.set_yticks(range(len(methods)), [textwrap.fill(entry_of(method).label, 24) for method in methods], fontsize=8)
+        axis.set_title(f'{metric.name} minus plain training ({"more" if metric.higher else "less"} is better)', size=9)
+        axis.tick_params(length=0)
+    for axis in axes[0][1:]:
+        axis.set_yticks([])
+    return figure
 
 
-def accuracy(runs: Runs, title: str = '', caption: str = '') -> Figure:
-    """Top-1 and test loss of every seed."""
-    return points(runs, {metric.name: metric.value for metric in ACCURACY_METRICS[:2]}, title, caption)
+def timing(record: Dict[str, Any]) -> Figure:
+    """The times of a result of benchmarks.timing."""
+    return (_loss_times if record['benchmark'] == 'loss' else _step_times)(record['result'])
 
 
-def points(
-        runs: Runs, metrics: Dict[str, Callable[[Dict[str, Any]], Optional[float]]], title: str = '',
-        caption: str = '',
-) -> Figure:
-    """Plot every seed as a point and the mean as a bar, with a panel for each metric and the wrapped caption below.
+def _loss_times(result: Dict[str, Any]) -> Figure:
+    """The time over each size, with the others at their base."""
+    base, sizes = result['base'], [name for name in _SIZES if name in result['slopes']]
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(4. * len(sizes), 4.), sharey=True, constrained_layout=True, squeeze=False)
+    for name, panel in zip(sizes, panels[0]):
+        rows = [row for row in result['sizes'] if all(row['size'][key] == base[key] for key in base if key != name)]
+        rows.sort(key=lambda row: row['size'][name])
+        for timed in [*dict.fromkeys(timed for row in rows for timed in row['seconds']), 'floor']:
+            times = [(row['size'][name], dict(row['seconds'], floor=row['floor']).get(timed)) for row in rows]
+            look = dict(linestyle='--', color='gray') if timed == 'floor' else dict(marker='o')
+            panel.plot(*zip(*[point for point in times if point[1] is not None]), label=timed, **look)
+        panel.set(xscale='log', yscale='log', xlabel=f'{name} ({_SIZES[name]})')
+        panel.grid(alpha=0.3)
+    panels[0, 0].set_ylabel('seconds, forward and backward')
+    panels[0, 0].legend()
+    figure.suptitle('otherwise ' + ', '.join(f'{key} {value}' for key, value in base.items()))
+    return figure
 
-    A seed without a number has no point, and a method with such a seed has no bar.
+
+def _step_times(result: Dict[str, Any]) -> Figure:
+    """The ratio of each method's step time to plain training, with quartiles."""
+    runs = result['runs']
+    figure, panels = plt.subplots(1, len(runs), figsize=(5. * len(runs), 4.), squeeze=False, constrained_layout=True)
+    for run, panel in zip(runs, panels[0]):
+        methods = [method for method in run['methods'] if method != 'plain']
+        for index, method in enumerate(methods):
+            row = run['methods'][method]
+            low, high = row['ratio_quartiles']
+            errors = [[max(row['ratio'] - low, 0.)], [max(high - row['ratio'], 0.)]]
+            panel.barh(index, row['ratio'] - 1., left=1., xerr=errors, color=entry_of(method).color)
+        panel.set_yticks(range(len(methods)), [entry_of(method).label for method in methods])
+        panel.invert_yaxis()
+        panel.axvline(1., color='gray')
+        panel.set(title=f'{run["model"]}, batch {run["batch_size"]}', xlabel='step time over plain training')
+        panel.grid(axis='x', alpha=0.3)
+    return figure
+
+
+@torch.no_grad()
+def attention(subjects: Dict[str, Subject], count: int = 8, tuples: int = 3) -> Figure:
+    """Test images, each model's attention over them, and for the last model tuples that Dense MultiMix draws of them.
+
+    A row of attention is brightest where an image's is largest, a tuple where the weight of an example is 1.
     """
-    lines = textwrap.wrap(caption, 150, break_on_hyphens=False)  # as wide as the figure at size 7
-    height = 1.2 + 0.36 * len(runs) + 0.25 * bool(title) + 0.15 * len(lines)
+    subject = next(iter(subjects.values()))
+    pixels, labels = next(subject.batches(subject.images(), count))
+    rows = {'image': pixels.permute(0, 2, 3, 1).cpu().numpy()}
+    for name, subject in subjects.items():
+        head = MultiMixHead(subject.model.model, num_tuples=tuples, input_size=tuple(pixels.shape[1:]))
+        features = subject.model.model.forward_features(subject.model.normalise(pixels))
+        outputs = head.outputs(features, labels)
+        grid = grid_size(features, head.dense.layout.format, outputs.attention.shape[1])
+        rows[name] = [one / one.max().clamp(min=1e-12) for one in outputs.attention.unflatten(1, grid).cpu()]
+    torch.manual_seed(0)
+    weights = head.loss.sample_weights(outputs.dense_logits, outputs.attention).cpu()  # [r, n, b]
+    for index, one in enumerate(weights.permute(1, 2, 0).unflatten(2, grid)):
+        rows[f'tuple {index + 1}'] = one
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(9, height), sharey=True, constrained_layout=True, squeeze=False)
-    for axis, (name, value) in zip(axes[0], metrics.items()):
-        for row, (method, records) in enumerate(runs.items()):
-            _dots(axis, method, [value(record['result']) for record in records], row, True)
-        axis.set_xlabel(f'{name}; each point a seed, bars their means' if lines else name)
-    _rows(axes[0], list(runs))
-    if title:
-        figure.suptitle(title, fontsize=11)
-    if lines:  # the layout leaves room for this label, however many lines it has
-        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=7, color='0.4')
-    return figure
-
-
-def to_png(figure: Figure) -> bytes:
-    """Encode the figure as PNG, and close it."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def _dots(axis, method: str, values: List[Optional[float]], row: float, filled: bool) -> None:
-    color = style(method)['color']
-    known = [value for value in values if value is not None]
-    axis.plot(known, [row] * len(known), 'o', color=color, markerfacecolor=color if filled else 'white', markersize=6)
-    if known and len(known) == len(values):
-        axis.plot([statistics.fmean(known)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
-
-
-def _point(axis, method: str, x: float, y: float, **errors: Any) -> None:
-    axis.errorbar(x, y, label=find(method).label, markersize=8, **errors, **dict(style(method), linestyle='none'))
-
-
-def _rows(axes, methods: List[str]) -> None:
-    for axis in axes:
-        axis.grid(alpha=0.3)
-    axes[0].set_yticks(range(len(methods)), [find(method).label for method in methods])
-    axes[0].invert_yaxis()
-
-
-def _with_legend(figure: Figure, axes, label: str = '') -> Figure:
-    if label:
-        axes[0].set_ylabel(label)
-    handles: Tuple = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc='outside right center', fontsize=9)
+        len(rows), len(pixels), figsize=(1.35 * len(pixels) + 1., 1.45 * len(rows)), constrained_layout=True,
+        squeeze=False)
+    for line, (name, maps) in zip(axes, rows.items()):
+        line[0].set_ylabel(name, fontsize=9)
+        for axis, image, one in zip(line, rows['image'], maps):
+            axis.imshow(image if name == 'image' else image.mean(axis=-1), cmap='gray', extent=(0, 1, 0, 1))
+            if name != 'image':
+                axis.imshow(one, cmap='inferno', vmin=0., vmax=1., alpha=0.65, extent=(0, 1, 0, 1))
+    plt.setp(axes.flat, xticks=[], yticks=[])
     return figure

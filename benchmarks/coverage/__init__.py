@@ -1,1 +1,0 @@
-"""Which of timm's models MultiMix supports: `python -m benchmarks.coverage`."""

@@ -1,0 +1,60 @@
+"""Localisation: the box of the largest region where the map of the image's class is above a threshold.
+
+The map is the class's dense logit, scaled to [0, 1] over the image. Boxes, in pixels of the files, come from a CSV file
+with the columns path, x0, y0, x1 and y1; those that cover at least half of what the model sees are left out.
+"""
+import argparse
+import csv
+import os
+from typing import Any, Dict
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from timm_multimix import MultiMixHead, UsageError
+
+from .subject import Subject, class_map, spread
+
+SETTINGS = ('boxes', 'images')
+THRESHOLDS = tuple(step / 20. for step in range(2, 19))
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument('--boxes', metavar='CSV', help='boxes of the test images (boxes.csv in --data-dir)')
+
+
+def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
+    """Share in percent of the boxes found with an IoU of at least 0.5, at the threshold that is best for all."""
+    path = args.boxes or os.path.join(subject.root, 'boxes.csv')
+    if not os.path.exists(path):
+        raise UsageError(f'--boxes must be a file with the columns path, x0, y0, x1, y1, got {path}')
+    with open(path, newline='') as file:
+        boxes = {
+            os.path.realpath(os.path.join(os.path.dirname(path), row['path'])): row for row in csv.DictReader(file)}
+    dataset, transform, ious = subject.images(), subject.transform(), []
+    names = [os.path.realpath(name) for name in dataset.filenames(absolute=True)]
+    found = [index for index, name in enumerate(names) if name in boxes]
+    head = MultiMixHead(subject.model.model, input_size=tuple(subject.data_config['input_size']))
+    for index in [found[each] for each in spread(len(found), args.images or len(found))]:
+        x0, y0, x1, y1 = (float(boxes[names[index]][name]) for name in ('x0', 'y0', 'x1', 'y1'))
+        with Image.open(names[index]) as image:  # the box goes through the same transform as the image
+            picture = Image.new('RGB', image.size)
+        ImageDraw.Draw(picture).rectangle((x0, y0, x1 - 1, y1 - 1), fill='white')
+        box = transform(picture)[0].numpy() > 127
+        if 0. < box.mean() < 0.5:
+            heat = class_map(subject, head, *dataset[index])
+            regions = [largest_box(heat >= threshold) for threshold in THRESHOLDS]
+            ious.append([(region & box).sum() / (region | box).sum() for region in regions])
+    if not ious:
+        raise UsageError(f'{path} must have boxes of the test images that cover less than half, got none')
+    shares = 100. * (np.array(ious) >= 0.5).mean(axis=0)
+    return dict(images=len(ious), iou50=float(shares.max()), threshold=THRESHOLDS[int(shares.argmax())])
+
+
+def largest_box(mask: np.ndarray) -> np.ndarray:
+    """Fill the bounding box of the largest connected region."""
+    regions, _ = ndimage.label(mask)
+    box = np.zeros_like(mask)
+    box[ndimage.find_objects(regions == np.bincount(regions.flat)[1:].argmax() + 1)[0]] = True
+    return box

@@ -1,1 +1,0 @@
-"""Which method helps where: `python -m benchmarks.regimes`."""

@@ -1,1 +1,0 @@
-"""Code that the commands share: methods, recipes, runs and their results."""

@@ -1,1 +1,0 @@
-"""Images unlike the training images: attacked, corrupted, or of other classes."""
