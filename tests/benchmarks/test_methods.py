@@ -115,7 +115,7 @@ def test_two_steps_of_every_recipe(name, tmp_path):
             path = tmp_path / 'data' / split / str(index) / '0.png'
             path.parent.mkdir(parents=True)
             Image.fromarray(torch.randint(256, (size, size, 3), dtype=torch.uint8, generator=rng).numpy()).save(path)
-    flags = re.sub(r'--pretrained-path \S+', '', f'{recipe.flags} {method.flags}')
+    flags = re.sub(r'--pretrained-path \S+', '', f'{recipe.flags} {method.flags}').replace('size 224', 'size 64')
     assert train_timm.main([
         '--data-dir', str(tmp_path / 'data'), '--val-split', 'test', *flags.split(), '--batch-size', '4',
         '--workers', '0', '--device', 'cpu', '--output', str(tmp_path), '--experiment', 'run']) == 0
