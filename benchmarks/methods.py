@@ -1,6 +1,11 @@
 """The methods that the benchmarks compare, one entry each, for training, timing, tables and figures."""
+import re
+import zlib
 from dataclasses import dataclass, replace
 from typing import Dict
+
+from timm_multimix import PAPER, UsageError
+from timm_multimix.training.cli.parser import FLAGS
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,12 @@ class Method:
     ours: bool = False
 
 
+_POOLED = '--smoothing 0 --mixup-mode multimix'
 _DENSE = '--smoothing 0 --mixup-mode dense-multimix'
+# --multimix-paper, flag by flag, so that a variant can change one of them
+_PAPER = (
+    f'--multimix-tuples {PAPER["num_tuples"]} --multimix-alpha {" ".join(map(str, PAPER["alpha"]))} '
+    f'--multimix-concentration {PAPER["concentration"]} --multimix-clean-weight {PAPER["clean_weight"]}')
 METHODS: Dict[str, Method] = {
     'plain': Method('plain', '--smoothing 0', '#222222'),
     'label-smoothing': Method('label smoothing', '--smoothing 0.1', '#8c8c8c', 's'),
@@ -32,87 +42,74 @@ METHODS: Dict[str, Method] = {
     'mixup-cutmix': Method('Mixup + CutMix', '--smoothing 0 --mixup 1 --cutmix 1', '#2ca02c', '^'),
     'mixup-half': Method(
         'Mixup on half of the batches', '--smoothing 0 --mixup 1 --mixup-prob 0.5', '#1f77b4', line='--'),
-    'manifold-mixup': Method(
-        'manifold mixup', '--smoothing 0 --mixup-mode multimix --multimix-length 2 --multimix-concentration example '
-        '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128', '#9467bd', 'D'),
-    'multimix': Method('MultiMix', '--smoothing 0 --mixup-mode multimix', '#d62728', ours=True),
+    'manifold': Method(
+        'manifold mixup', '--smoothing 0 --mixup 1 --device-modules benchmarks.manifold_mixup', '#9467bd', 'D'),
+    'last-layer-pairs': Method(
+        'pairs at the last layer', f'{_POOLED} --multimix-length 2 --multimix-concentration example '
+        '--multimix-alpha 1 --multimix-clean-weight 0 --multimix-tuples 128', '#9467bd', 'D', '--'),
+    'multimix': Method('MultiMix', _POOLED, '#d62728', ours=True),
     'dense-multimix': Method('Dense MultiMix', _DENSE, '#ff7f0e', 's', ours=True),
-    'mixup+multimix': Method(
-        'Mixup + MultiMix', '--smoothing 0 --mixup-mode multimix --mixup 1', '#e377c2', '^', ours=True),
+    'mixup+multimix': Method('Mixup + MultiMix', f'{_POOLED} --mixup 1', '#e377c2', '^', ours=True),
     'mixup+dense-multimix': Method('Mixup + Dense MultiMix', f'{_DENSE} --mixup 1', '#b35806', '^', ours=True),
     'mixup-cutmix+dense-multimix': Method(
         'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1', '#b35806', 'D', ours=True),
     'auto': Method(
         'Mixup + Dense MultiMix, share found',
         f'{_DENSE} --mixup 1 --multimix-input-prob auto', '#bcbd22', 'P', ours=True),
+    'multimix-paper': Method('MultiMix, literal', f'{_POOLED} {_PAPER}', '#7f0000', ours=True),
+    'dense-multimix-paper': Method('Dense MultiMix, literal', f'{_DENSE} {_PAPER}', '#cc6600', 's', ours=True),
+    'multimix-paper+mixup': Method(
+        'Mixup + MultiMix, literal', f'{_POOLED} {_PAPER} --mixup 1', '#7f0000', '^', ours=True),
+    'dense-multimix-paper+mixup': Method(
+        'Mixup + Dense MultiMix, literal', f'{_DENSE} {_PAPER} --mixup 1', '#cc6600', '^', ours=True),
     'mixupe': Method('MixupE', '--smoothing 0 --mixup-mode mixupe --mixup 1', '#8c564b', 'v'),
     'multimix-distilled': Method(
-        'MultiMix, self-distilled', '--smoothing 0 --mixup-mode multimix --multimix-teacher-decay 0.99', '#d62728',
-        'o', '--', ours=True),
+        'MultiMix, self-distilled', f'{_POOLED} --multimix-teacher-decay 0.99', '#d62728', 'o', '--', ours=True),
     'dense-multimix-distilled': Method(
         'Dense MultiMix, self-distilled', f'{_DENSE} --multimix-teacher-decay 0.99', '#ff7f0e', 's', '--', ours=True),
 }
 """Methods by the name that `--methods` takes. MultiMix and Dense MultiMix have their default flags.
 
-Manifold mixup (Verma et al. 2019) mixes at the last layer: 128 pairs by Beta(1, 1), as many as the CIFAR recipes have
-images per batch. It is MultiMix of length 2, which differs from the paper in two ways: every pair has its own λ, while
-the authors draw one per batch, and pairs are drawn independently, so an image may be in none or in several, while the
-authors take a permutation.
+In the literal methods with Mixup each batch has its images mixed or its embeddings, half of them each, as the authors
+alternate. Manifold mixup (Verma et al. 2019) is `benchmarks.manifold_mixup`. The pairs at the last layer are MultiMix
+of length 2 without a clean term: 128 pairs, each drawn independently and with its own λ.
 """
 
-KNOBS: Dict[str, Method] = {}
-"""Variants that `--methods` takes too; each changes one setting of a method."""
+_OLD_NAMES = {'manifold-mixup': 'last-layer-pairs', 'mixup-elem': 'mixup@mixup-mode=elem'}
+_OLD_FLAGS = dict(clean='clean-weight', tuples='tuples', input='input-prob', lr='lr')
 
 
 def find(name: str) -> Method:
-    """Return the entry of a method or variant; any other name, such as a model from scratch, becomes a grey label."""
-    return METHODS.get(name) or KNOBS.get(name) or Method(name, '', '#999999', line=':')
+    """Return the entry of a method, or of a variant `METHOD@FLAG=VALUE,FLAG=VALUE`.
 
+    FLAG is a flag of train_timm.py without its dashes; `multimix-` and `mixupe-` may be left out. Several values of one
+    flag are joined by a colon: `multimix@alpha=0.5:2,length=3`. Names in older results are understood, too.
 
-def _add_variant(method: str, knob: str, flags: str) -> None:
+    Raises:
+        UsageError: Naming the methods, if there is none of this name, or the flag that does not exist.
+    """
+    method, variant, changes = current_name(name).partition('@')
+    if method not in METHODS:
+        raise UsageError(f'a method must be one of {", ".join(METHODS)}, or METHOD@FLAG=VALUE, got {name!r}')
     base = METHODS[method]
-    KNOBS[f'{method}-{knob}'] = replace(
-        base, label=f'{base.label}, {knob.replace("-", " ")}', flags=f'{base.flags} {flags}', line=':',
-        marker='xP*<>1234phd'[len(KNOBS) % 12])
+    if not variant:
+        return base
+    flags = [_flag(name, setting) for setting in changes.split(',')]
+    return replace(
+        base, label=f'{base.label}, {re.sub("[-=:]", " ", changes).replace(",", ", ")}',
+        flags=' '.join([base.flags, *flags]), line=':', marker='xP*<>1234phd'[zlib.crc32(name.encode()) % 12])
 
 
-_PAIRS = '--multimix-length 2 --multimix-concentration example --multimix-alpha 1'
-for _mode in ('multimix', 'dense-multimix'):
-    for _knob, _flags in {
-            'paper': '--multimix-paper',
-            'paper-clean': '--multimix-concentration example --multimix-alpha 0.5 2 --multimix-clean-weight 1',
-            'mixed-only': '--multimix-clean-weight 0',
-            'clean-half': '--multimix-clean-weight 0.5',
-            'tuples-64': '--multimix-tuples 64',
-            'tuples-1000': '--multimix-tuples 1000',
-            'clean-1': '--multimix-clean-weight 1',
-            'clean-3': '--multimix-clean-weight 3',  # now the default; older runs have this name
-            'alpha-0.5': '--multimix-alpha 0.5',
-            'alpha-1': '--multimix-alpha 1',
-            'alpha-4': '--multimix-alpha 4',
-            'pairs': f'{_PAIRS} --multimix-clean-weight 1',
-            'pairs-only': f'{_PAIRS} --multimix-clean-weight 0',
-            'cutmix': '--cutmix 1 --mixup-switch-prob 0.5',
-            'half-plain': '--mixup-prob 0.5',
-            'smoothing': '--smoothing 0.1',
-    }.items():
-        _add_variant(_mode, _knob, _flags)
-for _attention in ('none', 'cam'):
-    _add_variant('dense-multimix', f'attention-{_attention}', f'--multimix-attention {_attention}')
-for _knob, _flags in {
-        'clean-0': '--multimix-clean-weight 0',
-        'clean-1': '--multimix-clean-weight 1',
-        'clean-3': '--multimix-clean-weight 3',  # as above
-        'tuples-1000': '--multimix-tuples 1000',
-        'input-0.3': '--multimix-input-prob 0.3',
-        'input-0.7': '--multimix-input-prob 0.7',
-}.items():
-    _add_variant('mixup+dense-multimix', _knob, _flags)
-for _weight in (1, 3):
-    _add_variant('auto', f'clean-{_weight}', f'--multimix-clean-weight {_weight}')
-_add_variant('mixup', 'elem', '--mixup-mode elem')  # timm's slowest way to mix, for timing
-for _method in ('plain', 'multimix', 'dense-multimix'):  # for the ViT, whose default is a class token
-    _add_variant(_method, 'avg-pool', '--gp avg')
-for _method in METHODS:  # the first six are for AdamW, the others for SGD
-    for _rate in (0.0003, 0.001, 0.003, 0.01, 0.03, 0.3, 0.4, 0.8, 3.2):
-        _add_variant(_method, f'lr-{_rate}', f'--lr {_rate}')
+def current_name(name: str) -> str:
+    """Return the present name of a method that an older result names."""
+    old = re.fullmatch(r'(.+)-(clean|tuples|input|lr)-([\d.]+)', name)
+    return f'{old[1]}@{_OLD_FLAGS[old[2]]}={old[3]}' if old else _OLD_NAMES.get(name, name)
+
+
+def _flag(name: str, setting: str) -> str:
+    flag, equals, value = setting.partition('=')
+    for prefix in ('multimix_', 'mixupe_', ''):
+        found = FLAGS.get(prefix + flag.replace('-', '_'))
+        if found is not None and re.fullmatch(r'[\w.:+-]*', value) and bool(value) == bool(equals):
+            return f'{found.name} {value.replace(":", " ")}'.strip()
+    raise UsageError(f'{name}: a variant is METHOD@FLAG=VALUE with a flag of train_timm.py, got {setting!r}')
