@@ -94,11 +94,10 @@ def identity(path: str, written: Dict[str, Any], args: argparse.Namespace) -> Di
     name = os.path.basename(folder)
     if not written:  # a file on its own
         folder, name = os.path.join(folder, file), file.split('.')[0]
-    method, _, seed = name.rpartition('-')
-    if not method or not seed.isdigit():
-        method, seed = name, written.get('seed', 0)
+    seed = written.get('seed', 0)
+    method = name.removesuffix(f'-{seed}')
     recipe = args.recipe or os.path.basename(os.path.dirname(folder))
-    return dict(recipe=recipe, method=args.method or method, seed=int(seed))
+    return dict(recipe=recipe, method=args.method or method, seed=seed)
 
 
 def training_of(path: str, written: Dict[str, Any]) -> Dict[str, Any]:

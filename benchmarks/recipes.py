@@ -101,7 +101,7 @@ RECIPES = {
     'finetune': Recipe(f'{_FINETUNE} {_schedule(8, "1e-5", 1)}', eval_rest=True),
     'cifar10': Recipe(
         f'--model cifar_resnet18 {_CIFAR} {_SHIFT} {_schedule(40)} {_SGD} --lr 0.1 --pin-mem', pad=4),
-    # half a minute per run, the whole suite in minutes; images by `benchmarks.suite.digits_folder`
+    # half a minute per run, the whole suite in minutes; scikit-learn's images, without a download
     'digits': Recipe(
         '--model cifar_resnet14 --num-classes 8 --input-size 3 16 16 --batch-size 64 --color-jitter 0 --hflip 0 '
         '--scale 0.7 1 --ratio 0.9 1.1 --epochs 20 --warmup-epochs 2 --warmup-lr 1e-3 --sched cosine '

@@ -17,11 +17,13 @@ CONTENTS = 'contents.json'
 """File in a prepared folder that says what it holds, with a digest of the images."""
 
 
-def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> None:
+def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> str:
     """Prepare the recipe's share of `data_dir` in `folder`: the first images of each class in order of name, as links.
 
-    Padded images are new files, without loss. The digest covers the names and sizes of the images and what the recipe
-    does with them, but not their location.
+    Padded images are new files, without loss.
+
+    Returns:
+        A digest of the names and sizes of the images and of what the recipe does with them, but not of their location.
 
     Raises:
         UsageError: If a class has fewer images than asked for, subfolders, or two images of the same name, or if the
@@ -43,6 +45,7 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> None:
             _write_padded(source, target, pad)
         else:
             _link(source, target)
+    return digest
 
 
 def write_digits(folder: str) -> str:

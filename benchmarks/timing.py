@@ -43,7 +43,10 @@ from .records import RESULTS, add_device, add_methods, check_least, create_parse
 
 MIB = 2 ** 20
 DROP_IN = 'drop-in'
-STEPPED = [*(name for name in METHODS if 'paper' not in name), 'mixup@mixup-mode=elem']
+STEPPED = [
+    *(name for name, method in METHODS.items() if 'paper' not in name and '--device-modules' not in method.flags),
+    'mixup@mixup-mode=elem']
+"""Methods that are timed unless others are asked for."""
 _RETURN_FREED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')  # so the resident set is in use
 _RUN_LENGTH = 1000  # batches that a share of mixed images may depend on; far from the end it stays near 0
 
@@ -316,11 +319,14 @@ class Stepper:
         """Build what train_timm.py builds from a method's flags; all but the drop-in, which hooks it, share a model."""
         if name == DROP_IN:
             model = copy.deepcopy(self.model)
-            return Stepped(_StockLoop(model), MultiMix(num_classes=args.num_classes, num_tuples=args.tuples).attach(model))
+            mixing = MultiMix(mode='dense-multimix', num_classes=args.num_classes, num_tuples=args.tuples)
+            return Stepped(_StockLoop(model), mixing.attach(model))
         flags = find(name).flags
         if args.tuples is not None and 'multimix' in flags:
             flags = f'--multimix-tuples {args.tuples} {flags}'  # first, so that the method's own number wins
         settings, _ = parse_args(['DIR', '--num-classes', str(args.num_classes), *flags.split()])
+        if settings.device_modules:
+            raise UsageError(f'--methods {name} changes the script, which is not timed here')
         runtime = Runtime(self.device, False, nullcontext, None, None)
         data_config = dict(input_size=(3, args.image_size, args.image_size), num_classes=args.num_classes)
         task, mixup_fn = create_task(settings, self.model, data_config, runtime)

@@ -56,5 +56,5 @@ def largest_box(mask: np.ndarray) -> np.ndarray:
     """Fill the bounding box of the largest connected region."""
     regions, _ = ndimage.label(mask)
     box = np.zeros_like(mask)
-    box[ndimage.find_objects(regions == np.bincount(regions.flat)[1:].argmax() + 1)[0]] = True
+    box[ndimage.find_objects(regions)[np.bincount(regions.flat)[1:].argmax()]] = True
     return box

@@ -47,7 +47,7 @@ def _embed(subject: Subject, folder: Any, args: argparse.Namespace):
     counts = torch.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < 2:
         raise UsageError(
-            f'{folder or subject.root} must give two images of each of two classes, got {counts.tolist()}; see --images')
+            f'{folder or subject.root} must give two images of each of two classes, got {counts.tolist()}')
     return embeddings, labels
 
 

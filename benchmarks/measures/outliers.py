@@ -8,7 +8,6 @@ import os
 from typing import Any, Dict, List
 
 import numpy as np
-import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 

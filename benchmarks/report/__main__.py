@@ -133,7 +133,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         missing = [folder for folder in folders if not os.path.isdir(folder)]
         if missing:
             raise UsageError(f'no folder {missing[0]}')
-        paths = [path for folder in folders for path in sorted(glob.glob(f'{glob.escape(folder)}/**/*.json', recursive=True))]
+        paths = [
+            path for folder in folders
+            for path in sorted(glob.glob(os.path.join(glob.escape(folder), '**', '*.json'), recursive=True))]
         kinds = {path: read_record(path)['benchmark'] for path in paths}
         timed = [path for path, kind in kinds.items() if kind in ('loss', 'step')]
         if 'evaluate' in kinds.values():

@@ -37,7 +37,7 @@ def accuracy(frame: pd.DataFrame) -> Figure:
 
 def outliers(frame: pd.DataFrame) -> Figure:
     """AUROC of the maximum softmax probability on each set."""
-    names = [found[1] for column in frame.columns if (found := re.fullmatch(r'outliers\.sets\.(.+)\.msp\.auroc', column))]
+    names = re.findall(r'^outliers\.sets\.(.+)\.msp\.auroc$', '\n'.join(frame.columns), re.MULTILINE)
     return _dots(frame, [
         Metric(f'{name}: AUROC (%)', f'outliers.sets.{name}.msp.auroc', scale=100.) for name in names])
 
@@ -127,7 +127,8 @@ def regimes(scores: Sequence[Regimes]) -> Figure:
                 if rule(regime) == method:
                     axis.add_patch(plt.Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, linewidth=2))
         axis.set_xticks(range(len(names)), names, rotation=30, ha='right')
-        axis.set_yticks(range(len(methods)), [textwrap.fill(entry_of(method).label, 24) for method in methods], fontsize=8)
+        labels = [textwrap.fill(entry_of(method).label, 24) for method in methods]
+        axis.set_yticks(range(len(methods)), labels, fontsize=8)
         axis.set_title(f'{metric.name} minus plain training ({"more" if metric.higher else "less"} is better)', size=9)
         axis.tick_params(length=0)
     for axis in axes[0][1:]:

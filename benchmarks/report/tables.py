@@ -230,7 +230,8 @@ def loss_table(record: Dict[str, Any]) -> Rows:
 
 def step_table(record: Dict[str, Any]) -> Rows:
     """A row per model, batch size and method: the step, its ratio to plain training, what a teacher adds, memory."""
-    rows = [['model', 'batch', 'method', 'step', 'over plain (quartiles)', 'teacher adds, in its passes', 'peak memory']]
+    rows = [[
+        'model', 'batch', 'method', 'step', 'over plain (quartiles)', 'teacher adds, in its passes', 'peak memory']]
     for run in record['result']['runs']:
         plain = run['methods']['plain']['peak_memory']
         for method, row in run['methods'].items():

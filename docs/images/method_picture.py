@@ -1,9 +1,10 @@
-"""Draw the picture of the method, light and dark: `python -m benchmarks.report.method_picture`.
+"""Draw the picture of the method, light and dark: `python -m docs.images.method_picture`.
 
 The photographs come with scikit-image: a cat, a rocket, a cup of coffee and an astronaut, all in the public domain. The
 mixing and the attention are the library's own. Two things stand in for a model: images are mixed instead of embeddings,
 and the embedding of a position is the contrast of the photograph there, on three scales.
 """
+import argparse
 import os
 import sys
 from typing import Dict, List, Optional
@@ -11,14 +12,12 @@ from typing import Dict, List, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from timm_multimix import functional
-
-from ..records import create_parser
-from .figures import plt
 
 FOLDER = os.path.join('docs', 'images')
 THEMES = {
@@ -142,7 +141,8 @@ def _sign(row, first, second, sign: str, colors: Dict[str, str]) -> None:
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = create_parser(__doc__)
+    plt.switch_backend('Agg')
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--output', default=FOLDER, help='folder of the two PNG files')
     args = parser.parse_args(argv)
     os.makedirs(args.output, exist_ok=True)

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.coverage.__main__ import write_architectures, write_models
-from benchmarks.coverage.checks import build, check_model
+from benchmarks.coverage import build, check_model, write_architectures, write_models
 
 _RESULTS = os.path.join(os.path.dirname(__file__), '..', '..', 'benchmarks', 'results', 'coverage_models.csv')
 

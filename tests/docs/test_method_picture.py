@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.report import method_picture
+from docs.images import method_picture
 from timm_multimix import functional
 
 

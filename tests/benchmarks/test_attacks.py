@@ -1,12 +1,12 @@
-"""`benchmarks.suite.shifts.attacks` against the Adversarial Robustness Toolbox."""
+"""Attacks of `benchmarks.measures.robustness` against the Adversarial Robustness Toolbox."""
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from benchmarks.suite.shifts.attacks import pgd
-from benchmarks.suite.trained import PixelModel
+from benchmarks.measures.robustness import pgd
+from benchmarks.measures.subject import PixelModel
 
 EPS = 8. / 255.
 

@@ -1,4 +1,4 @@
-"""`benchmarks.suite.subset`: the part of a folder of images that a recipe uses."""
+"""The part of a folder of images that a recipe uses."""
 import dataclasses
 import os
 import shutil
@@ -8,24 +8,29 @@ import pytest
 from PIL import Image
 
 from benchmarks.recipes import Recipe
-from benchmarks.suite.subset import prepare_data
+from benchmarks.subset import prepare_data
 
 RECIPE = Recipe('', 6, 3, eval_split='validation')
 
 
+def prepared(recipe, data_dir, folder):
+    prepare_data(recipe, data_dir, folder)
+    return folder
+
+
 def test_the_subset_is_the_first_images_of_each_class(image_folder, tmp_path):
-    folder = prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset')).folder
+    folder = prepared(RECIPE, str(image_folder), str(tmp_path / 'subset'))
     for split, count in (('train', 6), ('validation', 3)):
         for name in ('cat', 'dog', 'owl'):
             images = sorted(os.listdir(os.path.join(folder, split, name)))
             assert images == [f'{index}.png' for index in range(count)]
             assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert prepare_data(RECIPE, str(image_folder), folder).folder == folder  # a second call keeps it
+    assert prepared(RECIPE, str(image_folder), folder) == folder  # a second call keeps it
 
 
 def test_padded_images_get_a_black_border(image_folder, tmp_path):
     padded = dataclasses.replace(RECIPE, pad=4)
-    folder = prepare_data(padded, str(image_folder), str(tmp_path / 'padded')).folder
+    folder = prepared(padded, str(image_folder), str(tmp_path / 'padded'))
     with Image.open(image_folder / 'train' / 'cat' / '0.png') as image:
         original = np.asarray(image.convert('RGB'))
     path = os.path.join(folder, 'train', 'cat', '0.png')
@@ -41,7 +46,7 @@ def test_padded_images_get_a_black_border(image_folder, tmp_path):
 
 def test_label_noise_changes_labels_and_keeps_every_image(image_folder, tmp_path):
     noisy = dataclasses.replace(RECIPE, label_noise=0.5, pad=4)
-    folders = [prepare_data(noisy, str(image_folder), str(tmp_path / name)).folder for name in ('noisy', 'again')]
+    folders = [prepared(noisy, str(image_folder), str(tmp_path / name)) for name in ('noisy', 'again')]
     found = [
         sorted(os.path.relpath(os.path.join(root, name), os.path.join(folder, 'train'))
                for root, _, names in os.walk(os.path.join(folder, 'train')) for name in names)
@@ -52,8 +57,8 @@ def test_label_noise_changes_labels_and_keeps_every_image(image_folder, tmp_path
     moved = sum(label != name.split('-')[0] for label, name in zip(labels, names))
     assert 1 <= moved <= 12  # a third of 18 on average
     assert sorted(os.listdir(os.path.join(folders[0], 'validation', 'cat'))) == ['0.png', '1.png', '2.png']
-    assert prepare_data(RECIPE, str(image_folder), str(tmp_path / 'clean')).digest != prepare_data(
-        dataclasses.replace(RECIPE, label_noise=0.5), str(image_folder), str(tmp_path / 'other')).digest
+    assert prepare_data(RECIPE, str(image_folder), str(tmp_path / 'clean')) != prepare_data(
+        dataclasses.replace(RECIPE, label_noise=0.5), str(image_folder), str(tmp_path / 'other'))
 
 
 def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
@@ -67,7 +72,7 @@ def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
     everything = {path.name for path in images.glob('*/cat/*')}
     for count in (4, None):
         recipe = dataclasses.replace(RECIPE, train_per_class=count, eval_per_class=None, eval_rest=True)
-        folder = prepare_data(recipe, str(images), str(tmp_path / f'share-{count}')).folder
+        folder = prepared(recipe, str(images), str(tmp_path / f'share-{count}'))
         train, rest = (set(os.listdir(os.path.join(folder, split, 'cat'))) for split in ('train', 'validation'))
         assert len(train) == (count or len(list((images / 'train' / 'cat').iterdir())))
         assert not train & rest and train | rest == everything
@@ -79,7 +84,7 @@ def test_files_that_are_not_images_are_ignored(image_folder, tmp_path):
         (tmp_path / 'images' / 'train' / name).write_text('a note')
     for pad in (0, 4):
         recipe = dataclasses.replace(RECIPE, pad=pad)
-        folder = prepare_data(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}')).folder
+        folder = prepared(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}'))
         images = sorted(os.listdir(os.path.join(folder, 'train', 'cat')))
         assert images == [f'{index}.png' for index in range(6)]
         assert sorted(os.listdir(os.path.join(folder, 'train'))) == ['cat', 'dog', 'owl']
@@ -87,7 +92,7 @@ def test_files_that_are_not_images_are_ignored(image_folder, tmp_path):
 
 def test_the_digest_depends_on_the_images_and_not_on_their_location(image_folder, tmp_path):
     def digest(name, recipe=RECIPE):
-        return prepare_data(recipe, str(tmp_path / name), str(tmp_path / f'{name}-{len(os.listdir(tmp_path))}')).digest
+        return prepare_data(recipe, str(tmp_path / name), str(tmp_path / f'{name}-{len(os.listdir(tmp_path))}'))
 
     for name in ('here', 'there', 'larger'):
         shutil.copytree(image_folder, tmp_path / name)
