@@ -21,9 +21,11 @@ demo: $(VENV)/installed-demo
 	$(BIN)/python -m benchmarks.demo --output $(DEMO_OUTPUT)
 
 evidence-small: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.suite.digits_folder $(EVIDENCE_OUTPUT)/digits
-	$(BIN)/python -m benchmarks.evidence --recipe digits --data-dir $(EVIDENCE_OUTPUT)/digits --seeds 0 --images 400 \
-		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
+	$(BIN)/python -m benchmarks.train --recipe digits --output $(EVIDENCE_OUTPUT)/runs
+	$(BIN)/python -m benchmarks.evaluate '$(EVIDENCE_OUTPUT)/runs/digits/*-0' --data-dir $(EVIDENCE_OUTPUT)/runs/data/digits \
+		--measures accuracy robustness outliers embeddings --outliers noise textures photos --images 400 \
+		--unseen $(EVIDENCE_OUTPUT)/runs/data/digits/unseen --results $(EVIDENCE_OUTPUT)/results
+	$(BIN)/python -m benchmarks.report $(EVIDENCE_OUTPUT)/results --figures --output $(EVIDENCE_OUTPUT)/report
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m $(PYTEST)

@@ -34,6 +34,6 @@ def test_readme_is_short():
 
 @pytest.mark.parametrize('page', PAGES)
 def test_markers_of_results_come_in_pairs(page):
-    markers = re.findall(r'^<!-- (results: [a-z-]+|/results) -->$', text(page), re.MULTILINE)
+    markers = re.findall(r'^<!-- (results: [a-z0-9-]+|/results) -->$', text(page), re.MULTILINE)
     assert markers[1::2] == ['/results'] * (len(markers) // 2) and len(markers) % 2 == 0
     assert len(set(markers[::2])) == len(markers[::2])
