@@ -36,12 +36,14 @@ _LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
 _HUGE = 250_000_000  # parameters above which the blocks are also narrower
 _NARROW = (dict(depth=2, embed_dim=192, num_heads=3),)
 _SHALLOW = (
-    dict(depth=2),
-    dict(depths=(1, 1, 1, 1)),
-    dict(depths=(2, 2, 2, 2)),
-    dict(layers=(1, 1, 1, 1)),
-    dict(depth=2, embed_dim=192, num_heads=3, num_kv_heads=(1, 3)),
-)
+    dict(depth=2), dict(depths=(1, 1, 1, 1)), dict(depths=(2, 2, 2, 2)), dict(layers=(1, 1, 1, 1)),
+    dict(depth=2, embed_dim=192, num_heads=3, num_kv_heads=(1, 3)))
+
+
+class Step(NamedTuple):
+    """Names of the parameters with a non-zero gradient, and the buffers, after a training step."""
+    trained: Set[str]
+    buffers: Dict[str, torch.Tensor]
 
 
 class Wrong(Exception):
@@ -49,12 +51,7 @@ class Wrong(Exception):
 
 
 def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]:
-    """Check one model in both modes.
-
-    Args:
-        name: Model name.
-        stepped: Kinds of model that have taken training steps, which are not repeated; a new kind is added. None to
-            always take steps.
+    """Check one model in both modes, by training steps too if its kind is not in `stepped`, to which it is added.
 
     Returns:
         'pooled' and 'dense': 'served', 'refused', 'wrong' or 'crashed', with a reason unless served; and what was seen.
@@ -180,7 +177,7 @@ def _position(model: nn.Module, features: torch.Tensor, num_prefix_tokens: int, 
     return features[:, :, row:row + 1, column:column + 1]
 
 
-def compare_steps(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: 'Step') -> None:
+def compare_steps(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: str, plain: Step) -> None:
     """Check that a step of the mode trains what a plain step trains, and leaves the same running statistics."""
     mixed = _train_step(model, lambda model: _loss(model, images, target, mode))
     _require(plain.trained <= mixed.trained, f'no gradient in {sorted(plain.trained - mixed.trained)[:4]}')
@@ -196,12 +193,6 @@ def _loss(model: nn.Module, images: torch.Tensor, target: torch.Tensor, mode: st
     result = task(images, target)
     _require(result['output'].shape == (len(target), NUM_CLASSES), 'output is not the clean logits')
     return result['loss']
-
-
-class Step(NamedTuple):
-    """Names of the parameters with a non-zero gradient, and the buffers, after a training step."""
-    trained: Set[str]
-    buffers: Dict[str, torch.Tensor]
 
 
 def _train_step(model: nn.Module, loss_fn: Callable[[nn.Module], torch.Tensor]) -> Step:

@@ -29,16 +29,7 @@ from timm_multimix.training.runtime import Runtime
 
 from .measures import accuracy, boxes, embeddings, outliers, robustness
 from .measures.subject import PixelModel, Subject
-from .records import (
-    add_device,
-    check_least,
-    create_parser,
-    digest_of,
-    environment,
-    mistakes,
-    read_record,
-    write_record,
-)
+from .records import add_device, check_least, create_parser, digest_of, environment, mistakes, read_record, write_record
 from .subset import CONTENTS
 
 _logger = logging.getLogger('benchmarks')

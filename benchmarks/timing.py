@@ -1,15 +1,14 @@
 """Times and memory: `python -m benchmarks.timing loss` and `python -m benchmarks.timing step`.
 
 loss: the loss and its gradient from embeddings `[b, r, d]` and a classifier, with sampling, against the literal
-equations (the mixed embeddings of the same tuples go through the classifier, with gradients by autograd), over every
-size in turn. The loss alone, from given logits and weights, is compared with the time of its matrix products or its
-bytes at the peak rates measured on the machine. Times are medians over repeats, taken in turn in one process.
+equations (the mixed embeddings of the same tuples go through the classifier), over every size in turn. The loss alone,
+from given logits and weights, is compared with the time of its matrix products or bytes at the machine's peak rates.
 
-step: whole training steps of each method, by the same rounds: mixing, forward, loss, backward, optimizer and, with a
-teacher, its update; the images are already on the device. Each is compared with plain training in the same round;
-results are medians with quartiles. drop-in is `MultiMix.attach` in a stock loop. The time that a teacher adds is in
-forward passes of that teacher. Peak memory of a step is that of CUDA's allocator; on a CPU, with --memory, that of the
-resident set in a process for each method, less what was in use before.
+step: whole training steps of each method, with the images already on the device, compared with plain training in the
+same round; drop-in is `MultiMix.attach` in a stock loop. What a teacher adds is given in its forward passes. The peak
+memory is that of CUDA's allocator or, on a CPU with --memory, of the resident set, in a process for each method.
+
+What is compared is timed in turn in one process. Times are medians over rounds, with quartiles or the range.
 """
 import argparse
 import copy
@@ -29,7 +28,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
-from timm.task import TrainingTask
+from timm.task import ClassificationTask, TrainingTask
 
 from timm_multimix import MultiMix, MultiMixLoss, UsageError
 from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
@@ -278,28 +277,13 @@ class Stepped(NamedTuple):
     two_views: bool = False
 
 
-class _StockLoop:
-    """The model's own forward and a criterion, called as a task."""
-
-    def __init__(self, model: torch.nn.Module):
-        self.model, self.criterion = model, SoftTargetCrossEntropy()
-
-    def __call__(self, images: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
-        return dict(loss=self.criterion(self.model(images), target))
-
-    def get_eval_model(self) -> torch.nn.Module:
-        return self.model
-
-    def update_ema(self) -> None:
-        pass
-
-
 class Stepper:
     """Training steps of any method, on one model, optimizer and batch; a second view repeats the first."""
 
     def __init__(self, model: str, batch_size: int, args: argparse.Namespace):
         torch.manual_seed(args.seed)
-        self.device, self.amp = torch.device(args.device), self.on_gpu(args)
+        self.device = torch.device(args.device)
+        self.amp = self.device.type == 'cuda'
         self.model = timm.create_model(model, num_classes=args.num_classes).to(self.device).train()
         images = torch.randn(batch_size, 3, args.image_size, args.image_size, device=self.device)
         if self.amp:
@@ -311,16 +295,12 @@ class Stepper:
             method: torch.optim.SGD(stepped.task.get_eval_model().parameters(), lr=1e-4, momentum=0.9)
             for method, stepped in self.methods.items()}
 
-    @staticmethod
-    def on_gpu(args: argparse.Namespace) -> bool:
-        return torch.device(args.device).type == 'cuda'
-
     def _create(self, name: str, args: argparse.Namespace) -> Stepped:
         """Build what train_timm.py builds from a method's flags; all but the drop-in, which hooks it, share a model."""
         if name == DROP_IN:
             model = copy.deepcopy(self.model)
             mixing = MultiMix(mode='dense-multimix', num_classes=args.num_classes, num_tuples=args.tuples)
-            return Stepped(_StockLoop(model), mixing.attach(model))
+            return Stepped(ClassificationTask(model, SoftTargetCrossEntropy(), verbose=False), mixing.attach(model))
         flags = find(name).flags
         if args.tuples is not None and 'multimix' in flags:
             flags = f'--multimix-tuples {args.tuples} {flags}'  # first, so that the method's own number wins
@@ -413,7 +393,8 @@ def _quartiles(name: str, values: List[float]) -> Dict[str, Any]:
 def time_steps(args: argparse.Namespace) -> Dict[str, Any]:
     """Time steps of each method with each model and batch size."""
     defaults = dict(models=['resnet18', 'vit_tiny_patch16_224'], batch_size=[16], rounds=9, steps=1)
-    if Stepper.on_gpu(args):
+    on_gpu = torch.device(args.device).type == 'cuda'
+    if on_gpu:
         defaults = dict(models=['resnet50', 'vit_small_patch16_224'], batch_size=[128, 256], rounds=15, steps=10)
     for name, value in defaults.items():
         if getattr(args, name) is None:
@@ -429,8 +410,8 @@ def time_steps(args: argparse.Namespace) -> Dict[str, Any]:
         for batch_size in args.batch_size:
             methods = measure_steps(Stepper(model, batch_size, args), args)
             for method, row in methods.items():
-                measured = args.memory or Stepper.on_gpu(args)
-                row['peak_memory'] = run_apart(step_memory, model, batch_size, args, method) if measured else None
+                row['peak_memory'] = (
+                    run_apart(step_memory, model, batch_size, args, method) if args.memory or on_gpu else None)
                 low, high = row['ratio_quartiles']
                 print(f'{model} {batch_size} {method}: {row["seconds"] * 1e3:.1f} ms, {row["ratio"]:.3f} of plain '
                       f'({low:.3f} to {high:.3f})', flush=True)
@@ -449,21 +430,19 @@ def main(argv: Optional[List[str]] = None) -> int:
         each.add_argument('--output', help='file to write (benchmarks/results/timing/BENCHMARK_DEVICE.json)')
     loss.add_argument('--implementations', nargs='+', choices=[*IMPLEMENTATIONS], help='(depends on the device)')
     loss.add_argument('--sweeps', nargs='+', choices=[*SWEEPS], default=list(SWEEPS), help='sizes to vary (all)')
-    loss.add_argument('--repeats', type=int, default=7)
-    loss.add_argument('--seconds', type=float, default=90., help='time limit for the repeats of one size')
+    loss.add_argument('--repeats', type=int, default=7, help='of each size, for --seconds at most (%(default)s)')
+    loss.add_argument('--seconds', type=float, default=90., help='(%(default)s)')
     loss.add_argument('--max-literal-tflop', type=float, help='skip literal above this (depends on the device)')
     loss.add_argument('--max-weights', type=float, default=1e9, help='skip sampling and loss alone above this')
     loss.add_argument('--no-memory', action='store_true', help='skip memory, which needs a process per number')
     loss.set_defaults(threads=1)
     step.add_argument('--models', nargs='+', help='timm models (depends on the device)')
-    step.add_argument('--batch-size', type=int, nargs='+', help='(depends on the device)')
-    step.add_argument('--image-size', type=int, default=224)
-    step.add_argument('--num-classes', type=int, default=1000)
-    step.add_argument('--tuples', type=int, help='tuples of MultiMix (its default)')
+    for name, options in dict(batch_size=dict(nargs='+'), rounds={}, steps={}).items():
+        step.add_argument(f'--{name.replace("_", "-")}', type=int, help='(depends on the device)', **options)
+    for name, default in dict(image_size=224, num_classes=1000, tuples=None).items():
+        step.add_argument(f'--{name.replace("_", "-")}', type=int, default=default, help='(%(default)s)')
     add_methods(step, STEPPED)
     step.add_argument('--drop-in', action='store_true', help='time the drop-in, too')
-    step.add_argument('--rounds', type=int, help='(depends on the device)')
-    step.add_argument('--steps', type=int, help='steps in a row (depends on the device)')
     step.add_argument('--memory', action='store_true', help='measure peak memory on a CPU, too')
     args = parser.parse_args(argv)
     if args.threads:

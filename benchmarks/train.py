@@ -44,10 +44,6 @@ class Run(NamedTuple):
     folder: str
     flags: List[str]
 
-    @property
-    def name(self) -> str:
-        return os.path.basename(self.folder)
-
 
 def settings_of(flags: List[str]) -> Dict[str, Any]:
     """Return all settings that train_timm.py takes from these flags, as in its args.yaml."""
@@ -129,7 +125,7 @@ def train(run: Run, args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _alone(folder: str, nodes: int) -> Iterator[bool]:
     """Yield whether this process got the folder's lock, which ends with the process; the nodes of a run share it."""
-    with open(f'{folder}.lock', 'w') as lock:
+    with open(os.path.join(folder, '.lock'), 'w') as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if nodes > 1 else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -140,14 +136,10 @@ def _alone(folder: str, nodes: int) -> Iterator[bool]:
 
 def _add_commit(folder: str) -> None:
     """Record the commit of the code in commits.txt, for the results of the run."""
-    path = os.path.join(folder, 'commits.txt')
-    commits = ['unknown'] if os.path.exists(os.path.join(folder, 'last.pth.tar')) else []
-    if os.path.exists(path):
-        with open(path, encoding='utf-8') as file:
-            commits = file.read().split()
-    if COMMIT not in commits:
-        with open(path, 'w', encoding='utf-8') as file:
-            file.write('\n'.join([*commits, COMMIT, '']))
+    with open(os.path.join(folder, 'commits.txt'), 'a+', encoding='utf-8') as file:
+        file.seek(0)
+        if COMMIT not in file.read().split():
+            file.write(f'{COMMIT}\n')
 
 
 def plan(args: argparse.Namespace) -> List[Run]:

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from timm_multimix import UsageError
 from timm_multimix.training.data.digits import Digits
 
-from .subject import Subject, name_of
+from .subject import Subject
 
 SETTINGS = ('outliers', 'unseen', 'images')
 MADE = ('noise', 'textures', 'photos', 'digits')
@@ -33,9 +33,10 @@ def add_arguments(parser: Any) -> None:
 
 def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
     """AUROC, AUPR, FPR95 and detection accuracy of both scores on each set, as shares."""
-    folders = {name_of(each): each for each in [*args.outliers, *([args.unseen] if args.unseen else [])]}
-    if len(folders) < len(args.outliers) + bool(args.unseen):
-        raise UsageError(f'--outliers and --unseen must have different names, got {args.outliers} and {args.unseen}')
+    given = [*args.outliers, *([args.unseen] if args.unseen else [])]
+    folders = {os.path.basename(os.path.normpath(each)): each for each in given}
+    if len(folders) < len(given):
+        raise UsageError(f'--outliers and --unseen must be folders of different names, got {given}')
     for each in folders.values():
         if each not in MADE and not os.path.isdir(each):
             raise UsageError(f'--outliers must be folders of images or {", ".join(MADE)}, got {each!r}')
@@ -73,15 +74,11 @@ def detection_metrics(inside: np.ndarray, outside: np.ndarray) -> Dict[str, floa
 
 
 def make_outliers(name: str, count: int, size: List[int], seed: int = 0) -> List[Image.Image]:
-    """Make images of (height, width) `size`.
+    """Make `count` images of (height, width) `size`.
 
-    Args:
-        name: 'noise': independent uniform values. 'textures': square crops of the bricks, grass and gravel in
-            scikit-image, at random places, from the model's image size to the whole. 'photos': such crops of the two
-            photos in scikit-learn. 'digits': those of scikit-learn, at most 1,797.
-        count: Number of images.
-        size: Height and width of the model's images.
-        seed: Seed of the draws.
+    'noise' has independent uniform values; 'textures' are square crops of the bricks, grass and gravel in scikit-image,
+    at random places, from the model's size to the whole; 'photos' are such crops of the two photos in scikit-learn;
+    'digits' are scikit-learn's, at most 1,797.
     """
     height, width = size
     rng = np.random.default_rng(seed)

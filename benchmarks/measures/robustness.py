@@ -74,17 +74,8 @@ def pgd(
 ) -> torch.Tensor:
     """Signed gradient ascent on the cross-entropy, projected onto the ball around `pixels` and onto [0, 1].
 
-    One step of size eps without a random start is FGSM.
-
-    Args:
-        model: Maps pixels in [0, 1] to logits; in eval mode, so that images do not depend on each other.
-        pixels: `[b, 3, h, w]` in [0, 1].
-        target: `[b]` true classes.
-        eps: Radius, in units of the pixels.
-        steps: Number of steps.
-        step_size: Change of every pixel in one step.
-        random_start: Start at a uniform point of the ball, not at its centre.
-        generator: Source of the random start, on the CPU.
+    One step of size eps without a random start is FGSM. `model` maps pixels in [0, 1] to logits; it is in eval mode, so
+    that images do not depend on each other. The start is uniform in the ball, by `generator` (on the CPU).
 
     Returns:
         `[b, 3, h, w]` in [0, 1], at most eps from `pixels`: the last point, not the best one.

@@ -1,6 +1,5 @@
 """A trained model and the images that it is measured on, both with pixels in [0, 1]."""
 import itertools
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple
@@ -41,18 +40,9 @@ class PixelModel(nn.Module):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in eval mode with frozen weights, and where its test images are.
+    """A model in eval mode with frozen weights, and its test images: a split of a folder, or of timm's `dataset` there.
 
-    Args:
-        model: The model, on the device.
-        data_config: What timm's transform of validation needs, and the number of classes.
-        device: Device of the batches.
-        dataset: timm's name of the dataset, '' for folders.
-        root: Folder of the dataset.
-        split: Its split.
-        batch_size: Images per batch.
-        workers: Processes that read images.
-        amp_dtype: Precision of autocast; None for float32.
+    `data_config` has what timm's transform of validation needs; `amp_dtype` is the precision of autocast, if any.
     """
     model: PixelModel
     data_config: Dict[str, Any]
@@ -111,10 +101,6 @@ def spread(count: int, limit: int) -> range:
     """At most `limit` indices, spread evenly over `count`."""
     limit = min(count, limit)
     return [index * count // limit for index in range(limit)]
-
-
-def name_of(folder: str) -> str:
-    return os.path.basename(os.path.normpath(folder))
 
 
 @torch.no_grad()

@@ -19,21 +19,8 @@ from timm_multimix import UsageError
 
 from ..evaluate import add_arguments, find_checkpoints, subject_of
 from ..records import RESULTS, create_parser, mistakes, read_record
-from . import figures
+from . import figures, tables
 from .frame import read_results
-from .tables import (
-    ACCURACY,
-    MEASURES,
-    Regimes,
-    Rows,
-    accuracy_table,
-    measure_table,
-    origin,
-    published,
-    timing_tables,
-    to_markdown,
-    variants_table,
-)
 
 _logger = logging.getLogger('benchmarks')
 _BLOCK = re.compile(r'(<!-- results: ([\w-]+) -->\n)(.*?)(<!-- /results -->)', re.DOTALL)
@@ -44,15 +31,15 @@ class Report:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.tables: Dict[str, Rows] = {}
+        self.tables: Dict[str, tables.Rows] = {}
         os.makedirs(folder, exist_ok=True)
 
-    def add_page(self, name: str, tables: Dict[str, Rows], *text: str) -> None:
+    def add_page(self, name: str, content: Dict[str, tables.Rows], *text: str) -> None:
         """Write a page with these tables; without rows a table is left out."""
-        tables = {title: rows for title, rows in tables.items() if len(rows) > 1 and len(rows[0]) > 1}
-        self.tables.update(tables)
-        if tables:
-            blocks = [f'# {name}', *(to_markdown(rows) for rows in tables.values()), *filter(None, text)]
+        content = {title: rows for title, rows in content.items() if len(rows) > 1 and len(rows[0]) > 1}
+        self.tables.update(content)
+        if content:
+            blocks = [f'# {name}', *map(tables.to_markdown, content.values()), *filter(None, text)]
             self._write(f'{name}.md', '\n\n'.join(blocks) + '\n')
 
     def add_figure(self, name: str, figure: figures.Figure) -> None:
@@ -65,7 +52,7 @@ class Report:
         with open(page, encoding='utf-8') as file:
             text = file.read()
         filled = _BLOCK.sub(
-            lambda found: f'{found[1]}{to_markdown(self.tables[found[2]])}\n{found[4]}'
+            lambda found: f'{found[1]}{tables.to_markdown(self.tables[found[2]])}\n{found[4]}'
             if found[2] in self.tables else found[0], text)
         if filled != text:
             with open(page, 'w', encoding='utf-8') as file:
@@ -82,27 +69,24 @@ class Report:
 def add_results(report: Report, frame: pd.DataFrame, args: argparse.Namespace) -> None:
     """Add everything that compares trained models."""
     for recipe, rows in frame.groupby('recipe', sort=True):
-        tables = {recipe: accuracy_table(rows, args.against)}
-        tables.update({f'{recipe}-{measure}': measure_table(rows, measure) for measure in MEASURES})
-        report.add_page(recipe, tables, published(recipe), origin(rows))
+        content = {recipe: tables.accuracy_table(rows, args.against)}
+        content.update({f'{recipe}-{name}': tables.measure_table(rows, name) for name in tables.MEASURES})
+        report.add_page(recipe, content, tables.published(recipe), tables.origin(rows))
         if args.figures:
-            for name in ('accuracy', 'robustness', 'outliers', 'embeddings'):
-                measured = rows[rows.filter(regex=rf'^{name}\.').notna().any(axis=1)]
-                if len(measured):
-                    report.add_figure(f'{recipe}-{name}', getattr(figures, name)(measured))
-    scores = [Regimes(frame, metric) for metric in ACCURACY]
+            report.add_figure(recipe, figures.accuracy(rows))
+    scores = [tables.Regimes(frame, metric) for metric in tables.ACCURACY]
     names = ('top-1', 'test-loss', 'calibration-error')
-    tables = {f'regimes-{name}': score.table() for name, score in zip(names, scores)}
-    tables['best-three'] = scores[0].best_three()
-    tables.update({f'rule-{name}': score.rule_beside_the_usual() for name, score in zip(names[:2], scores)})
-    report.add_page('regimes', tables, origin(frame))
-    report.add_page('variants', dict(variants=variants_table(frame)))
+    content = {f'regimes-{name}': score.table() for name, score in zip(names, scores)}
+    content['best-three'] = scores[0].best_three()
+    content.update({f'rule-{name}': score.rule_beside_the_usual() for name, score in zip(names[:2], scores)})
+    report.add_page('regimes', content, tables.origin(frame))
+    report.add_page('variants', dict(variants=tables.variants_table(frame)))
     if args.figures:
         report.add_figure('regimes', figures.regimes(scores[:2]))
     frame.drop(columns='path').to_csv(os.path.join(report.folder, 'runs.csv'), index=False)
-    numbers = [column for column in frame.columns if re.match(f'({"|".join(["accuracy", *MEASURES])})\\.', column)]
-    means = frame.groupby(['recipe', 'method'], sort=False)[numbers].agg(['count', 'mean', 'std'])
-    means.stack(0, future_stack=True).dropna().rename_axis(['recipe', 'method', 'metric']).to_csv(
+    numbers = frame.filter(regex=rf'^(accuracy|{"|".join(tables.MEASURES)})\.').columns
+    means = frame.groupby(['recipe', 'method'], sort=False)[list(numbers)].agg(['count', 'mean', 'std'])
+    means.stack(0, future_stack=True).dropna(subset='mean').rename_axis(['recipe', 'method', 'metric']).to_csv(
         os.path.join(report.folder, 'means.csv'))
 
 
@@ -142,9 +126,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             add_results(report, read_results(paths), args)
         elif not timed:
             raise UsageError(f'no results of benchmarks.evaluate or benchmarks.timing in {", ".join(folders)}')
-        report.add_page('timing', timing_tables(timed))
-        for path in timed if args.figures else ():
-            report.add_figure(os.path.basename(path)[:-5], figures.timing(read_record(path)))
+        report.add_page('timing', tables.timing_tables(timed))
+        for path in [path for path in timed if kinds[path] == 'loss' and args.figures]:
+            report.add_figure(os.path.basename(path)[:-5], figures.loss_times(read_record(path)['result']))
         for page in args.pages:
             report.fill(page)
     return 0

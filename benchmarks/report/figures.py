@@ -1,8 +1,7 @@
 """The figures. Those of results take a frame of one recipe; a method looks the same in all of them."""
-import re
 import statistics
 import textwrap
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, Sequence
 
 import matplotlib
 
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from timm_multimix import MultiMixHead  # noqa: E402
 
 from ..measures.subject import Subject, grid_size  # noqa: E402
-from .frame import Metric, entry_of, methods_of, of_method  # noqa: E402
+from .frame import entry_of, methods_of, of_method  # noqa: E402
 from .tables import ACCURACY, Regimes, rule  # noqa: E402
 
 _SIZES = dict(tuples='n', positions='r', classes='c', batch_size='b')
@@ -32,18 +31,7 @@ def style(method: str) -> Dict[str, Any]:
 
 def accuracy(frame: pd.DataFrame) -> Figure:
     """Top-1 and test loss: each point is a seed, bars are means."""
-    return _dots(frame, ACCURACY[:2])
-
-
-def outliers(frame: pd.DataFrame) -> Figure:
-    """AUROC of the maximum softmax probability on each set."""
-    names = re.findall(r'^outliers\.sets\.(.+)\.msp\.auroc$', '\n'.join(frame.columns), re.MULTILINE)
-    return _dots(frame, [
-        Metric(f'{name}: AUROC (%)', f'outliers.sets.{name}.msp.auroc', scale=100.) for name in names])
-
-
-def _dots(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Figure:
-    methods = methods_of(frame)
+    methods, metrics = methods_of(frame), ACCURACY[:2]
     figure, axes = plt.subplots(
         1, len(metrics), figsize=(2.4 + 3.2 * len(metrics), 1.2 + 0.36 * len(methods)), sharey=True,
         constrained_layout=True, squeeze=False)
@@ -59,46 +47,6 @@ def _dots(frame: pd.DataFrame, metrics: Sequence[Metric]) -> Figure:
         axis.grid(alpha=0.3)
     axes[0, 0].set_yticks(range(len(methods)), [entry_of(method).label for method in methods])
     axes[0, 0].invert_yaxis()
-    return figure
-
-
-def robustness(frame: pd.DataFrame) -> Figure:
-    """Top-1 against the radius of each attack and the strength of each corruption; 0 is none."""
-    changes: Dict[str, List[str]] = {}
-    for column in frame.columns:
-        if found := re.fullmatch(r'robustness\.(?:attacks|corruptions)\.(\w+)\.(.+)', column):
-            changes.setdefault(found[1], []).append(column)
-    figure, axes = plt.subplots(
-        1, len(changes), figsize=(2.6 * len(changes) + 2., 4.), sharey=True, constrained_layout=True, squeeze=False)
-    for axis, (name, columns) in zip(axes[0], changes.items()):
-        labels = ['none', *(column.split(f'.{name}.')[1] for column in columns)]
-        for method in methods_of(frame):
-            rows = of_method(frame, method)[['robustness.top1', *columns]].astype(float)
-            axis.errorbar(
-                range(len(labels)), rows.mean(), yerr=rows.std().fillna(0.), label=entry_of(method).label, markersize=5,
-                capsize=2, **style(method))
-        axis.set_xticks(range(len(labels)), labels)
-        axis.set_title(name)
-        axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel('top-1 (%)')
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside right center', fontsize=9)
-    return figure
-
-
-def embeddings(frame: pd.DataFrame) -> Figure:
-    """Alignment against uniformity, and the spread of the classes against their separation."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), constrained_layout=True)
-    for axis, (x, y) in zip(axes, (('uniformity', 'alignment'), ('separation', 'spread'))):
-        for method in methods_of(frame):
-            rows = of_method(frame, method)[[f'embeddings.{name}' for name in (x, y)]].astype(float)
-            (mean_x, mean_y), (spread_x, spread_y) = rows.mean(), rows.std().fillna(0.)
-            axis.errorbar(
-                mean_x, mean_y, xerr=spread_x, yerr=spread_y, label=entry_of(method).label, markersize=8, capsize=2,
-                **dict(style(method), linestyle='none'))
-        better = 'lower' if x == 'uniformity' else 'higher'
-        axis.set(xlabel=f'{x} ({better} is better)', ylabel=f'{y} (lower is better)')
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', fontsize=9)
     return figure
 
 
@@ -136,13 +84,8 @@ def regimes(scores: Sequence[Regimes]) -> Figure:
     return figure
 
 
-def timing(record: Dict[str, Any]) -> Figure:
-    """The times of a result of benchmarks.timing."""
-    return (_loss_times if record['benchmark'] == 'loss' else _step_times)(record['result'])
-
-
-def _loss_times(result: Dict[str, Any]) -> Figure:
-    """The time over each size, with the others at their base."""
+def loss_times(result: Dict[str, Any]) -> Figure:
+    """The time of the loss over each size, with the others at their base."""
     base, sizes = result['base'], [name for name in _SIZES if name in result['slopes']]
     figure, panels = plt.subplots(
         1, len(sizes), figsize=(4. * len(sizes), 4.), sharey=True, constrained_layout=True, squeeze=False)
@@ -158,25 +101,6 @@ def _loss_times(result: Dict[str, Any]) -> Figure:
     panels[0, 0].set_ylabel('seconds, forward and backward')
     panels[0, 0].legend()
     figure.suptitle('otherwise ' + ', '.join(f'{key} {value}' for key, value in base.items()))
-    return figure
-
-
-def _step_times(result: Dict[str, Any]) -> Figure:
-    """The ratio of each method's step time to plain training, with quartiles."""
-    runs = result['runs']
-    figure, panels = plt.subplots(1, len(runs), figsize=(5. * len(runs), 4.), squeeze=False, constrained_layout=True)
-    for run, panel in zip(runs, panels[0]):
-        methods = [method for method in run['methods'] if method != 'plain']
-        for index, method in enumerate(methods):
-            row = run['methods'][method]
-            low, high = row['ratio_quartiles']
-            errors = [[max(row['ratio'] - low, 0.)], [max(high - row['ratio'], 0.)]]
-            panel.barh(index, row['ratio'] - 1., left=1., xerr=errors, color=entry_of(method).color)
-        panel.set_yticks(range(len(methods)), [entry_of(method).label for method in methods])
-        panel.invert_yaxis()
-        panel.axvline(1., color='gray')
-        panel.set(title=f'{run["model"]}, batch {run["batch_size"]}', xlabel='step time over plain training')
-        panel.grid(axis='x', alpha=0.3)
     return figure
 
 

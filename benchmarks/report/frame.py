@@ -64,14 +64,9 @@ def _numbers(name: str, value: Any) -> Iterator[Tuple[str, Optional[float]]]:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a row.
+    """One number of a row: its column, or the mean of a pattern of columns, times a factor such as 100 for percent.
 
-    Args:
-        name: Its name in tables.
-        column: Its column, or a pattern of columns whose mean it is.
-        higher: Whether higher is better.
-        digits: Number of decimals.
-        scale: Factor, such as 100 for a share in percent.
+    `higher` says whether higher is better, `digits` is the number of decimals in tables.
     """
     name: str
     column: str

@@ -100,14 +100,10 @@ def variants_table(frame: pd.DataFrame) -> Rows:
 
 
 class Regimes:
-    """One metric of every method in every regime.
+    """One metric of every method in every regime, from a frame of all results.
 
     The regimes are those of `benchmarks.recipes.REGIMES` or, if there are none of their recipes, all recipes; the
     methods those with results in half of them.
-
-    Args:
-        frame: All results.
-        metric: The metric to compare.
     """
 
     def __init__(self, frame: pd.DataFrame, metric: Metric):

@@ -4,7 +4,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import accuracy, pretrained
+from benchmarks import pretrained
 
 
 def test_the_packages_tensors_get_the_names_of_timms_model(tmp_path, monkeypatch):
@@ -39,10 +39,3 @@ def test_a_missing_package_is_reported_with_its_pip_command(monkeypatch, capsys)
     with pytest.raises(SystemExit) as info:
         pretrained.main([])
     assert info.value.code == 2 and 'pip install no-such-package' in capsys.readouterr().err
-
-
-def test_a_recipe_without_its_weights_says_how_to_make_them(image_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as info:
-        accuracy.main(['--recipe', 'finetune-few', '--data-dir', str(image_folder)])
-    assert info.value.code == 2 and 'python -m benchmarks.pretrained writes them' in capsys.readouterr().err

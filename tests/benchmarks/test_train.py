@@ -134,11 +134,12 @@ def test_an_epoch_counts_only_once_its_checkpoint_is_saved(command, tmp_path, mo
 
 
 def test_a_run_of_another_process_is_left_alone(command, tmp_path):
-    (tmp_path / 'tiny').mkdir()
-    with open(tmp_path / 'tiny' / 'plain-0.lock', 'w') as lock:
+    folder = tmp_path / 'tiny' / 'plain-0'
+    folder.mkdir(parents=True)
+    with open(folder / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert command() == 0
-        assert not (tmp_path / 'tiny' / 'plain-0' / 'summary.csv').exists()
+        assert not (folder / 'summary.csv').exists()
 
 
 @pytest.mark.parametrize('code, made', [(1, ['multimix-0']), (2, [])])
