@@ -14,7 +14,8 @@ from .recipes import RECIPES
 from .runs import existing_settings
 
 _MACHINE = frozenset((
-    'config workers pin_mem no_prefetcher device device_modules local_rank channels_last fuser torchcompile '
+    'config amp amp_dtype workers pin_mem no_prefetcher device device_modules local_rank channels_last fuser '
+    'torchcompile '
     'torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation '
     'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
     'log_tensorboard').split())

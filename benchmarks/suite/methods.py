@@ -42,6 +42,8 @@ METHODS: Dict[str, Method] = {
     'mixup+dense-multimix': Method('Mixup + Dense MultiMix', f'{_DENSE} --mixup 1', '#b35806', '^', ours=True),
     'mixup-cutmix+dense-multimix': Method(
         'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1', '#b35806', 'D', ours=True),
+    'dense-multimix-paper+mixup': Method(
+        'Mixup + Dense MultiMix, literal', f'{_DENSE} --multimix-paper --mixup 1', '#7f3b08', 'X', ':', ours=True),
     'auto': Method(
         'Mixup + Dense MultiMix, share found',
         f'{_DENSE} --mixup 1 --multimix-input-prob auto', '#bcbd22', 'P', ours=True),
