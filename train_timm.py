@@ -34,7 +34,6 @@ from timm_multimix.training.task import (
     end_mixing,
     optimized_module,
     prepare_mixing,
-    tell_length,
     warn_if_at_chance,
     warn_if_averages_lag,
 )
@@ -100,7 +99,6 @@ def run(args, args_text: str) -> None:
         )
     schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
     bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
-    tell_length(task, schedule.num_epochs * len(loader_train))
     training = Training(args, runtime, task, optimizer, schedule, bad_steps, mixup_fn)
     if runtime.primary:
         warn_if_averages_lag(args, schedule.num_epochs * schedule.updates_per_epoch)

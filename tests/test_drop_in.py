@@ -356,18 +356,18 @@ def test_repr_shows_the_settings():
     assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))
 
 
-def test_the_found_share_rises_on_fitted_images():
-    """Labels that the model itself predicts are fitted: the share rises, and stays the same while images are mixed."""
+def test_the_strength_rises_on_fitted_images():
+    """Labels that the model itself predicts are fitted."""
     model, x = build('vit'), images('vit', 4)
     target = model(x).argmax(dim=1)
-    mixup_fn = make(mixup_alpha=1., input_prob='auto', num_batches=200).attach(model.train())
-    shares = []
+    mixup_fn = make(mixup_alpha=1., strength='auto').attach(model.train())
+    strengths = []
     for value in range(150):
         torch.manual_seed(value)
         model(mixup_fn(x, target)[0])
-        shares.append(mixup_fn.input_mixing.metrics()['input_prob'])
-    assert shares[40] == 0. and max(shares) == pytest.approx(0.6) and shares == sorted(shares)
-    again = make(mixup_alpha=1., input_prob='auto', num_batches=200)
+        strengths.append(mixup_fn.input_mixing.metrics()['strength'])
+    assert strengths[8] == 0. and strengths[-1] == 1. and strengths == sorted(strengths)
+    again = make(mixup_alpha=1., strength='auto')
     again.load_state_dict(mixup_fn.state_dict())
     assert again.state_dict() == mixup_fn.state_dict() and make().state_dict() == {}
 

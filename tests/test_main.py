@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.support.command_line import SCRIPT
 from timm_multimix.__main__ import main
-from timm_multimix.input_share import FoundShare
 
 
 @pytest.fixture
@@ -68,14 +67,10 @@ def test_mixing_flags_become_arguments_of_the_task(run, monkeypatch):
     assert made[1]['input_size'] == (3, 32, 32)
 
 
-def test_the_share_is_found_under_the_launcher_too(run, caplog, monkeypatch):
-    lengths, settle = set(), FoundShare.settle
-    monkeypatch.setattr(FoundShare, 'settle', lambda share: (lengths.add(share.num_batches), settle(share)))
+def test_the_strength_is_logged_under_the_launcher_too(run, caplog):
     with caplog.at_level(logging.INFO):
-        flags = ['--mixup-mode', 'multimix', '--mixup', '1', '--multimix-input-prob', 'auto', '--epochs', '4']
-        steps = run(*flags)['steps']
-    assert 'a share of the batches that the run finds' in caplog.text and 'input_prob 0.000' in caplog.text
-    assert lengths == {len(steps)}
+        run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-strength', 'auto', '--epochs', '4')
+    assert 'strength auto' in caplog.text and 'strength 0.000' in caplog.text
 
 
 def test_mixing_ends_at_its_epoch(run):

@@ -39,7 +39,6 @@ from .training.data.folders import check_classes, check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
 from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
-from .training.task import tell_length
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
@@ -131,9 +130,6 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
                         f'got {self.num_batches} batches without a call')
                 self.num_batches += 1
-            found_share = self.input_mixing.found_share
-            if found_share is not None and found_share.num_batches is None:
-                raise UsageError('--multimix-input-prob auto needs a script that calls timm\'s create_scheduler_v2')
             return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
@@ -178,13 +174,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
         scheduler, epochs = call_library(f'--sched {args.sched}', original, *positional, **kwargs)
         updates_per_epoch = kwargs.get('updates_per_epoch')
-        if args.multimix_input_prob == 'auto':
-            if not updates_per_epoch:
-                raise UsageError(
-                    '--multimix-input-prob auto needs a script that passes updates_per_epoch to create_scheduler_v2')
-            for task in tasks:
-                tell_length(task, updates_per_epoch * epochs * args.grad_accum_steps)
-        if args.multimix_input_prob == 'auto' or args.mixup_off_epoch:
+        if args.multimix_strength == 'auto' or args.mixup_off_epoch:
             _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
         return scheduler, epochs
 

@@ -45,13 +45,12 @@ class MultiMix:
     Args:
         mixup_alpha: Mixup of the images is active if > 0. Unlike in timm it is off by default, as embeddings are mixed.
         cutmix_alpha: CutMix of the images is active if > 0; this, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob and num_batches are as in `InputMixing`.
+            input_prob and strength are as in `InputMixing`.
         mode: 'multimix' or 'dense-multimix'.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
         multi_label: Targets are multi-hot `[b, c]`; smoothing then pulls each label towards 0.5.
-        num_batches: Number of training batches of the whole run, for input_prob 'auto'; save `state_dict()` in your
-            checkpoints then.
+        strength: As in `InputMixing`; with 'auto', save `state_dict()` in your checkpoints.
         reuse: Let every training forward until the next call mix the same batch with the same tuples, as SAM, LBFGS and
             activation checkpointing of the whole model need.
         **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
@@ -74,8 +73,8 @@ class MultiMix:
             num_classes: int = 1000,
             multi_label: bool = False,
             *,
-            input_prob: Union[float, str] = 0.5,
-            num_batches: Optional[int] = None,
+            input_prob: float = 0.5,
+            strength: Union[float, str] = 1.,
             reuse: bool = False,
             **kwargs: Any,
     ):
@@ -89,7 +88,7 @@ class MultiMix:
         self.reuse = reuse
         self.mixup_enabled = True
         self.input_mixing = InputMixing(
-            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches,
+            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, strength,
             multi_label)
         refuse_arguments(
             'MultiMix', kwargs, criterion='as the loop has its own', implementation='as the rows go to a criterion',
@@ -110,7 +109,7 @@ class MultiMix:
         return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
 
     def state_dict(self) -> Dict[str, Any]:
-        """Return what resuming needs: the share found by `input_prob='auto'`."""
+        """Return what resuming needs: the state of `strength='auto'`."""
         return self.input_mixing.state_dict()
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -174,8 +173,9 @@ class MultiMix:
         if self.multi_label:
             target = target.float()  # multi-hot targets of any dtype, as timm's Mixup accepts
         check_target(target, x.shape[0], self.num_classes)
-        soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
         what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
+        smoothing = 0. if self.input_mixing.is_adaptive and what != 'none' else self.label_smoothing
+        soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.multi_label)
         if what == 'embeddings':
             self._batch = self._prepare(x, target, soft_target)
             return x, self._batch.rows

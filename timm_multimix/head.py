@@ -11,6 +11,7 @@ from . import functional
 from ._checks import UsageError, check_choice, check_target, take_arguments
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
+from .strength import draw
 from .tasks.gather import num_processes
 
 _logger = logging.getLogger(__name__)
@@ -94,7 +95,8 @@ class MultiMixHead(nn.Module):
         mode: 'dense-multimix' mixes the embeddings of every position, weighted by attention (arXiv 2311.05538, section
             3.3), 'multimix' the pooled ones (section 3.2).
         **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
-            (num_tuples, alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation).
+            (num_tuples, alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation,
+            strength).
 
     Raises:
         ValueError: If an argument is out of range or the model does not support the mode; the message says what works.
@@ -140,7 +142,15 @@ class MultiMixHead(nn.Module):
             check_target(target, *logits.shape)
             return self.loss.plain(logits, target)
         _check_gradients_are_averaged(self.model)
-        return self.terms(self.outputs(features, target), target)['loss']
+        if draw(self.loss.strength):
+            outputs = self.outputs(features, target)
+            loss = self.terms(outputs, target)['loss']
+        else:  # without the pass over the positions
+            outputs = HeadOutput(self.model.forward_head(features))
+            check_target(target, *outputs.clean_logits.shape)
+            loss = self.loss.plain(outputs.clean_logits, target)
+        self.loss.observe(outputs.clean_logits, target)
+        return loss
 
     def describe(self) -> str:
         """Say in words what is mixed and how strongly; the number of positions is that of the example input."""

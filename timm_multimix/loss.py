@@ -1,5 +1,5 @@
 """MultiMix as a loss on any model's own logits."""
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn as nn
@@ -20,6 +20,7 @@ from ._checks import (
     check_target,
 )
 from .ops.saturate import saturate
+from .strength import AdaptiveStrength, create_strength, draw
 
 # Number of weights sampled at a time over all positions, to bound memory for large n; matrix products of fewer rows
 # per position than the minimum are slow.
@@ -74,6 +75,9 @@ class MultiMixLoss(nn.Module):
         implementation: See `functional.mixed_cross_entropy`.
         gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), if `forward` gets a teacher's
             logits (arXiv 2206.14868, section 3.3). Label smoothing and the clean term do not involve the teacher.
+        strength: Probability that `forward` mixes a batch, in [0, 1]; otherwise it is the plain criterion. 'auto': it
+            follows how far the training images are fitted, see `AdaptiveStrength`; mixed batches then have no label
+            smoothing. Save `state_dict()` in your checkpoints.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -90,6 +94,7 @@ class MultiMixLoss(nn.Module):
             criterion: Optional[Callable] = None,
             implementation: str = 'auto',
             gamma: float = 0.5,
+            strength: Union[float, str, AdaptiveStrength] = 1.,
     ):
         super().__init__()
         check_choice('concentration', concentration, functional.CONCENTRATIONS)
@@ -103,6 +108,7 @@ class MultiMixLoss(nn.Module):
         self.criterion = check_criterion(criterion)
         self.implementation = implementation
         self.gamma = check_number('gamma', gamma, high=1.)
+        self.strength = create_strength(strength)
 
     def extra_repr(self) -> str:
         return (
@@ -137,7 +143,18 @@ class MultiMixLoss(nn.Module):
             ValueError: If shapes do not fit, labels are out of range, values are not finite (checked on the CPU only),
                 `length` exceeds the batch size, cross-entropy gets a single class, or another criterion a teacher.
         """
-        return self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
+        if not self.training or draw(self.strength):
+            loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
+        else:
+            self._check_inputs(logits, target, attention, clean_logits)
+            loss = self.plain(_clean_logits(logits, clean_logits), target)
+        self.observe(_clean_logits(logits, clean_logits), target)
+        return loss
+
+    def observe(self, clean_logits: torch.Tensor, target: torch.Tensor) -> None:
+        """Let strength 'auto' count a training batch; `forward` does so."""
+        if self.training and isinstance(self.strength, AdaptiveStrength):
+            self.strength.observe(clean_logits.detach(), target)
 
     @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
     def terms(
@@ -148,7 +165,10 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
-        """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss."""
+        """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss.
+
+        It mixes every training batch, whatever the strength.
+        """
         is_fast = self.training and self.criterion is None
         self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
         if not self.training:
@@ -160,14 +180,14 @@ class MultiMixLoss(nn.Module):
             _check_several_classes(logits)
             learned = attention is not None and attention.requires_grad
             mixed = functional.mixed_cross_entropy(
-                logits, target, self._weight_blocks(logits, attention), label_smoothing=self.label_smoothing,
+                logits, target, self._weight_blocks(logits, attention), label_smoothing=self._smoothing(mixed=True),
                 teacher_logits=teacher_logits, gamma=self.gamma,
                 implementation='reference' if learned and self.implementation == 'auto' else self.implementation)
         else:
             mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
-        clean = self.plain(_clean_logits(logits, clean_logits), target)
+        clean = self.plain(_clean_logits(logits, clean_logits), target, mixed=True)
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
@@ -194,7 +214,8 @@ class MultiMixLoss(nn.Module):
             Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
         """
         self._check_inputs(logits, target, attention, clean_logits)
-        clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1])
+        clean = (
+            _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1], mixed=self.training))
         if not self.training:
             return clean
         if lam is None:
@@ -269,27 +290,30 @@ class MultiMixLoss(nn.Module):
         """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
         return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
 
-    def smooth_target(self, target: torch.Tensor, num_classes: int) -> torch.Tensor:
-        """Return soft targets `[b, c]` with label smoothing."""
-        return functional.soft_targets(target, num_classes, self.label_smoothing)
+    def smooth_target(self, target: torch.Tensor, num_classes: int, mixed: bool = False) -> torch.Tensor:
+        """Return soft targets `[b, c]` with the label smoothing of this batch, which is mixed or not."""
+        return functional.soft_targets(target, num_classes, self._smoothing(mixed))
+
+    def _smoothing(self, mixed: bool) -> float:
+        return 0. if mixed and isinstance(self.strength, AdaptiveStrength) else self.label_smoothing
 
     def _mixed_rows(self, logits, target, weights):
         mixed_logits = functional.interpolate(weights, logits)
-        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits.shape[-1]))
+        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits.shape[-1], mixed=True))
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
-    def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the criterion on logits `[b, c]`, with label smoothing but without mixing, as in eval mode."""
-        logits = functional.at_least_float32(logits)
+    def plain(self, logits: torch.Tensor, target: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not."""
+        logits, smoothing = functional.at_least_float32(logits), self._smoothing(mixed)
         if self.criterion is not None:
-            return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
+            return self.criterion(logits, self.smooth_target(target, logits.shape[-1], mixed))
         _check_several_classes(logits)
         log_probabilities = saturate(logits.log_softmax(dim=-1))
         if target.ndim == 2:
-            return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
+            return -(self.smooth_target(target, logits.shape[-1], mixed) * log_probabilities).sum(dim=-1).mean()
         loss = F.nll_loss(log_probabilities, target.long())
-        if self.label_smoothing:
-            loss = loss * (1. - self.label_smoothing) - log_probabilities.mean() * self.label_smoothing
+        if smoothing:
+            loss = loss * (1. - smoothing) - log_probabilities.mean() * smoothing
         return loss
 
     def _weight_blocks(

@@ -149,10 +149,10 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
-def test_the_share_of_mixed_batches_continues_in_both_processes(tmp_path):
-    """With --multimix-input-prob auto and a stop within an epoch, both restore share, average and weights."""
+def test_the_strength_continues_in_both_processes(tmp_path):
+    """With --multimix-strength auto and a stop within an epoch, both restore strength, average and weights."""
     def run(name, stop_at, *more):
-        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-input-prob', 'auto',
+        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-strength', 'auto',
                  '--workers', '0', '--output', str(tmp_path), *more]
         processes = [
             subprocess.Popen(
@@ -171,10 +171,10 @@ def test_the_share_of_mixed_batches_continues_in_both_processes(tmp_path):
     for rank in range(2):
         assert 12 < stopped[rank]['batches'] < whole[rank]['batches']
         assert stopped[rank]['batches'] + resumed[rank]['batches'] == whole[rank].pop('batches')
-        assert 0. < whole[rank]['share'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
+        assert 0. < whole[rank]['value'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
         del resumed[rank]['batches']
         assert resumed[rank] == whole[rank]
-    assert whole[0]['share'] == whole[1]['share'] and whole[0]['accuracy'] == whole[1]['accuracy']
+    assert whole[0]['value'] == whole[1]['value'] and whole[0]['accuracy'] == whole[1]['accuracy']
 
 
 @pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])

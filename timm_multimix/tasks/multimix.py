@@ -56,7 +56,7 @@ class MultiMixTask(StepTask):
         dtype: Dtype of task tensors.
         verbose: Log what was built.
         **kwargs: Arguments of `InputMixing` (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob, num_batches), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
+            input_prob, strength), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
             `MultiMixLoss` (num_tuples, alpha, length, concentration, clean_weight, implementation).
 
     Raises:
@@ -93,6 +93,7 @@ class MultiMixTask(StepTask):
         self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
         loss_kwargs = dict(
             kwargs,
+            strength=self.input_mixing.strength,
             label_smoothing=0. if multi_label else self.label_smoothing,  # labels are smoothed in forward
             criterion=None if self.is_cross_entropy else self.criterion,
         )
@@ -125,9 +126,9 @@ class MultiMixTask(StepTask):
         settings = dict(num_tuples=self.loss.tuples(self._positions), **of_loss, gather=self.gather)
         if self.mode == 'dense-multimix':
             settings.update(attention=self._options.attention, activation=self._options.activation)
+        settings.update(strength='auto' if self.input_mixing.is_adaptive else self.input_mixing.strength)
         if self.input_mixing.is_active:
-            found = self.input_mixing.found_share is not None
-            settings.update(input_prob='auto' if found else self.input_mixing.input_prob)
+            settings.update(input_prob=self.input_mixing.input_prob)
         if self.teacher is not None:
             settings.update(gamma=self.loss.gamma, single_view=self.single_view)
         return settings
@@ -182,7 +183,7 @@ class MultiMixTask(StepTask):
         check_target(target, *output.shape)
         if mixed is not None:
             target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=at_least_float32(output).dtype))
-        return self.loss.plain(output, target)
+        return self.loss.plain(output, target, mixed=mixed is not None)
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

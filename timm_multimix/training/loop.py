@@ -25,7 +25,7 @@ _logger = logging.getLogger('train')
 
 METRICS = ('loss', 'mixed_loss', 'clean_loss', 'task_loss', 'distill_loss', 'top1')
 LABELS = dict(
-    mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', input_prob='Input', fit='Fit')
+    mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', strength='Strength', fit='Fit')
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TrainMeters:
         self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
-        if isinstance(training.task, MultiMixTask):  # current values of --multimix-input-prob auto, not means
+        if isinstance(training.task, MultiMixTask):  # current values of --multimix-strength auto, not means
             self.mean.update(training.task.input_mixing.metrics())
 
 

@@ -123,12 +123,6 @@ def _create_distillation_task(
     return create_by_name(f'--kd-model-name {args.kd_model_name}', args.kd_model_name, create, **kwargs)
 
 
-def tell_length(task: TrainingTask, num_batches: int) -> None:
-    """Tell --multimix-input-prob auto how many batches one process trains on in the whole run."""
-    if isinstance(task, MultiMixTask) and task.input_mixing.found_share is not None:
-        task.input_mixing.found_share.num_batches = num_batches
-
-
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
     """The module to optimize: the model, in feature distillation with the projection trained beside it."""
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model

@@ -9,8 +9,8 @@ UNSET = dict(mode='multimix', multi_label=False, mixup_alpha=0., cutmix_alpha=0.
 
 def test_multimix_flags_become_arguments():
     assert multimix_kwargs(parse(*MULTIMIX)) == UNSET
-    args = parse(*MULTIMIX, '--mixup', '0.7', '--cutmix-minmax', '0.2', '0.5', '--multimix-input-prob', 'auto')
-    assert multimix_kwargs(args) == dict(UNSET, mixup_alpha=0.7, cutmix_minmax=[0.2, 0.5], input_prob='auto')
+    args = parse(*MULTIMIX, '--mixup', '0.7', '--cutmix-minmax', '0.2', '0.5', '--multimix-strength', 'auto')
+    assert multimix_kwargs(args) == dict(UNSET, mixup_alpha=0.7, cutmix_minmax=[0.2, 0.5], strength='auto')
     args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
                  '--multimix-attention', 'cam', '--multimix-clean-weight', '0', '--mixup-prob', '0.9')
     assert multimix_kwargs(args) == dict(

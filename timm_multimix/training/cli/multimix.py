@@ -21,7 +21,7 @@ _TEACHER = Given('multimix_teacher_decay', why='which turns self-distillation on
 _MIXUPE = Given('mixup_mode', values=('mixupe',))
 
 
-def input_prob(text: str) -> Union[float, str]:
+def strength(text: str) -> Union[float, str]:
     """A share, or 'auto'."""
     return text if text == 'auto' else float(text)
 
@@ -70,9 +70,11 @@ _MULTIMIX_FLAGS = (
           allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
-          type=input_prob, metavar='P', allowed=SHARE,
-          help='with --mixup or --cutmix, the share of batches that mix images instead of embeddings; auto: found '
-               'during the run, which raises it while the training images are fitted'),
+          type=float, metavar='P', allowed=SHARE,
+          help='with --mixup or --cutmix, the share of mixed batches that mix images instead of embeddings'),
+    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S', allowed=SHARE,
+          help='share of the batches that are mixed, in addition to --mixup-prob; auto: follows the training accuracy, '
+               'from none below 0.7 to all above 0.95; then only batches that are not mixed have --smoothing'),
     _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
     _flag('--multimix-activation', _DENSE, choices=ACTIVATIONS, help='activation of that attention'),
     _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),

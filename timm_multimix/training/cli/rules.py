@@ -186,8 +186,8 @@ def _check_mixing(args: argparse.Namespace) -> None:
         for keyword in PAPER:
             if getattr(args, f'multimix_{keyword}', None) is not None:
                 raise UsageError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
-    if args.multimix_input_prob == 'auto' and args.task == 'multilabel':
-        raise UsageError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
+    if args.multimix_strength == 'auto' and args.task == 'multilabel':
+        raise UsageError('--multimix-strength auto needs --task classification: it follows top-1 accuracy')
     sizes: List[int] = args.train_batch_sizes if args.train_img_sizes and args.train_batch_sizes else [args.batch_size]
     if args.multimix_length is not None and args.multimix_length > min(sizes):
         smallest = 'smallest batch' if args.train_img_sizes else 'batch size'
