@@ -78,7 +78,7 @@ def create_strength(strength: Union[float, str, AdaptiveStrength], multi_label: 
     """Check a strength and create what 'auto' stands for.
 
     Args:
-        strength: Share of the batches that are mixed, in [0, 1], or 'auto' for an `AdaptiveStrength`, or such an object.
+        strength: Share of the batches that are mixed, in [0, 1], an `AdaptiveStrength`, or 'auto' for a new one.
         multi_label: Targets have several labels, which 'auto' does not support.
 
     Raises:
