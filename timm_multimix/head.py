@@ -84,7 +84,7 @@ class MultiMixHead(nn.Module):
 
     The head refers to the model and owns no parameters; its state_dict is empty. The dense mode runs the model once, in
     eval mode on two random images, to learn how its features are laid out. If the head is in eval mode, the loss is the
-    plain criterion.
+    plain criterion. The mode is its own: validation needs `head.eval()` beside `model.eval()`.
 
     With several processes, features and head must run inside the forward of the module that DistributedDataParallel
     wraps, or gradients are not averaged; `MultiMixTask` takes care of this.
@@ -140,7 +140,9 @@ class MultiMixHead(nn.Module):
             check_target(target, *logits.shape)
             return self.loss.plain(logits, target)
         _check_gradients_are_averaged(self.model)
-        return self.terms(self.outputs(features, target), target)['loss']
+        loss = self.terms(self.outputs(features, target), target)['loss']
+        self.loss.warn_without_gradient(loss)
+        return loss
 
     def describe(self) -> str:
         """Say in words what is mixed and how strongly; the number of positions is that of the example input."""
