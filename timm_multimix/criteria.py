@@ -42,7 +42,8 @@ def resolve_criterion(
         label_smoothing: None for that of the criterion, else 0.
 
     Returns:
-        None instead of the criterion if it is cross-entropy without class weights.
+        The criterion, or None if it is cross-entropy without class weights; and the smoothing of the targets before
+        they are mixed.
 
     Raises:
         ValueError: If the criterion cannot be used on mixed rows, or label smoothing is given twice.
