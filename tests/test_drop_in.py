@@ -77,7 +77,7 @@ def test_paper_setting(mode):
 def test_binary_cross_entropy(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
-    bce = BinaryCrossEntropy()
+    bce = BinaryCrossEntropy(smoothing=0.)
     mixup_fn = make(mode, label_smoothing=0.1).attach(model)
     loss = step(mixup_fn, model, x, target, bce)
     head = head_of_rows(plain, mode, mixup_fn, x, label_smoothing=0.1, criterion=bce)

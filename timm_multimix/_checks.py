@@ -75,17 +75,6 @@ def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
     return ends[0] if ends[0] == ends[1] else tuple(ends)
 
 
-def check_criterion(criterion: object) -> object:
-    """Check that a criterion is None or a callable; its `reduction`, if it has one, must be a mean over rows."""
-    if criterion is not None and not callable(criterion):
-        raise UsageError(f'criterion must be None or callable, got {criterion!r}')
-    # timm's sum over classes is still a mean over rows
-    reduction = 'mean' if getattr(criterion, 'sum_classes', False) else getattr(criterion, 'reduction', 'mean')
-    if isinstance(reduction, str) and reduction not in ('mean', 'batchmean'):
-        raise UsageError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
-    return criterion
-
-
 @contextmanager
 def any_values():
     """Accept NaN and infinities on the CPU too, for a loop that handles them itself."""

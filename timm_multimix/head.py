@@ -85,7 +85,7 @@ class MultiMixHead(nn.Module):
 
     The head refers to the model and owns no parameters; its state_dict is empty. The dense mode runs the model once, in
     eval mode on two random images, to learn how its features are laid out. If the head is in eval mode, the loss is the
-    plain criterion.
+    plain criterion. The mode is its own: validation needs `head.eval()` beside `model.eval()`.
 
     With several processes, features and head must run inside the forward of the module that DistributedDataParallel
     wraps, or gradients are not averaged; `MultiMixTask` takes care of this.
@@ -145,6 +145,7 @@ class MultiMixHead(nn.Module):
         if draw(self.loss.strength):
             outputs = self.outputs(features, target)
             loss = self.terms(outputs, target)['loss']
+            self.loss.warn_without_gradient(loss)
         else:  # without the pass over the positions
             outputs = HeadOutput(self.model.forward_head(features))
             check_target(target, *outputs.clean_logits.shape)

@@ -1,4 +1,5 @@
 """MultiMix as a loss on any model's own logits."""
+import logging
 from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -11,7 +12,6 @@ from ._checks import (
     UsageError,
     check_alpha,
     check_choice,
-    check_criterion,
     check_floats,
     check_integer,
     check_logits,
@@ -19,8 +19,11 @@ from ._checks import (
     check_several_classes,
     check_target,
 )
+from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_labels
 from .ops.saturate import saturate
 from .strength import AdaptiveStrength, create_strength, draw
+
+_logger = logging.getLogger(__name__)
 
 # Number of weights sampled at a time over all positions, to bound memory for large n; matrix products of fewer rows
 # per position than the minimum are slow.
@@ -56,7 +59,8 @@ class MultiMixLoss(nn.Module):
 
     The loss is (mixed + w·clean) / (1 + w), where w is `clean_weight`. It is a mean, on the scale of plain
     cross-entropy, so that the same learning rates work. Memory does not grow with `num_tuples`. Sampling is seeded by
-    `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing.
+    `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing. The
+    mode is its own: validation needs `criterion.eval()` beside `model.eval()`.
 
     Args:
         num_tuples: Number of tuples n per step, in the dense form per position. None: 1,000, or in the dense form 8,192
@@ -69,9 +73,10 @@ class MultiMixLoss(nn.Module):
             large batch is nearly the batch mean.
         clean_weight: Weight w of the plain cross-entropy beside the mixed one, from 0 (mixed loss alone) to 1000. Raise
             it if even the training images are not fitted; lower it to make the model less confident.
-        label_smoothing: Share of every target that is spread over all classes, applied once.
-        criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
-            BinaryCrossEntropy, in place of cross-entropy. It gets every mixed row, which takes more time and memory.
+        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
+        criterion: None, or cross-entropy of torch or timm, for the fast exact loss. Any other mean-reduced criterion
+            for `(logits [N, c], soft targets [N, c])` gets every mixed row, which takes more time and memory; class
+            weights of torch's cross-entropy keep its weighted mean.
         implementation: See `functional.mixed_cross_entropy`.
         gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), if `forward` gets a teacher's
             logits (arXiv 2206.14868, section 3.3). Label smoothing and the clean term do not involve the teacher.
@@ -80,8 +85,9 @@ class MultiMixLoss(nn.Module):
             smoothing. Save `state_dict()` in your checkpoints.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the criterion cannot be used on mixed rows.
     """
+    _has_warned = False
 
     def __init__(
             self,
@@ -90,7 +96,7 @@ class MultiMixLoss(nn.Module):
             length: Optional[int] = None,
             concentration: str = 'total',
             clean_weight: float = 3.0,
-            label_smoothing: float = 0.,
+            label_smoothing: Optional[float] = None,
             criterion: Optional[Callable] = None,
             implementation: str = 'auto',
             gamma: float = 0.5,
@@ -104,8 +110,7 @@ class MultiMixLoss(nn.Module):
         self.length = None if length is None else check_integer('length', length)
         self.concentration = concentration
         self.clean_weight = check_number('clean_weight', clean_weight, high=MAX_CLEAN_WEIGHT)
-        self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
-        self.criterion = check_criterion(criterion)
+        self.criterion, self.label_smoothing = resolve_criterion(criterion, label_smoothing)
         self.implementation = implementation
         self.gamma = check_number('gamma', gamma, high=1.)
         self.strength = create_strength(strength)
@@ -145,6 +150,7 @@ class MultiMixLoss(nn.Module):
         """
         if not self.training or draw(self.strength):
             loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
+            self.warn_without_gradient(loss)
         else:
             self._check_inputs(logits, target, attention, clean_logits)
             loss = self.plain(_clean_logits(logits, clean_logits), target)
@@ -155,6 +161,14 @@ class MultiMixLoss(nn.Module):
         """Let strength 'auto' count a training batch; `forward` does so."""
         if self.training and isinstance(self.strength, AdaptiveStrength):
             self.strength.observe(clean_logits.detach(), target)
+
+    def warn_without_gradient(self, loss: torch.Tensor) -> None:
+        """Warn, once, of mixing where nothing is trained: validation with a loss that is still in train mode."""
+        if self.training and not loss.requires_grad and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                'The MultiMix loss or head is in train mode and mixes, but nothing has a gradient. For validation call '
+                'its own eval(), and train() before training again: model.eval() does not change its mode.')
 
     @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
     def terms(
@@ -175,7 +189,8 @@ class MultiMixLoss(nn.Module):
             clean = self.plain(_clean_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
         if teacher_logits is not None and self.criterion is not None:
-            raise UsageError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
+            raise UsageError(
+                f'teacher_logits need the criterion to be cross-entropy (None), got {one_line(self.criterion)}')
         if self.criterion is None:
             _check_several_classes(logits)
             learned = attention is not None and attention.requires_grad
@@ -184,7 +199,8 @@ class MultiMixLoss(nn.Module):
                 teacher_logits=teacher_logits, gamma=self.gamma,
                 implementation='reference' if learned and self.implementation == 'auto' else self.implementation)
         else:
-            mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
+            rows = self._mixed_rows(logits, target, self.sample_weights(logits, attention))
+            mixed = mean_over_rows(self.criterion, *rows, from_labels=target.ndim == 1)
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
         clean = self.plain(_clean_logits(logits, clean_logits), target, mixed=True)
@@ -214,8 +230,7 @@ class MultiMixLoss(nn.Module):
             Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
         """
         self._check_inputs(logits, target, attention, clean_logits)
-        clean = (
-            _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1], mixed=self.training))
+        clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits, mixed=self.training)
         if not self.training:
             return clean
         if lam is None:
@@ -290,27 +305,45 @@ class MultiMixLoss(nn.Module):
         """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
         return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
 
-    def smooth_target(self, target: torch.Tensor, num_classes: int, mixed: bool = False) -> torch.Tensor:
+    def smooth_target(self, target: torch.Tensor, logits: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         """Return soft targets `[b, c]` with the label smoothing of this batch, which is mixed or not."""
-        return functional.soft_targets(target, num_classes, self._smoothing(mixed))
+        is_smooth = target.ndim == 2 and smooths_labels(self.criterion)
+        return functional.soft_targets(
+            target, logits.shape[-1], 0. if is_smooth else self._smoothing(mixed),
+            dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
     def _smoothing(self, mixed: bool) -> float:
         return 0. if mixed and isinstance(self.strength, AdaptiveStrength) else self.label_smoothing
 
     def _mixed_rows(self, logits, target, weights):
         mixed_logits = functional.interpolate(weights, logits)
-        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits.shape[-1], mixed=True))
+        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits, mixed=True))
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
-    def plain(self, logits: torch.Tensor, target: torch.Tensor, mixed: bool = False) -> torch.Tensor:
-        """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not."""
-        logits, smoothing = functional.at_least_float32(logits), self._smoothing(mixed)
+    def plain(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            mix_target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            mixed: bool = False,
+    ) -> torch.Tensor:
+        """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not.
+
+        `mix_target` mixes soft targets as the images were mixed.
+        """
+        logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
+        takes_labels = self.criterion is None or class_weight(self.criterion) is not None
+        mixed = mixed or mix_target is not None
+        if mix_target is not None or not (from_labels and takes_labels):
+            target = self.smooth_target(target, logits, mixed)
+        if mix_target is not None:
+            target = mix_target(target)
         if self.criterion is not None:
-            return self.criterion(logits, self.smooth_target(target, logits.shape[-1], mixed))
+            return mean_over_rows(self.criterion, logits, target, from_labels)
         _check_several_classes(logits)
-        log_probabilities = saturate(logits.log_softmax(dim=-1))
+        log_probabilities, smoothing = saturate(logits.log_softmax(dim=-1)), self._smoothing(mixed)
         if target.ndim == 2:
-            return -(self.smooth_target(target, logits.shape[-1], mixed) * log_probabilities).sum(dim=-1).mean()
+            return -(target * log_probabilities).sum(dim=-1).mean()
         loss = F.nll_loss(log_probabilities, target.long())
         if smoothing:
             loss = loss * (1. - smoothing) - log_probabilities.mean() * smoothing

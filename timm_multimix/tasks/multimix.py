@@ -8,7 +8,7 @@ from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
 from .._checks import check_floats, check_number, check_target, take_arguments
-from ..functional import at_least_float32, soft_targets
+from ..functional import soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
@@ -39,7 +39,7 @@ class MultiMixTask(StepTask):
     Args:
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss; any other mean-reduced criterion
-            for `(logits [N, c], soft targets [N, c])` is called on the mixed rows.
+            for `(logits [N, c], soft targets [N, c])`, see `MultiMixLoss`.
         criterion_kwargs: For timm's create_classification_loss if criterion is None, such as `loss_type`.
         label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
         mode: 'multimix' or 'dense-multimix'.
@@ -92,11 +92,10 @@ class MultiMixTask(StepTask):
         self.single_view = single_view
         self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
         loss_kwargs = dict(
-            kwargs,
-            strength=self.input_mixing.strength,
-            label_smoothing=0. if multi_label else self.label_smoothing,  # labels are smoothed in forward
-            criterion=None if self.is_cross_entropy else self.criterion,
-        )
+            kwargs, criterion=self.criterion, label_smoothing=self._given_smoothing,
+            strength=self.input_mixing.strength)
+        if multi_label:  # labels are smoothed in forward
+            self.label_smoothing, loss_kwargs['label_smoothing'] = self._given_smoothing or 0., None
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
         else:
@@ -181,9 +180,7 @@ class MultiMixTask(StepTask):
             mixed: Optional[MixedImages] = None,
     ) -> torch.Tensor:
         check_target(target, *output.shape)
-        if mixed is not None:
-            target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=at_least_float32(output).dtype))
-        return self.loss.plain(output, target, mixed=mixed is not None)
+        return self.loss.plain(output, target, None if mixed is None else mixed.mix_target)
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:
