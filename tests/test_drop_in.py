@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.head import MODES
+from timm_multimix.rows import mix, row_counts
 
 
 def seed(value=3):
@@ -36,7 +37,7 @@ def head_of_rows(model, mode, mixup_fn, x, **kwargs):
     """Make a head with the number of tuples and the clean weight that the rounded counts of rows amount to."""
     head = MultiMixHead(model, mode, **kwargs)
     positions = None if mode == 'multimix' else head.dense.num_positions(x)
-    num_tuples, copies = mixup_fn.loss.row_counts(len(x), positions)
+    num_tuples, copies = row_counts(mixup_fn.loss, len(x), positions)
     head.loss.num_tuples = num_tuples
     head.loss.clean_weight = copies * len(x) / (num_tuples * (positions or 1))
     return head
@@ -94,7 +95,7 @@ def test_multi_label_targets_are_smoothed_and_mixed():
     logits = model(x)
     seed()
     criterion = MultiMixLoss(num_tuples=12, clean_weight=0.)
-    expected = criterion.mix(logits.detach()[:4], multi_hot * 0.8 + 0.1)[1]
+    expected = mix(criterion, logits.detach()[:4], multi_hot * 0.8 + 0.1)[1]
     torch.testing.assert_close(target, expected)
 
 
@@ -343,7 +344,7 @@ def test_the_first_batch_logs_its_number_of_rows(caplog):
 def test_rows_of_the_readme_are_bounded():
     """8 images of 224 px through a ResNet: 49 positions, 1,000 classes."""
     criterion = MultiMix(mode='dense-multimix', num_classes=1000).loss
-    num_tuples, copies = criterion.row_counts(8, 49)
+    num_tuples, copies = row_counts(criterion, 8, 49)
     assert num_tuples * 49 + copies * 8 < 8400
 
 

@@ -14,6 +14,7 @@ from .functional import soft_targets
 from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments
 from .input_mixing import InputMixing
 from .loss import MultiMixLoss
+from .rows import mix, row_counts
 
 _logger = logging.getLogger(__name__)
 _COPIES = 6  # approximate memory of a criterion and its gradient, in copies of the rows
@@ -31,7 +32,7 @@ class MultiMix:
     ```
 
     The N rows are mixed rows and, for `clean_weight`, copies of the clean batch. N is close to the number of tuples of
-    the loss (see `MultiMixLoss.row_counts`) and is logged at the first batch. Every row goes to the criterion, so
+    the loss (see `rows.row_counts`) and is logged at the first batch. Every row goes to the criterion, so
     timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as they are. `MultiMixTask` and `MultiMixHead` compute the
     loss faster, without rows. Inputs are never changed, and any batch size >= 1 works.
 
@@ -188,7 +189,7 @@ class MultiMix:
     def _prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> '_Batch':
         batch_size, num_classes = soft_target.shape
         positions = None if self._head is None else self._positions(x)
-        num_tuples, clean_copies = self.loss.row_counts(batch_size, positions)
+        num_tuples, clean_copies = row_counts(self.loss, batch_size, positions)
         num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
         rows = soft_target.new_full((num_rows, num_classes), float('nan'))
         if not self._has_logged:
@@ -237,7 +238,7 @@ class MultiMix:
         inputs = outputs.loss_inputs(batch.soft_target)
         if batch.lam is None:
             batch.lam = self.loss.sample(inputs['logits'], batch.num_tuples)
-        mixed_logits, mixed_target = self.loss.mix(**inputs, lam=batch.lam)
+        mixed_logits, mixed_target = mix(self.loss, **inputs, lam=batch.lam)
         batch.rows.copy_(mixed_target.detach())
         return mixed_logits
 
