@@ -165,7 +165,7 @@ class MultiMixLoss(nn.Module):
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
-    def check_inputs(self, logits, target, attention, clean_logits, finite=True) -> None:
+    def check_inputs(self, logits, target, attention=None, clean_logits=None, finite=True) -> None:
         check_logits(logits, finite)
         batch_size, num_classes = logits.shape[0], logits.shape[-1]
         check_target(target, batch_size, num_classes)
