@@ -264,7 +264,7 @@ class MultiMix:
             batch.lam = self.loss.sample(logits, batch.num_tuples)
         mixed_logits, mixed_target = mix(self.loss, **inputs, lam=batch.lam)
         batch.rows.__class__ = torch.Tensor
-        batch.rows.data = mixed_target.to(batch.rows)
+        batch.rows.data = mixed_target.detach().to(batch.rows)
         return mixed_logits
 
 
