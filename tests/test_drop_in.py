@@ -66,6 +66,17 @@ def test_a_stock_loop_gets_the_loss_and_gradients_of_the_head(key, clean_weight,
         assert torch.equal(buffer, other), name
 
 
+def test_the_gradient_through_the_attention_also_flows_through_the_targets():
+    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
+    plain, kwargs = copy.deepcopy(model), dict(attention_grad=True, clean_weight=0., label_smoothing=0.)
+    mixup_fn = make('dense-multimix', **kwargs).attach(model)
+    step(mixup_fn, model, x, target)
+    head = head_of_rows(plain, 'dense-multimix', mixup_fn, x, **kwargs)
+    seed()
+    head(plain.forward_features(x), target).backward()
+    torch.testing.assert_close(gradients(model), gradients(plain))
+
+
 @pytest.mark.parametrize('mode', MODES)
 def test_paper_setting(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)

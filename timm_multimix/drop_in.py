@@ -213,7 +213,8 @@ class MultiMix:
         if positions is None:
             lam = self.loss.sample(soft_target, num_tuples)
             return _Batch('embeddings', target, soft_target, mixed_rows(self.loss, lam, soft_target, soft_target), lam)
-        rows = soft_target.new_full((), float('nan')).expand(num_rows, num_classes).as_subclass(_PendingTargets)
+        empty = soft_target.new_full((), float('nan')).expand(num_rows, num_classes)
+        rows = torch.Tensor._make_subclass(_PendingTargets, empty)  # not a view, as as_subclass makes
         return _Batch('embeddings', target, soft_target, rows, num_tuples=num_tuples)
 
     def _positions(self, x: torch.Tensor) -> int:
@@ -265,6 +266,8 @@ class MultiMix:
         mixed_logits, mixed_target = mix(self.loss, **inputs, lam=batch.lam)
         batch.rows.__class__ = torch.Tensor
         batch.rows.data = mixed_target.detach().to(batch.rows)
+        if mixed_target.requires_grad:  # attention_grad: the targets depend on the attention too
+            batch.rows.detach_().copy_(mixed_target)
         return mixed_logits
 
 
