@@ -11,6 +11,7 @@ from . import functional
 from ._checks import UsageError, check_choice, check_target, take_arguments
 from .embeddings import DenseEmbeddings, check_classifier
 from .loss import MultiMixLoss
+from .rows import mix
 from .strength import draw
 from .tasks.gather import num_processes
 
@@ -161,10 +162,10 @@ class MultiMixHead(nn.Module):
         return f'{self.loss.describe(self.dense.example_positions)}, attention {self.options.attention}{activation}'
 
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
+        """Return mixed logits and targets, `[N, c]` each, for any other criterion; see `rows.mix`."""
         _check_gradients_are_averaged(self.model)
         outputs = self.outputs(features, target)
-        return self.loss.mix(**outputs.loss_inputs(target))
+        return mix(self.loss, **outputs.loss_inputs(target))
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
         """Return all outputs of the model for a training step; only attention 'cam' uses `target`."""

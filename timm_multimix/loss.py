@@ -1,6 +1,6 @@
 """MultiMix as a loss on any model's own logits."""
 import logging
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -40,12 +40,6 @@ DENSE_TUPLES_RANGE = (32, 1000)
 
 PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
 """The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments. It needs hundreds of epochs."""
-
-
-class RowCounts(NamedTuple):
-    """Counts for the rows of `MultiMixLoss.mix`: tuples per position, and copies of the clean batch."""
-    num_tuples: int
-    clean_copies: int
 
 
 class MultiMixLoss(nn.Module):
@@ -152,9 +146,9 @@ class MultiMixLoss(nn.Module):
             loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
             self.warn_without_gradient(loss)
         else:
-            self._check_inputs(logits, target, attention, clean_logits)
-            loss = self.plain(_clean_logits(logits, clean_logits), target)
-        self.observe(_clean_logits(logits, clean_logits), target)
+            self.check_inputs(logits, target, attention, clean_logits)
+            loss = self.plain(pooled_logits(logits, clean_logits), target)
+        self.observe(pooled_logits(logits, clean_logits), target)
         return loss
 
     def observe(self, clean_logits: torch.Tensor, target: torch.Tensor) -> None:
@@ -184,9 +178,9 @@ class MultiMixLoss(nn.Module):
         It mixes every training batch, whatever the strength.
         """
         is_fast = self.training and self.criterion is None
-        self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
+        self.check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
         if not self.training:
-            clean = self.plain(_clean_logits(logits, clean_logits), target)
+            clean = self.plain(pooled_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
         if teacher_logits is not None and self.criterion is not None:
             raise UsageError(
@@ -203,45 +197,11 @@ class MultiMixLoss(nn.Module):
             mixed = mean_over_rows(self.criterion, *rows, from_labels=target.ndim == 1)
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
-        clean = self.plain(_clean_logits(logits, clean_logits), target, mixed=True)
+        clean = self.plain(pooled_logits(logits, clean_logits), target, mixed=True)
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
-    @torch.compiler.disable
-    def mix(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
-            clean_logits: Optional[torch.Tensor] = None,
-            lam: Optional[torch.Tensor] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return mixed logits and mixed targets as rows, for any criterion that averages over rows.
-
-        Rows have no weights, so the clean term becomes whole copies of the unmixed batch: see `row_counts`. The mean
-        over rows is the loss of `forward`, except for the rounding of their number and the number of tuples. In eval
-        mode the rows are the clean batch.
-
-        Args:
-            logits: As in `forward`, like target, attention and clean_logits.
-            lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
-
-        Returns:
-            Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
-        """
-        self._check_inputs(logits, target, attention, clean_logits)
-        clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits, mixed=self.training)
-        if not self.training:
-            return clean
-        if lam is None:
-            num_tuples = self.row_counts(len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
-            lam = self.sample(logits, num_tuples)
-        copies = self._clean_copies(lam.shape[:-1].numel(), len(logits))
-        weights = lam if attention is None else functional.dense_weights(lam, attention)
-        mixed = self._mixed_rows(logits, target, weights)
-        return tuple(torch.cat([rows] + [same.to(rows.dtype)] * copies) for rows, same in zip(mixed, clean))
-
-    def _check_inputs(self, logits, target, attention, clean_logits, finite=True) -> None:
+    def check_inputs(self, logits, target, attention=None, clean_logits=None, finite=True) -> None:
         check_logits(logits, finite)
         batch_size, num_classes = logits.shape[0], logits.shape[-1]
         check_target(target, batch_size, num_classes)
@@ -253,32 +213,6 @@ class MultiMixLoss(nn.Module):
             check_floats('attention', attention, logits.shape[:2], finite=True)
             if attention.device.type == 'cpu' and bool((attention < 0).any()):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
-
-    def row_counts(self, batch_size: int, positions: Optional[int] = None) -> RowCounts:
-        """Return how many rows `mix` makes from a batch; `positions` is None for the pooled form.
-
-        Together the mixed and clean rows are about as many as the loss has tuples.
-
-        Raises:
-            ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows.
-        """
-        weight, r = self.clean_weight, positions or 1
-        num_rows = self.tuples(positions) * r
-        num_tuples = max(round(num_rows / (r * (1. + weight))), 1)
-        if not weight:
-            return RowCounts(num_tuples, 0)
-        copies = self._clean_copies(num_tuples * r, batch_size)
-        if copies < 8:  # rounding to so few would change the clean weight
-            num_tuples = max(round(copies * batch_size / (weight * r)), 1)
-        total = num_tuples * r + copies * batch_size
-        if total > 2 * (num_rows + batch_size):
-            raise UsageError(
-                f'clean_weight={weight:g} would take {total} rows, but num_tuples allows {num_rows}: use a '
-                f'{"larger clean_weight, 0" if weight < 1. else "smaller clean_weight"}, or a larger num_tuples')
-        return RowCounts(num_tuples, copies)
-
-    def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
-        return max(round(self.clean_weight * num_mixed / batch_size), 1) if self.clean_weight else 0
 
     def tuples(self, positions: Optional[int] = None) -> int:
         """Return the number of tuples n per step, in the dense form per position; `positions` is None if pooled."""
@@ -373,7 +307,7 @@ def _check_several_classes(logits: torch.Tensor) -> None:
     check_several_classes('the number of classes', logits.shape[-1], 'criterion=timm.loss.BinaryCrossEntropy()')
 
 
-def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
+def pooled_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
     if logits.ndim == 2:
         return logits
     if clean_logits is not None:

@@ -19,6 +19,7 @@ from benchmarks.detection.place import create_place
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
+from timm_multimix.rows import mix
 from timm_multimix.training import loop, runtime
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data import datasets
@@ -88,8 +89,8 @@ def test_thresholded_and_smoothed_binary_cross_entropy(mode, flags, steps):
     assert train_timm.main([*flags, '--mixup-mode', mode, '--epochs', '1']) == 0
     task = steps[0].task
     assert task.criterion.target_threshold == 0.3
-    logits, target = task.loss.mix(
-        torch.tensor([[2., -1., 0.], [0., 1., -2.]]), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
+    logits, target = mix(
+        task.loss, torch.tensor([[2., -1., 0.], [0., 1., -2.]]), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
     torch.testing.assert_close(target, torch.tensor([[0.6, 0., 0.4]]) * 0.8 + 0.2 / 3.)
     # 0.55 and 0.39 are above the threshold, 0.07 is not
     expected = F.binary_cross_entropy_with_logits(logits, torch.tensor([[1., 0., 1.]]))
