@@ -81,7 +81,7 @@ class SplitForward:
 
     def _look(self) -> List[object]:
         own, children = vars(self.model), self.model._modules
-        seen = [own.get('forward_features'), own.get('forward_head')]
+        seen = [type(self.model).forward, own.get('forward_features'), own.get('forward_head')]
         if not self.in_call:
             seen += [own.get('forward'), *self.model._forward_pre_hooks.values(), *self.model._forward_hooks.values()]
         for name in self._watched:
