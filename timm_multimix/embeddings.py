@@ -71,7 +71,9 @@ class SplitForward:
 
     def refresh(self) -> bool:
         """Run the example if the model's head, hooks or methods have changed since; return whether they have."""
-        if self._seen is not None and self._look() == self._seen:
+        seen = self._look()
+        if self._seen is not None and (
+                seen == self._seen or (seen[0] == self._seen[0] and _is_sharded(self.model))):  # which adds hooks
             return False
         check_classifier(self.model)
         with trial(self.model):
@@ -79,14 +81,14 @@ class SplitForward:
         self._seen = self._look()
         return True
 
-    def _look(self) -> List[object]:
-        own, children = vars(self.model), self.model._modules
-        seen = [type(self.model).forward, own.get('forward_features'), own.get('forward_head')]
+    def _look(self) -> Tuple[List[object], List[object]]:
+        methods, children = vars(self.model), self.model._modules
+        own = [type(self.model).forward, methods.get('forward_features'), methods.get('forward_head')]
         if not self.in_call:
-            seen += [own.get('forward'), *self.model._forward_pre_hooks.values(), *self.model._forward_hooks.values()]
-        for name in self._watched:
-            seen += children[name].modules() if children.get(name) is not None else [None]
-        return seen
+            own += _replacements(self.model)
+        watched = [children[name] for name in self._watched if children.get(name) is not None]
+        parts = [part for child in watched for part in child.modules()]
+        return own, parts + [item for part in parts for item in _replacements(part)]
 
     def _probe(self) -> None:
         model, example = self.model.eval(), _example_input(self.model, self.input_size)
@@ -106,13 +108,12 @@ class SplitForward:
             parts = model.forward_head(model.forward_features(example))
             if not isinstance(whole, torch.Tensor):
                 raise _unsupported(model, f'its forward returns a {type(whole).__name__}, not one tensor of logits')
-            if whole.shape != parts.shape or _differ(whole, parts):
-                hooks = not self.in_call and (model._forward_pre_hooks or model._forward_hooks)
-                what = 'it has forward hooks and' if hooks else (
-                    'its forward was replaced and' if 'forward' in vars(model) else 'its forward')
+            if whole.shape != parts.shape or _differ(whole.nan_to_num(), parts.nan_to_num()):
+                has_hooks = not self.in_call and (model._forward_pre_hooks or model._forward_hooks)
                 raise _unsupported(
-                    model, f'{what} computes other logits than forward_head(forward_features(x))'
-                    f'{" in train mode" if training else ""}, which is what would be trained')
+                    model, f'model(x){" with its forward hooks" if has_hooks else ""}{" in train mode" * training} '
+                    'differs from forward_head(forward_features(x)), which would be trained'
+                    f'{"; MultiMix.attach runs hooks in both modes" if has_hooks else ""}')
 
 
 class DenseEmbeddings(SplitForward):
@@ -129,7 +130,7 @@ class DenseEmbeddings(SplitForward):
             raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
         if (dropped := getattr(getattr(model, 'patch_drop', None), 'prob', 0.)) > 0.:
             raise _unsupported(model, f'patch_drop_rate={dropped:g} drops positions; with patch_drop_rate=0, it works')
-        if any(hasattr(p, 'device_mesh') or type(p).__name__ == 'FlatParameter' for p in model.parameters()):
+        if _is_sharded(model):
             raise UsageError(
                 f'{_name(model)} is sharded, so its forward_features cannot run by itself: build the task first, then '
                 'shard its trainable_module (fully_shard)')
@@ -222,8 +223,8 @@ class DenseEmbeddings(SplitForward):
         if positions == 1 and not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                f"{_name(self.model)} has one position at this size of images, so mode 'dense-multimix' mixes as "
-                "'multimix' does; use larger images, or a model with a smaller stride")
+                f"{_name(self.model)} has one position at this size of images, so mode 'dense-multimix' has "
+                "nothing dense to mix; use larger images, or a model with a smaller stride")
 
     def __call__(self, features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return dense logits `[b, r, c]` and embeddings `[b, r, d]` for the output of `forward_features`.
@@ -277,12 +278,13 @@ def _num_prefix_tokens(model: nn.Module, features: torch.Tensor, example: torch.
         grid = model.forward_intermediates(example, indices=1, output_fmt='NCHW', intermediates_only=True)[-1]
         return num_tokens - grid.shape[-2] * grid.shape[-1]
     height, width = example.shape[-2:]
-    surplus = [k for k in range(num_tokens) if num_tokens - k in grids or _is_grid(num_tokens - k, height, width)]
-    if surplus[0]:
+    surplus = next(
+        (k for k in range(num_tokens) if num_tokens - k in grids or _is_grid(num_tokens - k, height, width)), None)
+    if surplus != 0:
         raise _unsupported(
             model, f'forward_features returns {num_tokens} tokens for {height} x {width} pixels, which are not a grid '
-            f'of positions: set model.num_prefix_tokens to the number of class tokens and others before the grid '
-            f'(probably {surplus[0]})')
+            'of positions: set model.num_prefix_tokens to the number of class tokens and others before the grid '
+            f'({"0 if there are none" if surplus is None else f"probably {surplus}"})')
     return 0
 
 
@@ -316,6 +318,16 @@ def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
     if isinstance(classifier, nn.Conv2d):
         return classifier(embeddings[..., None, None]).flatten(1)
     return classifier(embeddings)
+
+
+def _replacements(module: nn.Module) -> List[object]:
+    """Return what runs beside or in place of a module's forward."""
+    return [vars(module).get('forward'), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Return whether FSDP, of either version, holds the parameters."""
+    return any(hasattr(p, 'device_mesh') or hasattr(p, '_is_flat_param') for p in model.parameters())
 
 
 def _differ(logits: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -104,6 +104,7 @@ HONOURED = {
     'synchronized batch norms': nn.SyncBatchNorm.convert_sync_batchnorm,
     'a hook on the classifier': lambda model: model.fc.register_forward_hook(lambda *args: args[2] - torch.arange(7.)),
     'a patched classifier': patch_classifier,
+    'a hook on the layer before': lambda model: model.norm.register_forward_hook(lambda *args: args[2] * 2.),
     'a hook that only looks': lambda model: model.register_forward_hook(lambda *args: None),
 }
 HOOKS = {
