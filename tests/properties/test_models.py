@@ -271,3 +271,15 @@ def test_timms_reset_classifier(key):
     loss.backward()
     torch.testing.assert_close(loss, torch.tensor(NUM_CLASSES).log())
     assert model.get_classifier().weight.grad is not None
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_teacher_without_the_new_parameters_is_refused(mode):
+    model = Small()
+    task = MultiMixTask(model, mode=mode, teacher_decay=0.9, single_view=True, num_tuples=8, verbose=False)
+    model.fc = nn.Linear(8, NUM_CLASSES)
+    task(X, TARGET)['loss'].backward()
+    task.update_ema()
+    model.fc = Branched(model.fc)
+    with pytest.raises(ValueError, match='8 parameter tensors, its teacher 6'):
+        task.update_ema()

@@ -68,8 +68,8 @@ class Teacher(nn.Module):
         counts = [len(list(module.parameters())) for module in (self.ema.module, student)]
         if counts[0] != counts[1]:
             raise UsageError(
-                f'the model has {counts[1]} tensors of parameters, its teacher {counts[0]}: change the model before the task is '
-                'built')
+                f'the model has {counts[1]} parameter tensors, its teacher {counts[0]}: change the model before the '
+                'task is built')
         self.ema.update(student, step=step)
         self.moved = True
 
