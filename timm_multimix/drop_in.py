@@ -140,13 +140,15 @@ class MultiMix:
         check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
-            raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
+            raise UsageError(
+                f'num_classes must be that of the model, {num_classes}, got {self.num_classes}; if its classifier was '
+                f'replaced, set model.num_classes = {self.num_classes}')
         if 'forward' in vars(model):
             raise UsageError(f'{type(model).__name__} already has a replaced forward; detach what was attached to it')
         if self.model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
         if self.mode == 'dense-multimix':
-            self._head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
+            self._head = _AttachedHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
         self.model = model
         _logger.info(
             f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}; '
@@ -269,6 +271,10 @@ class MultiMix:
         if mixed_target.requires_grad:  # attention_grad: the targets depend on the attention too
             batch.rows.detach_().copy_(mixed_target)
         return mixed_logits
+
+
+class _AttachedHead(MultiMixHead):
+    _in_call = True
 
 
 @dataclass

@@ -162,7 +162,10 @@ class MultiMixTask(StepTask):
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
                 self.teacher.warn_if_still()
             if self.mode == 'dense-multimix':
+                head = unwrap_model(self.trainable_module).head
+                head.refresh()  # a compiled step does not
                 outputs = self.trainable_module(input, target)
+                head.dense.warn_if_single(outputs.dense_logits.shape[1])
             else:
                 outputs = HeadOutput(self.trainable_module(input))
             inputs = {**outputs.loss_inputs(target), **of_teacher}
