@@ -34,8 +34,9 @@ from .training.cli.flag import Parser
 from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import FLAGS, GROUPS, check, create_parser
 from .training.cli.rules import check_data
+from .training.data.classes import check_classes
 from .training.data.datasets import check_splits, read_or_refuse
-from .training.data.folders import check_classes, check_folders, check_root
+from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
 from .training.model import create_by_name, load_initial, model_flags, read_checkpoint

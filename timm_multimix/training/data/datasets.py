@@ -8,8 +8,9 @@ from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_data
 from torch.utils.data import Dataset, IterableDataset
 
 from ..._checks import UsageError, call_library
+from .classes import check_classes
 from .digits import Digits
-from .folders import check_classes, check_folders
+from .folders import check_folders
 from .images import CheckedImages, ClassIndex
 
 

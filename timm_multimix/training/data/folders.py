@@ -12,10 +12,9 @@ from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
 from ..._checks import UsageError
-from ..cli.rules import is_binary
+from .classes import some
 
 _logger = logging.getLogger('train')
-_MOST = 10  # names listed in a message
 _PREFIXES = ('torch/', 'hfds/', 'hfids/', 'tfds/', 'wds/')
 _TORCH_NAMES = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist', 'inaturalist', 'places365',
                 'imagenet', 'image_folder')
@@ -37,7 +36,7 @@ def check_root(args: argparse.Namespace) -> None:
         same = next((names for names in _SYNONYMS if split in names), (split,))
         if not any(os.path.exists(os.path.join(root, name.split('[')[0])) for name in same):
             folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-            raise UsageError(f'{flag} {split}: no such folder in {root}, which has {_some(folders) or "no folders"}')
+            raise UsageError(f'{flag} {split}: no such folder in {root}, which has {some(folders) or "no folders"}')
 
 
 def _check_name(name: str) -> None:
@@ -65,52 +64,16 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     if '.' in folders:
         loose = sorted(os.path.basename(path) for path, _ in reader.samples if os.path.dirname(path) == root)
         raise UsageError(
-            f'{split}: every image must be in the folder of its class, got {_some(loose)} in {root} itself')
+            f'{split}: every image must be in the folder of its class, got {some(loose)} in {root} itself')
     _check_order(split, reader.class_to_idx)
     _warn_of_shared_names(split, folders)
     used = {folder.split(os.sep)[0] for folder in folders}
     unused = sorted(entry.name for entry in os.scandir(root)
                     if entry.is_dir() and entry.name not in used and not entry.name.startswith('.'))
     if unused and args.class_map:
-        _logger.warning(f'{split}: not in --class-map {args.class_map} and so left out: {_some(unused)}.')
+        _logger.warning(f'{split}: not in --class-map {args.class_map} and so left out: {some(unused)}.')
     elif unused:
-        _logger.warning(f'{split}: no images in {_some(unused)}; they do not become classes.')
-
-
-def check_classes(
-        args: argparse.Namespace,
-        num_classes: int,
-        dataset_train: Dataset,
-        dataset_eval: Dataset,
-) -> None:
-    """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class.
-
-    Raises:
-        ValueError: If so, naming the classes that differ.
-    """
-    train, evaluation = (
-        getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
-    if not train:
-        return
-    if len(train) == 1 and not is_binary(args):
-        raise UsageError(
-            f'{args.train_split} has one class, {_some(list(train))}, from which cross-entropy learns nothing; one '
-            f'class needs binary cross-entropy: --bce-loss')
-    needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
-    if needed > num_classes:
-        raise UsageError(
-            f'--num-classes must be at least the {needed} classes of the data, got {num_classes}; the data has '
-            f'{_some(list(train))}')
-    if needed < num_classes:
-        _logger.warning(
-            f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
-    if evaluation and train != evaluation:
-        names = [sorted(set(a) - set(b), key=str) for a, b in ((train, evaluation), (evaluation, train))]
-        lacking = [f'only {split} has {_some(some)}' for split, some in zip((args.train_split, args.val_split), names)
-                   if some]
-        raise UsageError(
-            f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
-            f'{len(evaluation)}; {"; ".join(lacking) or "their order differs"}')
+        _logger.warning(f'{split}: no images in {some(unused)}; they do not become classes.')
 
 
 def _leave_out_hidden(split: str, reader: ReaderImageFolder, keep_classes: bool) -> None:
@@ -148,7 +111,7 @@ def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
     for counter, noun, kind in ((hidden, 'hidden file', ''), (others, 'file', ' without the extension of an image')):
         if counter:
             count, names = sum(counter.values()), [f'{number} {name}' for name, number in sorted(counter.items())]
-            passed_over.append(f'{count} {noun}{"s" * (count > 1)}{kind} ({_some(names)})')
+            passed_over.append(f'{count} {noun}{"s" * (count > 1)}{kind} ({some(names)})')
     if passed_over:
         _logger.warning(f'{split}: skipped {" and ".join(passed_over)} in {root}.')
 
@@ -165,7 +128,7 @@ def _check_order(split: str, names: Iterable[str]) -> None:
         if other is not name:
             raise UsageError(
                 f'{split}: names of classes must differ in more than case and leading zeros, which sorting '
-                f'ignores, got {_some(sorted([other, name]))}')
+                f'ignores, got {some(sorted([other, name]))}')
 
 
 def _warn_of_shared_names(split: str, folders: Set[str]) -> None:
@@ -174,8 +137,4 @@ def _warn_of_shared_names(split: str, folders: Set[str]) -> None:
         by_name.setdefault(os.path.basename(folder), []).append(folder)
     for name, same in by_name.items():
         if len(same) > 1:
-            _logger.warning(f'{split}: {_some(same)} are one class, {name}: the last folder of a path is its name.')
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(map(str, names[:_MOST])) + (f' and {len(names) - _MOST} more' if len(names) > _MOST else '')
+            _logger.warning(f'{split}: {some(same)} are one class, {name}: the last folder of a path is its name.')
