@@ -18,6 +18,7 @@ from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume
 from timm_multimix.training.cli.multimix import resolved_text
 from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.data.classes import class_names
 from timm_multimix.training.data.folders import check_root
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
 from timm_multimix.training.errors import exit_code
@@ -115,6 +116,7 @@ def run(args, args_text: str) -> None:
                 training,
                 resolved_text(args_text, task),
                 image_size,
+                class_names(loader_train.dataset),
                 start_epoch,
                 checkpoint,
                 errors=OSError,

@@ -41,9 +41,9 @@ def main():
     args = parse_args()
     device = torch.device(args.device)
     train_set = create_dataset('', root=args.images, split='train', is_training=True)
-    validation_set = create_dataset('', root=args.images, split='validation')
-    num_classes = len(train_set.reader.class_to_idx)
-    model = timm.create_model(args.model, num_classes=num_classes).to(device)
+    classes = train_set.reader.class_to_idx
+    validation_set = create_dataset('', root=args.images, split='validation', class_map=classes)
+    model = timm.create_model(args.model, num_classes=len(classes)).to(device)
     config = resolve_data_config(dict(img_size=args.image_size), model=model)
     shared = dict(
         input_size=config['input_size'], mean=config['mean'], std=config['std'], batch_size=args.batch_size,
@@ -71,7 +71,7 @@ def main():
             f'validation accuracy {evaluate(model, validation_loader):.3f}', flush=True)
 
     # a plain timm checkpoint: timm.create_model(NAME, num_classes=..., checkpoint_path=FILE) reads it
-    torch.save({'arch': args.model, 'state_dict': model.state_dict()}, args.output)
+    torch.save({'arch': args.model, 'class_names': [*classes], 'state_dict': model.state_dict()}, args.output)
     print(f'wrote {args.output}')
 
 

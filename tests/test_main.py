@@ -185,3 +185,8 @@ def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
         run(*flags, '--workers', workers, code=2)
         error = capsys.readouterr().err
         assert f'timm_multimix: error: {broken}{os.sep}' in error and ' cannot be read: ' in error
+
+
+def test_the_output_folder_of_the_script_gets_the_names_of_the_classes(run, tmp_path):
+    run('--mixup-mode', 'multimix', '--output', str(tmp_path), '--epochs', '1')
+    assert (tmp_path / 'run' / 'classes.txt').read_text() == 'cat\ndog\nowl\n'

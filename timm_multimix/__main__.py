@@ -34,8 +34,9 @@ from .training.cli.flag import Parser
 from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import FLAGS, GROUPS, check, create_parser
 from .training.cli.rules import check_data
+from .training.data.classes import check_classes, class_names, write_classes
 from .training.data.datasets import check_splits, read_or_refuse
-from .training.data.folders import check_classes, check_folders, check_root
+from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
 from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
@@ -141,13 +142,13 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         check_root(args)
         split = kwargs.get('split', 'a')
         what = f'{split} split of {args.dataset or args.data_dir or args.data}'
-        dataset = call_library(what, original, *positional, **kwargs)
+        dataset = read_or_refuse(call_library(what, original, *positional, **kwargs), kwargs.get('input_img_mode'))
         datasets[bool(kwargs.get('is_training'))] = dataset
         if len(datasets) == 2:
             check_splits(args, datasets[True], datasets[False])
         check_folders(split, dataset, args)
         _check_classes(args, tasks, datasets)
-        return read_or_refuse(dataset)
+        return dataset
 
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):
         loader = original(*positional, **kwargs)
@@ -178,6 +179,12 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
             _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
         return scheduler, epochs
 
+    def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
+        folder = original(*positional, **kwargs)
+        if True in datasets:
+            write_classes(folder, class_names(datasets[True]))
+        return folder
+
     prepare_augmentation(args)
     wrapped = [
         (timm.data, 'create_dataset', create_dataset),
@@ -188,7 +195,7 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         (timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
         (timm.task, 'resume_task_checkpoint', resume),
         (timm.models, 'resume_checkpoint', resume),
-        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}')),
+        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}', get_outdir)),
         (timm.utils, 'init_distributed_device', partial(call_library, f'--device {args.device}')),
     ]
     replaced = [

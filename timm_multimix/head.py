@@ -166,6 +166,7 @@ class MultiMixHead(nn.Module):
             loss = self.terms(outputs, target)['loss']
             self.loss.warn_without_gradient(loss)
         else:  # without the pass over the positions
+            self.refresh()
             outputs = HeadOutput(self.model.forward_head(features))
             check_target(target, *outputs.clean_logits.shape)
             loss = self.loss.plain(outputs.clean_logits, target)

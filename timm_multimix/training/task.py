@@ -22,6 +22,7 @@ from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
 from .cli.rules import loss_type
+from .data.classes import source_of
 from .model import create_by_name
 from .runtime import Runtime
 
@@ -174,14 +175,13 @@ def chance_level(dataset: Any, num_classes: int) -> float:
 
     If the labels of the dataset are not available, as for streams, the classes are taken to be equally frequent.
     """
-    while hasattr(dataset, 'dataset'):  # unwrap it
-        dataset = dataset.dataset
-    labels = getattr(dataset, 'targets', None)
+    source = source_of(dataset)
+    labels = getattr(source, 'targets', None)
     if labels is None:
-        labels = [label for _, label in getattr(getattr(dataset, 'reader', None), 'samples', ())]
+        labels = [label for _, label in getattr(source, 'samples', ())]
     try:
         counts = Counter(map(int, labels))
-    except (TypeError, ValueError):  # lists of labels, or names
+    except (RuntimeError, TypeError, ValueError):  # lists of labels, or names
         counts = Counter()
     return max(counts.values()) / counts.total() if counts else 1. / num_classes
 
