@@ -178,6 +178,7 @@ def _forward_backward(training, input, target, scale, need_update):
     with runtime.autocast(), any_values():  # BadSteps checks the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
+    second_order = getattr(training.optimizer, 'is_second_order', False)
     parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
     if runtime.loss_scaler is not None:
         runtime.loss_scaler(
@@ -186,12 +187,13 @@ def _forward_backward(training, input, target, scale, need_update):
             clip_grad=args.clip_grad,
             clip_mode=args.clip_mode,
             parameters=parameters,
+            create_graph=second_order,
             need_update=need_update,
         )
         if need_update:
             training.bad_steps.judge()  # only to count: for bad ones the scaler has skipped the optimizer
         return result
-    loss.backward()
+    loss.backward(create_graph=second_order)
     if need_update and training.bad_steps.judge():
         if args.clip_grad is not None:
             dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)

@@ -7,10 +7,12 @@ from PIL import Image
 from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
-from ..._checks import UsageError, call_library
+from ..._checks import REJECTIONS, UsageError, call_library
 from .digits import Digits
 from .folders import check_classes, check_folders
 from .images import CheckedImages, ClassIndex
+
+DATASET_ERRORS = (*REJECTIONS, KeyError, RuntimeError)  # timm's and torchvision's for data that is not there
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
@@ -35,7 +37,7 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
             if not isinstance(dataset, IterableDataset):
                 call_library(
                     '--task multilabel needs lists of class indices, or vectors with --target-format multihot',
-                    dataset.__getitem__, 0)
+                    dataset.__getitem__, 0, errors=Exception)
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
@@ -86,4 +88,5 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
+        errors=DATASET_ERRORS,
     )
