@@ -134,7 +134,7 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             f'{args.multimix_implementation!r}')
     for name in ('torchcompile', 'torchscript', 'sync_bn', 'grad_checkpointing', 'mixupe_exact'):
         if getattr(args, name):
-            raise UsageError(f'{flag_name(name)} does not go with --opt {args.opt}, which differentiates the gradients once more')
+            raise UsageError(f'{flag_name(name)} does not go with --opt {args.opt}: it needs further derivatives')
 
 
 def _check_images(args: argparse.Namespace) -> None:
