@@ -63,7 +63,7 @@ def test_a_warning_names_the_old_and_the_new_value(flags, caplog):
 
 
 @pytest.mark.parametrize('before, after, message', [
-    (['--opt', 'momentum', '--momentum', '0'], ['--opt', 'momentum'], 'momentum of its optimizer is 0.0, so it has no '),
+    (['--opt', 'momentum', '--momentum', '0'], ['--opt', 'momentum'], 'momentum of its optimizer is 0.0, so '),
     (['--opt', 'adamw'], ['--opt', 'adamw', '--opt-kwargs', 'amsgrad=True'], 'amsgrad of its optimizer is False, '),
     (['--weight-decay', '1e-3'], ['--weight-decay', '0'], 'its optimizer has groups of '),
 ])
