@@ -98,7 +98,7 @@ def create_features(
                          f'{in_chans}')
     what = f'--model {model}'
     if args.get('img_size'):
-        plain = call_library(what, timm.create_model, model)
+        plain = call_library(what, timm.create_model, model, errors=(*REJECTIONS, RuntimeError))
         if hasattr(getattr(plain, 'patch_embed', None), 'img_size'):
             kwargs.setdefault('img_size', args['img_size'])  # other models have no fixed size
     whole = call_library(
