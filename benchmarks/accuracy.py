@@ -17,6 +17,7 @@ import torch
 import yaml
 
 import train_timm
+from timm_multimix.training.errors import INTERRUPTED, TERMINATED
 
 from .suite.budget import budget, check_data, check_flags, check_folder, check_pretrained, check_result
 from .suite.cli import add_methods, create_parser, mistakes
@@ -27,9 +28,6 @@ from .suite.subset import Share, prepare_data
 from .suite.trained import apply, calibration_error, load_pixels, load_run
 
 _logger = logging.getLogger('benchmarks')
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in a shell."""
-
 
 class RunError(Exception):
     """A failed or interrupted training, with the exit code for it."""
@@ -59,13 +57,13 @@ def train(run: Run, data: Share, results: str, extra: str = '') -> Optional[str]
             '--output', os.path.dirname(run.folder), '--experiment', os.path.basename(run.folder)]
         commits = _commits(run.folder)
         code = train_timm.main([*command, '--resume', 'auto', '--checkpoint-hist', '1'])
-        if code:
-            raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
         epochs, wanted = _progress(run.folder)
-        if len(epochs) < wanted:  # train_timm.py returns 0 when it is interrupted
+        if code in (INTERRUPTED, TERMINATED):
             raise RunError(
                 f'the run of {method} with seed {seed} was interrupted after {len(epochs)} of {wanted} epochs; the '
                 f'same command resumes it', INTERRUPTED)
+        if code:
+            raise RunError(f'the run of {method} with seed {seed} failed; its command was: {" ".join(command)}', code)
         settings = dict(
             recipe=recipe, method=method, seed=seed, flags=flags, data=data.digest, checkpoint=run.checksum())
         last = epochs[-1]

@@ -25,7 +25,7 @@ import timm.scheduler
 import timm.task
 import timm.utils
 
-from ._checks import UsageError, call_library
+from ._checks import REJECTIONS, UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore
@@ -35,7 +35,7 @@ from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import FLAGS, GROUPS, check, create_parser
 from .training.cli.rules import check_data
 from .training.data.classes import check_classes, class_names, write_classes
-from .training.data.datasets import check_splits, read_or_refuse
+from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
 from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
@@ -142,7 +142,8 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         check_root(args)
         split = kwargs.get('split', 'a')
         what = f'{split} split of {args.dataset or args.data_dir or args.data}'
-        dataset = read_or_refuse(call_library(what, original, *positional, **kwargs), kwargs.get('input_img_mode'))
+        dataset = call_library(what, original, *positional, **kwargs, errors=DATASET_ERRORS)
+        dataset = read_or_refuse(dataset, kwargs.get('input_img_mode'))
         datasets[bool(kwargs.get('is_training'))] = dataset
         if len(datasets) == 2:
             check_splits(args, datasets[True], datasets[False])
@@ -166,7 +167,8 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
     def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
         optimizers.append(opt)  # the script's default may differ from that of our --opt
-        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs)
+        errors = Exception if args.opt_kwargs or args.opt_betas else REJECTIONS
+        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs, errors=errors)
 
     def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
         check_resumed(path, None if args.no_resume_opt or not optimizers else optimizers[-1])
@@ -196,7 +198,8 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         (timm.task, 'resume_task_checkpoint', resume),
         (timm.models, 'resume_checkpoint', resume),
         (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}', get_outdir)),
-        (timm.utils, 'init_distributed_device', partial(call_library, f'--device {args.device}')),
+        (timm.utils, 'init_distributed_device', partial(
+            call_library, f'--device {args.device}', errors=(*REJECTIONS, RuntimeError))),
     ]
     replaced = [
         *((timm.task, name, PluggedTask) for name in _TASKS),

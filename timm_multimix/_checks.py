@@ -12,27 +12,31 @@ Alpha = Union[float, Tuple[float, float]]
 LARGEST = sys.float_info.max
 _looks_at_values = ContextVar('looks_at_values', default=True)
 
-# what a library raises for a bad value; an AttributeError or a NameError is a bug in the program
-_REJECTIONS = (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+REJECTIONS = (AssertionError, ImportError, OSError, ValueError)
+"""What timm and torch raise for a user's value; other errors are bugs, except where a call is known to raise them."""
 
 
 class UsageError(ValueError):
     """A user's mistake: names the argument or flag, what it was and what is allowed. One line on the command line."""
 
 
-def call_library(what: str, function: Callable, *args: Any, errors: Any = _REJECTIONS, **kwargs: Any) -> Any:
+def call_library(what: str, function: Callable, *args: Any, errors: Any = REJECTIONS, **kwargs: Any) -> Any:
     """Call a function of timm or torch that may reject the user's value.
 
     Args:
         what: The argument or flag and its value; the error message starts with it.
-        errors: The exceptions that mean a rejected value, as for `except`.
+        errors: The exceptions that mean a rejected value, as for `except`. A TypeError that names an unexpected keyword
+            among `kwargs` always does: what the user chose does not take that flag.
 
     Raises:
         UsageError: If the value is rejected: `what` and the library's message, in one line.
     """
     try:
         return function(*args, **kwargs)
-    except errors as error:
+    except Exception as error:
+        if not isinstance(error, errors) and not any(
+                f"unexpected keyword argument '{name}'" in str(error) for name in kwargs):
+            raise
         reason = ' '.join(str(error).split())[:300]
         if not isinstance(error, UsageError):
             reason = f'{reason} ({type(error).__name__})'.lstrip()

@@ -11,7 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from timm_multimix._checks import call_library
+from timm_multimix._checks import REJECTIONS, call_library
 
 from .checkpoint import Checkpoint
 
@@ -98,7 +98,7 @@ def create_features(
                          f'{in_chans}')
     what = f'--model {model}'
     if args.get('img_size'):
-        plain = call_library(what, timm.create_model, model)
+        plain = call_library(what, timm.create_model, model, errors=(*REJECTIONS, RuntimeError))
         if hasattr(getattr(plain, 'patch_embed', None), 'img_size'):
             kwargs.setdefault('img_size', args['img_size'])  # other models have no fixed size
     whole = call_library(

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
-from timm_multimix._checks import call_library
+from timm_multimix._checks import REJECTIONS, call_library
 from timm_multimix.training.runtime import warn_of_hanging_workers
 
 
@@ -19,8 +19,9 @@ class Place(NamedTuple):
 
 def create_place(device: str, workers: int) -> Place:
     """Join the processes of torchrun, if it started this one."""
-    where = call_library(f'--device {device}', init_distributed_device_so, device)
-    device = call_library(f'--device {device}', torch.zeros, (), device=where['device']).device
+    errors = *REJECTIONS, RuntimeError
+    where = call_library(f'--device {device}', init_distributed_device_so, device, errors=errors)
+    device = call_library(f'--device {device}', torch.zeros, (), device=where['device'], errors=errors).device
     warn_of_hanging_workers(workers)
     return Place(device, where['global_rank'], where['world_size'], workers)
 

@@ -101,7 +101,7 @@ def check_whole(folder):
             assert 'state_dict' in read(folder / name), name
 
 
-def test_sigterm_ends_with_code_0_and_nothing_is_lost(start, tmp_path):
+def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
     """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
@@ -111,7 +111,7 @@ def test_sigterm_ends_with_code_0_and_nothing_is_lost(start, tmp_path):
     run.processes[0].send_signal(signal.SIGTERM)
     code, seconds = run.end()
     print(f'SIGTERM to exit: {seconds:.1f} s')
-    assert code == 0 and seconds < 30., run.text()
+    assert code == 143 and seconds < 30., run.text()
     assert 'Traceback' not in run.text()
     assert list((tmp_path / 'run').glob('recovery-1-*'))
     assert start('--epochs', '2', '--workers', '2').end()[0] == 0
@@ -140,7 +140,7 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
     assert all(seconds < 30. for _, seconds in ended)
     if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
-        assert [code for code, _ in ended] == [0, 0], run.text() + run.text(1)
+        assert [code for code, _ in ended] == [143, 143], run.text() + run.text(1)
     assert 'Stopped by SIGTERM' in run.text()
     assert list((tmp_path / 'run').glob('recovery-0-*')), run.text()
     for more in ([], ['--experiment', 'whole']):

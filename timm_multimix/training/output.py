@@ -54,7 +54,7 @@ class Output:
             _logger.warning(f'{here} belongs to another run; this run is in {self.folder}.')
         self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
         self.results: List[Dict[str, Any]] = []
-        self.tracker = Tracker(args, name, self.folder)
+        self.tracker = Tracker(args, name, self.folder, start_epoch)
         self.saver = AtomicCheckpointSaver(
             model=training.task.get_eval_model(),
             optimizer=training.optimizer,

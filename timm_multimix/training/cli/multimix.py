@@ -4,6 +4,7 @@ import inspect
 from typing import Any, Dict, Tuple, Union
 
 import yaml
+from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
@@ -109,6 +110,14 @@ OUR_GROUPS: Tuple[Group, ...] = (
 )
 
 
+def is_second_order(args: argparse.Namespace) -> bool:
+    """Return whether the optimizer differentiates the gradients; False for a name that timm does not know."""
+    try:
+        return get_optimizer_info(args.opt.lower().split('_')[-1]).second_order
+    except ValueError:
+        return False
+
+
 def mixes_images(args: argparse.Namespace) -> bool:
     """Return whether Mixup or CutMix mixes images, whatever the mode."""
     return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
@@ -135,6 +144,8 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         given['single_view'] = not needs_two_views(args)
     if args.cutmix_minmax is not None:
         given['cutmix_minmax'] = args.cutmix_minmax
+    if is_second_order(args):
+        given.setdefault('implementation', 'reference')
     given.update(
         mode=args.mixup_mode,
         multi_label=args.task == 'multilabel',

@@ -10,7 +10,7 @@ from ..._checks import UsageError, check_several_classes
 from ...head import MODES
 from ...loss import PAPER
 from .flag import Flag, Given, flag_name, numbers
-from .multimix import OUR_MODES, mixes_images, mixes_input, needs_two_views
+from .multimix import OUR_MODES, is_second_order, mixes_images, mixes_input, needs_two_views
 
 _logger = logging.getLogger('train')
 _OWN_DATA = ('hfds/', 'hfids/', 'tfds/', 'wds/')  # prefixes of datasets that need no folder
@@ -53,7 +53,8 @@ def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
             if other is not None:
                 reason = f': {condition.why}' if condition.why else ''
                 raise UsageError(f'{flag.name} does not go with {other}{reason}')
-    for check in (_check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs, _check_validation):
+    for check in (_check_optimizer, _check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs,
+                  _check_validation):
         check(args)
 
 
@@ -122,6 +123,18 @@ def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
     name = f'{flag.name} {getattr(args, flag.dest)}' if flag.choices and flag.default else flag.name
     got = f', got {getattr(args, condition.names[0])!r}' if condition.values else ''
     return f'{name} needs {condition.sentence}{got}'
+
+
+def _check_optimizer(args: argparse.Namespace) -> None:
+    if not is_second_order(args):
+        return
+    if args.multimix_implementation not in (None, 'reference'):
+        raise UsageError(
+            f'--multimix-implementation must be reference with --opt {args.opt}, which needs second derivatives, got '
+            f'{args.multimix_implementation!r}')
+    for name in ('torchcompile', 'torchscript', 'sync_bn', 'grad_checkpointing', 'mixupe_exact'):
+        if getattr(args, name):
+            raise UsageError(f'{flag_name(name)} does not go with --opt {args.opt}: it needs further derivatives')
 
 
 def _check_images(args: argparse.Namespace) -> None:

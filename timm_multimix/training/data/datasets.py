@@ -8,11 +8,13 @@ from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_data
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import VisionDataset
 
-from ..._checks import UsageError, call_library
+from ..._checks import REJECTIONS, UsageError, call_library
 from .classes import FOLDERS, check_classes, source_of
 from .digits import Digits
 from .folders import check_folders
 from .images import CheckedImages, ClassIndex
+
+DATASET_ERRORS = (*REJECTIONS, KeyError, RuntimeError)  # timm's and torchvision's for data that is not there
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
@@ -36,7 +38,7 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
             if not isinstance(dataset, IterableDataset):
                 call_library(
                     '--task multilabel needs lists of class indices, or vectors with --target-format multihot',
-                    dataset.__getitem__, 0)
+                    dataset.__getitem__, 0, errors=Exception)
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
@@ -86,5 +88,6 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
+        errors=DATASET_ERRORS,
     )
     return read_or_refuse(dataset, img_mode)
