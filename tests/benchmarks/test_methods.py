@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.nn.functional import one_hot
 
 import train_timm
@@ -104,6 +105,16 @@ def test_published_settings_say_where_they_are_from():
     published = [name for name, recipe in RECIPES.items() if recipe.published or recipe.methods or recipe.source]
     assert len(published) == 8
     assert all(RECIPES[name].source and RECIPES[name].methods for name in published)
+
+
+@pytest.mark.parametrize('name, size', [
+    ('cifar100-preactresnet18', 32), ('cifar100-mixupe', 32), ('tiny-imagenet-preactresnet18', 64), ('tiny20', 64)])
+def test_padded_images_are_cropped_at_their_size(name, size):
+    pad, args = RECIPES[name].pad, parsed(name, 'plain')
+    image = Image.new('RGB', (size + 2 * pad, size + 2 * pad))
+    crops = [RandomResizedCropAndInterpolation.get_params(image, args.scale, args.ratio) for _ in range(400)]
+    assert {crop[2:] for crop in crops} == {(size, size)}
+    assert [{crop[side] for crop in crops} for side in (0, 1)] == [set(range(2 * pad + 1))] * 2
 
 
 @pytest.mark.slow
