@@ -19,9 +19,9 @@ import yaml
 import train_timm
 from timm_multimix.training.errors import INTERRUPTED, TERMINATED
 
+from .recipes import RECIPES
 from .suite.budget import budget, check_data, check_flags, check_folder, check_pretrained, check_result
 from .suite.cli import add_methods, create_parser, mistakes
-from .suite.recipes import RECIPES
 from .suite.results import ACCURACY, COMMIT, write_result
 from .suite.running import Run, exclusive, run_of, work_through
 from .suite.subset import Share, prepare_data

@@ -6,12 +6,12 @@ have, and the p-value of a paired t-test.
 import sys
 from typing import List, Optional
 
+from .methods import find
+from .recipes import RECIPES
 from .report.metrics import ACCURACY_METRICS
 from .report.page import markdown_table
 from .report.provenance import caption
 from .suite.cli import create_parser, mistakes
-from .suite.methods import find
-from .suite.recipes import RECIPES
 from .suite.results import ACCURACY
 from .suite.runs import Runs, read_runs, seeds_of
 

@@ -14,11 +14,11 @@ import timm
 from timm.data import resolve_data_config
 
 from . import accuracy, attention, embedding_space, ood, robustness, step_time
+from .methods import KNOBS, METHODS
+from .recipes import RECIPES
 from .report import __main__ as report
 from .suite import budget
 from .suite.cli import mistakes
-from .suite.methods import KNOBS, METHODS
-from .suite.recipes import RECIPES
 from .suite.running import create_part_parser, exclusive
 from .suite.runs import existing_settings
 

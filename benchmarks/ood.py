@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from .recipes import RECIPES, Recipe
 from .suite.cli import mistakes
-from .suite.recipes import RECIPES, Recipe
 from .suite.running import create_part_parser, evaluate_runs
 from .suite.runs import Run
 from .suite.shifts.outliers import make_outliers

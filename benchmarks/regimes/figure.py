@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from ..methods import find
 from ..report.figures import plt
-from ..suite.methods import find
 
 
 def draw(scores: List[Any], methods: List[str]) -> Figure:

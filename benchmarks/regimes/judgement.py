@@ -1,7 +1,7 @@
 """Which differences stand: the best three methods of each regime, and the rule beside the best of what timm has."""
 from typing import List
 
-from ..suite.methods import find
+from ..methods import find
 from ..suite.runs import cell, on_shared_seeds, paired_difference, seeds_of
 from .scores import Scores
 

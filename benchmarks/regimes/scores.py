@@ -3,8 +3,8 @@ import statistics
 from operator import itemgetter
 from typing import Dict, List, Optional
 
+from ..methods import find
 from ..report.metrics import Metric
-from ..suite.methods import find
 from ..suite.runs import Runs, cell, on_shared_seeds, paired_difference
 
 METHODS = (

@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..detection import table as detection
 from ..detection.recipes import SCRATCH
+from ..methods import METHODS, find
+from ..recipes import RECIPES
 from ..suite.budget import budget, is_of, recipe_args
 from ..suite.cli import add_methods, create_parser, mistakes
-from ..suite.methods import METHODS, find
-from ..suite.recipes import RECIPES
 from ..suite.results import RESULTS
 from ..suite.runs import DIGEST_LENGTH, Runs, all_records, by_method, read_result, read_runs
 from . import figures, map_figures

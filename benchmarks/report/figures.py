@@ -11,7 +11,7 @@ import numpy as np  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from ..suite.methods import find  # noqa: E402
+from ..methods import find  # noqa: E402
 from ..suite.runs import Runs, all_records, mean_and_spread  # noqa: E402
 from .metrics import ACCURACY_METRICS  # noqa: E402
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from ..suite.methods import find
+from ..methods import find
 from ..suite.runs import Runs
 from .figures import plt
 

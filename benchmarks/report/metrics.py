@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from scipy.stats import ttest_ind
 
-from ..suite.methods import METHODS, find
+from ..methods import METHODS, find
 from ..suite.runs import Runs, cell, paired_difference
 
 

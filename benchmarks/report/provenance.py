@@ -1,9 +1,9 @@
 """Sentences on where numbers come from: seeds, budget, hardware, versions, commits, and what is missing."""
 from typing import Any, Dict, Iterable, List, Set
 
+from ..methods import find
+from ..recipes import RECIPES
 from ..suite.budget import recipe_args
-from ..suite.methods import find
-from ..suite.recipes import RECIPES
 from ..suite.runs import Runs, all_records
 
 _PARTS = dict(robustness='robustness', ood='outliers and calibration', embedding_space='embedding space')

@@ -7,9 +7,9 @@ import sys
 from typing import Any, Dict, List, Optional
 
 from ..loss_time import Size
+from ..methods import find
 from ..suite.cli import create_parser
 from ..suite.memory import MIB
-from ..suite.methods import find
 from ..suite.results import RESULTS
 from ..suite.runs import read_result
 from .page import markdown_table

@@ -9,8 +9,8 @@ import yaml
 
 from timm_multimix.training.cli.parser import parse_args
 
-from .methods import find
-from .recipes import RECIPES
+from ..methods import find
+from ..recipes import RECIPES
 from .runs import existing_settings
 
 _MACHINE = frozenset((

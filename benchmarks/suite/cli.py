@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, Optional
 
 import torch
 
-from .methods import KNOBS, METHODS
+from ..methods import KNOBS, METHODS
 from .results import RESULTS, write_result
 
 

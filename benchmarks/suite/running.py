@@ -8,9 +8,9 @@ import statistics
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
+from ..recipes import RECIPES
 from .budget import check_data
 from .cli import add_device, add_methods, check_least, create_parser, mistakes
-from .recipes import RECIPES
 from .results import RESULTS, write_result
 from .runs import Run, existing_settings, run_of
 from .subset import prepare_data

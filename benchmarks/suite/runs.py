@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Callable, Container, Dict, Iterable, List, Optional, Tuple
 
-from .methods import KNOBS, METHODS
+from ..methods import KNOBS, METHODS
 
 Runs = Dict[str, List[Dict[str, Any]]]
 """Result records by method, in order of seed."""

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from PIL import Image, ImageOps
 from timm.data.readers import get_img_extensions
 
-from .recipes import Recipe
+from ..recipes import Recipe
 
 
 class Share(NamedTuple):

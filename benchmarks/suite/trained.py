@@ -13,7 +13,6 @@ from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 
-from . import models  # noqa: F401  registers them
 from .runs import Run
 
 BATCH_SIZE = 125

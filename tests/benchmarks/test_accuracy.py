@@ -17,10 +17,9 @@ from scipy import stats
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
-from benchmarks import accuracy, accuracy_table
-from benchmarks.suite import recipes
-from benchmarks.suite.methods import KNOBS, METHODS, find
-from benchmarks.suite.recipes import RECIPES, Recipe
+from benchmarks import accuracy, accuracy_table, recipes
+from benchmarks.methods import KNOBS, METHODS, find
+from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.suite.runs import mean_and_spread
 from tests.support.benchmarks import check_schema
 from timm_multimix import MultiMixTask

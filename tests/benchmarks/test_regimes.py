@@ -4,11 +4,11 @@ import os
 
 import pytest
 
+from benchmarks.recipes import REGIMES
 from benchmarks.regimes import __main__ as regimes
 from benchmarks.regimes.judgement import best_three, rule_beside_the_usual
 from benchmarks.regimes.scores import METHODS, Scores
 from benchmarks.report.metrics import ACCURACY_METRICS
-from benchmarks.suite.recipes import REGIMES
 
 
 @pytest.fixture

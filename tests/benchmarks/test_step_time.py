@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import step_time
-from benchmarks.suite.methods import find
+from benchmarks.methods import find
 from tests.support.benchmarks import check_schema
 
 

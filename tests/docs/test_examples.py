@@ -1,6 +1,9 @@
 """Every example runs, learns colours, and leaves a checkpoint that timm reads without this package."""
+import argparse
+import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import sys
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from tests.docs.pages import ROOT
 
@@ -57,6 +61,100 @@ def test_hf_trainer(image_folder, tmp_path):
     pytest.importorskip('accelerate', reason='needs the extra examples')
     output = example('hf_trainer.py', image_folder, tmp_path, '--epochs', 12, '--cpu')
     assert float(re.findall(r"'eval_accuracy': '?([\d.]+)", output)[-1]) > 0.8
+
+
+def voc_set(root, split, images):
+    """Write a set of VOC2007: images of 96 x 64 pixels, each with objects (name, sides from 1, whether difficult)."""
+    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / 'ImageSets/Main' / f'{split}.txt').write_text(''.join(f'{name}\n' for name in images))
+    for name, objects in images.items():
+        Image.effect_noise((96, 64), 40).convert('RGB').save(root / 'JPEGImages' / f'{name}.jpg')
+        entries = ''.join(
+            f'<object><name>{kind}</name><difficult>{difficult}</difficult><bndbox>'
+            + ''.join(f'<{side}>{value}</{side}>' for side, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), sides))
+            + '</bndbox></object>' for kind, sides, difficult in objects)
+        (root / 'Annotations' / f'{name}.xml').write_text(
+            f'<annotation><folder>VOC2007</folder><filename>{name}.jpg</filename><size><width>96</width>'
+            f'<height>64</height><depth>3</depth></size>{entries}</annotation>')
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / 'VOC' / 'VOCdevkit' / 'VOC2007'
+    voc_set(root, 'trainval', {
+        'a': [('dog', (1, 1, 60, 40), 0), ('cat', (11, 6, 30, 25), 1)], 'b': [('cat', (20, 10, 19, 30), 0)],
+        'c': [('tvmonitor', (5, 5, 20, 36), 0)], 'd': [('dog', (8, 12, 35, 39), 0)]})
+    voc_set(root, 'test', {'e': [('dog', (1, 1, 60, 40), 0), ('cat', (50, 30, 80, 55), 1)], 'f': []})
+    return tmp_path / 'VOC'
+
+
+@pytest.fixture
+def detection():
+    pytest.importorskip('pycocotools', reason='needs the extra examples')
+    return runpy.run_path(str(ROOT / 'examples/detection.py'))
+
+
+def saved_classifier(name, tmp_path, **args):
+    """Write a checkpoint as train_timm.py does; return its path and its model."""
+    model = timm.create_model(name, num_classes=3)
+    path = tmp_path / 'model_best.pth.tar'
+    torch.save(dict(arch=name, state_dict=model.state_dict(), args=argparse.Namespace(num_classes=3)), path)
+    return path, model
+
+
+def test_detection(voc, tmp_path, detection):
+    """Both splits are read, the loss is finite, and the weights of the detector can be loaded."""
+    checkpoint, _ = saved_classifier('test_resnet', tmp_path)
+    output = run([
+        sys.executable, ROOT / 'examples/detection.py', voc, '--train', '2007:trainval', '--model', 'test_resnet',
+        '--checkpoint', checkpoint, '--size', 64, '--epochs', 2, '--batch-size', 2, '--workers', 0], tmp_path)
+    losses = [float(loss) for loss in re.findall(r'^epoch \d: loss ([\d.]+)$', output, re.M)]
+    assert len(losses) == 2 and all(0. < loss < 100. for loss in losses)
+    assert all(0. <= float(value) <= 100. for value in re.search(r'^AP (.+), AP50 (.+)$', output, re.M).groups())
+    args = argparse.Namespace(model='test_resnet', checkpoint=str(checkpoint), size=64)
+    detection['create_detector'](args, 20).load_state_dict(torch.load(tmp_path / 'detector.pth'))
+
+
+def test_detection_reads_boxes(voc, detection):
+    train, test = (detection['Boxes'](str(voc), f'2007:{split}', split == 'trainval') for split in ('trainval', 'test'))
+    for _ in range(8):  # both ways of the flip
+        _, target = train[0]
+        assert target['boxes'].tolist() in ([[0, 0, 60, 40]], [[36, 0, 96, 40]]) and target['labels'].tolist() == [12]
+    assert [len(train[index][1]['boxes']) for index in range(4)] == [1, 0, 1, 1]  # without difficult and empty boxes
+    image, target = test[0]
+    assert image.shape == (3, 64, 96) and target['iscrowd'].tolist() == [0, 1]
+    assert target['boxes'].tolist() == [[0, 0, 60, 40], [49, 29, 80, 55]] and target['labels'].tolist() == [12, 8]
+
+
+def test_detection_reads_coco(tmp_path, detection):
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'tiny').mkdir()
+    Image.new('L', (60, 40)).save(tmp_path / 'tiny' / '1.png')  # gray
+    boxes = [(90, [10., 5., 20.5, 30.], 0), (17, [0, 0, 60, 40], 1)]
+    (tmp_path / 'annotations/instances_tiny.json').write_text(json.dumps(dict(
+        images=[dict(id=7, file_name='1.png', width=60, height=40)], categories=[dict(id=90), dict(id=17)],
+        annotations=[dict(id=index, image_id=7, category_id=category, bbox=box, iscrowd=crowd)
+                     for index, (category, box, crowd) in enumerate(boxes)])))
+    boxes = detection['Boxes'](str(tmp_path), 'tiny', train=False)
+    assert boxes.num_classes == 2 and boxes[0][0].shape == (3, 40, 60)
+    assert boxes[0][1]['boxes'].tolist() == [[10, 5, 30.5, 35], [0, 0, 60, 40]]
+    assert (boxes[0][1]['labels'].tolist(), boxes[0][1]['iscrowd'].tolist()) == ([2, 1], [0, 1])
+
+
+@pytest.mark.parametrize('name, strides', [
+    ('test_resnet', [4, 8, 16, 32]), ('cifar_preactresnet18', [4, 8]), ('test_convnext', [4, 8, 16, 32])])
+def test_detection_has_the_weights_of_the_checkpoint(name, strides, tmp_path, detection):
+    path, model = saved_classifier(name, tmp_path)
+    backbone = detection['Pyramid'](name, str(path)).eval()
+    assert backbone.strides == strides
+    images = torch.randn(1, 3, 64, 64)
+    assert [maps.shape[-1] for maps in backbone(images).values()] == [64 // stride for stride in [*strides, 64]][
+        :len(strides)] + [64 // strides[-1] // 2]
+    expected = model.eval().forward_intermediates(images, intermediates_only=True)[-1]
+    assert torch.allclose(backbone.features(images)[-1], expected, atol=1e-5)
+    with pytest.raises(SystemExit, match='weights do not fit resnet18'):
+        detection['Pyramid']('resnet18', str(path))
 
 
 def test_finetune(image_folder, tmp_path):

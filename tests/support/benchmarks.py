@@ -2,7 +2,7 @@
 import math
 
 from benchmarks.loss_time import Size
-from benchmarks.suite.methods import KNOBS, METHODS
+from benchmarks.methods import KNOBS, METHODS
 from benchmarks.suite.results import SCHEMA_VERSION, environment
 
 SMALL = Size(batch_size=4, width=16, classes=5, tuples=32, positions=3)

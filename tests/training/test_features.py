@@ -15,7 +15,6 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from timm.task import ClassificationEvaluator
 
 import train_timm
-from benchmarks.detection.place import create_place
 from tests.support.command_line import code_of
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
@@ -314,17 +313,13 @@ def test_device_modules(flags, capsys):
     (1, 'gloo', 0, True, True), (1, 'gloo', 1, True, False), (0, 'gloo', 0, True, False), (1, 'nccl', 0, True, False),
     (1, 'gloo', 0, False, False), (1, None, 0, True, False),
 ])
-@pytest.mark.parametrize('create', [
-    lambda workers, flags: runtime.create_runtime(parse_args([*flags, '--workers', str(workers)])[0]),
-    lambda workers, flags: create_place('cpu', workers),
-], ids=['train_timm', 'detection'])
 def test_a_python_that_may_hang_is_warned_of_once(
-        create, workers, backend, rank, may_hang, warned, flags, monkeypatch, caplog):
+        workers, backend, rank, may_hang, warned, flags, monkeypatch, caplog):
     monkeypatch.setattr(runtime, 'FORKS_MAY_HANG', may_hang)
     monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: backend is not None)
     monkeypatch.setattr(torch.distributed, 'get_backend', lambda: backend)
     monkeypatch.setattr(torch.distributed, 'get_rank', lambda: rank)
-    create(workers, flags)
+    runtime.create_runtime(parse_args([*flags, '--workers', str(workers)])[0])
     assert (f'Python {platform.python_version()} may hang' in caplog.text) == warned
 
 

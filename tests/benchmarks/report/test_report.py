@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.methods import METHODS
 from benchmarks.report import __main__ as report
 from benchmarks.report import figures
 from benchmarks.report.map_figures import mixed_target
 from benchmarks.suite.budget import budget
-from benchmarks.suite.methods import METHODS
 from benchmarks.suite.results import write_result
 from benchmarks.suite.running import RESULTS
 from benchmarks.suite.runs import read_runs

@@ -9,10 +9,10 @@ import timm
 import torch
 from PIL import Image
 
-from benchmarks import accuracy, attention, embedding_space, evidence, ood, robustness
+from benchmarks import accuracy, attention, embedding_space, evidence, ood, recipes, robustness
+from benchmarks.recipes import Recipe
 from benchmarks.report import __main__ as report
-from benchmarks.suite import recipes, running
-from benchmarks.suite.recipes import Recipe
+from benchmarks.suite import running
 from benchmarks.suite.runs import Run
 from benchmarks.suite.subset import prepare_data
 from benchmarks.suite.trained import PixelModel, apply, class_names, load_pixels, load_run, top1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.suite.recipes import Recipe
+from benchmarks.recipes import Recipe
 from benchmarks.suite.subset import prepare_data
 
 RECIPE = Recipe('', 6, 3, eval_split='validation')

@@ -1,1 +1,0 @@
-"""Transfer to object detection: `python -m benchmarks.detection`."""
