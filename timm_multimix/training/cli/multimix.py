@@ -124,6 +124,12 @@ def needs_two_views(args: argparse.Namespace) -> bool:
     return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
 
 
+def default_smoothing(args: argparse.Namespace) -> float:
+    """Return the label smoothing without --smoothing: timm's, but 0 for batches that MultiMix mixes."""
+    leaves_batches_unmixed = args.multimix_strength == 'auto' and not args.multimix_paper
+    return 0. if args.mixup_mode in MODES and not leaves_batches_unmixed else 0.1
+
+
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
     """Keyword arguments of `MultiMixTask` that the flags set; the others keep the library's defaults."""
     given = _given(args, _MULTIMIX_FLAGS)
