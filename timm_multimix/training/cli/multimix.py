@@ -87,7 +87,8 @@ _MULTIMIX_FLAGS = (
           help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
-    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper, which needs hundreds of epochs'),
+    _switch('--multimix-paper', _MULTIMIX,
+            help='the literal setting of the paper, with which models hardly learn in short schedules'),
 )
 
 _MIXUPE_FLAGS = (
