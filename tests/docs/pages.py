@@ -6,7 +6,7 @@ from typing import Iterator, List, Tuple
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md')
+    for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md', 'benchmarks/README.md', 'benchmarks/results/tables/*.md')
     for path in ROOT.glob(pattern))
 
 

@@ -92,7 +92,7 @@ def test_commands_have_no_label_smoothing_where_embeddings_are_mixed(place, flag
 
 def test_commands_are_found():
     places = [place for place, _ in copied_flags()]
-    assert places.count('README.md') == len(SCRIPTS)
+    assert places.count('README.md') >= len(SCRIPTS)
     assert places.count('examples/finetune.sh') == 1
     assert {'docs/training.md', 'train_timm.py --help', 'python -m timm_multimix --help'} <= set(places)
 
