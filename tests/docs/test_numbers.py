@@ -24,7 +24,7 @@ PLAIN, SMOOTH, MIXUP, BOTH, HALF = 'plain', 'label-smoothing', 'mixup', 'mixup-c
 DENSE, OURS = 'dense-multimix', 'mixup+dense-multimix'
 # not a number of its own: part of a name (ResNet-18, ViT-Ti/16), a code span, a link, a list mark
 NAMES = re.compile(r'`[^`]*`|\]\([^)]*\)|\b[A-Za-z][A-Za-z-]*[-/]?\d[\w/-]*')
-NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)?')
+NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)*')
 
 
 @lru_cache(None)
@@ -82,6 +82,9 @@ def content():
     loss, drop_in = read('loss_time_cpu.json'), read('drop_in_cost_cpu.json')
     memory = {run['size']['tuples']: run['mib'] for run in loss['memory'] if run['size']['classes'] == 1000}
     tuples = 'dense-multimix-tuples-1000'
+    coverage = read('coverage.json')['counts']
+    served, dense = (coverage[form]['served'] for form in ('pooled', 'dense'))
+    models = served + coverage['pooled']['refused']
     return {
         'README.md: why': ['1,250', *(x for method in (OURS, HALF, MIXUP, PLAIN) for x in of('fitted', method))],
         'README.md: setting': [],
@@ -92,6 +95,8 @@ def content():
                 ahead(case, best[case], PLAIN, 'loss', 3)]),
             '3', '5', *lead('fitted', OURS, PLAIN), *lead('noisy', DENSE, PLAIN),
             *lead('fitted', OURS, BOTH), *lead('noisy', DENSE, SMOOTH)],
+        'README.md: models': [served, models, '1.0.31', dense],
+        'docs/faq.md: models': [dense, models, '1.0.31'],
         'README.md: cost': [
             '1', steps(resnet, 'multimix')[0], steps(resnet, DENSE)[0], steps(resnet, dense_distilled)[0], '0.03'],
         'docs/evidence.md: regimes': [
