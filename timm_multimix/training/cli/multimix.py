@@ -88,7 +88,7 @@ _MULTIMIX_FLAGS = (
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
     _switch('--multimix-paper', _MULTIMIX,
-            help='the literal setting of the paper, with which models hardly learn in short schedules'),
+            help='the literal setting of the paper, without label smoothing; for long schedules'),
 )
 
 _MIXUPE_FLAGS = (

@@ -132,8 +132,7 @@ LOSS: Group = ('Loss parameters', (
     switch('--jsd-loss', help='cross-entropy with Jensen-Shannon divergence over --aug-splits',
            excludes=(SEVERAL_VIEWS,)),
     flag('--smoothing', type=float, allowed=SHARE,
-         help='label smoothing (default: 0.1; 0 in the multimix modes, without --multimix-strength auto or with '
-              '--multimix-paper)'),
+         help='label smoothing (default: 0.1; in the multimix modes 0, but 0.1 with --multimix-strength auto)'),
 ))
 
 BATCH_NORM: Group = ('Batch norm parameters', (
