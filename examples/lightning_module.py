@@ -40,8 +40,9 @@ class MultiMixModule(lightning.LightningModule):
     def training_step(self, batch, batch_index):
         images, labels = batch
         result = self.task(images, labels)
-        accuracy = (result['output'].argmax(dim=1) == labels).float().mean()
-        self.log_dict({'loss': result['loss'].detach(), 'accuracy': accuracy}, prog_bar=True)
+        self.log('loss', result['loss'].detach(), prog_bar=True)
+        if not result.get('input_mixed'):   # logits of mixed images do not belong to these labels
+            self.log('accuracy', (result['output'].argmax(dim=1) == labels).float().mean(), prog_bar=True)
         return result['loss']
 
     def validation_step(self, batch, batch_index):

@@ -58,16 +58,17 @@ def main():
         task.train()
         loss_sum = correct = total = 0
         for images, labels in train_loader:
-            result = task(images, labels)   # 'loss', and 'output', the logits of the unmixed images
+            result = task(images, labels)   # 'loss', and 'output', the logits of the images
             optimizer.zero_grad()
             result['loss'].backward()
             optimizer.step()
             schedule.step()
-            loss_sum += result['loss'].item() * len(labels)
-            correct += (result['output'].argmax(dim=1) == labels).sum().item()
-            total += len(labels)
+            loss_sum += result['loss'].item()
+            if not result.get('input_mixed'):   # logits of mixed images do not belong to these labels
+                correct += (result['output'].argmax(dim=1) == labels).sum().item()
+                total += len(labels)
         print(
-            f'epoch {epoch}: loss {loss_sum / total:.3f}, accuracy {correct / total:.3f}, '
+            f'epoch {epoch}: loss {loss_sum / len(train_loader):.3f}, accuracy {correct / max(total, 1):.3f}, '
             f'validation accuracy {evaluate(model, validation_loader):.3f}', flush=True)
 
     # a plain timm checkpoint: timm.create_model(NAME, num_classes=..., checkpoint_path=FILE) reads it

@@ -97,7 +97,7 @@ def test_the_gradient_that_separates_examples_is_a_known_share_of_cross_entropys
     (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
 def test_the_loss_is_least_at_the_documented_margin(kwargs, margin):
-    """As a function of how far the label's logit is above the others, the loss is least where docs/evidence.md says.
+    """As a function of how far the label's logit is above the others, the loss is least where the method card says.
 
     With label smoothing that is plain cross-entropy's log(0.91 / 0.01), as the mixed loss has hardly any weight there.
     """

@@ -89,7 +89,8 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     _, rest = _taken_parser().parse_known_args(argv)
     # explicit, as the script may read other values from the same --config
-    return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+    not_mixed = ['--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+    return args, [*rest, *not_mixed, '--smoothing', f'{args.smoothing:g}']
 
 
 def _taken_parser() -> Parser:

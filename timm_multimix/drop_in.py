@@ -151,8 +151,8 @@ class MultiMix:
             self._head = _AttachedHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
         self.model = model
         _logger.info(
-            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}; '
-            f'{self.input_mixing}.')
+            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}'
+            f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}; {self.input_mixing}.')
         # a bound method, so that deepcopy and pickle of the model rebind it to the copy
         model.forward = types.MethodType(MultiMix._training_forward, self)
         return self

@@ -113,7 +113,7 @@ def test_mixup_off_epoch_ends_mixing(mode, flags, monkeypatch):
 
     forward_backward = loop._forward_backward
     monkeypatch.setattr(loop, '_forward_backward', spy)
-    assert train_timm.main([*flags, *MODES[mode], '--mixup-off-epoch', '1']) == 0
+    assert train_timm.main([*flags, *MODES[mode], '--mixup-off-epoch', '1', '--smoothing', '0.1']) == 0
     assert seen == [False] * 3 + [True] * 3
 
 

@@ -114,7 +114,8 @@ class MultiMixTask(StepTask):
             what = self.loss.describe() if mode == 'multimix' else head.describe()
             teacher = '' if self.teacher is None else f', teacher_decay {teacher_decay:g}, gamma {self.loss.gamma:g}'
             _logger.info(
-                f'{mode}: {what}, label smoothing {self.label_smoothing:g}{teacher}'
+                f'{mode}: {what}, label smoothing {self.label_smoothing:g}'
+                f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}{teacher}'
                 f'{", over all processes" if self.gather else ""}; {self.input_mixing}.')
 
     @property

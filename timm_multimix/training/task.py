@@ -16,8 +16,9 @@ from timm.task import (
     TrainingTask,
 )
 
-from .._checks import call_library
+from .._checks import call_library, take_arguments
 from ..head import MODES
+from ..loss import MultiMixLoss
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
@@ -210,9 +211,25 @@ def warn_if_at_chance(
     spread = 2. * math.sqrt(chance * (1. - chance) / num_images)
     if train_metrics['top1'] > 100. * (chance + spread):
         return False
+    kept = gradient_kept(args)
     _logger.warning(
         f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is at chance: always '
-        f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing may be too '
-        f'strong for this schedule: lower --multimix-alpha, give --multimix-concentration total, raise '
-        f'--multimix-clean-weight, or mix fewer batches by --mixup-prob.')
+        f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing leaves '
+        f'{100. * kept:.3g} % of the gradient that tells images apart. ' + (
+            'So first try plain training (--mixup-mode batch) with this learning rate and warm-up.' if kept > 0.5 else
+            'Raise --multimix-clean-weight or lower --multimix-alpha, without --multimix-paper and '
+            '--multimix-concentration example.'))
     return True
+
+
+def gradient_kept(args: argparse.Namespace) -> float:
+    """Return the share that MultiMix leaves of the gradient that tells images apart, in an untrained model.
+
+    It is 1 / (κ + 1) of that of plain training in the mixed loss, where κ is the total concentration of a tuple.
+    """
+    if args.multimix_strength == 'auto':  # nothing is mixed yet
+        return 1.
+    loss = MultiMixLoss(**take_arguments(MultiMixLoss, multimix_kwargs(args)))
+    alpha = sum(loss.alpha) / 2. if isinstance(loss.alpha, tuple) else loss.alpha
+    kappa = alpha if loss.concentration == 'total' else alpha * (loss.length or args.batch_size)
+    return (1. / (kappa + 1.) + loss.clean_weight) / (1. + loss.clean_weight)

@@ -88,7 +88,8 @@ _MULTIMIX_FLAGS = (
           help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
-    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper, which needs hundreds of epochs'),
+    _switch('--multimix-paper', _MULTIMIX,
+            help='the literal setting of the paper, without label smoothing; for long schedules'),
 )
 
 _MIXUPE_FLAGS = (
@@ -131,6 +132,12 @@ def mixes_input(args: argparse.Namespace) -> bool:
 def needs_two_views(args: argparse.Namespace) -> bool:
     """Return whether the loader gives two views of every training image, the second for the teacher."""
     return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
+
+
+def default_smoothing(args: argparse.Namespace) -> float:
+    """Return the label smoothing without --smoothing: timm's, but 0 for batches that MultiMix mixes."""
+    leaves_batches_unmixed = args.multimix_strength == 'auto' and not args.multimix_paper
+    return 0. if args.mixup_mode in MODES and not leaves_batches_unmixed else 0.1
 
 
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
