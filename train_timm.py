@@ -12,15 +12,16 @@ import torch.distributed
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
-from timm_multimix._checks import call_library
+from timm_multimix._checks import REJECTIONS, call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume
 from timm_multimix.training.cli.multimix import resolved_text
 from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.data.classes import class_names
 from timm_multimix.training.data.folders import check_root
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
-from timm_multimix.training.errors import exit_code
+from timm_multimix.training.errors import INTERRUPTED, TERMINATED, exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
@@ -34,7 +35,6 @@ from timm_multimix.training.task import (
     end_mixing,
     optimized_module,
     prepare_mixing,
-    tell_length,
     warn_if_at_chance,
     warn_if_averages_lag,
 )
@@ -47,7 +47,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Train, and return the exit code.
 
     A user's mistake gives exit code 2 and one line that says what is wrong; a run that cannot continue gives exit code
-    1 and one line. Any other error keeps its traceback.
+    1 and one line. Any other error keeps its traceback. Ctrl-C gives 130 and SIGTERM 143, as in a shell.
     """
     args, args_text = parse_args(argv)
     if not logging.root.handlers:
@@ -59,7 +59,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             torch.distributed.destroy_process_group()
 
 
-def run(args, args_text: str) -> None:
+def run(args, args_text: str) -> int:
+    """Train, and return the exit code of a run that met no error."""
     # device, data, model and task
     runtime = create_runtime(args)
     checkpoint = find_resumed(args, runtime)
@@ -77,6 +78,7 @@ def run(args, args_text: str) -> None:
             optimized_module(task, model),
             **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, runtime.world_size)),
             **args.opt_kwargs,
+            errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
         )
         if args.model_ema:
             task.setup_ema(
@@ -92,6 +94,7 @@ def run(args, args_text: str) -> None:
             task.compile,
             backend=args.torchcompile,
             mode=args.torchcompile_mode,
+            errors=(*REJECTIONS, RuntimeError),
         )
     if runtime.distributed:
         task.prepare_distributed(
@@ -100,7 +103,6 @@ def run(args, args_text: str) -> None:
         )
     schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
     bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
-    tell_length(task, schedule.num_epochs * len(loader_train))
     training = Training(args, runtime, task, optimizer, schedule, bad_steps, mixup_fn)
     if runtime.primary:
         warn_if_averages_lag(args, schedule.num_epochs * schedule.updates_per_epoch)
@@ -117,6 +119,7 @@ def run(args, args_text: str) -> None:
                 training,
                 resolved_text(args_text, task),
                 image_size,
+                class_names(loader_train.dataset),
                 start_epoch,
                 checkpoint,
                 errors=OSError,
@@ -134,6 +137,7 @@ def run(args, args_text: str) -> None:
     if start_epoch >= end_epoch:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
     chance = chance_level(loader_train.dataset, data_config['num_classes'])
+    code = 0
     try:
         with recovery.stop:
             for epoch in range(start_epoch, end_epoch):
@@ -159,11 +163,14 @@ def run(args, args_text: str) -> None:
                     output.add_epoch(epoch, train_metrics, eval_metrics, rate)
                 recovery.after_epoch()
     except KeyboardInterrupt:
+        code = INTERRUPTED
         _logger.info('Interrupted; --resume continues after the last complete epoch.')
     except Stopped:
+        code = TERMINATED
         _logger.info('Stopped by SIGTERM; --resume auto continues.')
     if output is not None:
         output.close()
+    return code
 
 
 if __name__ == '__main__':

@@ -53,9 +53,9 @@ METHODS: Dict[str, Method] = {
     'mixup+dense-multimix': Method('Mixup + Dense MultiMix', f'{_DENSE} --mixup 1', '#b35806', '^', ours=True),
     'mixup-cutmix+dense-multimix': Method(
         'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1', '#b35806', 'D', ours=True),
-    'auto': Method(
-        'Mixup + Dense MultiMix, share found',
-        f'{_DENSE} --mixup 1 --multimix-input-prob auto', '#bcbd22', 'P', ours=True),
+    'strength': Method(
+        'Mixup + Dense MultiMix, strength auto', f'{_DENSE} --mixup 1 --multimix-strength auto', '#bcbd22', 'P',
+        ours=True),
     'multimix-paper': Method('MultiMix, literal', f'{_POOLED} {_PAPER}', '#7f0000', ours=True),
     'dense-multimix-paper': Method('Dense MultiMix, literal', f'{_DENSE} {_PAPER}', '#cc6600', 's', ours=True),
     'multimix-paper+mixup': Method(
@@ -75,6 +75,8 @@ alternate. Manifold mixup (Verma et al. 2019) is `benchmarks.manifold_mixup`. Th
 of length 2 without a clean term: 128 pairs, each drawn independently and with its own λ.
 """
 
+PAST = {'auto': Method('Mixup + Dense MultiMix, share found', '', '#bcbd22', 'X', ours=True)}
+"""Methods of results in the tree that cannot be trained any more."""
 _OLD_NAMES = {'manifold-mixup': 'last-layer-pairs', 'mixup-elem': 'mixup@mixup-mode=elem'}
 _OLD_FLAGS = dict(clean='clean-weight', tuples='tuples', input='input-prob', lr='lr')
 
@@ -89,6 +91,8 @@ def find(name: str) -> Method:
         UsageError: Naming the methods, if there is none of this name, or the flag that does not exist.
     """
     method, variant, changes = current_name(name).partition('@')
+    if method in PAST:
+        return replace(PAST[method], label=f'{PAST[method].label}{", " * bool(variant)}{re.sub("[-=]", " ", changes)}')
     if method not in METHODS:
         raise UsageError(f'a method must be one of {", ".join(METHODS)}, or METHOD@FLAG=VALUE, got {name!r}')
     base = METHODS[method]

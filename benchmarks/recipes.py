@@ -33,7 +33,7 @@ class Recipe:
     published: Dict[str, float] = field(default_factory=dict)
 
 
-_CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0 --amp --amp-dtype bfloat16 --channels-last'
+_CIFAR = '--num-classes 10 --batch-size 128 --color-jitter 0 --channels-last'
 _SHIFT = '--scale 0.64 0.64 --ratio 1 1'  # 32 of 40 pixels: crops of the padded image, nothing resized
 _SGD = '--opt sgd --momentum 0.9 --weight-decay 5e-4'
 _ADAMW = '--opt adamw --weight-decay 0.05'

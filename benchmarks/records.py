@@ -117,10 +117,11 @@ def add_methods(parser: argparse.ArgumentParser, default: Optional[List[str]] = 
 
 def _method(name: str) -> str:
     try:
-        find(name)
+        if find(name).flags:
+            return name
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    return name
+    raise argparse.ArgumentTypeError(f'{name} is a method of the past, which cannot be run')
 
 
 def check_least(args: argparse.Namespace, **least: float) -> None:

@@ -35,7 +35,7 @@ from timm_multimix.functional import IMPLEMENTATIONS, mixed_cross_entropy
 from timm_multimix.training.cli.multimix import needs_two_views
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.runtime import Runtime
-from timm_multimix.training.task import create_task, tell_length
+from timm_multimix.training.task import create_task
 
 from .methods import METHODS, find
 from .records import RESULTS, add_device, add_methods, check_least, create_parser, mistakes, write_measured
@@ -47,7 +47,6 @@ STEPPED = [
     'mixup@mixup-mode=elem']
 """Methods that are timed unless others are asked for."""
 _RETURN_FREED = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')  # so the resident set is in use
-_RUN_LENGTH = 1000  # batches that a share of mixed images may depend on; far from the end it stays near 0
 
 
 class Size(NamedTuple):
@@ -310,7 +309,6 @@ class Stepper:
         runtime = Runtime(self.device, False, nullcontext, None, None)
         data_config = dict(input_size=(3, args.image_size, args.image_size), num_classes=args.num_classes)
         task, mixup_fn = create_task(settings, self.model, data_config, runtime)
-        tell_length(task, _RUN_LENGTH)
         return Stepped(task, mixup_fn, needs_two_views(settings))
 
     def batches(self, method: str, count: int) -> List[torch.Tensor]:

@@ -22,6 +22,7 @@ from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from timm_multimix import UsageError
 from timm_multimix.training.cli.parser import parse_args
+from timm_multimix.training.errors import INTERRUPTED, TERMINATED
 
 from .methods import METHODS, find
 from .recipes import RECIPES, per_process, shortened
@@ -30,10 +31,9 @@ from .subset import prepare_data, write_digits
 
 _logger = logging.getLogger('benchmarks')
 _SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'train_timm.py')
-_INTERRUPTED = 130  # exit code after Ctrl-C, as in a shell
 _MACHINE = frozenset((
-    'config workers pin_mem no_prefetcher device local_rank channels_last fuser torchcompile torchcompile_mode '
-    'no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation save_epochs save_images '
+    'config amp amp_dtype workers pin_mem no_prefetcher device local_rank channels_last fuser torchcompile '
+    'torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation save_epochs save_images '
     'recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id log_tensorboard').split())
 """Settings of train_timm.py that leave the result as it is."""
 _PLACES = frozenset('data data_dir output experiment resume'.split())
@@ -105,7 +105,7 @@ def launch(flags: List[str], args: argparse.Namespace) -> int:
         return process.wait()
     except KeyboardInterrupt:  # which the whole process group gets
         process.wait()
-        return _INTERRUPTED
+        return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -118,8 +118,7 @@ def train(run: Run, args: argparse.Namespace) -> int:
             _logger.info(f'{run.folder}: running in another process')
             return 0
         _add_commit(run.folder)
-        code = launch(run.flags, args)
-        return code if code or is_complete(run.folder) else _INTERRUPTED  # an interrupted run returns 0
+        return launch(run.flags, args)
 
 
 @contextlib.contextmanager
@@ -202,7 +201,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         start, state = time.time(), 'complete before'
         if not is_complete(run.folder):
             code = train(run, args)
-            if code in (2, _INTERRUPTED):  # a usage error, which all runs share, or Ctrl-C
+            if code in (2, INTERRUPTED, TERMINATED):  # a usage error, which all runs share, or a signal
                 _logger.error(f'{run.folder}: ' + ('refused' if code == 2 else 'interrupted; the command resumes it'))
                 return code
             minutes.append((time.time() - start) / 60.)

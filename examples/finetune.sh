@@ -14,6 +14,6 @@ fi
 images=$1 weights=$2 model=$3
 shift 3
 exec python train_timm.py --data-dir "$images" --model "$model" --pretrained-path "$weights" \
-    --num-classes "$(find "$images/train" -mindepth 1 -maxdepth 1 -type d | wc -l | tr -d ' ')" \
-    --mixup-mode dense-multimix --smoothing 0 \
+    --num-classes "$(find "$images/train" -mindepth 1 -maxdepth 1 -type d ! -name '.*' | wc -l | tr -d ' ')" \
+    --mixup-mode dense-multimix \
     --opt adamw --lr 1e-4 --weight-decay 0.05 --sched cosine --epochs 20 --warmup-epochs 2 --batch-size 64 "$@"

@@ -10,8 +10,7 @@ import argparse
 
 import timm
 import torch
-from timm.data import create_transform, resolve_data_config
-from torchvision.datasets import ImageFolder
+from timm.data import create_dataset, create_transform, resolve_data_config
 from transformers import Trainer, TrainingArguments
 
 from timm_multimix import MultiMixTask
@@ -57,11 +56,13 @@ def main():
     parser.add_argument('--output', default='model.pth', help='checkpoint to write')
     args = parser.parse_args()
 
-    classes = ImageFolder(f'{args.images}/train').classes
+    classes = create_dataset('', args.images, 'train').reader.class_to_idx  # in timm's order, also for validation
     model = timm.create_model(args.model, num_classes=len(classes))
     config = resolve_data_config(dict(img_size=args.image_size), model=model)
     train_set, validation_set = (
-        ImageFolder(f'{args.images}/{split}', create_transform(**config, is_training=split == 'train'))
+        create_dataset(
+            '', args.images, split, class_map=classes,
+            transform=create_transform(**config, is_training=split == 'train'))
         for split in ('train', 'validation'))
     trainer = Trainer(
         model=MultiMixForTrainer(model, mode='dense-multimix', input_size=config['input_size']),
@@ -77,7 +78,7 @@ def main():
         compute_metrics=accuracy,
     )
     trainer.train()
-    torch.save({'arch': args.model, 'state_dict': model.state_dict()}, args.output)
+    torch.save({'arch': args.model, 'class_names': [*classes], 'state_dict': model.state_dict()}, args.output)
 
 
 if __name__ == '__main__':

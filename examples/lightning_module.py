@@ -9,9 +9,8 @@ import argparse
 import lightning
 import timm
 import torch
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_dataset, create_transform, resolve_data_config
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 from timm_multimix import MultiMixTask
 
@@ -41,8 +40,9 @@ class MultiMixModule(lightning.LightningModule):
     def training_step(self, batch, batch_index):
         images, labels = batch
         result = self.task(images, labels)
-        accuracy = (result['output'].argmax(dim=1) == labels).float().mean()
-        self.log_dict({'loss': result['loss'].detach(), 'accuracy': accuracy}, prog_bar=True)
+        self.log('loss', result['loss'].detach(), prog_bar=True)
+        if not result.get('input_mixed'):   # logits of mixed images do not belong to these labels
+            self.log('accuracy', (result['output'].argmax(dim=1) == labels).float().mean(), prog_bar=True)
         return result['loss']
 
     def validation_step(self, batch, batch_index):
@@ -71,12 +71,14 @@ def main():
     parser.add_argument('--output', default='model.pth', help='checkpoint to write')
     args = parser.parse_args()
 
-    classes = ImageFolder(f'{args.images}/train').classes
+    classes = create_dataset('', args.images, 'train').reader.class_to_idx  # in timm's order, also for validation
     model = timm.create_model(args.model, num_classes=len(classes))
     config = resolve_data_config(dict(img_size=args.image_size), model=model)
     train_loader, validation_loader = (
         DataLoader(
-            ImageFolder(f'{args.images}/{split}', create_transform(**config, is_training=split == 'train')),
+            create_dataset(
+                '', args.images, split, class_map=classes,
+                transform=create_transform(**config, is_training=split == 'train')),
             args.batch_size, shuffle=split == 'train', num_workers=args.workers)
         for split in ('train', 'validation'))
     module = MultiMixModule(model, mode='dense-multimix', input_size=config['input_size'])
@@ -84,7 +86,8 @@ def main():
         max_epochs=args.epochs, accelerator=args.accelerator, logger=False, enable_checkpointing=False)
     trainer.fit(module, train_loader, validation_loader)
     print({name: round(value.item(), 3) for name, value in trainer.callback_metrics.items()})
-    torch.save({'arch': args.model, 'state_dict': module.model.state_dict()}, args.output)
+    torch.save(
+        {'arch': args.model, 'class_names': [*classes], 'state_dict': module.model.state_dict()}, args.output)
 
 
 if __name__ == '__main__':

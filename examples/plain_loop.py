@@ -41,9 +41,9 @@ def main():
     args = parse_args()
     device = torch.device(args.device)
     train_set = create_dataset('', root=args.images, split='train', is_training=True)
-    validation_set = create_dataset('', root=args.images, split='validation')
-    num_classes = len(train_set.reader.class_to_idx)
-    model = timm.create_model(args.model, num_classes=num_classes).to(device)
+    classes = train_set.reader.class_to_idx
+    validation_set = create_dataset('', root=args.images, split='validation', class_map=classes)
+    model = timm.create_model(args.model, num_classes=len(classes)).to(device)
     config = resolve_data_config(dict(img_size=args.image_size), model=model)
     shared = dict(
         input_size=config['input_size'], mean=config['mean'], std=config['std'], batch_size=args.batch_size,
@@ -58,20 +58,21 @@ def main():
         task.train()
         loss_sum = correct = total = 0
         for images, labels in train_loader:
-            result = task(images, labels)   # 'loss', and 'output', the logits of the unmixed images
+            result = task(images, labels)   # 'loss', and 'output', the logits of the images
             optimizer.zero_grad()
             result['loss'].backward()
             optimizer.step()
             schedule.step()
-            loss_sum += result['loss'].item() * len(labels)
-            correct += (result['output'].argmax(dim=1) == labels).sum().item()
-            total += len(labels)
+            loss_sum += result['loss'].item()
+            if not result.get('input_mixed'):   # logits of mixed images do not belong to these labels
+                correct += (result['output'].argmax(dim=1) == labels).sum().item()
+                total += len(labels)
         print(
-            f'epoch {epoch}: loss {loss_sum / total:.3f}, accuracy {correct / total:.3f}, '
+            f'epoch {epoch}: loss {loss_sum / len(train_loader):.3f}, accuracy {correct / max(total, 1):.3f}, '
             f'validation accuracy {evaluate(model, validation_loader):.3f}', flush=True)
 
     # a plain timm checkpoint: timm.create_model(NAME, num_classes=..., checkpoint_path=FILE) reads it
-    torch.save({'arch': args.model, 'state_dict': model.state_dict()}, args.output)
+    torch.save({'arch': args.model, 'class_names': [*classes], 'state_dict': model.state_dict()}, args.output)
     print(f'wrote {args.output}')
 
 

@@ -7,11 +7,13 @@ import torch
 import torch.nn as nn
 from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
-from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss
+from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss, UsageError
 from timm_multimix.head import MODES
+from timm_multimix.rows import mix, row_counts
 
 
 def seed(value=3):
@@ -36,7 +38,7 @@ def head_of_rows(model, mode, mixup_fn, x, **kwargs):
     """Make a head with the number of tuples and the clean weight that the rounded counts of rows amount to."""
     head = MultiMixHead(model, mode, **kwargs)
     positions = None if mode == 'multimix' else head.dense.num_positions(x)
-    num_tuples, copies = mixup_fn.loss.row_counts(len(x), positions)
+    num_tuples, copies = row_counts(mixup_fn.loss, len(x), positions)
     head.loss.num_tuples = num_tuples
     head.loss.clean_weight = copies * len(x) / (num_tuples * (positions or 1))
     return head
@@ -48,7 +50,8 @@ def head_of_rows(model, mode, mixup_fn, x, **kwargs):
 @pytest.mark.parametrize('key', ['efficientnet', 'vit', 'swin'])
 def test_a_stock_loop_gets_the_loss_and_gradients_of_the_head(key, clean_weight, label_smoothing, mode):
     kwargs = dict(alpha=(0.5, 2.), clean_weight=clean_weight, label_smoothing=label_smoothing)
-    model, x, target = build(key).train(), images(key, 4), labels(4)
+    # without stochastic depth, as the tuples are drawn before the forward, and those of the head after it
+    model, x, target = build(key, drop_path_rate=0.).train(), images(key, 4), labels(4)
     plain = copy.deepcopy(model)
     mixup_fn = make(mode, **kwargs).attach(model)
     loss = step(mixup_fn, model, x, target)
@@ -61,6 +64,17 @@ def test_a_stock_loop_gets_the_loss_and_gradients_of_the_head(key, clean_weight,
     torch.testing.assert_close(gradients(model), gradients(plain), rtol=1e-3, atol=1e-5)
     for (name, buffer), (_, other) in zip(model.named_buffers(), plain.named_buffers(), strict=True):
         assert torch.equal(buffer, other), name
+
+
+def test_the_gradient_through_the_attention_also_flows_through_the_targets():
+    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
+    plain, kwargs = copy.deepcopy(model), dict(attention_grad=True, clean_weight=0., label_smoothing=0.)
+    mixup_fn = make('dense-multimix', **kwargs).attach(model)
+    step(mixup_fn, model, x, target)
+    head = head_of_rows(plain, 'dense-multimix', mixup_fn, x, **kwargs)
+    seed()
+    head(plain.forward_features(x), target).backward()
+    torch.testing.assert_close(gradients(model), gradients(plain))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -77,7 +91,7 @@ def test_paper_setting(mode):
 def test_binary_cross_entropy(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
-    bce = BinaryCrossEntropy()
+    bce = BinaryCrossEntropy(smoothing=0.)
     mixup_fn = make(mode, label_smoothing=0.1).attach(model)
     loss = step(mixup_fn, model, x, target, bce)
     head = head_of_rows(plain, mode, mixup_fn, x, label_smoothing=0.1, criterion=bce)
@@ -94,7 +108,7 @@ def test_multi_label_targets_are_smoothed_and_mixed():
     logits = model(x)
     seed()
     criterion = MultiMixLoss(num_tuples=12, clean_weight=0.)
-    expected = criterion.mix(logits.detach()[:4], multi_hot * 0.8 + 0.1)[1]
+    expected = mix(criterion, logits.detach()[:4], multi_hot * 0.8 + 0.1)[1]
     torch.testing.assert_close(target, expected)
 
 
@@ -197,9 +211,12 @@ def test_detach_gives_the_model_its_own_forward_back():
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=['deepcopy', 'pickle'])
 def test_copies_of_an_attached_model_are_independent(clone, mode):
-    model, x, target = build('efficientnet'), images('efficientnet', 4), labels(4)
+    model, x, target = build('efficientnet').train(), images('efficientnet', 4), labels(4)
     mixup_fn = make(mode).attach(model)
+    step(mixup_fn, model, x, target)
+    mixup_fn(x, target)  # a copy is not in the middle of a step
     copied, copied_fn = clone((model, mixup_fn))
+    assert torch.equal(copied(x), copied_fn.clean_logits)
     with torch.no_grad():
         for p in copied.parameters():
             p.zero_()
@@ -228,6 +245,81 @@ def test_a_second_training_forward_says_what_to_do():
     model(x)
     mixup_fn.mixup_enabled = False
     assert torch.equal(model(x), mixup_fn.clean_logits)
+    mixup_fn.mixup_enabled = True
+    _, target = mixup_fn(x, labels(4))
+    mixup_fn.mixup_enabled = False  # holds from the next batch on, as this one has its targets
+    assert model(x).shape == target.shape
+
+
+BEFORE_THE_FORWARD = {
+    'gt': lambda y: y.gt(0.),
+    'argmax': lambda y: y.argmax(dim=1),
+    'operator': lambda y: 0.9 * y,
+    'index': lambda y: y[0],
+    'clone': torch.clone,
+    'detach': lambda y: y.detach(),
+    'data': lambda y: y.data,
+    'to': lambda y: y.to('cpu', non_blocking=True),
+    'float': lambda y: y.float(),
+    'cat': lambda y: torch.cat([y, y]),
+    'in place': lambda y: y.fill_(0.),
+    'numpy': lambda y: y.numpy(),
+    'list': lambda y: y.tolist(),
+    'save': pickle.dumps,
+    'deepcopy': copy.deepcopy,
+    'cross-entropy': lambda y: nn.functional.cross_entropy(torch.zeros(y.shape), y),
+    'soft cross-entropy': lambda y: SoftTargetCrossEntropy()(torch.zeros(y.shape), y),
+    'binary cross-entropy': lambda y: BinaryCrossEntropy()(torch.zeros(y.shape), y),
+}
+
+
+@pytest.mark.parametrize('use', BEFORE_THE_FORWARD.values(), ids=BEFORE_THE_FORWARD)
+def test_dense_targets_cannot_be_used_before_the_forward(use):
+    model, x = build('resnet').train(), images('resnet', 4)
+    _, y = make('dense-multimix').attach(model)(x, labels(4))
+    with pytest.raises(UsageError, match=r"^the targets of mode 'dense-multimix' have no values before .*; got \w+$"):
+        use(y)
+    assert y.ndim == y.dim() == 2 and y.is_floating_point() and 'no values before' in repr(y)
+    logits = model(x)
+    assert type(y) is torch.Tensor and logits.shape == y.shape
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(len(y)))
+    use(y)
+
+
+def test_pooled_targets_have_their_values_before_the_forward():
+    model, x = build('resnet').train(), images('resnet', 4)
+    _, y = make().attach(model)(x, labels(4))
+    before = y.clone()
+    torch.testing.assert_close(y.sum(dim=1), torch.ones(len(y)))
+    assert len(model(x)) == len(y) and torch.equal(y, before)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_targets_of_a_batch_that_was_overtaken_cannot_be_used(mode):
+    """A loop that mixes the next batch too early would pair these targets with the tuples of that batch."""
+    model, x = build('resnet').train(), images('resnet', 4)
+    mixup_fn = make(mode).attach(model)
+    _, seen = mixup_fn(x, labels(4))
+    model(x)
+    _, early = mixup_fn(x, labels(4))
+    _, late = mixup_fn(x, labels(4))
+    logits = model(x)
+    with pytest.raises(UsageError, match=r'^these targets are of an earlier batch.* in turn for every batch; got .*$'):
+        SoftTargetCrossEntropy()(logits, early)
+    assert SoftTargetCrossEntropy()(logits, late) > 0. and torch.isfinite(seen).all()
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_norms_of_averaged_weights_are_updated_without_mixing(mode):
+    model, x = build('resnet').train(), images('resnet', 4)
+    plain, mixup_fn = copy.deepcopy(model), make(mode).attach(model)
+    model(mixup_fn(x, labels(4))[0])
+    averaged, expected = AveragedModel(model), AveragedModel(plain)
+    for each in (averaged, expected):
+        update_bn([x[:2], x[2:]], each)
+    torch.testing.assert_close(dict(averaged.named_buffers()), dict(expected.named_buffers()))
+    with pytest.raises(UsageError, match=r'update_bn, detach\(\) first'):
+        update_bn([x], model)
 
 
 @pytest.mark.parametrize('kwargs', [dict(prob=0.), dict(mixup_alpha=1., input_prob=1.)], ids=['none', 'images'])
@@ -317,15 +409,22 @@ def test_wrapped_models_are_refused_with_advice():
         model(images('resnet', 2))
 
 
-def test_an_attached_model_may_be_compiled():
+@pytest.mark.parametrize('mode, what', [
+    ('multimix', 'model'), ('multimix', 'step'), ('dense-multimix', 'model'), ('dense-multimix', 'step')])
+def test_an_attached_model_and_a_whole_step_may_be_compiled(mode, what):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     eager = copy.deepcopy(model)
-    expected = step(make().attach(eager), eager, x, target)
-    mixup_fn = make().attach(model)
-    compiled = torch.compile(model, backend='eager')
+    expected = step(make(mode).attach(eager), eager, x, target)
+    mixup_fn = make(mode).attach(model)
+    called = torch.compile(model, backend='eager') if what == 'model' else model
+
+    def one_step(x, target):
+        x, target = mixup_fn(x, target)
+        return SoftTargetCrossEntropy()(called(x), target)
+
     seed()
-    mixed_x, mixed_target = mixup_fn(x, target)
-    torch.testing.assert_close(SoftTargetCrossEntropy()(compiled(mixed_x), mixed_target).detach(), expected)
+    loss = (one_step if what == 'model' else torch.compile(one_step, backend='eager'))(x, target)
+    torch.testing.assert_close(loss.detach(), expected)
 
 
 def test_the_first_batch_logs_its_number_of_rows(caplog):
@@ -343,7 +442,7 @@ def test_the_first_batch_logs_its_number_of_rows(caplog):
 def test_rows_of_the_readme_are_bounded():
     """8 images of 224 px through a ResNet: 49 positions, 1,000 classes."""
     criterion = MultiMix(mode='dense-multimix', num_classes=1000).loss
-    num_tuples, copies = criterion.row_counts(8, 49)
+    num_tuples, copies = row_counts(criterion, 8, 49)
     assert num_tuples * 49 + copies * 8 < 8400
 
 
@@ -356,18 +455,18 @@ def test_repr_shows_the_settings():
     assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))
 
 
-def test_the_found_share_rises_on_fitted_images():
-    """Labels that the model itself predicts are fitted: the share rises, and stays the same while images are mixed."""
+def test_the_strength_rises_on_fitted_images():
+    """Labels that the model itself predicts are fitted."""
     model, x = build('vit'), images('vit', 4)
     target = model(x).argmax(dim=1)
-    mixup_fn = make(mixup_alpha=1., input_prob='auto', num_batches=200).attach(model.train())
-    shares = []
+    mixup_fn = make(mixup_alpha=1., strength='auto').attach(model.train())
+    strengths = []
     for value in range(150):
         torch.manual_seed(value)
         model(mixup_fn(x, target)[0])
-        shares.append(mixup_fn.input_mixing.metrics()['input_prob'])
-    assert shares[40] == 0. and max(shares) == pytest.approx(0.6) and shares == sorted(shares)
-    again = make(mixup_alpha=1., input_prob='auto', num_batches=200)
+        strengths.append(mixup_fn.input_mixing.metrics()['strength'])
+    assert strengths[8] == 0. and strengths[-1] == 1. and strengths == sorted(strengths)
+    again = make(mixup_alpha=1., strength='auto')
     again.load_state_dict(mixup_fn.state_dict())
     assert again.state_dict() == mixup_fn.state_dict() and make().state_dict() == {}
 

@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torch.nn as nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
-from tests.support.models import MODELS, NUM_CLASSES, build, images
+from tests.support.models import MODELS, NUM_CLASSES, build, images, labels
+from timm_multimix import MultiMixTask
 from timm_multimix.embeddings import DenseEmbeddings
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
@@ -168,6 +172,87 @@ def test_distilled_training_is_refused():
     DenseEmbeddings(model)
 
 
+class Tokens(nn.Module):
+    """A vision transformer of another library, in a wrapper: `extra` tokens stand before those of the patches."""
+
+    def __init__(self, extra, linear=False):
+        super().__init__()
+        self.linear = linear
+        self.patches = nn.Linear(3 * 16 * 16, 8) if linear else nn.Conv2d(3, 8, 16, 16)
+        self.extra = nn.Parameter(torch.randn(1, extra, 8))
+        self.fc = nn.Linear(8, NUM_CLASSES)
+
+    def forward_features(self, x):
+        if self.linear:
+            x = self.patches(nn.functional.unfold(x, 16, stride=16).transpose(1, 2))
+        else:
+            x = self.patches(x).flatten(2).transpose(1, 2)
+        return torch.cat([self.extra.expand(len(x), -1, -1), x], dim=1)
+
+    def forward_head(self, x, pre_logits=False):
+        x = x[:, self.extra.shape[1]:].mean(dim=1)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.mark.parametrize('linear', [False, True])
+@pytest.mark.parametrize('size', [(64, 64), (64, 128), (48, 80)], ids=str)
+@pytest.mark.parametrize('extra', [0, 1, 5])
+def test_tokens_before_the_patches_must_be_marked(extra, size, linear):
+    model = Tokens(extra, linear)
+    if extra:
+        with pytest.raises(ValueError, match=fr'not a grid.*model.num_prefix_tokens.*probably {extra}\)'):
+            DenseEmbeddings(model, (3, *size))
+        model.num_prefix_tokens = extra
+    dense = DenseEmbeddings(model, (3, *size))
+    assert dense.example_positions == size[0] * size[1] // 256
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(dense(model.forward_features(x))[0].mean(dim=1), model(x))
+
+
+def test_nan_features_are_refused():
+    model = Tokens(0)
+    nn.init.constant_(model.patches.bias, float('nan'))
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        DenseEmbeddings(model, (3, 64, 64))
+
+
+def test_a_replaced_classifier_needs_its_number_of_classes():
+    model = timm.create_model('test_resnet')
+    model.fc = nn.Sequential(nn.Dropout(), nn.Linear(model.num_features, 4))
+    with pytest.raises(ValueError, match=r'set model.num_classes = 4'):
+        DenseEmbeddings(model)
+    model.num_classes = 4
+    assert DenseEmbeddings(model).classifier is None, 'dropout lies between'
+    del model.fc[0]
+    assert DenseEmbeddings(model).classifier is model.fc[0]
+
+
+def test_a_single_position_is_said_once(caplog):
+    dense = DenseEmbeddings(build('resnet'), (3, 64, 64))
+    for size in (64, 32, 32):
+        dense.num_positions(torch.randn(1, 3, size, size))
+    assert sum('has one position' in record.message for record in caplog.records) == 1
+
+
+def test_a_sharded_model_is_refused_and_a_built_task_can_be_sharded():
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh('cpu', (1,))
+        with pytest.raises(ValueError, match='build the task first, then shard its trainable_module'):
+            DenseEmbeddings(fully_shard(build('resnet'), mesh=mesh))
+        task = MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
+        fully_shard(task.trainable_module.model.fc, mesh=mesh)
+        fully_shard(task.trainable_module, mesh=mesh)
+        for _ in range(2):
+            task(images('resnet', 4), labels(4))['loss'].backward()
+        assert all(p.grad is not None for p in task.parameters())
+    finally:
+        dist.destroy_process_group()
+
+
 def test_a_model_that_is_not_timms_is_refused():
-    with pytest.raises(ValueError, match='Linear has no forward_features and forward_head'):
+    with pytest.raises(ValueError, match='Linear has no forward_features and forward_head; MultiMixLoss'):
         DenseEmbeddings(nn.Linear(3, 4))

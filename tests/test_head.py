@@ -10,6 +10,7 @@ from timm.loss import SoftTargetCrossEntropy
 from tests.support import naive
 from tests.support.models import MODELS, build, gradients, images, labels
 from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixTask
+from timm_multimix.rows import row_counts
 
 MODES = ('multimix', 'dense-multimix')
 
@@ -79,7 +80,7 @@ def test_mixed_rows_give_the_same_loss(mode):
     head = MultiMixHead(model, mode, num_tuples=16, label_smoothing=0.1)
     features, positions = model.forward_features(x), 1 if mode == 'multimix' else 16
     logits, targets = seeded(head.mix, features, target)
-    num_tuples, copies = head.loss.row_counts(4, None if mode == 'multimix' else 16)
+    num_tuples, copies = row_counts(head.loss, 4, None if mode == 'multimix' else 16)
     assert logits.shape == targets.shape == (num_tuples * positions + 4 * copies, 7)
     assert (num_tuples, copies * 4) == (4, 3 * 4 * positions)
     same = MultiMixHead(model, mode, num_tuples=num_tuples, label_smoothing=0.1)

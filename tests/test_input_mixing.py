@@ -148,10 +148,8 @@ def test_without_randomness_nothing_is_drawn():
     (dict(mixup_alpha=-1.), 'mixup_alpha must be >= 0, got -1.0'),
     (dict(mixup_alpha=(0.5, 2.)), 'mixup_alpha must be a finite number'),
     (dict(input_prob=1.5), 'input_prob must be >= 0 and <= 1, got 1.5'),
-    (dict(input_prob='half'), "input_prob must be a number from 0 to 1 or 'auto', got 'half'"),
-    (dict(input_prob='auto'), "input_prob='auto' needs mixup_alpha > 0"),
-    (dict(mixup_alpha=1., num_batches=10), "num_batches needs input_prob='auto', got 10 with 0.5"),
-    (dict(mixup_alpha=1., input_prob='auto', num_batches=0), 'num_batches must be >= 1, got 0'),
+    (dict(input_prob='auto'), "input_prob must be a number, got 'auto', which strength='auto' replaces"),
+    (dict(strength='auto', multi_label=True), 'strength must be a number with multi_label=True'),
 ], ids=str)
 def test_mistakes_name_the_argument(kwargs, message):
     for call in (

@@ -5,8 +5,6 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
 from tests.support import naive
@@ -99,70 +97,13 @@ def test_the_gradient_that_separates_examples_is_a_known_share_of_cross_entropys
     (dict(clean_weight=0.), 5.8), (dict(clean_weight=1.), 6.3), (dict(), 6.7), (dict(clean_weight=0., alpha=128.), 9.5),
     (dict(clean_weight=1e3, label_smoothing=0.1), 4.5)])
 def test_the_loss_is_least_at_the_documented_margin(kwargs, margin):
-    """As a function of how far the label's logit is above the others, the loss is least where docs/evidence.md says.
+    """As a function of how far the label's logit is above the others, the loss is least where the method card says.
 
     With label smoothing that is plain cross-entropy's log(0.91 / 0.01), as the mixed loss has hardly any weight there.
     """
     criterion, steps = MultiMixLoss(num_tuples=5_000, **kwargs), torch.arange(3., 12., 0.2)
     losses = [seeded(criterion, step * torch.eye(10), torch.arange(10)) for step in steps]
     assert float(steps[torch.stack(losses).argmin()]) == pytest.approx(margin, abs=0.25)
-
-
-@pytest.mark.parametrize('dense', [False, True])
-@pytest.mark.parametrize('num_tuples, clean_weight', [(8, 0.), (7, 0.), (8, 1.), (40, 3.), (8, 0.5), (2, 1.)])
-def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_weight, dense):
-    """The loss has the number of tuples and the clean weight that the rounded counts of rows amount to."""
-    logits, target, attention, clean_logits = problem(dense, positions=4)
-    criterion = MultiMixLoss(num_tuples=num_tuples, clean_weight=clean_weight, label_smoothing=0.1)
-    positions = 4 if dense else None
-    counts = criterion.row_counts(4, positions)
-    rows = seeded(criterion.mix, logits, target, attention, clean_logits)
-    num_mixed = counts.num_tuples * (positions or 1)
-    assert len(rows[0]) == num_mixed + 4 * counts.clean_copies
-
-    weight = 4 * counts.clean_copies / num_mixed
-    assert weight == pytest.approx(clean_weight, rel=0.1)
-    same = MultiMixLoss(num_tuples=counts.num_tuples, clean_weight=weight, label_smoothing=0.1)
-    expected = seeded(same, logits, target, attention, clean_logits)
-    # targets are float32, as timm's
-    torch.testing.assert_close(SoftTargetCrossEntropy()(*rows).double(), expected, rtol=1e-6, atol=0.)
-
-
-@pytest.mark.parametrize('batch_size, positions, kwargs, counts', [
-    (128, None, {}, (256, 6)),
-    (128, 49, {}, (42, 48)),
-    (8, 49, {}, (42, 772)),
-    (16, 196, {}, (10, 368)),
-    (1024, None, {}, (341, 1)),
-    (128, None, dict(clean_weight=0.), (1000, 0)),
-    (128, 49, dict(clean_weight=0.), (167, 0)),
-    (128, None, dict(clean_weight=1., num_tuples=12), (128, 1)),
-    (4, None, dict(clean_weight=1., num_tuples=12), (8, 2)),
-])
-def test_row_counts(batch_size, positions, kwargs, counts):
-    assert MultiMixLoss(**kwargs).row_counts(batch_size, positions) == counts
-
-
-@given(
-    st.integers(1, 600), st.one_of(st.none(), st.integers(1, 1024)), st.floats(0.1, 10.),
-    st.one_of(st.none(), st.integers(20, 1000)))
-def test_rows_are_bounded_and_come_close_to_the_clean_weight(batch_size, positions, clean_weight, num_tuples):
-    criterion, r = MultiMixLoss(num_tuples, clean_weight=clean_weight), positions or 1
-    try:
-        counts = criterion.row_counts(batch_size, positions)
-    except ValueError as error:
-        assert 'clean_weight' in str(error) and clean_weight < 1.
-        return
-    num_mixed, num_clean = counts.num_tuples * r, counts.clean_copies * batch_size
-    assert num_mixed + num_clean <= 2 * (criterion.tuples(positions) * r + batch_size)
-    # off by at most one clean copy, or one tuple at every position
-    assert abs(num_clean - clean_weight * num_mixed) <= max(batch_size, clean_weight * r)
-
-
-@pytest.mark.parametrize('clean_weight', [1e-3, 1000.])
-def test_a_clean_weight_that_would_need_too_many_rows_is_refused(clean_weight):
-    with pytest.raises(ValueError, match=f'clean_weight={clean_weight:g} would take .* rows'):
-        MultiMixLoss(clean_weight=clean_weight).row_counts(64, 196 if clean_weight > 1 else None)
 
 
 @pytest.mark.parametrize('positions, tuples', [
@@ -201,8 +142,6 @@ def test_in_eval_mode_it_is_the_plain_criterion(soft, label_smoothing, dense):
     loss = criterion(logits, target, attention, clean_logits)
     torch.testing.assert_close(loss, plain(inputs, target), **CLOSE)
     assert torch.equal(criterion(logits, target, attention, clean_logits), loss)
-    rows, soft_target = criterion.mix(logits, target, attention, clean_logits)
-    torch.testing.assert_close(SoftTargetCrossEntropy()(rows, soft_target.double()), loss, rtol=1e-6, atol=1e-6)
     # a batch smaller than a tuple is fine, as nothing is mixed
     criterion(logits[:2], target[:2], None if attention is None else attention[:2],
               None if clean_logits is None else clean_logits[:2])
@@ -213,14 +152,6 @@ def test_in_eval_mode_it_is_the_plain_criterion(soft, label_smoothing, dense):
     expected = bce(inputs, naive.soft_targets(target, 3, label_smoothing))
     found = other(logits, target, attention, clean_logits)
     torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
-
-
-def test_mix_takes_weights():
-    logits, target, *_ = problem()
-    criterion = MultiMixLoss(clean_weight=0.)
-    mixed_logits, mixed_target = criterion.mix(logits, target, lam=torch.eye(4, dtype=torch.float64).flip(0))
-    torch.testing.assert_close(mixed_logits, logits.flip(0))
-    torch.testing.assert_close(mixed_target, F.one_hot(target.flip(0), 3).double())
 
 
 @pytest.mark.parametrize('dense', [False, True])
@@ -301,8 +232,6 @@ def test_dtypes_of_loss_and_gradient(dtype, dense):
     loss.backward()
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.isfinite(loss) and logits.grad.dtype == dtype and torch.isfinite(logits.grad).all()
-    mixed, _ = MultiMixLoss(num_tuples=9).mix(logits, target, attention, clean_logits)
-    assert mixed.dtype == loss.dtype
 
 
 def test_memory_kept_for_backward_does_not_grow_with_the_tuples():

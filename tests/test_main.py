@@ -14,7 +14,6 @@ from PIL import Image
 
 from tests.support.command_line import SCRIPT
 from timm_multimix.__main__ import main
-from timm_multimix.input_share import FoundShare
 
 
 @pytest.fixture
@@ -68,14 +67,10 @@ def test_mixing_flags_become_arguments_of_the_task(run, monkeypatch):
     assert made[1]['input_size'] == (3, 32, 32)
 
 
-def test_the_share_is_found_under_the_launcher_too(run, caplog, monkeypatch):
-    lengths, settle = set(), FoundShare.settle
-    monkeypatch.setattr(FoundShare, 'settle', lambda share: (lengths.add(share.num_batches), settle(share)))
+def test_the_strength_is_logged_under_the_launcher_too(run, caplog):
     with caplog.at_level(logging.INFO):
-        flags = ['--mixup-mode', 'multimix', '--mixup', '1', '--multimix-input-prob', 'auto', '--epochs', '4']
-        steps = run(*flags)['steps']
-    assert 'a share of the batches that the run finds' in caplog.text and 'input_prob 0.000' in caplog.text
-    assert lengths == {len(steps)}
+        run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-strength', 'auto', '--epochs', '4')
+    assert 'strength auto' in caplog.text and 'strength 0.000' in caplog.text
 
 
 def test_mixing_ends_at_its_epoch(run):
@@ -190,3 +185,8 @@ def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
         run(*flags, '--workers', workers, code=2)
         error = capsys.readouterr().err
         assert f'timm_multimix: error: {broken}{os.sep}' in error and ' cannot be read: ' in error
+
+
+def test_the_output_folder_of_the_script_gets_the_names_of_the_classes(run, tmp_path):
+    run('--mixup-mode', 'multimix', '--output', str(tmp_path), '--epochs', '1')
+    assert (tmp_path / 'run' / 'classes.txt').read_text() == 'cat\ndog\nowl\n'

@@ -25,7 +25,7 @@ import timm.scheduler
 import timm.task
 import timm.utils
 
-from ._checks import UsageError, call_library
+from ._checks import REJECTIONS, UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore
@@ -34,12 +34,12 @@ from .training.cli.flag import Parser
 from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import FLAGS, GROUPS, check, create_parser
 from .training.cli.rules import check_data
-from .training.data.datasets import check_splits, read_or_refuse
-from .training.data.folders import check_classes, check_folders, check_root
+from .training.data.classes import check_classes, class_names, write_classes
+from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
+from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
 from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
-from .training.task import tell_length
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
@@ -89,7 +89,8 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     _, rest = _taken_parser().parse_known_args(argv)
     # explicit, as the script may read other values from the same --config
-    return args, [*rest, '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+    not_mixed = ['--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
+    return args, [*rest, *not_mixed, '--smoothing', f'{args.smoothing:g}']
 
 
 def _taken_parser() -> Parser:
@@ -131,9 +132,6 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
                         f'got {self.num_batches} batches without a call')
                 self.num_batches += 1
-            found_share = self.input_mixing.found_share
-            if found_share is not None and found_share.num_batches is None:
-                raise UsageError('--multimix-input-prob auto needs a script that calls timm\'s create_scheduler_v2')
             return super().forward(input, target)
 
     def refuse(*_: Any, **__: Any):
@@ -145,13 +143,14 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         check_root(args)
         split = kwargs.get('split', 'a')
         what = f'{split} split of {args.dataset or args.data_dir or args.data}'
-        dataset = call_library(what, original, *positional, **kwargs)
+        dataset = call_library(what, original, *positional, **kwargs, errors=DATASET_ERRORS)
+        dataset = read_or_refuse(dataset, kwargs.get('input_img_mode'))
         datasets[bool(kwargs.get('is_training'))] = dataset
         if len(datasets) == 2:
             check_splits(args, datasets[True], datasets[False])
         check_folders(split, dataset, args)
         _check_classes(args, tasks, datasets)
-        return read_or_refuse(dataset)
+        return dataset
 
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):
         loader = original(*positional, **kwargs)
@@ -169,7 +168,8 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
 
     def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
         optimizers.append(opt)  # the script's default may differ from that of our --opt
-        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs)
+        errors = Exception if args.opt_kwargs or args.opt_betas else REJECTIONS
+        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs, errors=errors)
 
     def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
         check_resumed(path, None if args.no_resume_opt or not optimizers else optimizers[-1])
@@ -178,15 +178,15 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
         scheduler, epochs = call_library(f'--sched {args.sched}', original, *positional, **kwargs)
         updates_per_epoch = kwargs.get('updates_per_epoch')
-        if args.multimix_input_prob == 'auto':
-            if not updates_per_epoch:
-                raise UsageError(
-                    '--multimix-input-prob auto needs a script that passes updates_per_epoch to create_scheduler_v2')
-            for task in tasks:
-                tell_length(task, updates_per_epoch * epochs * args.grad_accum_steps)
-        if args.multimix_input_prob == 'auto' or args.mixup_off_epoch:
+        if args.multimix_strength == 'auto' or args.mixup_off_epoch:
             _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
         return scheduler, epochs
+
+    def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
+        folder = original(*positional, **kwargs)
+        if True in datasets:
+            write_classes(folder, class_names(datasets[True]))
+        return folder
 
     prepare_augmentation(args)
     wrapped = [
@@ -198,8 +198,9 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         (timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
         (timm.task, 'resume_task_checkpoint', resume),
         (timm.models, 'resume_checkpoint', resume),
-        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}')),
-        (timm.utils, 'init_distributed_device', partial(call_library, f'--device {args.device}')),
+        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}', get_outdir)),
+        (timm.utils, 'init_distributed_device', partial(
+            call_library, f'--device {args.device}', errors=(*REJECTIONS, RuntimeError))),
     ]
     replaced = [
         *((timm.task, name, PluggedTask) for name in _TASKS),

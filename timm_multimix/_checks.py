@@ -12,27 +12,31 @@ Alpha = Union[float, Tuple[float, float]]
 LARGEST = sys.float_info.max
 _looks_at_values = ContextVar('looks_at_values', default=True)
 
-# what a library raises for a bad value; an AttributeError or a NameError is a bug in the program
-_REJECTIONS = (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+REJECTIONS = (AssertionError, ImportError, OSError, ValueError)
+"""What timm and torch raise for a user's value; other errors are bugs, except where a call is known to raise them."""
 
 
 class UsageError(ValueError):
     """A user's mistake: names the argument or flag, what it was and what is allowed. One line on the command line."""
 
 
-def call_library(what: str, function: Callable, *args: Any, errors: Any = _REJECTIONS, **kwargs: Any) -> Any:
+def call_library(what: str, function: Callable, *args: Any, errors: Any = REJECTIONS, **kwargs: Any) -> Any:
     """Call a function of timm or torch that may reject the user's value.
 
     Args:
         what: The argument or flag and its value; the error message starts with it.
-        errors: The exceptions that mean a rejected value, as for `except`.
+        errors: The exceptions that mean a rejected value, as for `except`. A TypeError that names an unexpected keyword
+            among `kwargs` always does: what the user chose does not take that flag.
 
     Raises:
         UsageError: If the value is rejected: `what` and the library's message, in one line.
     """
     try:
         return function(*args, **kwargs)
-    except errors as error:
+    except Exception as error:
+        if not isinstance(error, errors) and not any(
+                f"unexpected keyword argument '{name}'" in str(error) for name in kwargs):
+            raise
         reason = ' '.join(str(error).split())[:300]
         if not isinstance(error, UsageError):
             reason = f'{reason} ({type(error).__name__})'.lstrip()
@@ -73,17 +77,6 @@ def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
     if len(ends) != 2 or ends[0] > ends[1]:
         raise UsageError(f'{name} must be a number > 0 or a range (low, high) with low <= high, got {alpha!r}')
     return ends[0] if ends[0] == ends[1] else tuple(ends)
-
-
-def check_criterion(criterion: object) -> object:
-    """Check that a criterion is None or a callable; its `reduction`, if it has one, must be a mean over rows."""
-    if criterion is not None and not callable(criterion):
-        raise UsageError(f'criterion must be None or callable, got {criterion!r}')
-    # timm's sum over classes is still a mean over rows
-    reduction = 'mean' if getattr(criterion, 'sum_classes', False) else getattr(criterion, 'reduction', 'mean')
-    if isinstance(reduction, str) and reduction not in ('mean', 'batchmean'):
-        raise UsageError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
-    return criterion
 
 
 @contextmanager
@@ -144,6 +137,8 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
 
 def check_logits(logits: torch.Tensor, finite: bool = True) -> None:
     """Check for logits `[b, c]` or `[b, r, c]` that are not empty, and finite if `finite`."""
+    if not isinstance(logits, torch.Tensor) and hasattr(logits, 'logits'):
+        raise UsageError(f'logits must be a tensor, got a {type(logits).__name__}: take its .logits')
     check_floats('logits', logits, 'bc', 'brc', finite=finite)
     if 0 in logits.shape:
         raise UsageError(f'logits must not be empty, got shape {list(logits.shape)}')

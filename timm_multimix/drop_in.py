@@ -7,6 +7,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import get_worker_info
 
 from ._checks import UsageError, check_integer, check_number, check_several_classes, check_target
 from .embeddings import check_classifier
@@ -14,6 +15,7 @@ from .functional import soft_targets
 from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments
 from .input_mixing import InputMixing
 from .loss import MultiMixLoss
+from .rows import mix, mixed_rows, row_counts
 
 _logger = logging.getLogger(__name__)
 _COPIES = 6  # approximate memory of a criterion and its gradient, in copies of the rows
@@ -31,27 +33,27 @@ class MultiMix:
     ```
 
     The N rows are mixed rows and, for `clean_weight`, copies of the clean batch. N is close to the number of tuples of
-    the loss (see `MultiMixLoss.row_counts`) and is logged at the first batch. Every row goes to the criterion, so
+    the loss (see `rows.row_counts`) and is logged at the first batch. Every row goes to the criterion, so
     timm's SoftTargetCrossEntropy and BinaryCrossEntropy work as they are. `MultiMixTask` and `MultiMixHead` compute the
     loss faster, without rows. Inputs are never changed, and any batch size >= 1 works.
 
-    `y` holds NaN until `model(x)` fills it in place, as dense targets depend on the attention: pass this same tensor to
-    the criterion, not an earlier copy. After `model(x)`, `clean_logits` holds the ordinary logits `[b, c]` of the
-    images, without gradient, for train accuracy; it is None if the images were mixed.
+    Dense targets depend on the attention, so in mode 'dense-multimix' `y` has no values before `model(x)` fills it in:
+    until then every operation on it, even a copy, is an error. After `model(x)`, `clean_logits` holds the ordinary
+    logits `[b, c]` of the images, without gradient, for train accuracy; it is None if the images were mixed.
 
-    In eval mode the model is untouched, and this object returns the images and their soft targets. A second training
-    forward of the same batch is an error, unless `reuse` is set. `nn.DataParallel` is not supported.
+    In eval mode the model is untouched, and this object returns the images and their soft targets. So is a copy of the
+    model, in train mode too. A second training forward of the same batch is an error, unless `reuse` is set.
+    `nn.DataParallel` and calls in a worker of a DataLoader are not supported.
 
     Args:
         mixup_alpha: Mixup of the images is active if > 0. Unlike in timm it is off by default, as embeddings are mixed.
         cutmix_alpha: CutMix of the images is active if > 0; this, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob and num_batches are as in `InputMixing`.
+            input_prob and strength are as in `InputMixing`.
         mode: 'multimix' or 'dense-multimix'.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
         multi_label: Targets are multi-hot `[b, c]`; smoothing then pulls each label towards 0.5.
-        num_batches: Number of training batches of the whole run, for input_prob 'auto'; save `state_dict()` in your
-            checkpoints then.
+        strength: As in `InputMixing`; with 'auto', save `state_dict()` in your checkpoints.
         reuse: Let every training forward until the next call mix the same batch with the same tuples, as SAM, LBFGS and
             activation checkpointing of the whole model need.
         **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
@@ -74,8 +76,8 @@ class MultiMix:
             num_classes: int = 1000,
             multi_label: bool = False,
             *,
-            input_prob: Union[float, str] = 0.5,
-            num_batches: Optional[int] = None,
+            input_prob: float = 0.5,
+            strength: Union[float, str] = 1.,
             reuse: bool = False,
             **kwargs: Any,
     ):
@@ -89,7 +91,7 @@ class MultiMix:
         self.reuse = reuse
         self.mixup_enabled = True
         self.input_mixing = InputMixing(
-            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, num_batches,
+            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, strength,
             multi_label)
         refuse_arguments(
             'MultiMix', kwargs, criterion='as the loop has its own', implementation='as the rows go to a criterion',
@@ -109,8 +111,12 @@ class MultiMix:
         state = 'not attached' if self.model is None else f'attached to {type(self.model).__name__}'
         return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
 
+    def __getstate__(self) -> Dict[str, Any]:
+        # a copy, such as an average of the weights, is not in the middle of a step
+        return {**vars(self), '_batch': None, 'clean_logits': None}
+
     def state_dict(self) -> Dict[str, Any]:
-        """Return what resuming needs: the share found by `input_prob='auto'`."""
+        """Return what resuming needs: the state of `strength='auto'`."""
         return self.input_mixing.state_dict()
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -134,17 +140,19 @@ class MultiMix:
         check_classifier(model)
         num_classes = getattr(model, 'num_classes', None)
         if isinstance(num_classes, int) and num_classes != self.num_classes:
-            raise UsageError(f'num_classes must be that of the model, {num_classes}, got {self.num_classes}')
+            raise UsageError(
+                f'num_classes must be that of the model, {num_classes}, got {self.num_classes}; if its classifier was '
+                f'replaced, set model.num_classes = {self.num_classes}')
         if 'forward' in vars(model):
             raise UsageError(f'{type(model).__name__} already has a replaced forward; detach what was attached to it')
         if self.model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
         if self.mode == 'dense-multimix':
-            self._head = MultiMixHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
+            self._head = _AttachedHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
         self.model = model
         _logger.info(
-            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}; '
-            f'{self.input_mixing}.')
+            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}'
+            f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}; {self.input_mixing}.')
         # a bound method, so that deepcopy and pickle of the model rebind it to the copy
         model.forward = types.MethodType(MultiMix._training_forward, self)
         return self
@@ -156,6 +164,7 @@ class MultiMix:
             self.model = self._head = self._batch = self.clean_logits = None
             self._num_positions, self._has_logged = {}, False
 
+    @torch.compiler.disable
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Draw how the batch is mixed, for the next forward of the model.
 
@@ -167,15 +176,22 @@ class MultiMix:
             The images, unchanged or mixed, and soft targets: `[N, c]` if embeddings are mixed, else `[b, c]`.
 
         Raises:
-            ValueError: If no model is attached, or the target does not fit.
+            ValueError: If no model is attached, the target does not fit, or this is a worker of a DataLoader.
         """
+        if get_worker_info() is not None:
+            raise UsageError(
+                'call x, y = mixup_fn(x, y) in the training loop, not in collate_fn or a dataset: it prepares the next '
+                'forward of the model, and a worker of a DataLoader has another copy of it')
         if self.model is None:
             raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
         if self.multi_label:
             target = target.float()  # multi-hot targets of any dtype, as timm's Mixup accepts
         check_target(target, x.shape[0], self.num_classes)
-        soft_target = soft_targets(target, self.num_classes, self.label_smoothing, multi_label=self.multi_label)
+        if self._batch is not None and not self._batch.seen and self._batch.rows is not None:
+            self._batch.rows.__class__ = _StaleTargets
         what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
+        smoothing = 0. if self.input_mixing.is_adaptive and what != 'none' else self.label_smoothing
+        soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.multi_label)
         if what == 'embeddings':
             self._batch = self._prepare(x, target, soft_target)
             return x, self._batch.rows
@@ -188,15 +204,20 @@ class MultiMix:
     def _prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> '_Batch':
         batch_size, num_classes = soft_target.shape
         positions = None if self._head is None else self._positions(x)
-        num_tuples, clean_copies = self.loss.row_counts(batch_size, positions)
+        num_tuples, clean_copies = row_counts(self.loss, batch_size, positions)
         num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
-        rows = soft_target.new_full((num_rows, num_classes), float('nan'))
         if not self._has_logged:
             self._has_logged = True
+            num_bytes = num_rows * num_classes * soft_target.element_size()
             _logger.info(
                 f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes from a batch of {batch_size}; with the '
-                f'criterion and its gradient they take about {_COPIES * rows.nbytes / 2 ** 20:,.0f} MiB.')
-        return _Batch('embeddings', target, soft_target, rows, num_tuples)
+                f'criterion and its gradient they take about {_COPIES * num_bytes / 2 ** 20:,.0f} MiB.')
+        if positions is None:
+            lam = self.loss.sample(soft_target, num_tuples)
+            return _Batch('embeddings', target, soft_target, mixed_rows(self.loss, lam, soft_target, soft_target), lam)
+        empty = soft_target.new_full((), float('nan')).expand(num_rows, num_classes)
+        rows = torch.Tensor._make_subclass(_PendingTargets, empty)  # not a view, as as_subclass makes
+        return _Batch('embeddings', target, soft_target, rows, num_tuples=num_tuples)
 
     def _positions(self, x: torch.Tensor) -> int:
         """Return the number of positions r for images of this size, found by a forward on one image."""
@@ -210,14 +231,15 @@ class MultiMix:
         forward = types.MethodType(type(model).forward, model)
         if not model.training:
             return forward(x, *args, **kwargs)
-        if batch is None or not self.mixup_enabled:
+        if batch is None or batch.seen and not self.mixup_enabled:
             logits = forward(x, *args, **kwargs)
             self.clean_logits = logits.detach()
             return logits
         if batch.seen and not self.reuse:
             raise UsageError(
-                'the model has already run on this batch: call x, y = mixup_fn(x, y) before every training forward, '
-                'or use MultiMix(reuse=True) for optimizers such as SAM and LBFGS')
+                'the model has already run on this batch: call x, y = mixup_fn(x, y) before every training forward; '
+                'for forwards without mixing, such as those of update_bn, detach() first; for optimizers such as SAM '
+                'and LBFGS use MultiMix(reuse=True)')
         if len(batch.target) != len(x):
             raise UsageError(
                 f'x must be the batch that was mixed last, of {len(batch.target)} images, got {len(x)}; '
@@ -226,29 +248,73 @@ class MultiMix:
             outputs = self._head.outputs(model.forward_features(x), batch.target)
         else:
             outputs = HeadOutput(forward(x, *args, **kwargs))
-        logits = self._mixed_rows(batch, outputs) if batch.what == 'embeddings' else outputs.clean_logits
+        logits = self._mixed_logits(batch, outputs) if batch.what == 'embeddings' else outputs.clean_logits
         self.clean_logits = None if batch.what == 'images' else outputs.clean_logits.detach()
         if not batch.seen:
             self.input_mixing.observe(self.clean_logits, batch.target)
         batch.seen = True
         return logits
 
-    def _mixed_rows(self, batch: '_Batch', outputs: HeadOutput) -> torch.Tensor:
+    @torch.compiler.disable
+    def _mixed_logits(self, batch: '_Batch', outputs: HeadOutput) -> torch.Tensor:
+        """Return the mixed logits `[N, c]`, and in the dense form fill in the targets."""
         inputs = outputs.loss_inputs(batch.soft_target)
+        logits = inputs['logits']
+        if self._head is None:
+            self.loss.check_inputs(logits, batch.soft_target)
+            return mixed_rows(self.loss, batch.lam.to(logits.device), logits, logits)
         if batch.lam is None:
-            batch.lam = self.loss.sample(inputs['logits'], batch.num_tuples)
-        mixed_logits, mixed_target = self.loss.mix(**inputs, lam=batch.lam)
-        batch.rows.copy_(mixed_target.detach())
+            batch.lam = self.loss.sample(logits, batch.num_tuples)
+        mixed_logits, mixed_target = mix(self.loss, **inputs, lam=batch.lam)
+        batch.rows.__class__ = torch.Tensor
+        batch.rows.data = mixed_target.detach().to(batch.rows)
+        if mixed_target.requires_grad:  # attention_grad: the targets depend on the attention too
+            batch.rows.detach_().copy_(mixed_target)
         return mixed_logits
+
+
+class _AttachedHead(MultiMixHead):
+    _in_call = True
 
 
 @dataclass
 class _Batch:
-    """A batch between `mixup_fn(x, y)` and `model(x)`; if embeddings are mixed, the first forward draws Λ."""
+    """A batch between `mixup_fn(x, y)` and `model(x)`; in the dense form the first forward draws Λ."""
     what: str
     target: torch.Tensor
     soft_target: Optional[torch.Tensor] = None
     rows: Optional[torch.Tensor] = None
-    num_tuples: int = 0
     lam: Optional[torch.Tensor] = None
+    num_tuples: int = 0
     seen: bool = False
+
+
+class _PendingTargets(torch.Tensor):
+    """Targets that have no values: reading them in any way is an error. `__class__` is set to torch.Tensor later."""
+    problem = (
+        "the targets of mode 'dense-multimix' have no values before model(x): pass them to the criterion after it, "
+        'unchanged, and move images and labels to their device before mixup_fn(x, y)')
+    # what timm, DistributedDataParallel and torch.compile ask of a target before the forward: nothing about its values
+    _ALLOWED = frozenset((
+        *(getattr(torch.Tensor, name).__get__ for name in (
+            '_base', 'device', 'dtype', 'grad', 'is_leaf', 'is_mkldnn', 'is_nested', 'is_quantized', 'is_sparse',
+            'layout', 'ndim', 'requires_grad', 'shape')),
+        *(getattr(torch.Tensor, name) for name in (
+            '__len__', '_is_view', 'dim', 'is_conj', 'is_floating_point', 'is_neg', 'numel', 'size', 'storage_offset',
+            'stride', 'untyped_storage')),
+    ))
+
+    def __repr__(self) -> str:
+        return f'<{self.problem}>'
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in cls._ALLOWED:
+            return super().__torch_function__(func, types, args, kwargs)
+        raise UsageError(f'{cls.problem}; got {func.__name__}')
+
+
+class _StaleTargets(_PendingTargets):
+    problem = (
+        'these targets are of an earlier batch, which the model has not run on: call x, y = mixup_fn(x, y), model(x) '
+        'and the criterion in turn for every batch')

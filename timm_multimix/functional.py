@@ -162,6 +162,9 @@ def soft_targets(
     if multi_label:
         target = target if target.is_floating_point() else target.to(dtype)
         check_floats('target of multi_label=True', target, ('b', num_classes))
+        if target.device.type == 'cpu' and not bool(((target >= 0) & (target <= 1)).all()):
+            raise UsageError(
+                f'target of multi_label=True must be in [0, 1], got {target.min().item():g} to {target.max().item():g}')
     check_target(target, target.shape[0] if target.ndim else 0, num_classes)
     off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
     if target.ndim == 2:

@@ -9,8 +9,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
 from ._checks import UsageError, check_choice, check_target, take_arguments
-from .embeddings import DenseEmbeddings, check_classifier
+from .embeddings import DenseEmbeddings, SplitForward, check_classifier
 from .loss import MultiMixLoss
+from .rows import mix
+from .strength import draw
 from .tasks.gather import num_processes
 
 _logger = logging.getLogger(__name__)
@@ -82,9 +84,10 @@ class MultiMixHead(nn.Module):
     logits = head(features)             # the model's ordinary logits, bit for bit
     ```
 
-    The head refers to the model and owns no parameters; its state_dict is empty. The dense mode runs the model once, in
-    eval mode on two random images, to learn how its features are laid out. If the head is in eval mode, the loss is the
-    plain criterion.
+    The head refers to the model and owns no parameters; its state_dict is empty. The head runs the model on two
+    random images to learn how its features are laid out, and that its forward does nothing else; again if the model's
+    head, hooks or methods change. If the head is in eval mode, the loss is the plain criterion. The mode is its own:
+    validation needs `head.eval()` beside `model.eval()`.
 
     With several processes, features and head must run inside the forward of the module that DistributedDataParallel
     wraps, or gradients are not averaged; `MultiMixTask` takes care of this.
@@ -94,33 +97,50 @@ class MultiMixHead(nn.Module):
         mode: 'dense-multimix' mixes the embeddings of every position, weighted by attention (arXiv 2311.05538, section
             3.3), 'multimix' the pooled ones (section 3.2).
         **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
-            (num_tuples, alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation).
+            (num_tuples, alpha, length, concentration, clean_weight, label_smoothing, criterion, implementation,
+            strength).
 
     Raises:
         ValueError: If an argument is out of range or the model does not support the mode; the message says what works.
     """
+
+    _in_call = False  # whether it runs inside the model's own call, which runs its hooks
 
     def __init__(self, model: nn.Module, mode: str = 'dense-multimix', **kwargs: Any):
         super().__init__()
         options = DenseOptions.take(mode, kwargs)
         check_classifier(model)
         refuse_arguments('MultiMixHead', kwargs, gamma='as only MultiMixTask has a teacher')
-        if mode == 'multimix' and not hasattr(model, 'forward_head'):
-            raise UsageError(f'{type(model).__name__} has no forward_head; MultiMixLoss takes the logits of any model')
+        if mode == 'multimix' and not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
+            raise UsageError(
+                f'{type(model).__name__} has no forward_features and forward_head; MultiMixLoss takes the logits of '
+                'any model')
         self.mode = mode
         self.options = options
         self.loss = MultiMixLoss(**kwargs)
         self.dense = None
         self.__dict__['model'] = model  # an attribute would be registered by nn.Module
-        if mode == 'dense-multimix':
-            self._prepare_dense()
-
-    def _prepare_dense(self) -> None:
-        model, options, implementation = self.model, self.options, self.loss.implementation
-        if options.attention_grad and implementation not in ('auto', 'reference'):
+        if options.attention_grad and self.loss.implementation not in ('auto', 'reference'):
             raise UsageError(
-                f"implementation must be 'auto' or 'reference' with attention_grad=True, got {implementation!r}")
-        self.dense = DenseEmbeddings(model, options.input_size)
+                f"implementation must be 'auto' or 'reference' with attention_grad=True, "
+                f'got {self.loss.implementation!r}')
+        if mode == 'dense-multimix':
+            self.dense = self._split = DenseEmbeddings(model, options.input_size, self._in_call)
+            self._check_dense()
+        else:
+            self._split = SplitForward(model)
+
+    def refresh(self) -> None:
+        """Look again at a model whose classifier, head, hooks or methods have changed; once per step, not compiled.
+
+        Raises:
+            ValueError: If the model does not support the mode any more.
+        """
+        if not torch.compiler.is_compiling() and self._split.refresh() and self.dense is not None:
+            self._check_dense()
+
+    def _check_dense(self) -> None:
+        model, options = self.model, self.options
         if self.dense.classifier is None and (options.attention == 'cam' or options.attention_grad):
             what = "attention 'cam'" if options.attention == 'cam' else 'attention_grad=True'
             raise UsageError(
@@ -136,11 +156,22 @@ class MultiMixHead(nn.Module):
         if target is None:
             return self.model.forward_head(features)
         if not self.training:
+            self.refresh()
             logits = self.model.forward_head(features)
             check_target(target, *logits.shape)
             return self.loss.plain(logits, target)
         _check_gradients_are_averaged(self.model)
-        return self.terms(self.outputs(features, target), target)['loss']
+        if draw(self.loss.strength):
+            outputs = self.outputs(features, target)
+            loss = self.terms(outputs, target)['loss']
+            self.loss.warn_without_gradient(loss)
+        else:  # without the pass over the positions
+            self.refresh()
+            outputs = HeadOutput(self.model.forward_head(features))
+            check_target(target, *outputs.clean_logits.shape)
+            loss = self.loss.plain(outputs.clean_logits, target)
+        self.loss.observe(outputs.clean_logits, target)
+        return loss
 
     def describe(self) -> str:
         """Say in words what is mixed and how strongly; the number of positions is that of the example input."""
@@ -150,17 +181,20 @@ class MultiMixHead(nn.Module):
         return f'{self.loss.describe(self.dense.example_positions)}, attention {self.options.attention}{activation}'
 
     def mix(self, features: torch.Tensor, target: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return mixed logits and targets, `[N, c]` each, for any other criterion; see `MultiMixLoss.mix`."""
+        """Return mixed logits and targets, `[N, c]` each, for any other criterion; see `rows.mix`."""
         _check_gradients_are_averaged(self.model)
         outputs = self.outputs(features, target)
-        return self.loss.mix(**outputs.loss_inputs(target))
+        return mix(self.loss, **outputs.loss_inputs(target))
 
     def outputs(self, features: torch.Tensor, target: torch.Tensor) -> HeadOutput:
         """Return all outputs of the model for a training step; only attention 'cam' uses `target`."""
+        self.refresh()
         clean_logits = self.model.forward_head(features)
         if self.dense is None:
             return HeadOutput(clean_logits)
         dense_logits, embeddings = self.dense(features)
+        if not torch.compiler.is_compiling():
+            self.dense.warn_if_single(dense_logits.shape[1])
         with torch.set_grad_enabled(self.options.attention_grad and torch.is_grad_enabled()):
             attention = functional.spatial_attention(
                 embeddings,

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ._checks import UsageError, check_number
-from .input_share import FoundShare
 from .sampling import numpy_generator
+from .strength import AdaptiveStrength, create_strength, share_of
 
 
 class MixedImages(NamedTuple):
@@ -23,20 +23,20 @@ class MixedImages(NamedTuple):
 class InputMixing:
     """Chooses what is mixed in a batch, and mixes its images by timm's Mixup or CutMix (timm.data.Mixup, mode 'batch').
 
-    With probability 1 - `prob` nothing is mixed. Otherwise the images are mixed with probability `input_prob` if Mixup
-    or CutMix is active, else the embeddings. Unlike timm's Mixup, it accepts odd batch sizes, does not change its input
-    and is seeded by `torch.manual_seed`.
+    A batch is mixed with probability `prob` · `strength`: its images with probability `input_prob` if Mixup or CutMix
+    is active, else its embeddings. Unlike timm's Mixup, it accepts odd batch sizes, does not change its input and is
+    seeded by `torch.manual_seed`.
 
     Args:
         mixup_alpha: Mixup is active if > 0; its λ ~ Beta(mixup_alpha, mixup_alpha).
         cutmix_alpha: CutMix is active if > 0; its λ ~ Beta(cutmix_alpha, cutmix_alpha).
         cutmix_minmax: CutMix with box sides of (min, max) shares of the image's sides instead; active if not None.
-        prob: Probability that a batch is mixed at all.
+        prob: Probability that a batch is mixed at all, as in timm.
         switch_prob: Probability of CutMix instead of Mixup if both are active.
         correct_lam: Correct CutMix's λ if the border of the image clips the box.
-        input_prob: Probability that a mixed batch has its images mixed, not its embeddings, or 'auto': see
-            `FoundShare`.
-        num_batches: Number of training batches of the whole run, for 'auto'.
+        input_prob: Probability that a mixed batch has its images mixed, not its embeddings.
+        strength: Factor of `prob`, in [0, 1], or 'auto': it follows how far the training images are fitted, see
+            `AdaptiveStrength`, and only batches that are not mixed have label smoothing.
         multi_label: Targets have several labels, which 'auto' does not support.
 
     Raises:
@@ -51,8 +51,8 @@ class InputMixing:
             prob: float = 1.,
             switch_prob: float = 0.5,
             correct_lam: bool = True,
-            input_prob: Union[float, str] = 0.5,
-            num_batches: Optional[int] = None,
+            input_prob: float = 0.5,
+            strength: Union[float, str] = 1.,
             multi_label: bool = False,
     ):
         self.mixup_alpha = check_number('mixup_alpha', mixup_alpha)
@@ -66,20 +66,10 @@ class InputMixing:
         self.prob = check_number('prob', prob, high=1.)
         self.switch_prob = check_number('switch_prob', switch_prob, high=1.)
         self.correct_lam = correct_lam
-        self.found_share: Optional[FoundShare] = None
-        self._input_prob = 0.
-        if isinstance(input_prob, str):
-            if input_prob != 'auto':
-                raise UsageError(f"input_prob must be a number from 0 to 1 or 'auto', got {input_prob!r}")
-            if not self.is_active:
-                raise UsageError("input_prob='auto' needs mixup_alpha > 0, cutmix_alpha > 0 or cutmix_minmax")
-            if multi_label:
-                raise UsageError("input_prob must be a number with multi_label=True, got 'auto' (needs top-1 accuracy)")
-            self.found_share = FoundShare(num_batches)
-        elif num_batches is not None:
-            raise UsageError(f"num_batches needs input_prob='auto', got {num_batches!r} with {input_prob!r}")
-        else:
-            self._input_prob = check_number('input_prob', input_prob, high=1.)
+        if input_prob == 'auto':
+            raise UsageError("input_prob must be a number, got 'auto', which strength='auto' replaces")
+        self.input_prob = check_number('input_prob', input_prob, high=1.)
+        self.strength = create_strength(strength, multi_label)
 
     @property
     def is_active(self) -> bool:
@@ -87,15 +77,14 @@ class InputMixing:
         return self.mixup_alpha > 0. or self.cutmix_alpha > 0.
 
     @property
-    def is_random(self) -> bool:
-        """True if `draw` may return different choices."""
-        return self.prob < 1. or self.is_active
+    def is_adaptive(self) -> bool:
+        """True for strength 'auto'."""
+        return isinstance(self.strength, AdaptiveStrength)
 
     @property
-    def input_prob(self) -> float:
-        """The current share of mixed batches whose images are mixed."""
-        fixed = self._input_prob if self.is_active else 0.
-        return fixed if self.found_share is None else self.found_share.share
+    def is_random(self) -> bool:
+        """True if `draw` may return different choices."""
+        return self.prob < 1. or self.is_active or self.strength != 1.
 
     CHOICES = ('embeddings', 'images', 'none')
 
@@ -104,12 +93,10 @@ class InputMixing:
         """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'."""
         if not self.is_random:
             return 'embeddings'
-        if self.found_share is not None:
-            self.found_share.settle()
-        mixed, of_images = numpy_generator().random(2)
-        if mixed >= self.prob:
+        mixed, kind = numpy_generator().random(2)
+        if mixed >= self.prob * share_of(self.strength):
             return 'none'
-        return 'images' if of_images < self.input_prob else 'embeddings'
+        return 'images' if self.is_active and kind < self.input_prob else 'embeddings'
 
     @torch.compiler.disable
     def mix(self, images: torch.Tensor) -> MixedImages:
@@ -143,29 +130,26 @@ class InputMixing:
                 sides += start, start + side
         return sides
 
-    @torch.compiler.disable
     def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
-        """Pass 'auto' the logits of a batch whose images were not mixed; None if they were mixed."""
-        if self.found_share is not None:
-            self.found_share.observe(logits, target)
+        """Pass strength 'auto' the logits of a batch whose images were not mixed; None if they were mixed."""
+        if self.is_adaptive:
+            self.strength.observe(logits, target)
 
     def state_dict(self) -> Dict[str, Dict[str, float]]:
-        """Return what resuming needs: the share found by 'auto'; {} for a fixed share."""
-        return {} if self.found_share is None else {'input_share': self.found_share.state_dict()}
+        """Return what resuming needs: the state of strength 'auto'; {} for a fixed one."""
+        return {'strength': self.strength.get_extra_state()} if self.is_adaptive else {}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        if self.found_share is not None and 'input_share' in state:
-            self.found_share.load_state_dict(state['input_share'])
+        if self.is_adaptive and 'strength' in state:
+            self.strength.set_extra_state(state['strength'])
 
     def metrics(self) -> Dict[str, float]:
-        """Return the current share of 'auto' and the accuracy that it follows; {} for a fixed share."""
-        if self.found_share is None:
-            return {}
-        self.found_share.settle()
-        return {'input_prob': self.found_share.share, 'fit': self.found_share.accuracy}
+        """Return the current strength of 'auto' and the accuracy that it follows; {} for a fixed strength."""
+        return {'strength': self.strength.value, 'fit': self.strength.accuracy} if self.is_adaptive else {}
 
     def __str__(self) -> str:
-        prob = '' if self.prob == 1. else f', prob {self.prob:g}'
+        strength = ', strength auto' if self.is_adaptive else f', strength {self.strength:g}'
+        prob = ('' if self.prob == 1. else f', prob {self.prob:g}') + ('' if self.strength == 1. else strength)
         if not self.is_active:
             return f'no image mixing{prob}'
         kinds = [f'Mixup (mixup_alpha {self.mixup_alpha:g})'] if self.mixup_alpha else []
@@ -173,7 +157,7 @@ class InputMixing:
             kinds.append(f'CutMix (cutmix_minmax {tuple(self.cutmix_minmax)})')
         elif self.cutmix_alpha:
             kinds.append(f'CutMix (cutmix_alpha {self.cutmix_alpha:g})')
-        share = 'a share of the batches that the run finds' if self.found_share is not None else \
-            f'{100. * self._input_prob * self.prob:g} % of the batches'
+        share = 100. * self.input_prob * self.prob * (1. if self.is_adaptive else self.strength)
         switch = f', switch_prob {self.switch_prob:g}' if len(kinds) == 2 else ''
-        return f'{" or ".join(kinds)} of the images on {share}{switch}{prob}'
+        up_to = 'up to ' if self.is_adaptive else ''
+        return f'{" or ".join(kinds)} of the images on {up_to}{share:g} % of the batches{switch}{prob}'

@@ -1,5 +1,6 @@
 """MultiMix as a loss on any model's own logits."""
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+import logging
+from typing import Callable, Dict, Iterator, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -11,7 +12,6 @@ from ._checks import (
     UsageError,
     check_alpha,
     check_choice,
-    check_criterion,
     check_floats,
     check_integer,
     check_logits,
@@ -19,7 +19,11 @@ from ._checks import (
     check_several_classes,
     check_target,
 )
+from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_labels
 from .ops.saturate import saturate
+from .strength import AdaptiveStrength, create_strength, draw
+
+_logger = logging.getLogger(__name__)
 
 # Number of weights sampled at a time over all positions, to bound memory for large n; matrix products of fewer rows
 # per position than the minimum are slow.
@@ -35,13 +39,7 @@ DENSE_TUPLES_RANGE = (32, 1000)
 """The least and the most of them at one position."""
 
 PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments. It needs hundreds of epochs."""
-
-
-class RowCounts(NamedTuple):
-    """Counts for the rows of `MultiMixLoss.mix`: tuples per position, and copies of the clean batch."""
-    num_tuples: int
-    clean_copies: int
+"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments, for long schedules."""
 
 
 class MultiMixLoss(nn.Module):
@@ -55,7 +53,8 @@ class MultiMixLoss(nn.Module):
 
     The loss is (mixed + w·clean) / (1 + w), where w is `clean_weight`. It is a mean, on the scale of plain
     cross-entropy, so that the same learning rates work. Memory does not grow with `num_tuples`. Sampling is seeded by
-    `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing.
+    `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing. The
+    mode is its own: validation needs `criterion.eval()` beside `model.eval()`.
 
     Args:
         num_tuples: Number of tuples n per step, in the dense form per position. None: 1,000, or in the dense form 8,192
@@ -68,16 +67,21 @@ class MultiMixLoss(nn.Module):
             large batch is nearly the batch mean.
         clean_weight: Weight w of the plain cross-entropy beside the mixed one, from 0 (mixed loss alone) to 1000. Raise
             it if even the training images are not fitted; lower it to make the model less confident.
-        label_smoothing: Share of every target that is spread over all classes, applied once.
-        criterion: Another mean-reduced criterion for `(logits [N, c], soft targets [N, c])`, such as timm's
-            BinaryCrossEntropy, in place of cross-entropy. It gets every mixed row, which takes more time and memory.
+        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
+        criterion: None, or cross-entropy of torch or timm, for the fast exact loss. Any other mean-reduced criterion
+            for `(logits [N, c], soft targets [N, c])` gets every mixed row, which takes more time and memory; class
+            weights of torch's cross-entropy keep its weighted mean.
         implementation: See `functional.mixed_cross_entropy`.
         gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), if `forward` gets a teacher's
             logits (arXiv 2206.14868, section 3.3). Label smoothing and the clean term do not involve the teacher.
+        strength: Probability that `forward` mixes a batch, in [0, 1]; otherwise it is the plain criterion. 'auto': it
+            follows how far the training images are fitted, see `AdaptiveStrength`; mixed batches then have no label
+            smoothing. Save `state_dict()` in your checkpoints.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the criterion cannot be used on mixed rows.
     """
+    _has_warned = False
 
     def __init__(
             self,
@@ -86,10 +90,11 @@ class MultiMixLoss(nn.Module):
             length: Optional[int] = None,
             concentration: str = 'total',
             clean_weight: float = 3.0,
-            label_smoothing: float = 0.,
+            label_smoothing: Optional[float] = None,
             criterion: Optional[Callable] = None,
             implementation: str = 'auto',
             gamma: float = 0.5,
+            strength: Union[float, str, AdaptiveStrength] = 1.,
     ):
         super().__init__()
         check_choice('concentration', concentration, functional.CONCENTRATIONS)
@@ -99,10 +104,10 @@ class MultiMixLoss(nn.Module):
         self.length = None if length is None else check_integer('length', length)
         self.concentration = concentration
         self.clean_weight = check_number('clean_weight', clean_weight, high=MAX_CLEAN_WEIGHT)
-        self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
-        self.criterion = check_criterion(criterion)
+        self.criterion, self.label_smoothing = resolve_criterion(criterion, label_smoothing)
         self.implementation = implementation
         self.gamma = check_number('gamma', gamma, high=1.)
+        self.strength = create_strength(strength)
 
     def extra_repr(self) -> str:
         return (
@@ -137,7 +142,27 @@ class MultiMixLoss(nn.Module):
             ValueError: If shapes do not fit, labels are out of range, values are not finite (checked on the CPU only),
                 `length` exceeds the batch size, cross-entropy gets a single class, or another criterion a teacher.
         """
-        return self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
+        if not self.training or draw(self.strength):
+            loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
+            self.warn_without_gradient(loss)
+        else:
+            self.check_inputs(logits, target, attention, clean_logits)
+            loss = self.plain(pooled_logits(logits, clean_logits), target)
+        self.observe(pooled_logits(logits, clean_logits), target)
+        return loss
+
+    def observe(self, clean_logits: torch.Tensor, target: torch.Tensor) -> None:
+        """Let strength 'auto' count a training batch; `forward` does so."""
+        if self.training and isinstance(self.strength, AdaptiveStrength):
+            self.strength.observe(clean_logits.detach(), target)
+
+    def warn_without_gradient(self, loss: torch.Tensor) -> None:
+        """Warn, once, of mixing where nothing is trained: validation with a loss that is still in train mode."""
+        if self.training and not loss.requires_grad and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                'The MultiMix loss or head is in train mode and mixes, but nothing has a gradient. For validation call '
+                'its own eval(), and train() before training again: model.eval() does not change its mode.')
 
     @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
     def terms(
@@ -148,64 +173,35 @@ class MultiMixLoss(nn.Module):
             clean_logits: Optional[torch.Tensor] = None,
             teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
-        """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss."""
+        """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss.
+
+        It mixes every training batch, whatever the strength.
+        """
         is_fast = self.training and self.criterion is None
-        self._check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
+        self.check_inputs(logits, target, attention, clean_logits, finite=not is_fast)  # the fast loss checks
         if not self.training:
-            clean = self.plain(_clean_logits(logits, clean_logits), target)
+            clean = self.plain(pooled_logits(logits, clean_logits), target)
             return {'loss': clean, 'clean_loss': clean}
         if teacher_logits is not None and self.criterion is not None:
-            raise UsageError(f'teacher_logits need the criterion to be cross-entropy (None), got {self.criterion!r}')
+            raise UsageError(
+                f'teacher_logits need the criterion to be cross-entropy (None), got {one_line(self.criterion)}')
         if self.criterion is None:
             _check_several_classes(logits)
             learned = attention is not None and attention.requires_grad
             mixed = functional.mixed_cross_entropy(
-                logits, target, self._weight_blocks(logits, attention), label_smoothing=self.label_smoothing,
+                logits, target, self._weight_blocks(logits, attention), label_smoothing=self._smoothing(mixed=True),
                 teacher_logits=teacher_logits, gamma=self.gamma,
                 implementation='reference' if learned and self.implementation == 'auto' else self.implementation)
         else:
-            mixed = self.criterion(*self._mixed_rows(logits, target, self.sample_weights(logits, attention)))
+            rows = self._mixed_rows(logits, target, self.sample_weights(logits, attention))
+            mixed = mean_over_rows(self.criterion, *rows, from_labels=target.ndim == 1)
         if not self.clean_weight:
             return {'loss': mixed, 'mixed_loss': mixed}
-        clean = self.plain(_clean_logits(logits, clean_logits), target)
+        clean = self.plain(pooled_logits(logits, clean_logits), target, mixed=True)
         loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
-    @torch.compiler.disable
-    def mix(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
-            clean_logits: Optional[torch.Tensor] = None,
-            lam: Optional[torch.Tensor] = None,
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Return mixed logits and mixed targets as rows, for any criterion that averages over rows.
-
-        Rows have no weights, so the clean term becomes whole copies of the unmixed batch: see `row_counts`. The mean
-        over rows is the loss of `forward`, except for the rounding of their number and the number of tuples. In eval
-        mode the rows are the clean batch.
-
-        Args:
-            logits: As in `forward`, like target, attention and clean_logits.
-            lam: Λ, `[n, b]` or `[r, n, b]`, before attention; None to sample as many tuples as `row_counts` says.
-
-        Returns:
-            Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
-        """
-        self._check_inputs(logits, target, attention, clean_logits)
-        clean = _clean_logits(logits, clean_logits), self.smooth_target(target, logits.shape[-1])
-        if not self.training:
-            return clean
-        if lam is None:
-            num_tuples = self.row_counts(len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
-            lam = self.sample(logits, num_tuples)
-        copies = self._clean_copies(lam.shape[:-1].numel(), len(logits))
-        weights = lam if attention is None else functional.dense_weights(lam, attention)
-        mixed = self._mixed_rows(logits, target, weights)
-        return tuple(torch.cat([rows] + [same.to(rows.dtype)] * copies) for rows, same in zip(mixed, clean))
-
-    def _check_inputs(self, logits, target, attention, clean_logits, finite=True) -> None:
+    def check_inputs(self, logits, target, attention=None, clean_logits=None, finite=True) -> None:
         check_logits(logits, finite)
         batch_size, num_classes = logits.shape[0], logits.shape[-1]
         check_target(target, batch_size, num_classes)
@@ -217,32 +213,6 @@ class MultiMixLoss(nn.Module):
             check_floats('attention', attention, logits.shape[:2], finite=True)
             if attention.device.type == 'cpu' and bool((attention < 0).any()):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
-
-    def row_counts(self, batch_size: int, positions: Optional[int] = None) -> RowCounts:
-        """Return how many rows `mix` makes from a batch; `positions` is None for the pooled form.
-
-        Together the mixed and clean rows are about as many as the loss has tuples.
-
-        Raises:
-            ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows.
-        """
-        weight, r = self.clean_weight, positions or 1
-        num_rows = self.tuples(positions) * r
-        num_tuples = max(round(num_rows / (r * (1. + weight))), 1)
-        if not weight:
-            return RowCounts(num_tuples, 0)
-        copies = self._clean_copies(num_tuples * r, batch_size)
-        if copies < 8:  # rounding to so few would change the clean weight
-            num_tuples = max(round(copies * batch_size / (weight * r)), 1)
-        total = num_tuples * r + copies * batch_size
-        if total > 2 * (num_rows + batch_size):
-            raise UsageError(
-                f'clean_weight={weight:g} would take {total} rows, but num_tuples allows {num_rows}: use a '
-                f'{"larger clean_weight, 0" if weight < 1. else "smaller clean_weight"}, or a larger num_tuples')
-        return RowCounts(num_tuples, copies)
-
-    def _clean_copies(self, num_mixed: int, batch_size: int) -> int:
-        return max(round(self.clean_weight * num_mixed / batch_size), 1) if self.clean_weight else 0
 
     def tuples(self, positions: Optional[int] = None) -> int:
         """Return the number of tuples n per step, in the dense form per position; `positions` is None if pooled."""
@@ -269,27 +239,48 @@ class MultiMixLoss(nn.Module):
         """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
         return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
 
-    def smooth_target(self, target: torch.Tensor, num_classes: int) -> torch.Tensor:
-        """Return soft targets `[b, c]` with label smoothing."""
-        return functional.soft_targets(target, num_classes, self.label_smoothing)
+    def smooth_target(self, target: torch.Tensor, logits: torch.Tensor, mixed: bool = False) -> torch.Tensor:
+        """Return soft targets `[b, c]` with the label smoothing of this batch, which is mixed or not."""
+        is_smooth = target.ndim == 2 and smooths_labels(self.criterion)
+        return functional.soft_targets(
+            target, logits.shape[-1], 0. if is_smooth else self._smoothing(mixed),
+            dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+    def _smoothing(self, mixed: bool) -> float:
+        return 0. if mixed and isinstance(self.strength, AdaptiveStrength) else self.label_smoothing
 
     def _mixed_rows(self, logits, target, weights):
         mixed_logits = functional.interpolate(weights, logits)
-        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits.shape[-1]))
+        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits, mixed=True))
         return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
 
-    def plain(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the criterion on logits `[b, c]`, with label smoothing but without mixing, as in eval mode."""
-        logits = functional.at_least_float32(logits)
+    def plain(
+            self,
+            logits: torch.Tensor,
+            target: torch.Tensor,
+            mix_target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            mixed: bool = False,
+    ) -> torch.Tensor:
+        """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not.
+
+        `mix_target` mixes soft targets as the images were mixed.
+        """
+        logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
+        takes_labels = self.criterion is None or class_weight(self.criterion) is not None
+        mixed = mixed or mix_target is not None
+        if mix_target is not None or not (from_labels and takes_labels):
+            target = self.smooth_target(target, logits, mixed)
+        if mix_target is not None:
+            target = mix_target(target)
         if self.criterion is not None:
-            return self.criterion(logits, self.smooth_target(target, logits.shape[-1]))
+            return mean_over_rows(self.criterion, logits, target, from_labels)
         _check_several_classes(logits)
-        log_probabilities = saturate(logits.log_softmax(dim=-1))
+        log_probabilities, smoothing = saturate(logits.log_softmax(dim=-1)), self._smoothing(mixed)
         if target.ndim == 2:
-            return -(self.smooth_target(target, logits.shape[-1]) * log_probabilities).sum(dim=-1).mean()
+            return -(target * log_probabilities).sum(dim=-1).mean()
         loss = F.nll_loss(log_probabilities, target.long())
-        if self.label_smoothing:
-            loss = loss * (1. - self.label_smoothing) - log_probabilities.mean() * self.label_smoothing
+        if smoothing:
+            loss = loss * (1. - smoothing) - log_probabilities.mean() * smoothing
         return loss
 
     def _weight_blocks(
@@ -316,7 +307,7 @@ def _check_several_classes(logits: torch.Tensor) -> None:
     check_several_classes('the number of classes', logits.shape[-1], 'criterion=timm.loss.BinaryCrossEntropy()')
 
 
-def _clean_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
+def pooled_logits(logits: torch.Tensor, clean_logits: Optional[torch.Tensor]) -> torch.Tensor:
     if logits.ndim == 2:
         return logits
     if clean_logits is not None:

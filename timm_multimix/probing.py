@@ -24,19 +24,36 @@ def record_calls(
 
 @contextmanager
 def trial(model: nn.Module):
-    """Context to run a model without side effects: no gradient; train and eval modes and random state are restored.
+    """Context to run a model without side effects: no gradient; modes, buffers and random state are restored.
 
     Autocast is off, as it would cache the weights that it casts here without gradient, and use them in training.
     """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     device = next(model.parameters()).device
-    generators = torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False), generators:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), same_random_numbers(model):
             yield
     finally:
+        for buffer, version, before in buffers:
+            if buffer._version != version:
+                buffer.data.copy_(before)
         for module, training in modes:
             module.training = training
+
+
+def same_random_numbers(model: nn.Module):
+    """Context after which the random state is what it was before."""
+    device = next(model.parameters()).device
+    return torch.random.fork_rng(devices=[device] if device.type == 'cuda' else [])
+
+
+def train_without_statistics(model: nn.Module) -> nn.Module:
+    """Set train mode in all modules but batch norms, which would update statistics and wait for other processes."""
+    for module in model.train().modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
 
 
 class FrozenStatistics:  # a class, which torch.compile can trace

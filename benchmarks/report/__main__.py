@@ -40,7 +40,10 @@ class Report:
         self.tables.update(content)
         if content:
             blocks = [f'# {name}', *map(tables.to_markdown, content.values()), *filter(None, text)]
-            self._write(f'{name}.md', '\n\n'.join(blocks) + '\n')
+            path = os.path.join(self.folder, f'{name}.md')
+            with open(path, 'w', encoding='utf-8') as file:
+                file.write('\n\n'.join(blocks) + '\n')
+            _logger.info(path)
 
     def add_figure(self, name: str, figure: figures.Figure) -> None:
         figure.savefig(os.path.join(self.folder, f'{name}.png'), dpi=110)
@@ -58,12 +61,6 @@ class Report:
             with open(page, 'w', encoding='utf-8') as file:
                 file.write(filled)
             _logger.info(page)
-
-    def _write(self, name: str, text: str) -> None:
-        path = os.path.join(self.folder, name)
-        with open(path, 'w', encoding='utf-8') as file:
-            file.write(text)
-        _logger.info(path)
 
 
 def add_results(report: Report, frame: pd.DataFrame, args: argparse.Namespace) -> None:

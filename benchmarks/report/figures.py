@@ -22,13 +22,6 @@ from .tables import ACCURACY, Regimes, rule  # noqa: E402
 _SIZES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
 
-def style(method: str) -> Dict[str, Any]:
-    """Colour, line and marker of a method; a variant has its method's colour."""
-    entry = entry_of(method)
-    face = 'white' if entry.line == '--' else entry.color
-    return dict(color=entry.color, linestyle=entry.line, marker=entry.marker, markerfacecolor=face)
-
-
 def accuracy(frame: pd.DataFrame) -> Figure:
     """Top-1 and test loss: each point is a seed, bars are means."""
     methods, metrics = methods_of(frame), ACCURACY[:2]
@@ -39,7 +32,7 @@ def accuracy(frame: pd.DataFrame) -> Figure:
         for row, method in enumerate(methods):
             values = list(metric.of(of_method(frame, method)).values())
             known = [value for value in values if value is not None]
-            color = style(method)['color']
+            color = entry_of(method).color
             axis.plot(known, [row] * len(known), 'o', color=color, markersize=6)
             if known and len(known) == len(values):  # without a seed that diverged, a mean would flatter
                 axis.plot([statistics.fmean(known)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
@@ -100,7 +93,6 @@ def loss_times(result: Dict[str, Any]) -> Figure:
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel('seconds, forward and backward')
     panels[0, 0].legend()
-    figure.suptitle('otherwise ' + ', '.join(f'{key} {value}' for key, value in base.items()))
     return figure
 
 

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch.nn.functional import one_hot
 
 import train_timm
@@ -33,10 +34,10 @@ def parsed(recipe, method):
 def test_every_method_is_a_valid_command_line(method):
     args, name = parsed('cifar10-preactresnet18', method), method.split('@')[0]
     pooled = 'multimix' in name or name == 'last-layer-pairs'
-    mode = 'dense-multimix' if 'dense-multimix' in name or name == 'auto' else 'multimix' if pooled else 'batch'
+    mode = 'dense-multimix' if 'dense-multimix' in name or name == 'strength' else 'multimix' if pooled else 'batch'
     assert args.mixup_mode == ('mixupe' if name == 'mixupe' else mode)
-    assert bool(args.mixup) == (name in ('auto', 'manifold') or 'mixup' in name)
-    assert find(method).ours == ('multimix' in method or method == 'auto')
+    assert bool(args.mixup) == (name in ('strength', 'manifold') or 'mixup' in name)
+    assert find(method).ours == ('multimix' in method or method == 'strength')
 
 
 def test_labels_are_readable_and_unique():
@@ -104,6 +105,16 @@ def test_published_settings_say_where_they_are_from():
     published = [name for name, recipe in RECIPES.items() if recipe.published or recipe.methods or recipe.source]
     assert len(published) == 8
     assert all(RECIPES[name].source and RECIPES[name].methods for name in published)
+
+
+@pytest.mark.parametrize('name, size', [
+    ('cifar100-preactresnet18', 32), ('cifar100-mixupe', 32), ('tiny-imagenet-preactresnet18', 64), ('tiny20', 64)])
+def test_padded_images_are_cropped_at_their_size(name, size):
+    pad, args = RECIPES[name].pad, parsed(name, 'plain')
+    image = Image.new('RGB', (size + 2 * pad, size + 2 * pad))
+    crops = [RandomResizedCropAndInterpolation.get_params(image, args.scale, args.ratio) for _ in range(400)]
+    assert {crop[2:] for crop in crops} == {(size, size)}
+    assert [{crop[side] for crop in crops} for side in (0, 1)] == [set(range(2 * pad + 1))] * 2
 
 
 @pytest.mark.slow

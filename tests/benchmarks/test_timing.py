@@ -93,7 +93,7 @@ def test_a_method_is_timed_as_it_is_trained(name):
     assert torch.equal(steps.images, images)  # the next method sees the same
     assert timed.two_views == ('distilled' in name)  # as in training, where two views are the default
     if isinstance(timed.task, MultiMixTask):
-        assert timed.task.input_mixing.is_active == ('mixup' in name.split('+')[0] or name == 'auto')
+        assert timed.task.input_mixing.is_active == ('mixup' in name.split('+')[0] or name == 'strength')
     assert (timed.mix is not None) == (name == DROP_IN or name.split('@')[0] in (
         'mixup', 'cutmix', 'mixup-cutmix', 'mixup-half'))
 

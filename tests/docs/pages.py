@@ -6,7 +6,7 @@ from typing import Iterator, List, Tuple
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md')
+    for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md', 'benchmarks/README.md', 'benchmarks/results/tables/*.md')
     for path in ROOT.glob(pattern))
 
 
@@ -21,10 +21,15 @@ def blocks(page: str, language: str) -> List[str]:
 
 def prose(page: str) -> str:
     """Return the page without its fenced blocks and code spans."""
+    return re.sub(r'`[^`\n]+`', '', prose_with_spans(page))
+
+
+def prose_with_spans(page: str) -> str:
+    """Return the page without its fenced blocks."""
     result = text(page)
     for name, body in _fenced(result):
         result = result.replace(f'```{name}\n{body}```', '')
-    return re.sub(r'`[^`\n]+`', '', result)
+    return result
 
 
 def _fenced(page: str) -> Iterator[Tuple[str, str]]:

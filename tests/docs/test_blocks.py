@@ -14,13 +14,24 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, 'python')]
 @pytest.mark.parametrize('page', [
     page if page == 'README.md' else pytest.param(page, marks=pytest.mark.slow) for page in WITH_PYTHON])
 def test_python_blocks_run(page, tmp_path):
+    output = run(page, 'python', tmp_path)
+    if page == 'README.md':  # the loop learns
+        assert float(output.split()[0]) > 0.8, output
+
+
+@pytest.mark.slow
+def test_blocks_with_transformers_run(tmp_path):
+    pytest.importorskip('transformers', reason='needs the extra examples')
+    run('docs/own-models.md', 'py', tmp_path)
+
+
+def run(page, language, tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     result = subprocess.run(
-        [sys.executable, '-c', '\n'.join(blocks(page, 'python'))], cwd=tmp_path, env=environment, capture_output=True,
+        [sys.executable, '-c', '\n'.join(blocks(page, language))], cwd=tmp_path, env=environment, capture_output=True,
         text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    if page == 'README.md':  # the loop learns
-        assert float(result.stdout.split()[0]) > 0.8, result.stdout
+    return result.stdout
 
 
 def test_the_main_pages_have_python_blocks():
@@ -28,8 +39,9 @@ def test_the_main_pages_have_python_blocks():
     assert {page for page in PAGES if page.startswith('docs/methods/')} <= set(WITH_PYTHON)
 
 
-def test_readme_is_short():
-    assert len(text('README.md').split()) <= 900
+@pytest.mark.parametrize('page', ['README.md', 'docs/evidence.md'])
+def test_pages_that_all_read_are_short(page):
+    assert len(text(page).split()) <= 900
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -1,4 +1,7 @@
-"""The shell commands of README.md, on small images and a small model; those of pip and make are not run."""
+"""The shell commands of README.md, on small images and a small model; those of pip and make are not run.
+
+All commands and flags of the pages, the examples and the help are parsed.
+"""
 import json
 import os
 import re
@@ -8,13 +11,35 @@ import sys
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, blocks, text
-from timm_multimix.training.cli.parser import create_parser
+from tests.docs.pages import PAGES, ROOT, blocks, prose_with_spans, text
+from timm_multimix import __main__ as launcher
+from timm_multimix.head import MODES
+from timm_multimix.training.cli.parser import check, create_parser
 
 SMALL = '--num-classes 3 --input-size 3 32 32 --batch-size 8 --epochs 1'.split()
 OURS = '--warmup-epochs 0 --workers 0 --device cpu --experiment run'.split()
 COMMANDS = [line for block in blocks('README.md', '') for line in block.splitlines() if line.strip()]
 SCRIPTS = [command for command in COMMANDS if command.startswith(('python ', 'torchrun '))]
+
+DOCUMENTED = [page for page in PAGES if page.startswith(('README', 'docs/'))]
+TEXTS = {
+    **{page: '\n'.join(blocks(page, '')) for page in DOCUMENTED},
+    **{f'examples/{path.name}': path.read_text() for path in (ROOT / 'examples').glob('*.*')},
+    'train_timm.py --help': create_parser().description,
+    'python -m timm_multimix --help': launcher.__doc__,
+}
+COMMAND = re.compile(r'^.*(?:(?:python|torchrun)\b.* train_timm\.py|-m timm_multimix \S+) (--.*)$', re.MULTILINE)
+
+
+def copied_flags():
+    """Return the flags of everything that a reader may copy, with the place where they stand."""
+    found = [
+        (page, flags)
+        for page in DOCUMENTED for flags in re.findall('`(--mixup-mode [^`]*)`', prose_with_spans(page))]
+    for place, content in TEXTS.items():
+        found += [(place, flags) for flags in COMMAND.findall(re.sub(r'\\\n *', '', content))]
+    found = [(place, re.sub(r'"\$\(.*\)"', '10', flags)) for place, flags in found]  # a shell command
+    return [(place, [word for word in shlex.split(flags) if word not in ('...', '$@')]) for place, flags in found]
 
 
 def run(command, image_folder, tmp_path, *more):
@@ -55,7 +80,24 @@ def test_the_launcher_command_runs(image_folder, tmp_path):
     assert json.loads((tmp_path / 'record.json').read_text())['task'] == 'PluggedTask'
 
 
-@pytest.mark.parametrize('page', [page for page in PAGES if page.startswith(('README', 'docs/'))])
+@pytest.mark.parametrize('place, flags', copied_flags())
+def test_commands_have_no_label_smoothing_where_embeddings_are_mixed(place, flags, caplog):
+    """Except those whose strength leaves batches unmixed."""
+    args = create_parser().parse_args(flags)
+    check(args)
+    assert not caplog.records
+    if args.mixup_mode in MODES and args.multimix_strength != 'auto':
+        assert args.smoothing == 0.
+
+
+def test_commands_are_found():
+    places = [place for place, _ in copied_flags()]
+    assert places.count('README.md') >= len(SCRIPTS)
+    assert places.count('examples/finetune.sh') == 1
+    assert {'docs/training.md', 'train_timm.py --help', 'python -m timm_multimix --help'} <= set(places)
+
+
+@pytest.mark.parametrize('page', DOCUMENTED)
 def test_flags_that_a_page_names_exist(page):
     known = {option for action in create_parser()._actions for option in action.option_strings}
     known |= {'--signal', '--no-use-ema'}  # flags of SLURM and of timm_multimix.export

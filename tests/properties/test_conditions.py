@@ -1,5 +1,6 @@
 """Options that a timm user turns on around a model: precision, memory formats, checkpointing, dropout, compilation."""
 import copy
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -154,14 +155,18 @@ def test_distilled_training_is_refused_in_both_modes():
             MultiMix(mode=mode, num_classes=NUM_CLASSES).attach(model)
 
 
-def test_a_model_that_returns_several_logits_is_refused_at_the_first_step():
-    class TwoHeads(nn.Module):
+@pytest.mark.parametrize('output, message', [
+    (lambda x: (x, x), 'logits must be a floating-point tensor .*got tuple'),
+    (lambda x: SimpleNamespace(logits=x), 'logits must be a tensor, got a SimpleNamespace: take its .logits'),
+])
+def test_a_model_that_does_not_return_one_tensor_is_refused_at_the_first_step(output, message):
+    class Model(nn.Module):
         def forward(self, x):
-            return x.mean((2, 3)), x.mean((2, 3))
+            return output(x.mean((2, 3)))
 
-    task = MultiMixTask(TwoHeads(), verbose=False)
-    with pytest.raises(ValueError, match='logits must be a floating-point tensor .*got tuple'):
-        task(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))
+    for step in (MultiMixTask(Model(), verbose=False), lambda x, y: MultiMixLoss()(Model()(x), y)):
+        with pytest.raises(ValueError, match=message):
+            step(torch.randn(2, 3, 4, 4), torch.tensor([0, 1]))
 
 
 def test_models_from_outside_timm_work_pooled_and_are_refused_dense():

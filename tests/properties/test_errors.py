@@ -16,6 +16,7 @@ from timm_multimix.functional import (
     sample_dirichlet,
     spatial_attention,
 )
+from timm_multimix.rows import mix
 
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 DENSE, ATTENTION, CLEAN = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.zeros(4, 3)
@@ -112,7 +113,7 @@ BAD_LOSS_INPUTS = {
     lambda logits, target: mixed_cross_entropy(logits, target, WEIGHTS),
     MultiMixLoss(5),
     MultiMixLoss(5, criterion=BCE),
-    MultiMixLoss(5).mix,
+    lambda logits, target: mix(MultiMixLoss(5), logits, target),
 ], ids=['function', 'loss', 'other criterion', 'mix'])
 @pytest.mark.parametrize('logits, target, parts', BAD_LOSS_INPUTS.values(), ids=BAD_LOSS_INPUTS)
 def test_bad_logits_and_targets(logits, target, parts, loss):
@@ -135,8 +136,8 @@ def test_bad_logits_and_targets(logits, target, parts, loss):
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION.t()), ('attention', r'\[4, 2\]', r'\[2, 4\]')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, CLEAN[:2]), ('clean_logits', r'\[4, 3\]', r'\[2, 3\]')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
-    (lambda: MultiMixLoss(5).mix(DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
-    (lambda: MultiMixLoss(5).mix(LOGITS, TARGET, lam=WEIGHTS[:, :3]), ('weights', r'\[5, 3\]')),
+    (lambda: mix(MultiMixLoss(5), DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
+    (lambda: mix(MultiMixLoss(5), LOGITS, TARGET, lam=WEIGHTS[:, :3]), ('weights', r'\[5, 3\]')),
 ], ids=case_id)
 def test_bad_inputs_of_the_loss(call, parts):
     raises(call, *parts)

@@ -9,6 +9,7 @@ from tests.support.models import Positions
 from tests.support.strategies import alphas, batch_sizes, booleans, implementations, many, seeds
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
 from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights, sample_dirichlet, spatial_attention
+from timm_multimix.rows import mix
 
 BATCHES = st.sampled_from(['random', 'one class', 'identical images', 'identical images of one class'])
 dtypes = st.sampled_from([torch.float16, torch.bfloat16])
@@ -55,7 +56,7 @@ def test_the_largest_logits_give_finite_losses_and_gradients(
     # only in float32, as coarser rounding changes the sums over the classes
     assert wide.grad.sum(dim=-1).abs().max() < 1e-5
     assert wide.grad.abs().sum() <= 2.001
-    mixed_logits, mixed_target = MultiMixLoss(3, alpha, clean_weight=0.).mix(logits, target, attention)
+    mixed_logits, mixed_target = mix(MultiMixLoss(3, alpha, clean_weight=0.), logits, target, attention)
     assert torch.isfinite(mixed_logits).all()
     assert (mixed_target.sum(dim=-1) - 1.).abs().max() < 1e-5
 

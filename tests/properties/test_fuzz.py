@@ -39,7 +39,7 @@ LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.f
 LOSS = ('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'implementation', 'gamma')
 DENSE = ('mode', 'attention', 'activation', 'attention_grad', 'input_size')
 MIXING = (
-    'prob', 'switch_prob', 'mixup_alpha', 'cutmix_alpha', 'cutmix_minmax', 'correct_lam', 'input_prob', 'num_batches')
+    'prob', 'switch_prob', 'mixup_alpha', 'cutmix_alpha', 'cutmix_minmax', 'correct_lam', 'input_prob', 'strength')
 TASK = ('model', 'criterion', 'criterion_kwargs', 'device', 'dtype', 'verbose')
 OURS = dict(num_tuples=3)
 TARGETS = {
@@ -66,8 +66,9 @@ TARGETS = {
 
 RANGES = {  # the lowest and the highest value allowed for each numeric argument
     **dict.fromkeys(
-        ['num_tuples', 'num_examples', 'length', 'positions', 'num_classes', 'num_batches'], (1, 2 ** 31 - 1)),
-    **dict.fromkeys(['label_smoothing', 'gamma', 'prob', 'switch_prob', 'input_prob', 'teacher_decay'], (0., 1.)),
+        ['num_tuples', 'num_examples', 'length', 'positions', 'num_classes'], (1, 2 ** 31 - 1)),
+    **dict.fromkeys(
+        ['label_smoothing', 'gamma', 'prob', 'switch_prob', 'input_prob', 'strength', 'teacher_decay'], (0., 1.)),
     **dict.fromkeys(['mixup_alpha', 'cutmix_alpha', 'eta'], (0., 1e308)),
     'alpha': (1e-308, 1e308),
     'clean_weight': (0., 1000.),

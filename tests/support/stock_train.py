@@ -65,8 +65,9 @@ def main():
     if mixes:
         collate_fn = FastCollateMixup(
             mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, mode=args.mixup_mode, num_classes=args.num_classes)
-    dataset = create_dataset(args.dataset, root=args.data_dir, split=args.train_split, is_training=True)
-    create_dataset(args.dataset, root=args.data_dir, split=args.val_split, is_training=False)
+    shared = dict(root=args.data_dir, input_img_mode='RGB' if args.input_size[0] == 3 else 'L')
+    dataset = create_dataset(args.dataset, split=args.train_split, is_training=True, **shared)
+    create_dataset(args.dataset, split=args.val_split, is_training=False, **shared)
     loader = create_loader(
         dataset, tuple(args.input_size), args.batch_size, is_training=True, auto_augment=args.aa,
         num_workers=args.workers, collate_fn=collate_fn, device=device)

@@ -73,10 +73,10 @@ def switched_steps(rank, folder):
     torch.save(kinds, os.path.join(folder, f'{rank}.pt'))
 
 
-def found_shares(rank, folder):
-    """Find one share for both processes, though only one of them fits its images."""
+def adaptive_strength(rank, folder):
+    """Follow one fit in both processes, though only one of them fits its images."""
     torch.manual_seed(rank)
-    task = build('multimix', mixup_alpha=1., input_prob='auto', num_batches=30)
+    task = build('multimix', mixup_alpha=1., strength='auto')
     task.prepare_distributed(device_ids=None)
     shares = []
     for step in range(40):

@@ -94,7 +94,7 @@ def test_gathering_processes_agree_on_what_happens_to_a_batch(both):
 
 def test_both_processes_find_the_same_share(both):
     """Half of the images are fitted and half are not, so neither process alone would find it."""
-    first, second = both(tasks_in_two.found_shares)
+    first, second = both(tasks_in_two.adaptive_strength)
     assert first == second
     assert 0.3 < first[-1]['fit'] < 0.9
 

@@ -207,15 +207,6 @@ def test_cross_entropy_is_recognised(criterion, smoothing):
     torch.testing.assert_close(make(model, 'multimix', criterion, prob=0.)(x, target)['loss'], expected)
 
 
-def test_class_weights_are_not_lost():
-    weight = torch.linspace(0.1, 2., NUM_CLASSES)
-    model, x, target = Tiny(), torch.randn(4, 3, 2, 2), labels(4)
-    task = make(model, 'multimix', nn.CrossEntropyLoss(weight))
-    result = seeded(task, x, target)
-    soft_loss = nn.CrossEntropyLoss(weight)(model(x), F.one_hot(target, NUM_CLASSES).float())
-    torch.testing.assert_close(result['clean_loss'], soft_loss)
-
-
 @pytest.mark.parametrize('mode', MODES)
 def test_autocast(mode):
     model = build('vit').train()
@@ -316,21 +307,21 @@ def test_one_line_says_what_is_mixed(caplog):
         assert part in line
     assert task.settings == dict(
         num_tuples=512, alpha=2., concentration='total', length=None, clean_weight=1., implementation='auto',
-        gather=False, attention='gap', activation='relu', input_prob=0.5)
+        gather=False, attention='gap', activation='relu', input_prob=0.5, strength=1.)
 
 
-def test_the_found_share_is_in_the_state():
-    kwargs = dict(mixup_alpha=1., input_prob='auto', num_batches=20)
+def test_the_strength_is_in_the_state():
+    kwargs = dict(mixup_alpha=1., strength='auto')
     model, x = Tiny(), torch.randn(4, 3, 2, 2)
     task, target = make(model, **kwargs), model(x).argmax(dim=1)
     for _ in range(70):
         task(x, target)
     state = task.get_task_state()
-    assert state['input_share']['share'] > 0. and state['input_share']['accuracy'] > 0.9
+    assert state['strength']['value'] > 0. and state['strength']['accuracy'] > 0.9
     other = make(Tiny(), **kwargs)
     other.load_task_state(state)
     assert other.input_mixing.metrics() == task.input_mixing.metrics()
-    assert 'input_share' not in make(Tiny(), mixup_alpha=1.).get_task_state()
+    assert 'strength' not in make(Tiny(), mixup_alpha=1.).get_task_state()
 
 
 def test_processes_that_synchronize_batch_norms_draw_the_same(monkeypatch):

@@ -15,9 +15,11 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from timm.task import ClassificationEvaluator
 
 import train_timm
+from tests.support.command_line import code_of
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
+from timm_multimix.rows import mix
 from timm_multimix.training import loop, runtime
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data import datasets
@@ -87,8 +89,8 @@ def test_thresholded_and_smoothed_binary_cross_entropy(mode, flags, steps):
     assert train_timm.main([*flags, '--mixup-mode', mode, '--epochs', '1']) == 0
     task = steps[0].task
     assert task.criterion.target_threshold == 0.3
-    logits, target = task.loss.mix(
-        torch.tensor([[2., -1., 0.], [0., 1., -2.]]), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
+    logits, target = mix(
+        task.loss, torch.tensor([[2., -1., 0.], [0., 1., -2.]]), torch.tensor([0, 2]), lam=torch.tensor([[0.6, 0.4]]))
     torch.testing.assert_close(target, torch.tensor([[0.6, 0., 0.4]]) * 0.8 + 0.2 / 3.)
     # 0.55 and 0.39 are above the threshold, 0.07 is not
     expected = F.binary_cross_entropy_with_logits(logits, torch.tensor([[1., 0., 1.]]))
@@ -233,10 +235,19 @@ def test_test_time_augmentation_averages_neighbours(flags, monkeypatch):
     assert torch.equal(halved, target[::2])
 
 
-def test_weights_and_biases(flags, monkeypatch, tmp_path):
+def test_weights_and_biases(flags, monkeypatch, tmp_path, caplog):
+    class RunOfWandb:
+        summary = {}
+
+        class config(dict):
+            def update(self, values, allow_val_change):
+                assert allow_val_change
+                super().update(values)
+        config = config()
+
     calls = []
     fake = types.ModuleType('wandb')
-    fake.init = lambda **kwargs: calls.append(('init', kwargs))
+    fake.init = lambda **kwargs: calls.append(('init', kwargs)) or RunOfWandb
     fake.log = lambda values: calls.append(('log', values))
     fake.finish = lambda: calls.append(('finish', None))
     monkeypatch.setitem(sys.modules, 'wandb', fake)
@@ -249,6 +260,11 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path):
     rows = rows_of(tmp_path / 'run')
     assert calls[1][1]['eval_top1'] == float(rows[0]['eval_top1']) and calls[2][1]['epoch'] == 1
     assert 'train_mixed_loss' in calls[1][1]
+    RunOfWandb.summary = dict(epoch=1)
+    first = str(tmp_path / 'run' / 'checkpoint-0.pth.tar')
+    assert train_timm.main([*flags, '--resume', first, '--lr', '0.02', '--wandb-resume-id', 'x']) == 0
+    assert RunOfWandb.config['lr'] == 0.02
+    assert 'epochs 1 to 1 are there already, and Weights & Biases will show them twice' in caplog.text
 
 
 @pytest.mark.parametrize('flag, module, package', [
@@ -264,8 +280,8 @@ def test_tensorboard(flags, monkeypatch, tmp_path):
     scalars, folders = {}, []
 
     class SummaryWriter:
-        def __init__(self, folder):
-            folders.append(folder)
+        def __init__(self, folder, purge_step):
+            folders.append((folder, purge_step))
 
         def add_scalar(self, name, value, step):
             scalars[name, step] = value
@@ -279,8 +295,11 @@ def test_tensorboard(flags, monkeypatch, tmp_path):
     fake.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', fake)
     assert train_timm.main([*flags, '--log-tensorboard']) == 0
-    assert folders == [str(tmp_path / 'run')]
+    assert folders == [(str(tmp_path / 'run'), 0)]
     assert scalars['eval/top1', 1] == float(rows_of(tmp_path / 'run')[1]['eval_top1']) and ('lr', 0) in scalars
+    first = str(tmp_path / 'run' / 'checkpoint-0.pth.tar')
+    assert train_timm.main([*flags, '--log-tensorboard', '--resume', first]) == 0
+    assert folders[1:] == [(str(tmp_path / 'run'), 1)], 'the epochs that are trained again would appear twice'
 
 
 def test_device_modules(flags, capsys):
@@ -352,6 +371,38 @@ def test_a_pretrained_cfg_overlay_changes_the_data_config(flags, tmp_path, monke
     config.write_text('pretrained_cfg_overlay: {mean: [0.1, 0.2, 0.3]}\n')
     assert train_timm.main([*flags, '--config', str(config)]) == 2
     assert tuple(seen[0]['mean']) == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize('flag, part', [('--head-init-scale', 'weight'), ('--head-init-bias', 'bias')])
+def test_a_classifier_of_several_layers_is_not_initialised(flag, part, flags, capsys):
+    flags[flags.index('test_resnet')] = 'levit_128s'  # one layer for its class and one for its distillation token
+    assert train_timm.main([*flags, flag, '0.1']) == 2
+    message = f'{flag} needs a model whose classifier is one layer with a {part}; that of levit_128s is a tuple'
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('model, more', [
+    ('test_vit', []), ('test_resnet', ['--mixup-mode', 'multimix']), ('test_vit', ['--mixup-mode', 'dense-multimix']),
+    ('test_resnet', ['--mixup-mode', 'mixupe']),
+    ('test_resnet', ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9', '--opt', 'lookahead_adahessian']),
+], ids=lambda value: ' '.join(value[1:2]) if isinstance(value, list) else value)
+def test_second_order_optimizers(model, more, flags, steps):
+    flags[flags.index('test_resnet')] = model
+    assert train_timm.main([*flags, '--img-size', '32', '--opt', 'adahessian', '--epochs', '1', *more]) == 0
+    hessian = steps[-1].task.get_eval_model().get_classifier().weight.hess
+    assert hessian.isfinite().all() and hessian.any()
+    assert torch.isfinite(steps[-1].result['loss'])
+
+
+@pytest.mark.parametrize('more, message', [
+    (['--mixup-mode', 'multimix', '--multimix-implementation', 'chunked'],
+     '--multimix-implementation must be reference with --opt adahessian, which needs second derivatives, got '),
+    (['--mixup-mode', 'mixupe', '--mixupe-exact'], '--mixupe-exact does not go with --opt adahessian'),
+    (['--sync-bn'], '--sync-bn does not go with --opt adahessian'),
+])
+def test_what_gives_no_second_derivatives_is_refused(more, message, flags, capsys):
+    assert code_of(train_timm.main, [*flags, '--opt', 'adahessian', *more]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_initial_head_is_scaled_with_its_bias(flags, tmp_path):

@@ -101,7 +101,7 @@ def check_whole(folder):
             assert 'state_dict' in read(folder / name), name
 
 
-def test_sigterm_ends_with_code_0_and_nothing_is_lost(start, tmp_path):
+def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
     """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
@@ -111,7 +111,7 @@ def test_sigterm_ends_with_code_0_and_nothing_is_lost(start, tmp_path):
     run.processes[0].send_signal(signal.SIGTERM)
     code, seconds = run.end()
     print(f'SIGTERM to exit: {seconds:.1f} s')
-    assert code == 0 and seconds < 30., run.text()
+    assert code == 143 and seconds < 30., run.text()
     assert 'Traceback' not in run.text()
     assert list((tmp_path / 'run').glob('recovery-1-*'))
     assert start('--epochs', '2', '--workers', '2').end()[0] == 0
@@ -140,7 +140,7 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
     assert all(seconds < 30. for _, seconds in ended)
     if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
-        assert [code for code, _ in ended] == [0, 0], run.text() + run.text(1)
+        assert [code for code, _ in ended] == [143, 143], run.text() + run.text(1)
     assert 'Stopped by SIGTERM' in run.text()
     assert list((tmp_path / 'run').glob('recovery-0-*')), run.text()
     for more in ([], ['--experiment', 'whole']):
@@ -149,10 +149,10 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
-def test_the_share_of_mixed_batches_continues_in_both_processes(tmp_path):
-    """With --multimix-input-prob auto and a stop within an epoch, both restore share, average and weights."""
+def test_the_strength_continues_in_both_processes(tmp_path):
+    """With --multimix-strength auto and a stop within an epoch, both restore strength, average and weights."""
     def run(name, stop_at, *more):
-        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-input-prob', 'auto',
+        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-strength', 'auto',
                  '--workers', '0', '--output', str(tmp_path), *more]
         processes = [
             subprocess.Popen(
@@ -171,10 +171,10 @@ def test_the_share_of_mixed_batches_continues_in_both_processes(tmp_path):
     for rank in range(2):
         assert 12 < stopped[rank]['batches'] < whole[rank]['batches']
         assert stopped[rank]['batches'] + resumed[rank]['batches'] == whole[rank].pop('batches')
-        assert 0. < whole[rank]['share'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
+        assert 0. < whole[rank]['value'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
         del resumed[rank]['batches']
         assert resumed[rank] == whole[rank]
-    assert whole[0]['share'] == whole[1]['share'] and whole[0]['accuracy'] == whole[1]['accuracy']
+    assert whole[0]['value'] == whole[1]['value'] and whole[0]['accuracy'] == whole[1]['accuracy']
 
 
 @pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])

@@ -8,15 +8,14 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 import train_timm
+from tests.training.cli.support import parse
 from timm_multimix.training.data.digits import Digits
 from timm_multimix.training.data.sample_seeds import SeededSamples
-from timm_multimix.training.task import chance_level, warn_if_at_chance, warn_if_averages_lag
+from timm_multimix.training.task import chance_level, gradient_kept, warn_if_at_chance, warn_if_averages_lag
 
 
 def args_of(**kwargs):
-    return argparse.Namespace(**{
-        **dict(mixup_mode='multimix', warmup_epochs=5, multimix_teacher_decay=None, multimix_teacher_warmup=None,
-               model_ema=False, model_ema_decay=0.9998, model_ema_warmup=False), **kwargs})
+    return argparse.Namespace(**{**vars(parse('--mixup-mode', 'multimix', '--batch-size', '128')), **kwargs})
 
 
 @pytest.mark.parametrize('top1, epoch, kwargs, num_images, chance, warns', [
@@ -35,7 +34,20 @@ def args_of(**kwargs):
 ])
 def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplog):
     assert warn_if_at_chance(args_of(**kwargs), epoch, dict(top1=top1), num_images, chance) == warns
-    assert ('--multimix-alpha' in caplog.text) == warns
+    assert ('83.3 % of the gradient' in caplog.text) == warns
+
+
+@pytest.mark.parametrize('kwargs, kept, advice', [
+    (dict(multimix_paper=True), 1 / 161, '--multimix-clean-weight'),  # 128 examples of 0.5 to 2
+    (dict(multimix_clean_weight=0.), 1 / 3, '--multimix-clean-weight'),
+    (dict(multimix_concentration='example', multimix_length=2), (1 / 5 + 3) / 4, '--mixup-mode batch'),
+    (dict(multimix_strength='auto', multimix_paper=True), 1., '--mixup-mode batch'),
+])
+def test_mixing_is_blamed_only_where_plain_training_would_learn(kwargs, kept, advice, caplog):
+    args = args_of(**kwargs)
+    assert gradient_kept(args) == pytest.approx(kept)
+    assert warn_if_at_chance(args, 5, dict(top1=10.), 50_000, 0.1)
+    assert advice in caplog.text
 
 
 @pytest.mark.parametrize('decay, warmup, updates, warns', [

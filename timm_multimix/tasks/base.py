@@ -1,13 +1,14 @@
 """Shared by the training tasks: a module that runs a whole training step, and the criterion."""
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn as nn
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy, create_classification_loss
+from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from .._checks import UsageError, call_library, check_criterion, check_number
+from .._checks import UsageError, call_library
+from ..criteria import one_smoothing, resolve_criterion
 from ..embeddings import check_classifier
 from ..input_mixing import InputMixing
 from .gather import agree
@@ -33,8 +34,18 @@ class StepTask(ClassificationTask):
 
     def __init__(self, model, criterion, criterion_kwargs, label_smoothing, device, **kwargs: Any):
         check_classifier(model)
-        criterion, self.is_cross_entropy, self.label_smoothing = resolve_criterion(
-            criterion, criterion_kwargs, label_smoothing, self.multi_label)
+        if criterion is not None and criterion_kwargs:
+            raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
+        if criterion is None:
+            kwargs_of_timm = dict(criterion_kwargs or {})
+            smoothing = kwargs_of_timm.pop('smoothing', None) or 0.
+            label_smoothing = one_smoothing(label_smoothing, smoothing, 'criterion_kwargs')
+            criterion = call_library(
+                f'criterion_kwargs {kwargs_of_timm}', create_classification_loss, multi_label=self.multi_label,
+                soft_targets=True, **kwargs_of_timm)
+        resolved, self.label_smoothing = resolve_criterion(criterion, label_smoothing)
+        self.is_cross_entropy = resolved is None
+        self._given_smoothing = label_smoothing
         super().__init__(model, criterion, device=None if device is None else torch.device(device), **kwargs)
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
@@ -82,35 +93,3 @@ class StepTask(ClassificationTask):
     def _synchronizes(self) -> bool:
         """Return whether a forward has collective operations, so that all processes must run it equally often."""
         return any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
-
-
-def resolve_criterion(
-        criterion: Optional[Union[nn.Module, Callable]],
-        criterion_kwargs: Optional[Dict[str, Any]],
-        label_smoothing: Optional[float] = None,
-        multi_label: bool = False,
-) -> Tuple[Union[nn.Module, Callable], bool, float]:
-    """Return the criterion for soft targets, whether it is cross-entropy, and the label smoothing of the targets."""
-    check_criterion(criterion)
-    if criterion is not None and criterion_kwargs:
-        raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
-    kwargs = dict(criterion_kwargs or {})
-    name, smoothing = 'criterion_kwargs', kwargs.pop('smoothing', None) or 0.
-    is_cross_entropy = isinstance(criterion, (SoftTargetCrossEntropy, LabelSmoothingCrossEntropy))
-    if criterion is None:
-        criterion = call_library(
-            f'criterion_kwargs {kwargs}', create_classification_loss, multi_label=multi_label, soft_targets=True,
-            **kwargs)
-        is_cross_entropy = isinstance(criterion, SoftTargetCrossEntropy)
-    elif isinstance(criterion, nn.CrossEntropyLoss) and criterion.weight is None and criterion.reduction == 'mean':
-        name, smoothing, is_cross_entropy = 'criterion', criterion.label_smoothing, True
-    elif isinstance(criterion, LabelSmoothingCrossEntropy) or (
-            isinstance(criterion, BinaryCrossEntropy) and not criterion.smooth_dense):  # smooths class indices only
-        name, smoothing = 'criterion', criterion.smoothing
-    smoothing = check_number('label_smoothing', smoothing, high=1.)
-    if label_smoothing is None:
-        return criterion, is_cross_entropy, smoothing
-    if smoothing:
-        raise UsageError(
-            f'label_smoothing is given twice, {label_smoothing!r} and {smoothing!r} by {name}; give one of them')
-    return criterion, is_cross_entropy, check_number('label_smoothing', label_smoothing, high=1.)

@@ -60,7 +60,16 @@ class Teacher(nn.Module):
         return self._forward(self.ema.module, images)
 
     def update(self, student: nn.Module, step: Optional[int] = None) -> None:
-        """Move towards the student; `step` counts the optimizer's updates from 1 (None: decay without warm-up)."""
+        """Move towards the student; `step` counts the optimizer's updates from 1 (None: decay without warm-up).
+
+        Raises:
+            ValueError: If the student has another number of parameters than when the teacher was made.
+        """
+        counts = [len(list(module.parameters())) for module in (self.ema.module, student)]
+        if counts[0] != counts[1]:
+            raise UsageError(
+                f'the model has {counts[1]} parameter tensors, its teacher {counts[0]}: change the model before the '
+                'task is built')
         self.ema.update(student, step=step)
         self.moved = True
 

@@ -7,6 +7,7 @@ import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
 from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
+from ..criteria import one_line
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
 from .base import StepModel, StepTask
@@ -66,7 +67,7 @@ class MixupETask(StepTask):
     ):
         super().__init__(model, criterion, criterion_kwargs, label_smoothing, device, dtype=dtype, verbose=verbose)
         if not self.is_cross_entropy:
-            raise UsageError(f'criterion must be cross-entropy for MixupE, got {self.criterion!r}')
+            raise UsageError(f'criterion must be cross-entropy for MixupE, got {one_line(self.criterion)}')
         self.criterion = SoftTargetCrossEntropy()
         mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
         self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)

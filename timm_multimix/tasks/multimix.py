@@ -8,7 +8,7 @@ from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
 from .._checks import check_floats, check_number, check_target, take_arguments
-from ..functional import at_least_float32, soft_targets
+from ..functional import soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
@@ -39,7 +39,7 @@ class MultiMixTask(StepTask):
     Args:
         model: For mode 'multimix' any module that returns logits; for 'dense-multimix' a timm model.
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss; any other mean-reduced criterion
-            for `(logits [N, c], soft targets [N, c])` is called on the mixed rows.
+            for `(logits [N, c], soft targets [N, c])`, see `MultiMixLoss`.
         criterion_kwargs: For timm's create_classification_loss if criterion is None, such as `loss_type`.
         label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
         mode: 'multimix' or 'dense-multimix'.
@@ -56,7 +56,7 @@ class MultiMixTask(StepTask):
         dtype: Dtype of task tensors.
         verbose: Log what was built.
         **kwargs: Arguments of `InputMixing` (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob, num_batches), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
+            input_prob, strength), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
             `MultiMixLoss` (num_tuples, alpha, length, concentration, clean_weight, implementation).
 
     Raises:
@@ -92,10 +92,10 @@ class MultiMixTask(StepTask):
         self.single_view = single_view
         self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
         loss_kwargs = dict(
-            kwargs,
-            label_smoothing=0. if multi_label else self.label_smoothing,  # labels are smoothed in forward
-            criterion=None if self.is_cross_entropy else self.criterion,
-        )
+            kwargs, criterion=self.criterion, label_smoothing=self._given_smoothing,
+            strength=self.input_mixing.strength)
+        if multi_label:  # labels are smoothed in forward
+            self.label_smoothing, loss_kwargs['label_smoothing'] = self._given_smoothing or 0., None
         if mode == 'multimix':
             self.loss = MultiMixLoss(**loss_kwargs)
         else:
@@ -114,7 +114,8 @@ class MultiMixTask(StepTask):
             what = self.loss.describe() if mode == 'multimix' else head.describe()
             teacher = '' if self.teacher is None else f', teacher_decay {teacher_decay:g}, gamma {self.loss.gamma:g}'
             _logger.info(
-                f'{mode}: {what}, label smoothing {self.label_smoothing:g}{teacher}'
+                f'{mode}: {what}, label smoothing {self.label_smoothing:g}'
+                f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}{teacher}'
                 f'{", over all processes" if self.gather else ""}; {self.input_mixing}.')
 
     @property
@@ -125,9 +126,9 @@ class MultiMixTask(StepTask):
         settings = dict(num_tuples=self.loss.tuples(self._positions), **of_loss, gather=self.gather)
         if self.mode == 'dense-multimix':
             settings.update(attention=self._options.attention, activation=self._options.activation)
+        settings.update(strength='auto' if self.input_mixing.is_adaptive else self.input_mixing.strength)
         if self.input_mixing.is_active:
-            found = self.input_mixing.found_share is not None
-            settings.update(input_prob='auto' if found else self.input_mixing.input_prob)
+            settings.update(input_prob=self.input_mixing.input_prob)
         if self.teacher is not None:
             settings.update(gamma=self.loss.gamma, single_view=self.single_view)
         return settings
@@ -162,7 +163,10 @@ class MultiMixTask(StepTask):
                 of_teacher['teacher_logits'] = self.teacher(teacher_input)
                 self.teacher.warn_if_still()
             if self.mode == 'dense-multimix':
+                head = unwrap_model(self.trainable_module).head
+                head.refresh()  # a compiled step does not
                 outputs = self.trainable_module(input, target)
+                head.dense.warn_if_single(outputs.dense_logits.shape[1])
             else:
                 outputs = HeadOutput(self.trainable_module(input))
             inputs = {**outputs.loss_inputs(target), **of_teacher}
@@ -180,9 +184,7 @@ class MultiMixTask(StepTask):
             mixed: Optional[MixedImages] = None,
     ) -> torch.Tensor:
         check_target(target, *output.shape)
-        if mixed is not None:
-            target = mixed.mix_target(soft_targets(target, output.shape[-1], dtype=at_least_float32(output).dtype))
-        return self.loss.plain(output, target)
+        return self.loss.plain(output, target, None if mixed is None else mixed.mix_target)
 
     def create_evaluator(self, **kwargs):
         if self.multi_label:

@@ -18,8 +18,8 @@ class BadSteps:
 
     Only the gradients decide: DDP makes them the same in all processes, so all decide alike. The host never waits for
     an accelerator: there a bad update uses gradients of zero, and the host learns of it when a line is logged. On the
-    CPU, where the check costs nothing, the optimizer and the moving averages are not called at all. The loss scaler of
-    float16 does not call the optimizer either.
+    CPU, where the check costs nothing, and with second-order optimizers, which would differentiate a bad loss again,
+    the optimizer and the moving averages are not called at all; nor is the optimizer by the loss scaler of float16.
 
     Args:
         module: The trained module; the running statistics of its normalisation layers are restored.
@@ -31,7 +31,7 @@ class BadSteps:
         self.optimizer = optimizer
         self.limit = limit
         device = optimizer.param_groups[0]['params'][0].device
-        self.host_sees = device.type == 'cpu'
+        self.host_sees = device.type == 'cpu' or getattr(optimizer, 'is_second_order', False)
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # total, current row, longest row
         self._reported = 0

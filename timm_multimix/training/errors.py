@@ -1,11 +1,13 @@
 """Errors that end a run early, and their exit codes."""
 import logging
+import signal
 import sys
-from typing import Callable
+from typing import Callable, Optional
 
 from .._checks import UsageError
 
 _logger = logging.getLogger('train')
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as in a shell
 _TOO_SMALL = 'Expected more than 1 value per channel when training'  # start of torch's message
 
 
@@ -13,15 +15,14 @@ class RunFailed(RuntimeError):
     """A run could not finish, although neither the user nor the program made a mistake."""
 
 
-def exit_code(prog: str, run: Callable[[], None]) -> int:
-    """Call `run` and return the exit code; if it is not 0, print one line on stderr.
+def exit_code(prog: str, run: Callable[[], Optional[int]]) -> int:
+    """Call `run` and return the exit code: its own, or that of an error, which is printed on stderr in one line.
 
     It is 2 for a user's mistake (a `UsageError`, or batches too small to normalise, which only torch detects), and 1
     for a `RunFailed`. Any other exception is a bug and keeps its traceback.
     """
     try:
-        run()
-        return 0
+        return run() or 0
     except (RunFailed, ValueError) as error:
         message = str(error)
         if message.startswith(_TOO_SMALL):

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from timm.task import TrainingTask
 from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.utils import save_image
 
 from .._checks import any_values
@@ -25,7 +26,7 @@ _logger = logging.getLogger('train')
 
 METRICS = ('loss', 'mixed_loss', 'clean_loss', 'task_loss', 'distill_loss', 'top1')
 LABELS = dict(
-    mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', input_prob='Input', fit='Fit')
+    mixed_loss='Mixed', clean_loss='Clean', task_loss='Task', distill_loss='Distill', strength='Strength', fit='Fit')
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class TrainMeters:
         self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
-        if isinstance(training.task, MultiMixTask):  # current values of --multimix-input-prob auto, not means
+        if isinstance(training.task, MultiMixTask):  # current values of --multimix-strength auto, not means
             self.mean.update(training.task.input_mixing.metrics())
 
 
@@ -175,7 +176,9 @@ def train_one_epoch(
 
 def _forward_backward(training, input, target, scale, need_update):
     args, runtime, task = training.args, training.runtime, training.task
-    with runtime.autocast(), any_values():  # BadSteps checks the gradients, in all processes alike
+    second_order = getattr(training.optimizer, 'is_second_order', False)
+    attention = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()  # others have one derivative only
+    with runtime.autocast(), any_values(), attention:  # BadSteps checks the gradients, in all processes alike
         result = task(input, target)
     loss = result['loss'] * scale
     parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
@@ -186,12 +189,13 @@ def _forward_backward(training, input, target, scale, need_update):
             clip_grad=args.clip_grad,
             clip_mode=args.clip_mode,
             parameters=parameters,
+            create_graph=second_order,
             need_update=need_update,
         )
         if need_update:
             training.bad_steps.judge()  # only to count: for bad ones the scaler has skipped the optimizer
         return result
-    loss.backward()
+    loss.backward(create_graph=second_order)
     if need_update and training.bad_steps.judge():
         if args.clip_grad is not None:
             dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)

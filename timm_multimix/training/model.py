@@ -22,8 +22,8 @@ from timm.models import (
 from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
-from .._checks import UsageError, call_library
-from .cli.flag import any_of
+from .._checks import REJECTIONS, UsageError, call_library
+from .cli.flag import any_of, flag_name
 from .data.naflex import patch_size
 from .runtime import Runtime
 
@@ -61,6 +61,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         scriptable=args.torchscript,
         pretrained_cfg_overlay=overlay or None,
         **args.model_kwargs,
+        **(dict(errors=Exception) if args.model_kwargs else {}),
     )
     if args.initial_checkpoint:
         load_initial(model, args.initial_checkpoint)
@@ -102,7 +103,7 @@ def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs:
         UsageError: `what`, timm's message, and similar names if timm has no such model or pretrained tag.
     """
     try:
-        return call_library(what, create, *args, **kwargs)
+        return call_library(what, create, *args, **{'errors': (*REJECTIONS, RuntimeError), **kwargs})
     except UsageError as error:
         close = _close_names(name)
         if not close:
@@ -137,11 +138,11 @@ def load_initial(model: nn.Module, path: str) -> None:
     what = f'--initial-checkpoint {path}'
     state = read_checkpoint('--initial-checkpoint', path)
     if state is None:
-        call_library(what, load_checkpoint, model, path)
+        call_library(what, load_checkpoint, model, path, errors=Exception)
         return
     call_library(
         f'{what} does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number '
-        f'of classes', model.load_state_dict, state)
+        f'of classes', model.load_state_dict, state, errors=RuntimeError)
 
 
 def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
@@ -159,10 +160,15 @@ def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
 
 @torch.no_grad()
 def _init_head(model: nn.Module, args: argparse.Namespace) -> None:
+    classifier = model.get_classifier()
+    for name, part in (('head_init_scale', 'weight'), ('head_init_bias', 'bias')):
+        if getattr(args, name) is not None and not isinstance(getattr(classifier, part, None), torch.Tensor):
+            raise UsageError(
+                f'{flag_name(name)} needs a model whose classifier is one layer with a {part}; that of {args.model} is '
+                f'a {type(classifier).__name__}')
     if args.head_init_scale is not None:
-        model.get_classifier().weight.mul_(args.head_init_scale)
-        if model.get_classifier().bias is not None:
-            model.get_classifier().bias.mul_(args.head_init_scale)
+        classifier.weight.mul_(args.head_init_scale)
+        if classifier.bias is not None:
+            classifier.bias.mul_(args.head_init_scale)
     if args.head_init_bias is not None:
-        nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
-
+        classifier.bias.fill_(args.head_init_bias)

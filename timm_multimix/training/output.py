@@ -1,4 +1,5 @@
 """The output folder of a run: where it is, and what it holds."""
+import argparse
 import json
 import logging
 import math
@@ -11,6 +12,7 @@ from timm.utils import get_outdir
 
 from .checkpoints.resume import DEFAULT_OUTPUT
 from .checkpoints.saver import AtomicCheckpointSaver
+from .data.classes import write_classes
 from .errors import RunFailed
 from .loop import Training
 from .summary import Summary, columns_of
@@ -20,17 +22,26 @@ _logger = logging.getLogger('train')
 
 
 class Output:
-    """Checkpoints, args.yaml and summary.csv in the folder of this run; on the primary process only.
+    """Checkpoints, args.yaml, classes.txt and summary.csv in this run's folder; on the primary process only.
 
     Args:
         training: The parts of the run.
         args_text: Text of args.yaml.
         image_size: Used in the folder's name if --experiment is not given.
+        class_names: Names of the classes in order, none if the data has no names.
         start_epoch: The first epoch that will be trained.
         checkpoint: Path of the resumed checkpoint, '' for none.
     """
 
-    def __init__(self, training: Training, args_text: str, image_size: int, start_epoch: int, checkpoint: str = ''):
+    def __init__(
+            self,
+            training: Training,
+            args_text: str,
+            image_size: int,
+            class_names: List[str],
+            start_epoch: int,
+            checkpoint: str = '',
+    ):
         self.args = args = training.args
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
@@ -43,11 +54,11 @@ class Output:
             _logger.warning(f'{here} belongs to another run; this run is in {self.folder}.')
         self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
         self.results: List[Dict[str, Any]] = []
-        self.tracker = Tracker(args, name, self.folder)
+        self.tracker = Tracker(args, name, self.folder, start_epoch)
         self.saver = AtomicCheckpointSaver(
             model=training.task.get_eval_model(),
             optimizer=training.optimizer,
-            args=args,
+            args=argparse.Namespace(**vars(args), class_names=class_names),
             amp_scaler=training.runtime.loss_scaler,
             checkpoint_dir=self.folder,
             recovery_dir=self.folder,
@@ -60,6 +71,7 @@ class Output:
             self.saver.load_state_dict_from_checkpoint(checkpoint)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
             file.write(args_text)
+        write_classes(self.folder, class_names)
 
     def add_epoch(
             self,

@@ -13,7 +13,7 @@ from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed
 from timm.utils.distributed import init_distributed_device_so
 
-from .._checks import UsageError, call_library
+from .._checks import REJECTIONS, UsageError, call_library
 from .errors import RunFailed
 
 _logger = logging.getLogger('train')
@@ -56,9 +56,10 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
     if wanted.startswith('cuda') and not torch.cuda.is_available():
         _logger.info(f'No GPU found: training on the CPU instead of {wanted}.')
         wanted = 'cpu'
-    place = call_library(f'--device {wanted}', init_distributed_device_so, wanted)
+    errors = *REJECTIONS, RuntimeError
+    place = call_library(f'--device {wanted}', init_distributed_device_so, wanted, errors=errors)
     rank, world_size = place['global_rank'], place['world_size']
-    device = call_library(f'--device {wanted}', torch.zeros, (), device=place['device']).device
+    device = call_library(f'--device {wanted}', torch.zeros, (), device=place['device'], errors=errors).device
     if rank != 0:
         _logger.setLevel(logging.WARNING)  # only one process logs
     if device.type == 'cuda':

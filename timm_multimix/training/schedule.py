@@ -1,7 +1,7 @@
 """The learning rates of a run: timm's schedulers, with the state that a resumed run needs."""
 import argparse
 import warnings
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
@@ -16,8 +16,8 @@ class Schedule:
     """timm's scheduler of --sched, or none.
 
     timm's schedulers compute the learning rates from the number of the epoch or update, so a resumed run needs no state
-    for them. Only plateau has a state, as it depends on earlier metrics. Values of flags are not part of it, so that a
-    run can be resumed with other flags.
+    for them. Only plateau has a state, because it depends on earlier metrics: its counts, and by how much it has
+    reduced the learning rates. Values of flags are not part of it, so that a run can be resumed with other flags.
 
     Raises:
         ValueError: If there is no such scheduler, or its flags do not fit.
@@ -26,7 +26,7 @@ class Schedule:
     def __init__(self, args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int):
         self.optimizer = optimizer
         self.updates_per_epoch = updates_per_epoch
-        self.on_updates = args.sched_on_updates
+        self.on_updates, self.metric = args.sched_on_updates, args.eval_metric
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # its state is not saved
             self.scheduler, self.num_epochs = call_library(
@@ -41,10 +41,10 @@ class Schedule:
         """Set the learning rates of `epoch`, after `updates` updates in all; `state` is the checkpoint's, if any."""
         if isinstance(self.scheduler, PlateauLRScheduler) and epoch > 0:
             if state:
-                for name in _PLATEAU:
+                for name in _PLATEAU if state.get('metric', self.metric) == self.metric else _PLATEAU[2:]:
                     setattr(self.scheduler.lr_scheduler, name, state[name])
-                self.scheduler.restore_lr = state['without_noise']
-                for group, rate in zip(self.optimizer.param_groups, state['rates'], strict=True):
+                self.scheduler.restore_lr = self._rescaled(state, 'without_noise')
+                for group, rate in zip(self.optimizer.param_groups, self._rescaled(state, 'rates')):
                     group['lr'] = rate  # timm had reset it to the initial one
             else:  # plateau never raises a rate, so that of the warm-up would stay
                 self.scheduler.update_groups(self.scheduler.base_values)
@@ -52,6 +52,13 @@ class Schedule:
             self.step_update(updates)
         elif epoch > 0:
             self.step(epoch)
+
+    def _rescaled(self, state: Dict[str, Any], name: str) -> Optional[List[float]]:
+        """Rates of a state as they would be under this run's --lr."""
+        new = self.scheduler.base_values
+        old = state.get('base', new)
+        return state[name] and [
+            rate if a == b else b * (rate / a if a else 1.) for rate, a, b in zip(state[name], old, new, strict=True)]
 
     def step(self, epoch: int, metric: Optional[float] = None) -> None:
         """Set the learning rates of `epoch`; `metric` is the previous epoch's, None if it was not validated."""
@@ -71,6 +78,8 @@ class Schedule:
             {name: getattr(self.scheduler.lr_scheduler, name) for name in _PLATEAU},
             rates=[group['lr'] for group in self.optimizer.param_groups],
             without_noise=self.scheduler.restore_lr,
+            base=self.scheduler.base_values,
+            metric=self.metric,
         )
 
     def mean_rate(self) -> float:

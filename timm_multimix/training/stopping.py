@@ -40,7 +40,7 @@ class StopRequest:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        # a stopped run is about to end with exit code 0, and launchers repeat the signal
+        # a stopped run is about to end with its own exit code, and launchers repeat the signal
         self._on_the_way_out = kind is Stopped
         if self._previous is not None:
             if self._on_the_way_out:

@@ -69,7 +69,7 @@ def columns_of(training: Training) -> List[str]:
     args = training.args
     train, evaluation = ['loss'], [*training.task.create_evaluator().metric_names]
     if args.mixup_mode in MODES:
-        train += ['mixed_loss', 'clean_loss', *(('input_prob', 'fit') if args.multimix_input_prob == 'auto' else ())]
+        train += ['mixed_loss', 'clean_loss', *(('strength', 'fit') if args.multimix_strength == 'auto' else ())]
     elif args.kd_model_name:
         train += ['task_loss', 'distill_loss']
     if not mixes_input(args) and args.task != 'multilabel':

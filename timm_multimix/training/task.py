@@ -16,12 +16,14 @@ from timm.task import (
     TrainingTask,
 )
 
-from .._checks import call_library
+from .._checks import call_library, take_arguments
 from ..head import MODES
+from ..loss import MultiMixLoss
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
 from .cli.rules import loss_type
+from .data.classes import source_of
 from .model import create_by_name
 from .runtime import Runtime
 
@@ -123,12 +125,6 @@ def _create_distillation_task(
     return create_by_name(f'--kd-model-name {args.kd_model_name}', args.kd_model_name, create, **kwargs)
 
 
-def tell_length(task: TrainingTask, num_batches: int) -> None:
-    """Tell --multimix-input-prob auto how many batches one process trains on in the whole run."""
-    if isinstance(task, MultiMixTask) and task.input_mixing.found_share is not None:
-        task.input_mixing.found_share.num_batches = num_batches
-
-
 def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
     """The module to optimize: the model, in feature distillation with the projection trained beside it."""
     return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
@@ -180,14 +176,13 @@ def chance_level(dataset: Any, num_classes: int) -> float:
 
     If the labels of the dataset are not available, as for streams, the classes are taken to be equally frequent.
     """
-    while hasattr(dataset, 'dataset'):  # unwrap it
-        dataset = dataset.dataset
-    labels = getattr(dataset, 'targets', None)
+    source = source_of(dataset)
+    labels = getattr(source, 'targets', None)
     if labels is None:
-        labels = [label for _, label in getattr(getattr(dataset, 'reader', None), 'samples', ())]
+        labels = [label for _, label in getattr(source, 'samples', ())]
     try:
         counts = Counter(map(int, labels))
-    except (TypeError, ValueError):  # lists of labels, or names
+    except (RuntimeError, TypeError, ValueError):  # lists of labels, or names
         counts = Counter()
     return max(counts.values()) / counts.total() if counts else 1. / num_classes
 
@@ -216,9 +211,25 @@ def warn_if_at_chance(
     spread = 2. * math.sqrt(chance * (1. - chance) / num_images)
     if train_metrics['top1'] > 100. * (chance + spread):
         return False
+    kept = gradient_kept(args)
     _logger.warning(
         f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is at chance: always '
-        f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing may be too '
-        f'strong for this schedule: lower --multimix-alpha, give --multimix-concentration total, raise '
-        f'--multimix-clean-weight, or mix fewer batches by --mixup-prob.')
+        f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing leaves '
+        f'{100. * kept:.3g} % of the gradient that tells images apart. ' + (
+            'So first try plain training (--mixup-mode batch) with this learning rate and warm-up.' if kept > 0.5 else
+            'Raise --multimix-clean-weight or lower --multimix-alpha, without --multimix-paper and '
+            '--multimix-concentration example.'))
     return True
+
+
+def gradient_kept(args: argparse.Namespace) -> float:
+    """Return the share that MultiMix leaves of the gradient that tells images apart, in an untrained model.
+
+    It is 1 / (κ + 1) of that of plain training in the mixed loss, where κ is the total concentration of a tuple.
+    """
+    if args.multimix_strength == 'auto':  # nothing is mixed yet
+        return 1.
+    loss = MultiMixLoss(**take_arguments(MultiMixLoss, multimix_kwargs(args)))
+    alpha = sum(loss.alpha) / 2. if isinstance(loss.alpha, tuple) else loss.alpha
+    kappa = alpha if loss.concentration == 'total' else alpha * (loss.length or args.batch_size)
+    return (1. / (kappa + 1.) + loss.clean_weight) / (1. + loss.clean_weight)

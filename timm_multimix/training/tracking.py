@@ -1,9 +1,12 @@
 """Logging to Weights & Biases and TensorBoard."""
 import argparse
 import importlib
+import logging
 from typing import Dict
 
 from .._checks import call_library
+
+_logger = logging.getLogger('train')
 
 
 def check_installed(args: argparse.Namespace) -> None:
@@ -18,15 +21,17 @@ def check_installed(args: argparse.Namespace) -> None:
 class Tracker:
     """Sends each epoch's metrics to the services that the flags name; on the primary process only.
 
+    In TensorBoard, epochs from `start_epoch` on that an earlier run logged are hidden. Weights & Biases keeps them.
+
     Raises:
         ValueError: If Weights & Biases refuses the run.
     """
 
-    def __init__(self, args: argparse.Namespace, name: str, folder: str):
+    def __init__(self, args: argparse.Namespace, name: str, folder: str, start_epoch: int):
         self.wandb = self.tensorboard = None
         if args.log_wandb:
             self.wandb = importlib.import_module('wandb')
-            call_library(
+            run = call_library(
                 '--log-wandb',
                 self.wandb.init,
                 project=args.wandb_project,
@@ -35,10 +40,18 @@ class Tracker:
                 tags=args.wandb_tags,
                 resume='must' if args.wandb_resume_id else None,
                 id=args.wandb_resume_id or None,
-                errors=Exception,  # its own are not RuntimeErrors
+                errors=Exception,  # its own have no common class
             )
+            if args.wandb_resume_id:
+                run.config.update(vars(args), allow_val_change=True)
+                last = run.summary.get('epoch')
+                if last is not None and last >= start_epoch:
+                    _logger.warning(
+                        f'--wandb-resume-id {args.wandb_resume_id}: epochs {start_epoch} to {last} are there already, '
+                        f'and Weights & Biases will show them twice.')
         if args.log_tensorboard:
-            self.tensorboard = importlib.import_module('torch.utils.tensorboard').SummaryWriter(folder)
+            self.tensorboard = importlib.import_module('torch.utils.tensorboard').SummaryWriter(
+                folder, purge_step=start_epoch)
 
     def add_epoch(self, epoch: int, values: Dict[str, float]) -> None:
         if self.wandb is not None:

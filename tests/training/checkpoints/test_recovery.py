@@ -64,7 +64,7 @@ def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, termin
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     assert terminate.seen == 12
     terminate.at = 12 + at
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     accum = 2 if '--grad-accum-steps' in more else 1
     done = (at // accum + 2) * accum  # the rest of that update, and one more
     assert terminate.seen == 12 + done
@@ -84,7 +84,7 @@ def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     terminate.at = 12 + at
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     assert recoveries(tmp_path / 'parts') == [where + '.pth.tar']
     assert terminate.seen == 24 - left
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
@@ -100,7 +100,7 @@ def test_a_run_stopped_again_and_again_ends_the_same(six_batches, tmp_path, term
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     for part in range(6):
         terminate.at = 12 + 2 * part
-        assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+        assert train_timm.main([*flags, '--experiment', 'parts']) == 143
         assert len(recoveries(tmp_path / 'parts')) <= 3
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
     assert terminate.seen == 24
@@ -133,7 +133,7 @@ def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, term
 def test_another_batch_size_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
     flags = [*six_batches, '--resume', 'auto']
     terminate.at = 8
-    assert train_timm.main(flags) == 0 and terminate.seen == 10
+    assert train_timm.main(flags) == 143 and terminate.seen == 10
     assert train_timm.main([*flags, '--batch-size', '8']) == 0
     assert terminate.seen == 13
     assert any('epoch 1 starts again' in record.message for record in caplog.records)
@@ -144,7 +144,7 @@ def test_a_position_written_by_version_0_1_begins_the_epoch_anew(six_batches, tm
     """As version 0.1 wrote it: all random states as one tensor of bytes."""
     flags = [*six_batches, '--resume', 'auto']
     terminate.at = 8
-    assert train_timm.main(flags) == 0 and terminate.seen == 10
+    assert train_timm.main(flags) == 143 and terminate.seen == 10
     path, = (tmp_path / 'run').glob('recovery-*')
     checkpoint = read(path)
     del checkpoint['saver']['position']['ranks']
@@ -165,7 +165,7 @@ def test_the_share_of_mixed_batches_continues_where_it_was(at, six_batches, tmp_
              '--multimix-input-prob', 'auto', '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     terminate.at = 24 + at
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     within, = (tmp_path / 'parts').glob('recovery-*')
     share = read(within)['task_state']['input_share']
     assert 0. < share['share'] <= 0.6 and 0. < share['accuracy'] < 1.
@@ -220,7 +220,7 @@ def test_a_program_that_continues_after_a_stop_can_be_ended():
 
 def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
     terminate.at = 1
-    assert train_timm.main(six_batches) == 0
+    assert train_timm.main(six_batches) == 143
     path, = (tmp_path / 'run').glob('recovery-*')
     model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
     assert_identical(dict(model.state_dict()), dict(read(path)['state_dict']))

@@ -40,7 +40,7 @@ def test_the_script_gets_all_flags_but_those_of_mixing(script, capsys):
     given = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('argv'))
     assert given.split()[1:] == [
         'DIR', '--lr', '0.1', '--own', 'x', '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode',
-        'batch']
+        'batch', '--smoothing', '0']
 
 
 def test_help_lists_the_flags_that_the_launcher_takes(capsys):

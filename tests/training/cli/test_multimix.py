@@ -1,7 +1,11 @@
 """Our flags become arguments of the tasks."""
+import pytest
+import yaml
+
 from tests.training.cli.support import parse
 from timm_multimix.loss import PAPER
 from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views
+from timm_multimix.training.cli.parser import parse_args
 
 MULTIMIX = ('--mixup-mode', 'multimix')
 UNSET = dict(mode='multimix', multi_label=False, mixup_alpha=0., cutmix_alpha=0., prob=1., switch_prob=0.5)
@@ -9,8 +13,8 @@ UNSET = dict(mode='multimix', multi_label=False, mixup_alpha=0., cutmix_alpha=0.
 
 def test_multimix_flags_become_arguments():
     assert multimix_kwargs(parse(*MULTIMIX)) == UNSET
-    args = parse(*MULTIMIX, '--mixup', '0.7', '--cutmix-minmax', '0.2', '0.5', '--multimix-input-prob', 'auto')
-    assert multimix_kwargs(args) == dict(UNSET, mixup_alpha=0.7, cutmix_minmax=[0.2, 0.5], input_prob='auto')
+    args = parse(*MULTIMIX, '--mixup', '0.7', '--cutmix-minmax', '0.2', '0.5', '--multimix-strength', 'auto')
+    assert multimix_kwargs(args) == dict(UNSET, mixup_alpha=0.7, cutmix_minmax=[0.2, 0.5], strength='auto')
     args = parse('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--multimix-tuples', '7',
                  '--multimix-attention', 'cam', '--multimix-clean-weight', '0', '--mixup-prob', '0.9')
     assert multimix_kwargs(args) == dict(
@@ -22,6 +26,25 @@ def test_multimix_flags_become_arguments():
     assert paper == dict(UNSET, **dict(PAPER, num_tuples=5))
     assert multimix_kwargs(parse(*MULTIMIX, '--multimix-alpha', '0.7'))['alpha'] == 0.7
     assert multimix_kwargs(parse(*MULTIMIX, '--task', 'multilabel'))['multi_label'] is True
+
+
+@pytest.mark.parametrize('flags, smoothing', [
+    ('', 0.1),
+    ('--mixup 1', 0.1),
+    ('--mixup-mode mixupe', 0.1),
+    ('--mixup-mode multimix', 0.),
+    ('--mixup-mode dense-multimix --mixup 1 --multimix-strength 0.5', 0.),
+    ('--mixup-mode dense-multimix --multimix-strength auto', 0.1),
+    ('--mixup-mode dense-multimix --multimix-strength auto --multimix-paper', 0.),
+])
+def test_label_smoothing_is_off_by_default_where_embeddings_are_mixed(flags, smoothing, caplog):
+    """A value that is given is taken; beside MultiMix there is a warning."""
+    flags = flags.split()
+    args, text = parse_args(['--dataset', 'digits', *flags])
+    assert args.smoothing == yaml.safe_load(text)['smoothing'] == smoothing
+    assert not caplog.records
+    assert parse(*flags, '--smoothing', '0.2').smoothing == 0.2
+    assert ('--smoothing 0.2 with' in caplog.text) == (smoothing == 0.)
 
 
 def test_a_teacher_needs_two_views_unless_it_is_unused_or_shares_the_view():

@@ -52,7 +52,7 @@ def test_a_flag_without_what_it_needs_is_refused(flag, capsys):
 @each_flag
 def test_a_value_of_another_form_is_refused(flag, capsys):
     values = {
-        'a number': (['x'], flag.type in (int, float) or flag.dest == 'multimix_input_prob'),
+        'a number': (['x'], flag.type in (int, float) or flag.dest == 'multimix_strength'),
         'a choice': (['x'], flag.choices),
         'key=value': (['x'], flag.takes_names),
         'nothing': ([], not flag.is_switch and flag.nargs not in ('?', '*')),

@@ -15,7 +15,8 @@ def test_flags_agree_with_upstreams():
         for name in flag['flags']:
             action = actions[name]
             assert action.dest == flag['dest'], name
-            assert action.default == flag['default'], name
+            if name != '--smoothing':  # depends on the mode
+                assert action.default == flag['default'], name
             assert getattr(action.type, '__name__', action.type) == flag['type'], name
             assert action.nargs == flag['nargs'], name
             if name != '--mixup-mode':  # upstream takes any name there, as 'batch'

@@ -43,19 +43,19 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
         (path.rsplit('/', 2)[-2], label) for path, label in dataset.reader.samples)]
     assert found == [(name, name) for name in ('cat', 'dog', 'owl') for _ in range(8)]
     assert [record.getMessage() for record in caplog.records] == [
-        f'train: skipped 2 hidden files (1 ._3.png, 1 .ipynb_checkpoints) and 3 files without the extension of an '
-        f'image (1 .csv, 1 .txt, 1 no extension) in {data / "train"}.']
+        f'train: skipped 5 files in {data / "train"} that are hidden or no images '
+        f'(1 ._3.png, 1 .csv, 1 .ipynb_checkpoints, 1 .txt, 1 no extension).']
 
 
 BESIDE = {  # a path in the folder of the split, and a part of the message about it
-    'a hidden folder': ('.ipynb_checkpoints/3.png', 'skipped 1 hidden file (1 .ipynb_checkpoints)'),
-    'a hidden folder in a class': ('dog/.cache/3.png', 'skipped 1 hidden file (1 .cache)'),
-    'a resource file': ('dog/._3.png', 'skipped 1 hidden file (1 ._3.png)'),
-    'thumbnails': ('dog/Thumbs.db', 'skipped 1 file without the extension of an image (1 .db)'),
-    'notes beside the classes': ('README.txt', 'skipped 1 file without the extension of an image (1 .txt)'),
-    'an archive': ('dog.zip', 'skipped 1 file without the extension of an image (1 .zip)'),
-    'an empty folder': ('fox/', 'no images in fox; they do not become classes'),
-    'a folder of notes': ('fox/notes.txt', 'no images in fox; they do not become classes'),
+    'a hidden folder': ('.ipynb_checkpoints/3.png', 'that are hidden or no images (1 .ipynb_checkpoints)'),
+    'a hidden folder in a class': ('dog/.cache/3.png', 'that are hidden or no images (1 .cache)'),
+    'a resource file': ('dog/._3.png', 'that are hidden or no images (1 ._3.png)'),
+    'thumbnails': ('dog/Thumbs.db', 'that are hidden or no images (1 .db)'),
+    'notes beside the classes': ('README.txt', 'that are hidden or no images (1 .txt)'),
+    'an archive': ('dog.zip', 'that are hidden or no images (1 .zip)'),
+    'an empty folder': ('fox/', 'no images in fox, so they do not become classes'),
+    'a folder of notes': ('fox/notes.txt', 'no images in fox, so they do not become classes'),
     'an image beside the classes': ('loose.png', 'must be in the folder of its class, got loose.png'),
 }
 

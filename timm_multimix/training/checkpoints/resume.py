@@ -2,18 +2,24 @@
 import argparse
 import logging
 import os
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import torch
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
-from ..._checks import UsageError, call_library
+from ..._checks import REJECTIONS, UsageError, call_library
+from ..cli.flag import flag_name
 from ..runtime import Runtime, agree_to_start
 from .find import newest_checkpoint
 
 _logger = logging.getLogger('train')
 DEFAULT_OUTPUT = './output/train'
+_OF_THIS_START = (  # flags that may differ without a word, because they do not change what is learnt
+    'config', 'experiment', 'log_interval', 'no_resume_opt', 'output', 'resume', 'start_epoch', 'stop_epoch',
+    'wandb_resume_id', 'workers')
 
 
 class Resumed(NamedTuple):
@@ -30,7 +36,7 @@ def resume(
         optimizer: torch.optim.Optimizer,
         runtime: Runtime,
 ) -> Resumed:
-    """Load the checkpoint at `path`; '' for a fresh start.
+    """Load the checkpoint at `path`; '' for a fresh start. Where its settings differ, those of `args` hold.
 
     Raises:
         ValueError: If there is no such checkpoint, or it belongs to another model.
@@ -38,12 +44,14 @@ def resume(
     if not path:
         return Resumed()
     metadata = check_resumed(path, None if args.no_resume_opt else args.opt)
+    if runtime.primary:
+        _warn_of_changes(args, metadata.get('args'))
     epoch = restore(
         path,
         resume_task_checkpoint,
         task,
         path,
-        optimizer=None if args.no_resume_opt else optimizer,
+        optimizer=None if args.no_resume_opt else SimpleNamespace(load_state_dict=partial(_load_state, optimizer)),
         loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
         log_info=runtime.primary,
     )
@@ -55,6 +63,36 @@ def resume(
     position = saver_state.get('position')
     schedule = None if args.no_resume_opt else saver_state.get('schedule')
     return Resumed(epoch if position is None else position['epoch'], position, schedule)
+
+
+def _load_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]) -> None:
+    """Load an optimizer's state, but not its settings: learning rate, weight decay, momentum and the like stay."""
+    own = [{name: value for name, value in group.items() if name not in ('params', 'lookahead_step')}
+           for group in optimizer.param_groups]
+    sizes, saved = ([len(group['params']) for group in groups]
+                    for groups in (optimizer.param_groups, state['param_groups']))
+    if sizes != saved:  # the state is assigned by position
+        raise UsageError(
+            f'its optimizer has groups of {saved} parameters, that of this run of {sizes}; groups depend on '
+            f'--layer-decay and on whether --weight-decay is 0. --no-resume-opt starts with a new optimizer')
+    for group, old in zip(own, state['param_groups']):
+        for name, value in group.items():
+            if value and name in old and not old[name] and name not in ('lr', 'weight_decay', 'eps'):
+                raise UsageError(
+                    f'{name} of its optimizer is {old[name]!r}, so it has no state for {value!r}; --no-resume-opt '
+                    f'starts with a new optimizer')
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own):
+        group.pop('initial_lr', None)  # from which a scheduler would compute all learning rates
+        group.update(settings)
+
+
+def _warn_of_changes(args: argparse.Namespace, before: Optional[argparse.Namespace]) -> None:
+    changes = [
+        f'{flag_name(name)} {value} (was {getattr(before, name)})' for name, value in sorted(vars(args).items())
+        if name not in _OF_THIS_START and getattr(before, name, value) != value]
+    if changes:
+        _logger.warning(f'The checkpoint was written with other settings; from now on: {", ".join(changes)}.')
 
 
 def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
@@ -78,6 +116,7 @@ def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
 
 def restore(path: str, load: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call a function of timm that reads the checkpoint at `path`, which may belong to another run."""
+    kwargs = {'errors': (*REJECTIONS, KeyError, RuntimeError), **kwargs}  # of weights that do not fit
     return call_library(f'--resume {path}: not a checkpoint of this run', load, *args, **kwargs)
 
 

@@ -60,11 +60,21 @@ class AtomicCheckpointSaver(CheckpointSaver):
 
     def state_dict(self, epoch=None, metric=None):
         state = super().state_dict(epoch, metric)
+        state['eval_metric'] = self.args.eval_metric
         if self._position is not None:
             state['position'] = self._position
         if self.schedule is not None:
             state['schedule'] = self.schedule.state_dict()
         return state
+
+    def load_state_dict(self, state_dict):
+        before = state_dict.get('eval_metric', self.args.eval_metric)
+        if before != self.args.eval_metric:
+            _logger.warning(f'The checkpoints in this folder were ranked by {before}: they are kept, but not ranked.')
+            files = [(name, None) for name, _ in state_dict['checkpoint_files']]
+            pending = state_dict['pending'][0], None
+            state_dict = dict(checkpoint_files=files, pending=pending)
+        super().load_state_dict(state_dict)
 
     def _try(self, what: str, save: Callable, *args: Any) -> bool:
         try:

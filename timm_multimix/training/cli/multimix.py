@@ -4,6 +4,7 @@ import inspect
 from typing import Any, Dict, Tuple, Union
 
 import yaml
+from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
@@ -21,7 +22,7 @@ _TEACHER = Given('multimix_teacher_decay', why='which turns self-distillation on
 _MIXUPE = Given('mixup_mode', values=('mixupe',))
 
 
-def input_prob(text: str) -> Union[float, str]:
+def strength(text: str) -> Union[float, str]:
     """A share, or 'auto'."""
     return text if text == 'auto' else float(text)
 
@@ -70,9 +71,11 @@ _MULTIMIX_FLAGS = (
           allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
-          type=input_prob, metavar='P', allowed=SHARE,
-          help='with --mixup or --cutmix, the share of batches that mix images instead of embeddings; auto: found '
-               'during the run, which raises it while the training images are fitted'),
+          type=float, metavar='P', allowed=SHARE,
+          help='with --mixup or --cutmix, the share of mixed batches that mix images instead of embeddings'),
+    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S', allowed=SHARE,
+          help='share of the batches that are mixed, in addition to --mixup-prob; auto: follows the training accuracy, '
+               'from none below 0.7 to all above 0.95; then only batches that are not mixed have --smoothing'),
     _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
     _flag('--multimix-activation', _DENSE, choices=ACTIVATIONS, help='activation of that attention'),
     _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),
@@ -85,7 +88,8 @@ _MULTIMIX_FLAGS = (
           help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
-    _switch('--multimix-paper', _MULTIMIX, help='the literal setting of the paper, which needs hundreds of epochs'),
+    _switch('--multimix-paper', _MULTIMIX,
+            help='the literal setting of the paper, without label smoothing; for long schedules'),
 )
 
 _MIXUPE_FLAGS = (
@@ -107,6 +111,14 @@ OUR_GROUPS: Tuple[Group, ...] = (
 )
 
 
+def is_second_order(args: argparse.Namespace) -> bool:
+    """Return whether the optimizer differentiates the gradients; False for a name that timm does not know."""
+    try:
+        return get_optimizer_info(args.opt.lower().split('_')[-1]).second_order
+    except ValueError:
+        return False
+
+
 def mixes_images(args: argparse.Namespace) -> bool:
     """Return whether Mixup or CutMix mixes images, whatever the mode."""
     return args.mixup > 0. or args.cutmix > 0. or args.cutmix_minmax is not None
@@ -122,6 +134,12 @@ def needs_two_views(args: argparse.Namespace) -> bool:
     return args.multimix_teacher_decay is not None and not args.multimix_single_view and args.multimix_gamma != 1.
 
 
+def default_smoothing(args: argparse.Namespace) -> float:
+    """Return the label smoothing without --smoothing: timm's, but 0 for batches that MultiMix mixes."""
+    leaves_batches_unmixed = args.multimix_strength == 'auto' and not args.multimix_paper
+    return 0. if args.mixup_mode in MODES and not leaves_batches_unmixed else 0.1
+
+
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
     """Keyword arguments of `MultiMixTask` that the flags set; the others keep the library's defaults."""
     given = _given(args, _MULTIMIX_FLAGS)
@@ -133,6 +151,8 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         given['single_view'] = not needs_two_views(args)
     if args.cutmix_minmax is not None:
         given['cutmix_minmax'] = args.cutmix_minmax
+    if is_second_order(args):
+        given.setdefault('implementation', 'reference')
     given.update(
         mode=args.mixup_mode,
         multi_label=args.task == 'multilabel',

@@ -9,7 +9,7 @@ import yaml
 from ..._checks import UsageError
 from .config import read_defaults
 from .flag import Flag, Group, Parser
-from .multimix import OUR_GROUPS
+from .multimix import OUR_GROUPS, default_smoothing
 from .rules import check_args, check_data, warn_of_ignored
 from .timm_data_flags import DATA_GROUPS
 from .timm_flags import TIMM_GROUPS
@@ -69,7 +69,7 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
 
 
 def check(args: argparse.Namespace) -> None:
-    """Set the default metric of --task, and refuse what cannot work.
+    """Refuse what cannot work, and set the defaults that depend on other flags.
 
     Raises:
         UsageError: Naming the flag, its value and what is allowed.
@@ -77,6 +77,12 @@ def check(args: argparse.Namespace) -> None:
     if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
         args.eval_metric = 'map'  # as timm ranks checkpoints
     check_args(args, FLAGS)
+    if args.smoothing is None:
+        args.smoothing = default_smoothing(args)
+    elif args.smoothing and not default_smoothing(args):
+        _logger.warning(
+            f'--smoothing {args.smoothing:g} with --mixup-mode {args.mixup_mode}: both limit the confidence of the '
+            f'model, and together they gained no more than one of them; without the flag label smoothing is 0.')
 
 
 def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:

@@ -10,7 +10,7 @@ from ..._checks import UsageError, check_several_classes
 from ...head import MODES
 from ...loss import PAPER
 from .flag import Flag, Given, flag_name, numbers
-from .multimix import OUR_MODES, mixes_images, mixes_input, needs_two_views
+from .multimix import OUR_MODES, is_second_order, mixes_images, mixes_input, needs_two_views
 
 _logger = logging.getLogger('train')
 _OWN_DATA = ('hfds/', 'hfids/', 'tfds/', 'wds/')  # prefixes of datasets that need no folder
@@ -53,7 +53,8 @@ def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
             if other is not None:
                 reason = f': {condition.why}' if condition.why else ''
                 raise UsageError(f'{flag.name} does not go with {other}{reason}')
-    for check in (_check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs, _check_validation):
+    for check in (_check_optimizer, _check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs,
+                  _check_validation):
         check(args)
 
 
@@ -124,6 +125,18 @@ def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
     return f'{name} needs {condition.sentence}{got}'
 
 
+def _check_optimizer(args: argparse.Namespace) -> None:
+    if not is_second_order(args):
+        return
+    if args.multimix_implementation not in (None, 'reference'):
+        raise UsageError(
+            f'--multimix-implementation must be reference with --opt {args.opt}, which needs second derivatives, got '
+            f'{args.multimix_implementation!r}')
+    for name in ('torchcompile', 'torchscript', 'sync_bn', 'grad_checkpointing', 'mixupe_exact'):
+        if getattr(args, name):
+            raise UsageError(f'{flag_name(name)} does not go with --opt {args.opt}: it needs further derivatives')
+
+
 def _check_images(args: argparse.Namespace) -> None:
     size = args.input_size
     if args.in_chans is not None and size and args.in_chans != size[0]:
@@ -186,8 +199,8 @@ def _check_mixing(args: argparse.Namespace) -> None:
         for keyword in PAPER:
             if getattr(args, f'multimix_{keyword}', None) is not None:
                 raise UsageError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
-    if args.multimix_input_prob == 'auto' and args.task == 'multilabel':
-        raise UsageError('--multimix-input-prob auto needs --task classification: it follows top-1 accuracy')
+    if args.multimix_strength == 'auto' and args.task == 'multilabel':
+        raise UsageError('--multimix-strength auto needs --task classification: it follows top-1 accuracy')
     sizes: List[int] = args.train_batch_sizes if args.train_img_sizes and args.train_batch_sizes else [args.batch_size]
     if args.multimix_length is not None and args.multimix_length > min(sizes):
         smallest = 'smallest batch' if args.train_img_sizes else 'batch size'

@@ -131,7 +131,8 @@ LOSS: Group = ('Loss parameters', (
     flag('--bce-pos-weight', type=float, allowed=FROM_0, help='weight of the positive term of BCE'),
     switch('--jsd-loss', help='cross-entropy with Jensen-Shannon divergence over --aug-splits',
            excludes=(SEVERAL_VIEWS,)),
-    flag('--smoothing', type=float, default=0.1, allowed=SHARE, help='label smoothing'),
+    flag('--smoothing', type=float, allowed=SHARE,
+         help='label smoothing (default: 0.1; in the multimix modes 0, but 0.1 with --multimix-strength auto)'),
 ))
 
 BATCH_NORM: Group = ('Batch norm parameters', (

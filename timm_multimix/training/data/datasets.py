@@ -1,16 +1,20 @@
 """Creation and checks of timm's datasets."""
 import argparse
 import os
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from PIL import Image
 from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_dataset
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import VisionDataset
 
-from ..._checks import UsageError, call_library
+from ..._checks import REJECTIONS, UsageError, call_library
+from .classes import FOLDERS, check_classes, source_of
 from .digits import Digits
-from .folders import check_classes, check_folders
+from .folders import check_folders
 from .images import CheckedImages, ClassIndex
+
+DATASET_ERRORS = (*REJECTIONS, KeyError, RuntimeError)  # timm's and torchvision's for data that is not there
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
@@ -25,7 +29,6 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
         check_folders(split, dataset, args)
     check_classes(args, data_config['num_classes'], dataset_train, dataset_eval)
-    dataset_train, dataset_eval = map(read_or_refuse, (dataset_train, dataset_eval))
     for dataset in (dataset_train, dataset_eval):
         if args.task == 'classification' and hasattr(dataset, 'target_transform'):
             dataset.target_transform = ClassIndex(data_config['num_classes'], dataset.target_transform)
@@ -35,28 +38,27 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
             if not isinstance(dataset, IterableDataset):
                 call_library(
                     '--task multilabel needs lists of class indices, or vectors with --target-format multihot',
-                    dataset.__getitem__, 0)
+                    dataset.__getitem__, 0, errors=Exception)
     if args.aug_splits:
         dataset_train = AugMixDataset(dataset_train, num_splits=args.aug_splits)
     return dataset_train, dataset_eval
 
 
-def read_or_refuse(dataset: Dataset) -> Dataset:
-    """Make a map-style dataset end the run at an image that cannot be read."""
-    return CheckedImages(dataset) if isinstance(dataset, ImageDataset) else dataset
+def read_or_refuse(dataset: Dataset, img_mode: Optional[str]) -> Dataset:
+    """Make a map-style dataset end the run at an image that cannot be read, and one of torchvision give this mode."""
+    return CheckedImages(dataset, img_mode) if isinstance(dataset, (ImageDataset, VisionDataset)) else dataset
 
 
 def check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
     """Refuse to validate on training images: timm reads the whole folder if it has none with a split's name."""
-    roots = [getattr(getattr(dataset, 'reader', None), 'root', None) for dataset in (dataset_train, dataset_eval)]
-    if args.train_split == args.val_split or not all(isinstance(root, str) and os.path.isdir(root) for root in roots):
+    sources = source_of(dataset_train), source_of(dataset_eval)
+    if args.train_split == args.val_split or not all(type(source) in FOLDERS for source in sources):
         return
-    train, evaluation = map(os.path.realpath, roots)
+    train, evaluation = (os.path.realpath(source.root) for source in sources)
     if os.path.commonpath([train, evaluation]) in (train, evaluation):
-        folder = args.data_dir or args.data
         raise UsageError(
             f'--train-split {args.train_split} and --val-split {args.val_split} read the same images (in {train} and '
-            f'{evaluation}); folders in {folder}: {", ".join(sorted(os.listdir(folder))[:10])}')
+            f'{evaluation})')
 
 
 def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: str, is_training: bool) -> Dataset:
@@ -69,7 +71,7 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
     root = args.data_dir or args.data
-    return call_library(
+    dataset = call_library(
         f'{split} split of {args.dataset or root}',
         create_dataset,
         args.dataset,
@@ -86,4 +88,6 @@ def _create_split(args: argparse.Namespace, data_config: Dict[str, Any], split: 
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
+        errors=DATASET_ERRORS,
     )
+    return read_or_refuse(dataset, img_mode)

@@ -4,18 +4,19 @@ import difflib
 import logging
 import os
 from collections import Counter
-from typing import Dict, Iterable, List, Set
+from typing import Any, Callable, Iterable, List
 
+import numpy as np
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
 from ..._checks import UsageError
-from ..cli.rules import is_binary
+from .classes import class_indices, some, source_of
 
 _logger = logging.getLogger('train')
-_MOST = 10  # names listed in a message
 _PREFIXES = ('torch/', 'hfds/', 'hfids/', 'tfds/', 'wds/')
 _TORCH_NAMES = ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist', 'inaturalist', 'places365',
                 'imagenet', 'image_folder')
@@ -36,8 +37,8 @@ def check_root(args: argparse.Namespace) -> None:
     for flag, split in (('--train-split', args.train_split), ('--val-split', args.val_split)):
         same = next((names for names in _SYNONYMS if split in names), (split,))
         if not any(os.path.exists(os.path.join(root, name.split('[')[0])) for name in same):
-            folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-            raise UsageError(f'{flag} {split}: no such folder in {root}, which has {_some(folders) or "no folders"}')
+            found = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() or entry.name.endswith('.tar'))
+            raise UsageError(f'{flag} {split}: no such folder in {root}, which has {some(found) or "no folders"}')
 
 
 def _check_name(name: str) -> None:
@@ -50,132 +51,78 @@ def _check_name(name: str) -> None:
 
 
 def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
-    """Leave out hidden files and folders, and warn of everything that is skipped.
+    """Leave out hidden files and folders, also of a tar file, and warn of everything that is skipped.
 
     Raises:
         ValueError: If images are outside the class folders, or the order of classes is not defined.
     """
-    reader = getattr(dataset, 'reader', None)
-    if not isinstance(reader, ReaderImageFolder):
+    reader = source_of(dataset)
+    in_tar = isinstance(reader, ReaderImageInTar)
+    if not in_tar and not isinstance(reader, ReaderImageFolder):
         return
-    root = reader.root
-    _leave_out_hidden(split, reader, keep_classes=bool(args.class_map))
-    _tell_passed_over(split, root, args.input_key.split(';') if args.input_key else get_img_extensions())
-    folders = {os.path.relpath(os.path.dirname(path), root) for path, _ in reader.samples}
-    if '.' in folders:
-        loose = sorted(os.path.basename(path) for path, _ in reader.samples if os.path.dirname(path) == root)
+    start = len(reader.root.rstrip(os.sep)) + 1
+    files = [os.path.normpath(image.path) if in_tar else image[start:] for image, *_ in reader.samples]
+    paths = _leave_out_hidden(split, reader, files, keep_classes=bool(args.class_map))
+    loose, names = sorted(path for path in paths if os.sep not in path), class_indices(reader)
+    if loose and ('' in names or '.' in names):
         raise UsageError(
-            f'{split}: every image must be in the folder of its class, got {_some(loose)} in {root} itself')
-    _check_order(split, reader.class_to_idx)
-    _warn_of_shared_names(split, folders)
-    used = {folder.split(os.sep)[0] for folder in folders}
-    unused = sorted(entry.name for entry in os.scandir(root)
-                    if entry.is_dir() and entry.name not in used and not entry.name.startswith('.'))
-    if unused and args.class_map:
-        _logger.warning(f'{split}: not in --class-map {args.class_map} and so left out: {_some(unused)}.')
-    elif unused:
-        _logger.warning(f'{split}: no images in {_some(unused)}; they do not become classes.')
-
-
-def check_classes(
-        args: argparse.Namespace,
-        num_classes: int,
-        dataset_train: Dataset,
-        dataset_eval: Dataset,
-) -> None:
-    """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class.
-
-    Raises:
-        ValueError: If so, naming the classes that differ.
-    """
-    train, evaluation = (
-        getattr(getattr(dataset, 'reader', dataset), 'class_to_idx', None) for dataset in (dataset_train, dataset_eval))
-    if not train:
-        return
-    if len(train) == 1 and not is_binary(args):
+            f'{split}: every image must be in the folder of its class, got {some(loose)} in {reader.root} itself')
+    # timm sorts numbers by value and letters without case, so that the order of names that it takes as equal is random
+    if not args.class_map and (ambiguous := _alike(names, lambda name: repr(natural_key(name)))):
         raise UsageError(
-            f'{args.train_split} has one class, {_some(list(train))}, from which cross-entropy learns nothing; one '
-            f'class needs binary cross-entropy: --bce-loss')
-    needed = max(len(train), *(index + 1 for index in train.values() if isinstance(index, int)))
-    if needed > num_classes:
-        raise UsageError(
-            f'--num-classes must be at least the {needed} classes of the data, got {num_classes}; the data has '
-            f'{_some(list(train))}')
-    if needed < num_classes:
-        _logger.warning(
-            f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
-    if evaluation and train != evaluation:
-        names = [sorted(set(a) - set(b), key=str) for a, b in ((train, evaluation), (evaluation, train))]
-        lacking = [f'only {split} has {_some(some)}' for split, some in zip((args.train_split, args.val_split), names)
-                   if some]
-        raise UsageError(
-            f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
-            f'{len(evaluation)}; {"; ".join(lacking) or "their order differs"}')
+            f'{split}: names of classes must differ in more than case and leading zeros, which sorting ignores, got '
+            f'{some(ambiguous)}')
+    folders = {os.path.dirname(path) for path in paths}
+    if shared := _alike(folders, os.path.basename):
+        _logger.warning(f'{split}: {some(shared)} are one class for each name: the last folder of a path is its name.')
+    if not in_tar:
+        files = [os.path.join(folder, file)[start:]
+                 for folder, _, files in os.walk(reader.root, followlinks=True) for file in files]
+        unused = {entry.name for entry in os.scandir(reader.root) if entry.is_dir() and not _hidden_part(entry.name)}
+        if unused := sorted(unused - {folder.split(os.sep)[0] for folder in folders}):
+            why = f'or not in --class-map {args.class_map}' if args.class_map else 'so they do not become classes'
+            _logger.warning(f'{split}: no images in {some(unused)}, {why}.')
+    extensions = [extension.lower() for extension in (args.input_key or '').split(';') if extension]
+    _tell_passed_over(split, reader.root, files, extensions or get_img_extensions(as_set=True))
 
 
-def _leave_out_hidden(split: str, reader: ReaderImageFolder, keep_classes: bool) -> None:
-    """Remove hidden files and folders, and renumber the classes unless a class map numbered them."""
-    start = len(reader.root.rstrip(os.sep))
-    samples = [sample for sample in reader.samples if not _is_hidden(sample[0][start:])]
-    if not samples:
+def _alike(names: Iterable[str], key: Callable) -> List[str]:
+    """The names that share their key with another, sorted."""
+    count = Counter(map(key, names))
+    return sorted(name for name in names if count[key(name)] > 1)
+
+
+def _leave_out_hidden(split: str, reader: Any, files: List[str], keep_classes: bool) -> List[str]:
+    """Remove hidden files and folders, renumber the classes unless a class map numbered them, and return the rest."""
+    kept = [index for index, file in enumerate(files) if not _hidden_part(file)]
+    if not kept:
         raise UsageError(f"{split}: all images in {reader.root} are hidden: their name, or a folder's, starts with '.'")
-    if len(samples) == len(reader.samples):
-        return
-    if not keep_classes:
-        used = {label for _, label in samples}
-        names = [name for name, label in reader.class_to_idx.items() if label in used]
-        label_of = {reader.class_to_idx[name]: label for label, name in enumerate(names)}
-        reader.class_to_idx = {name: label for label, name in enumerate(names)}
-        samples = [(path, label_of[label]) for path, label in samples]
-    reader.samples = samples
+    if len(kept) < len(files):
+        in_tar = isinstance(reader, ReaderImageInTar)
+        labels = [reader.targets[index] if in_tar else reader.samples[index][1] for index in kept]
+        names = class_indices(reader)
+        if not keep_classes:
+            used, labels = np.unique(labels, return_inverse=True)
+            names = {name: index for index, name in enumerate(name for name, label in names.items() if label in used)}
+        if in_tar:
+            reader.samples, reader.targets, reader.class_name_to_idx = reader.samples[kept], labels, names
+        else:
+            reader.samples = [(reader.samples[index][0], int(label)) for index, label in zip(kept, labels)]
+            reader.class_to_idx = names
+    return [files[index] for index in kept]
 
 
-def _tell_passed_over(split: str, root: str, extensions: Iterable[str]) -> None:
+def _tell_passed_over(split: str, root: str, files: Iterable[str], extensions: Iterable[str]) -> None:
     """Warn in one line of the files that are skipped."""
-    extensions = {extension.lower() for extension in extensions}
-    hidden: Counter = Counter()  # files, by the hidden file or folder
-    others: Counter = Counter()  # files, by extension
-    start = len(root.rstrip(os.sep))
-    for folder, _, files in os.walk(root, followlinks=True):
-        for file in files:
-            path = os.path.join(folder, file)[start:]
-            extension = os.path.splitext(file)[1].lower()
-            if _is_hidden(path):
-                hidden[next(part for part in path.split(os.sep) if part.startswith('.'))] += 1
-            elif extension not in extensions:
-                others[extension or 'no extension'] += 1
-    passed_over = []
-    for counter, noun, kind in ((hidden, 'hidden file', ''), (others, 'file', ' without the extension of an image')):
-        if counter:
-            count, names = sum(counter.values()), [f'{number} {name}' for name, number in sorted(counter.items())]
-            passed_over.append(f'{count} {noun}{"s" * (count > 1)}{kind} ({_some(names)})')
-    if passed_over:
-        _logger.warning(f'{split}: skipped {" and ".join(passed_over)} in {root}.')
+    skipped: Counter = Counter()
+    for file in files:
+        hidden, extension = _hidden_part(file), os.path.splitext(file)[1].lower()
+        if hidden or extension not in extensions:
+            skipped[hidden or extension or 'no extension'] += 1
+    if skipped:
+        names = some(f'{count} {name}' for name, count in sorted(skipped.items()))
+        _logger.warning(f'{split}: skipped {skipped.total()} files in {root} that are hidden or no images ({names}).')
 
 
-def _is_hidden(path: str) -> bool:
-    return f'{os.sep}.' in path
-
-
-def _check_order(split: str, names: Iterable[str]) -> None:
-    """Refuse names that timm sorts as equal (numbers by value, letters without case): their labels would be random."""
-    seen: Dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(repr(natural_key(name)), name)
-        if other is not name:
-            raise UsageError(
-                f'{split}: names of classes must differ in more than case and leading zeros, which sorting '
-                f'ignores, got {_some(sorted([other, name]))}')
-
-
-def _warn_of_shared_names(split: str, folders: Set[str]) -> None:
-    by_name: Dict[str, List[str]] = {}
-    for folder in sorted(folders):
-        by_name.setdefault(os.path.basename(folder), []).append(folder)
-    for name, same in by_name.items():
-        if len(same) > 1:
-            _logger.warning(f'{split}: {_some(same)} are one class, {name}: the last folder of a path is its name.')
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(map(str, names[:_MOST])) + (f' and {len(names) - _MOST} more' if len(names) > _MOST else '')
+def _hidden_part(path: str) -> str:
+    return next((part for part in path.split(os.sep) if part.startswith('.')), '')

@@ -5,10 +5,12 @@ images in a row, set timm's environment variable TIMM_DATASET_MAX_RETRIES=N.
 """
 import logging
 import os
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from PIL import Image, ImageOps
 from timm.data import ImageDataset, auto_augment
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from torchvision.datasets import ImageFolder, VisionDataset
 
 from ..._checks import UsageError
 from .modes import to_mode
@@ -40,26 +42,30 @@ def allow_posterize_to_black() -> None:
 
 
 class CheckedImages(ImageDataset):
-    """timm's map-style dataset, which raises an error for a bad image or label.
+    """A map-style dataset of timm or torchvision, which raises an error for a bad image or label.
 
     Args:
-        dataset: The dataset that it replaces, with the same reader and transforms.
+        dataset: The dataset that it replaces, whose transforms it takes over.
+        img_mode: PIL mode of the images of torchvision's dataset; None for the mode that they have.
 
     Raises:
         BadSample: By `dataset[index]`, if the image cannot be read or its label does not fit.
     """
 
-    def __init__(self, dataset: ImageDataset):
+    def __init__(self, dataset: Union[ImageDataset, VisionDataset], img_mode: Optional[str] = None):
         super().__init__(
-            getattr(dataset.reader, 'root', None),
-            reader=dataset.reader,
-            input_img_mode=dataset.input_img_mode,
+            None,
+            reader=getattr(dataset, 'reader', dataset),
+            input_img_mode=getattr(dataset, 'input_img_mode', img_mode),
             transform=dataset.transform,
             target_transform=dataset.target_transform,
         )
+        dataset.transform = dataset.target_transform = None
         self._max_retries = int(os.environ.get('TIMM_DATASET_MAX_RETRIES') or 1)
 
     def __getitem__(self, index: int) -> Any:
+        if index >= len(self):  # ends a `for` over the dataset
+            raise IndexError(index)
         for left in reversed(range(self._max_retries)):
             try:
                 image, target = self._read(index)
@@ -81,7 +87,7 @@ class CheckedImages(ImageDataset):
     def _read(self, index: int) -> Any:
         try:
             file, target = self.reader[index]
-            with file, Image.open(file) as image:
+            with file, file if isinstance(file, Image.Image) else Image.open(file) as image:
                 image.load()  # so that a bad file raises its error here
                 if self.input_img_mode:
                     image = to_mode(image, self.input_img_mode)
@@ -94,11 +100,12 @@ class CheckedImages(ImageDataset):
             raise BadSample(f'{self._path(index)} has a label that does not fit: {error}') from error
 
     def _path(self, index: int) -> str:
+        reader = self.reader
         try:
-            path = self.filename(index, absolute=True)
+            path = reader.samples[index][0] if isinstance(reader, ImageFolder) else self.filename(index, absolute=True)
+            return os.path.join(reader.root, path) if isinstance(reader, ReaderImageInTar) else os.fspath(path)
         except Exception:  # not every reader knows it
-            path = None
-        return str(path) if path else f'Image {index}'
+            return f'Image {index}'
 
 
 class ClassIndex:

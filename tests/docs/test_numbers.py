@@ -1,0 +1,150 @@
+"""Every number between the result marks of a page, in order, is that of the result files; settings stand as text."""
+import json
+import re
+import statistics
+from functools import lru_cache
+
+import pytest
+from scipy.stats import ttest_rel
+
+from tests.docs.pages import PAGES, ROOT, text
+
+RESULTS = ROOT / 'benchmarks/results'
+RECIPES = {
+    'short': 'cifar5000-pad-sgd',
+    'vit': 'cifar5000-pad-vit',
+    'fitted': 'cifar1250-pad-sgd',
+    'noisy': 'cifar5000-noisy',
+    'few': 'finetune-few',
+    'finetune': 'finetune',
+    'fitted-noisy': 'cifar1250-noisy',
+}
+FIRST = {'short': 1, 'vit': 2, 'fitted': 11, 'noisy': 2, 'few': 1, 'finetune': 2, 'fitted-noisy': 1}  # judging seed
+PLAIN, SMOOTH, MIXUP, BOTH, HALF = 'plain', 'label-smoothing', 'mixup', 'mixup-cutmix', 'mixup-half'
+DENSE, OURS = 'dense-multimix', 'mixup+dense-multimix'
+# not a number of its own: part of a name (ResNet-18, ViT-Ti/16), a code span, a link, a list mark
+NAMES = re.compile(r'`[^`]*`|\]\([^)]*\)|\b[A-Za-z][A-Za-z-]*[-/]?\d[\w/-]*')
+NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)*')
+
+
+@lru_cache(None)
+def values(regime, method, metric='top1', seeds=3):
+    """A metric of a method over the judging seeds."""
+    names = [f'runs/{RECIPES[regime]}/{method}-{FIRST[regime] + i}.json' for i in range(seeds)]
+    return [json.loads((RESULTS / name).read_text())['measures']['accuracy']['result'][metric] for name in names]
+
+
+def mean(*run):
+    return statistics.fmean(values(*run))
+
+
+def of(*run):
+    """Mean and standard deviation."""
+    return [mean(*run), statistics.stdev(values(*run))]
+
+
+def ahead(regime, method, other, metric='top1', seeds=5):
+    """Mean difference over seeds."""
+    return mean(regime, method, metric, seeds) - mean(regime, other, metric, seeds)
+
+
+def p(regime, method, other, metric='top1', seeds=5):
+    return ttest_rel(values(regime, method, metric, seeds), values(regime, other, metric, seeds)).pvalue
+
+
+def lead(*comparison):
+    """A lead and its p-value."""
+    return [ahead(*comparison), p(*comparison)]
+
+
+def read(name):
+    return json.loads((RESULTS / name).read_text())['result']
+
+
+def steps(model, method, name='timing/step_cpu.json'):
+    """The ratio of a step to one of plain training, and its quartiles."""
+    run, = (run['methods'][method] for run in read(name)['runs'] if run['model'] == model)
+    return [run['ratio'], *run['ratio_quartiles']]
+
+
+def content():
+    """Return the numbers of each block: text for settings, a tuple for results that are written as one number."""
+    resnet, vit = 'resnet18', 'vit_tiny_patch16_224'
+    distilled, dense_distilled = 'multimix-distilled', 'dense-multimix-distilled'
+    cases = ('fitted', 'short', 'vit', 'noisy', 'few', 'finetune')
+    best = {case: OURS if case == 'fitted' else DENSE for case in cases}
+    unfitted = [case for case in cases if case != 'fitted']
+    gains = [ahead(case, DENSE, PLAIN) for case in unfitted]
+    worst = min(ahead(case, method, PLAIN, 'top1', 3) for case in unfitted for method in (MIXUP, 'cutmix', BOTH))
+    teachers = [
+        method['teacher_forwards'] for run in read('timing/step_cpu.json')['runs']
+        for method in run['methods'].values() if 'teacher_forwards' in method]
+    loss, drop_in = read('timing/loss_cpu.json'), read('timing/drop_in_cpu.json')['runs'][0]['methods']
+    memory = {run['size']['tuples']: run['mib'] for run in loss['memory'] if run['size']['classes'] == 1000}
+    tuples = 'dense-multimix@tuples=1000'
+    coverage = read('coverage.json')['counts']
+    served, dense = (coverage[form]['served'] for form in ('pooled', 'dense'))
+    models = served + coverage['pooled']['refused']
+    return {
+        'README.md: why': ['1,250', *(x for method in (OURS, HALF, MIXUP, PLAIN) for x in of('fitted', method))],
+        'README.md: setting': [],
+        'README.md: accuracy': [
+            *(x for case in cases for x in [
+                *({'noisy': ['40'], 'few': ['30']}.get(case, [])),
+                *(mean(case, method) for method in (PLAIN, SMOOTH, MIXUP, BOTH, best[case])),
+                ahead(case, best[case], PLAIN, 'loss', 3)]),
+            '3', '5', *lead('fitted', OURS, PLAIN), *lead('noisy', DENSE, PLAIN),
+            *lead('fitted', OURS, BOTH), *lead('noisy', DENSE, SMOOTH)],
+        'README.md: models': [served, models, '1.0.31', dense],
+        'docs/faq.md: models': [dense, models, '1.0.31'],
+        'README.md: cost': [
+            '1', steps(resnet, 'multimix')[0], steps(resnet, DENSE)[0], steps(resnet, dense_distilled)[0], '0.03'],
+        'docs/evidence.md: regimes': [
+            *(x for case in ('short', 'vit', 'fitted', 'noisy', 'few', 'finetune', 'fitted-noisy')
+              for method in (PLAIN, SMOOTH, MIXUP, BOTH, HALF, DENSE, OURS) for x in of(case, method)),
+            '5', *lead('fitted', OURS, PLAIN), *lead('fitted', OURS, BOTH), *lead('fitted', OURS, HALF),
+            '5', *lead('noisy', DENSE, PLAIN),
+            *lead('fitted-noisy', OURS, PLAIN, 'top1', 3), *lead('fitted-noisy', BOTH, OURS, 'top1', 3),
+            ahead('few', DENSE, PLAIN, 'loss'), '5', p('few', DENSE, PLAIN, 'loss'),
+            -worst,
+            '1,000', ahead('fitted', tuples, DENSE, 'top1', 6), '6', p('fitted', tuples, DENSE, 'top1', 6)],
+        'docs/evidence.md: cost-full': [
+            '16', '224', (steps(resnet, DENSE)[0], steps(vit, DENSE)[0]),
+            (steps(resnet, dense_distilled)[0], steps(vit, dense_distilled)[0]),
+            statistics.median(loss['sizes'][0]['ratio']['chunked']), memory[100_000] / memory[1_000],
+            '100,000', '1,000'],
+        'docs/when-to-use.md: when': [
+            '100', ahead('fitted', OURS, PLAIN), ahead('fitted', OURS, MIXUP, 'top1', 3), ahead('fitted', OURS, BOTH),
+            ahead('fitted-noisy', BOTH, PLAIN, 'top1', 3), ahead('fitted-noisy', OURS, PLAIN, 'top1', 3),
+            min(gains), max(gains), '1,250'],
+        'docs/methods/dense-multimix.md: cost-dense': [
+            *steps(resnet, DENSE), '224', '49', *steps(vit, DENSE), '196',
+            *steps('cifar_resnet14', DENSE, 'timing/step_cifar5000-pad-sgd.json'), '14', '64',
+            (drop_in['drop-in']['peak_memory'] - drop_in['plain']['peak_memory']) / 2 ** 20,
+            *steps('resnet18', 'drop-in', 'timing/drop_in_cpu.json'), '8', '224', '1,000'],
+        'docs/methods/self-distillation.md: cost-distillation': [
+            steps(resnet, distilled)[0], steps(resnet, dense_distilled)[0],
+            steps(vit, distilled)[0], steps(vit, dense_distilled)[0], min(teachers), max(teachers)],
+    }
+
+
+BLOCKS = {
+    f'{page}: {name}': block for page in PAGES if page.startswith(('README', 'docs/'))
+    for name, block in re.findall(r'<!-- results: ([a-z-]+) -->(.*?)<!-- /results -->', text(page), re.DOTALL)}
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_numbers_are_those_of_the_results(block):
+    shown, expected = NUMBER.findall(NAMES.sub('', BLOCKS[block])), content()[block]
+    assert len(shown) == len(expected), (shown, expected)
+    for number, value in zip(shown, expected):
+        if isinstance(value, str):
+            assert number == value
+            continue
+        unit = 10. ** -len(number.partition('.')[2])
+        for each in value if isinstance(value, tuple) else (value,):
+            assert abs(float(number.replace(',', '')) - each) <= 0.5001 * unit, f'{number} is {each}'
+
+
+def test_every_checked_block_is_on_its_page():
+    assert set(content()) == set(BLOCKS)

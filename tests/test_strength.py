@@ -1,0 +1,116 @@
+"""The share of mixed batches that follows how far the training images are fitted."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from timm_multimix import MultiMixHead, MultiMixLoss
+from timm_multimix.strength import AdaptiveStrength
+
+from .support.models import build, images
+
+
+def observe(strength, accuracy, batch_size=200):
+    """Show the strength a batch with that accuracy."""
+    hits = round(accuracy * batch_size)
+    logits = torch.zeros(batch_size, 3)
+    logits[:hits, 0] = 1.
+    logits[hits:, 1] = 1.
+    strength.observe(logits, torch.zeros(batch_size, dtype=torch.long))
+
+
+def fitted(strength):
+    """Return the strength after so many perfect batches that it is 1."""
+    for _ in range(70):
+        observe(strength, 1.)
+    assert strength.value == 1.
+    return strength
+
+
+def test_the_strength_follows_the_written_rule():
+    strength, average, expected = AdaptiveStrength(), 0., 0.
+    for index, accuracy in enumerate([0.5] * 23 + [1.] * 90 + [0.9] * 40 + [0.8] * 40 + [0.1] * 30):
+        observe(strength, accuracy)
+        average = 0.95 * average + 0.05 * accuracy
+        if index % 10 == 9:
+            expected = min(max((average - 0.7) / 0.25, 0.), 1.)
+        assert (strength.value, strength.accuracy) == pytest.approx((expected, average), abs=1e-5)
+
+
+def test_image_mixed_batches_do_not_count():
+    strength = fitted(AdaptiveStrength())
+    before = strength.accuracy
+    for _ in range(20):
+        strength.observe(None, torch.zeros(4, dtype=torch.long))
+    assert strength.accuracy == before and strength.value == 1.
+
+
+def test_soft_targets_count_by_their_largest_entry():
+    hard, soft = AdaptiveStrength(), AdaptiveStrength()
+    logits, target = torch.randn(50, 4), torch.arange(50) % 4
+    hard.observe(logits, target)
+    soft.observe(logits, F.one_hot(target, 4) * 0.7 + 0.1)
+    assert hard.accuracy == soft.accuracy > 0.
+
+
+def test_a_restored_strength_goes_on_exactly():
+    strength, other = AdaptiveStrength(), AdaptiveStrength()
+    for step in range(37):
+        observe(strength, 1. - 0.001 * step)
+    other.load_state_dict(strength.state_dict())
+    for _ in range(15):
+        observe(strength, 0.93)
+        observe(other, 0.93)
+        assert other.state_dict() == strength.state_dict()
+
+
+def test_a_loss_of_strength_0_is_the_plain_criterion_and_of_strength_1_has_no_smoothing():
+    logits, target = torch.randn(16, 4, requires_grad=True), torch.arange(16) % 4
+    loss = MultiMixLoss(strength='auto', label_smoothing=0.1)
+    plain = F.cross_entropy(logits, target, label_smoothing=0.1)
+    torch.testing.assert_close(loss(logits, target), plain)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss(logits, target), logits), torch.autograd.grad(plain, logits))
+    fitted(loss.strength)
+    torch.manual_seed(0)
+    mixed = loss(logits, target)
+    torch.manual_seed(0)
+    torch.testing.assert_close(mixed, MultiMixLoss()(logits, target))
+    torch.testing.assert_close(loss.eval()(logits, target), plain)
+
+
+def test_a_loss_keeps_its_strength_in_its_state():
+    loss, logits = MultiMixLoss(strength='auto'), torch.eye(4).repeat(4, 1)
+    for _ in range(70):
+        loss(logits, torch.arange(16) % 4)
+    assert loss.strength.value == 1.
+    other = MultiMixLoss(strength='auto')
+    other.load_state_dict(loss.state_dict())
+    assert other.strength.value == 1. and not MultiMixLoss().state_dict()
+
+
+def test_a_fixed_strength_is_the_share_of_mixed_batches():
+    torch.manual_seed(0)
+    loss, logits, target = MultiMixLoss(strength=0.3), torch.randn(8, 3), torch.arange(8) % 3
+    plain = F.cross_entropy(logits, target).item()
+    losses = [loss(logits, target).item() for _ in range(400)]
+    assert 0.2 < sum(value != pytest.approx(plain, abs=1e-6) for value in losses) / len(losses) < 0.4
+
+
+def test_a_head_of_strength_0_makes_no_pass_over_positions():
+    model, x = build('resnet').train(), images('resnet', 4)
+    head, target = MultiMixHead(model, strength='auto'), torch.tensor([0, 1, 2, 0])
+    features, calls = model.forward_features(x), []
+    model.get_classifier().register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    torch.testing.assert_close(head(features, target), F.cross_entropy(model.forward_head(features), target))
+    assert calls == [4, 4]
+    fitted(head.loss.strength)
+    head(features, target)
+    assert len(calls) > 2 or head.dense.classifier is not None
+
+
+@pytest.mark.parametrize('strength, message', [
+    ('full', "strength must be a number from 0 to 1 or 'auto', got 'full'"),
+    (1.5, 'strength must be >= 0 and <= 1, got 1.5')])
+def test_other_strengths_are_refused(strength, message):
+    with pytest.raises(ValueError, match=message):
+        MultiMixLoss(strength=strength)

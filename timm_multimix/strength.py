@@ -1,0 +1,107 @@
+"""How often batches are mixed: a fixed share, or one that follows how far the model fits its training images."""
+from typing import Any, Dict, Optional, Union
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+
+from ._checks import UsageError, check_number
+from .sampling import numpy_generator
+from .tasks.gather import num_processes
+
+DECAY = 0.95
+"""Decay of the average accuracy, per batch."""
+NOT_FITTED, FITTED = 0.7, 0.95
+"""Average accuracy up to which no batch is mixed, and from which all are."""
+_RENEWED_EVERY = 10  # batches: reading the average makes the host wait for an accelerator
+
+
+class AdaptiveStrength(nn.Module):
+    """Share of the batches that are mixed, from 0 while the training images are not fitted to 1 once they are.
+
+    It follows a, the moving average (decay 0.95, from 0) of the accuracy of the ordinary logits on the batches whose
+    images were not mixed: the strength is (a - 0.7) / (0.95 - 0.7), clipped to [0, 1], and is renewed every 10 batches.
+    It needs neither held-out images nor the length of the run. Several processes count together.
+
+    It has no parameters or buffers; its state is in `state_dict()` as extra state.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.value = 0.
+        self._accuracy = torch.zeros(())  # on the device of the targets
+        self._num_batches = 0
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
+        """Count a batch; with several processes all must call it.
+
+        Args:
+            logits: `[b, c]` of unmixed images; None if the images were mixed.
+            target: `[b]` class indices or `[b, c]` soft targets, of which the largest entry counts.
+        """
+        counts = torch.zeros(2, device=target.device)
+        if logits is not None:
+            labels = target if target.ndim == 1 else target.argmax(dim=1)
+            counts[0] = (logits.argmax(dim=1) == labels).sum()
+            counts[1] = len(labels)
+        if num_processes() > 1:
+            dist.all_reduce(counts)
+        average = self._accuracy.to(counts.device)
+        hits, count = counts
+        self._accuracy = torch.where(count > 0., DECAY * average + (1. - DECAY) * hits / count.clamp(min=1.), average)
+        self._num_batches += 1
+        if self._num_batches % _RENEWED_EVERY == 0:
+            self.value = min(max((self.accuracy - NOT_FITTED) / (FITTED - NOT_FITTED), 0.), 1.)
+
+    @property
+    def accuracy(self) -> float:
+        """The average accuracy so far."""
+        return float(self._accuracy)
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        return dict(value=self.value, accuracy=self.accuracy, num_batches=self._num_batches)
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        self.value, self._num_batches = state['value'], state['num_batches']
+        self._accuracy = torch.tensor(state['accuracy'])
+
+    def extra_repr(self) -> str:
+        return f'value={self.value:.3f}'
+
+
+Strength = Union[float, AdaptiveStrength]
+
+
+def create_strength(strength: Union[float, str, AdaptiveStrength], multi_label: bool = False) -> Strength:
+    """Check a strength and create what 'auto' stands for.
+
+    Args:
+        strength: Share of the batches that are mixed, in [0, 1], an `AdaptiveStrength`, or 'auto' for a new one.
+        multi_label: Targets have several labels, which 'auto' does not support.
+
+    Raises:
+        ValueError: If the strength is neither, or targets have several labels.
+    """
+    if isinstance(strength, AdaptiveStrength):
+        return strength
+    if not isinstance(strength, str):
+        return check_number('strength', strength, high=1.)
+    if strength != 'auto':
+        raise UsageError(f"strength must be a number from 0 to 1 or 'auto', got {strength!r}")
+    if multi_label:
+        raise UsageError("strength must be a number with multi_label=True, got 'auto' (it follows top-1 accuracy)")
+    return AdaptiveStrength()
+
+
+def share_of(strength: Strength) -> float:
+    """Return the current share of mixed batches."""
+    return strength.value if isinstance(strength, AdaptiveStrength) else strength
+
+
+@torch.compiler.disable  # numpy's generator
+def draw(strength: Strength) -> bool:
+    """Draw whether to mix the next batch; a strength of 0 or 1 needs no random number."""
+    share = share_of(strength)
+    return share == 1. or (share > 0. and numpy_generator().random() < share)
