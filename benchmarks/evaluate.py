@@ -70,7 +70,8 @@ def subject_of(path: str, args: argparse.Namespace) -> Subject:
     device = torch.device(args.device)
     model, data_config = create_train_model(settings, Runtime(device, False, nullcontext, None, None))
     fit = f'{path} does not fit --model {settings.model} with {model.num_classes} classes'
-    call_library(fit, load_checkpoint, model, path, use_ema=args.use_ema, device=args.device)
+    call_library(  # a bad file can raise anything
+        fit, load_checkpoint, model, path, use_ema=args.use_ema, device=args.device, errors=Exception)
     pixel_model = PixelModel(model, data_config['mean'], data_config['std']).to(device)
     pixel_model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Subject(

@@ -33,8 +33,9 @@ _logger = logging.getLogger('benchmarks')
 _SCRIPT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'train_timm.py')
 _MACHINE = frozenset((
     'config amp amp_dtype workers pin_mem no_prefetcher device local_rank channels_last fuser torchcompile '
-    'torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation save_epochs save_images '
-    'recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id log_tensorboard').split())
+    'torchcompile_mode no_ddp_bb synchronize_step grad_checkpointing model_ema_force_cpu multimix_implementation '
+    'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
+    'log_tensorboard').split())
 """Settings of train_timm.py that leave the result as it is."""
 _PLACES = frozenset('data data_dir output experiment resume'.split())
 

@@ -76,6 +76,7 @@ def test_committed_results_follow_the_schema(path):
         assert path.name == '{method}-{seed}.json'.format(**record['settings'])
 
 
+@pytest.mark.slow
 def test_committed_tables_and_blocks_are_those_of_the_results(tmp_path):
     """The report of the repository writes nothing new."""
     pages = [path for path in Path(RESULTS).parents[1].glob('docs/*.md')]
