@@ -12,7 +12,7 @@ import torch.distributed
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
-from timm_multimix._checks import REJECTIONS, call_library
+from timm_multimix.checks import REJECTIONS, call_library
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume

@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
-from ._checks import UsageError, check_choice, check_target, take_arguments
+from .checks import UsageError, check_choice, check_target, take_arguments
 from .embeddings import DenseEmbeddings, SplitForward, check_classifier
 from .loss import MultiMixLoss
 from .rows import mix

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from ._checks import UsageError, check_number
+from .checks import UsageError, check_number
 from .sampling import numpy_generator
 from .tasks.gather import num_processes
 

@@ -7,7 +7,7 @@ from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from .._checks import UsageError, call_library
+from ..checks import UsageError, call_library
 from ..criteria import one_smoothing, resolve_criterion
 from ..embeddings import check_classifier
 from ..input_mixing import InputMixing

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import UsageError
+from ..checks import UsageError
 from ..functional import at_least_float32
 from .gather import num_processes
 

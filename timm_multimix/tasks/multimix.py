@@ -7,7 +7,7 @@ import torch.nn as nn
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from .._checks import check_floats, check_number, check_target, take_arguments
+from ..checks import check_floats, check_number, check_target, take_arguments
 from ..functional import soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages

@@ -13,7 +13,7 @@ from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed
 from timm.utils.distributed import init_distributed_device_so
 
-from .._checks import REJECTIONS, UsageError, call_library
+from ..checks import REJECTIONS, UsageError, call_library
 from .errors import RunFailed
 
 _logger = logging.getLogger('train')

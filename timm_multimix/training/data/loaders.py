@@ -4,7 +4,7 @@ from typing import Any, Dict, Tuple
 
 from timm.data import create_loader, create_transform
 
-from ..._checks import UsageError, call_library
+from ...checks import UsageError, call_library
 from ...tasks.gather import num_processes
 from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
