@@ -9,11 +9,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
 from .checks import UsageError, check_choice, check_target, take_arguments
+from .distributed import num_processes
 from .embeddings import DenseEmbeddings, SplitForward, check_classifier
 from .loss import MultiMixLoss
 from .rows import mix
 from .strength import draw
-from .tasks.gather import num_processes
 
 _logger = logging.getLogger(__name__)
 

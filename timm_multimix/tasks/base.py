@@ -9,9 +9,9 @@ from timm.utils import unwrap_model
 
 from ..checks import UsageError, call_library
 from ..criteria import one_smoothing, resolve_criterion
+from ..distributed import agree
 from ..embeddings import check_classifier
 from ..input_mixing import InputMixing
-from .gather import agree
 
 
 class StepModel(nn.Module):

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..checks import UsageError
+from ..distributed import num_processes
 from ..functional import at_least_float32
-from .gather import num_processes
 
 
 def mixupe_loss(
