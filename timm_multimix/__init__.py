@@ -3,7 +3,7 @@
 Papers: arXiv 2206.14868 and arXiv 2311.05538 (Venkataramanan, Kijak, Amsaleg, Avrithis).
 """
 from . import functional
-from ._checks import UsageError
+from .checks import UsageError
 from .drop_in import MultiMix
 from .head import MultiMixHead
 from .loss import PAPER, MultiMixLoss

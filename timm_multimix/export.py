@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import load_state_dict
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
-from ._checks import UsageError, call_library
+from .checks import UsageError, call_library
 
 
 def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.Tensor]:

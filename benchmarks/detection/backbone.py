@@ -11,7 +11,7 @@ from timm.layers import freeze_batch_norm_2d
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from timm_multimix._checks import REJECTIONS, call_library
+from timm_multimix.checks import REJECTIONS, call_library
 
 from .checkpoint import Checkpoint
 

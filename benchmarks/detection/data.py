@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from torchvision.datasets import CocoDetection, VOCDetection
 from torchvision.transforms.functional import pil_to_tensor
 
-from timm_multimix._checks import call_library
+from timm_multimix.checks import call_library
 
 
 class Annotation(NamedTuple):

@@ -8,7 +8,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from timm_multimix._checks import call_library
+from timm_multimix.checks import call_library
 
 from .backbone import PyramidBackbone
 from .recipes import Recipe

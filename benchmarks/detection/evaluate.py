@@ -6,6 +6,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.utils.data import DataLoader, Subset
 
+from timm_multimix.distributed import num_processes
 from timm_multimix.training.progress import progress
 
 from .data import DetectionDataset, collate
@@ -25,7 +26,8 @@ def evaluate(
 
     The processes share the images without repetition, so the result does not depend on how many there are.
     """
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    world_size = num_processes()
+    rank = dist.get_rank() if world_size > 1 else 0
     indices = list(range(rank, len(dataset), world_size))
     loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=workers, collate_fn=collate)
     detector.eval()

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from timm.utils.distributed import init_distributed_device_so
 
-from timm_multimix._checks import REJECTIONS, call_library
+from timm_multimix.checks import REJECTIONS, call_library
 from timm_multimix.training.runtime import warn_of_hanging_workers
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
+from ..checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
 from ..criteria import one_line
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages

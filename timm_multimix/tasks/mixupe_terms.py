@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import UsageError
+from ..checks import UsageError
+from ..distributed import num_processes
 from ..functional import at_least_float32
-from .gather import num_processes
 
 
 def mixupe_loss(

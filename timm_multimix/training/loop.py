@@ -14,7 +14,7 @@ from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.utils import save_image
 
-from .._checks import any_values
+from ..checks import any_values
 from ..tasks.multimix import MultiMixTask
 from .bad_steps import BadSteps
 from .checkpoints.recovery import Recovery

@@ -16,7 +16,7 @@ from timm.task import (
     TrainingTask,
 )
 
-from .._checks import call_library
+from ..checks import call_library
 from ..head import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask

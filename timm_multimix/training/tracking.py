@@ -4,7 +4,7 @@ import importlib
 import logging
 from typing import Dict
 
-from .._checks import call_library
+from ..checks import call_library
 
 _logger = logging.getLogger('train')
 
