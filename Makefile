@@ -31,15 +31,21 @@ test: $(VENV)/installed-dev
 test-all: $(VENV)/installed-dev lint docs
 	$(BIN)/python -m $(PYTEST) -m 'slow or not slow'
 
-# the lowest versions that setup.cfg allows; needs a Python that has them (3.10 or 3.11)
+# the lowest versions that setup.cfg allows, and loss, head and drop-in with a timm that is older still; needs a Python
+# that has them (3.10 or 3.11)
+OLDER_TIMM := 1.0.23
+WITH_OLDER_TIMM := $(addprefix tests/,ops properties/test_properties.py test_drop_in.py test_embeddings.py \
+	test_functional.py test_head.py test_loss.py test_rows.py test_sampling.py)
 $(LOWEST)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --target $(LOWEST)/older timm==$(OLDER_TIMM)
 	touch $@
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m $(PYTEST)
+	PYTHONPATH=$(abspath $(LOWEST)/older) $(LOWEST)/bin/python -m $(PYTEST) $(WITH_OLDER_TIMM)
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
