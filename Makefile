@@ -1,7 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
-BIN := $(VENV)/bin
 PYTEST := pytest -n auto --maxprocesses 4
 DEMO_OUTPUT ?= output/demo
 EVIDENCE_OUTPUT ?= output/evidence-small
@@ -10,26 +9,24 @@ SITE ?= output/site
 
 .PHONY: demo evidence-small test test-all test-lowest docs lint clean
 
-# an environment with one of the extras of setup.cfg: a demo needs less than the tests
-$(VENV)/installed-%: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
-	touch $@
+# $(call python,LISTS): a Python with these lists of packages of setup.cfg; a demo needs less than the tests
+python = python=$$(.ci/python $(1)) && "$$python"
+export PYTHON VENV
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-demo: $(VENV)/installed-demo
-	$(BIN)/python -m benchmarks.demo --output $(DEMO_OUTPUT)
+demo:
+	$(call python,install_requires demo) -m benchmarks.demo --output $(DEMO_OUTPUT)
 
-evidence-small: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.suite.digits_folder $(EVIDENCE_OUTPUT)/digits
-	$(BIN)/python -m benchmarks.evidence --recipe digits --data-dir $(EVIDENCE_OUTPUT)/digits --seeds 0 --images 400 \
+evidence-small:
+	$(call python,install_requires bench) -m benchmarks.suite.digits_folder $(EVIDENCE_OUTPUT)/digits
+	$(call python,install_requires bench) -m benchmarks.evidence --recipe digits --data-dir $(EVIDENCE_OUTPUT)/digits --seeds 0 --images 400 \
 		--output $(EVIDENCE_OUTPUT)/runs --results $(EVIDENCE_OUTPUT)/results --report $(EVIDENCE_OUTPUT)/report
 
-test: $(VENV)/installed-dev
-	$(BIN)/python -m $(PYTEST)
+test:
+	$(call python,install_requires dev) -m $(PYTEST)
 
-test-all: $(VENV)/installed-dev lint docs
-	$(BIN)/python -m $(PYTEST) -m 'slow or not slow'
+test-all: lint docs
+	$(call python,install_requires dev) -m $(PYTEST) -m 'slow or not slow'
 
 # the lowest versions that setup.cfg allows, and loss, head and drop-in with a timm that is older still; needs a Python
 # that has them (3.10 or 3.11)
@@ -45,13 +42,14 @@ $(LOWEST)/installed: setup.cfg pyproject.toml
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m $(PYTEST)
-	PYTHONPATH=$(abspath $(LOWEST)/older) $(LOWEST)/bin/python -m $(PYTEST) $(WITH_OLDER_TIMM)
+	PYTHONPATH=$(abspath $(LOWEST)/older):$(PYTHONPATH) $(LOWEST)/bin/python -m $(PYTEST) $(WITH_OLDER_TIMM)
 
-docs: $(VENV)/installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
+docs: export NO_MKDOCS_2_WARNING := 1
+docs:
+	$(call python,docs) -m mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
 
-lint: $(VENV)/installed-dev
-	$(BIN)/ruff check .
+lint:
+	$(call python,install_requires dev) -m ruff check .
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build *.egg-info output
