@@ -10,6 +10,7 @@ from .checks import UsageError
 from .drop_in import MultiMix
 from .head import MultiMixHead
 from .loss import PAPER, MultiMixLoss
+from .picture import show
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'UsageError', 'functional',
-    '__version__',
+    'show', '__version__',
 ]
 _TASKS = dict(MixupETask='mixupe', MultiMixTask='multimix')  # loaded when used: they need a newer timm than the rest
 
