@@ -42,7 +42,8 @@ $(LOWEST)/installed: setup.cfg pyproject.toml
 
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m $(PYTEST)
-	PYTHONPATH=$(abspath $(LOWEST)/older):$(PYTHONPATH) $(LOWEST)/bin/python -m $(PYTEST) $(WITH_OLDER_TIMM)
+	PYTHONPATH=$(abspath $(LOWEST)/older):$(PYTHONPATH) $(LOWEST)/bin/python -m $(PYTEST) $(WITH_OLDER_TIMM) \
+		-k 'not coat_lite'  # which does not tell its class token there, and so is refused
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs:
