@@ -31,8 +31,8 @@ test-all: lint docs
 # the lowest versions that setup.cfg allows, and loss, head and drop-in with a timm that is older still; needs a Python
 # that has them (3.10 or 3.11)
 OLDER_TIMM := 1.0.23
-WITH_OLDER_TIMM := $(addprefix tests/,ops properties/test_properties.py test_drop_in.py test_embeddings.py \
-	test_functional.py test_head.py test_loss.py test_rows.py test_sampling.py)
+WITH_OLDER_TIMM := $(addprefix tests/,properties/test_properties.py test_drop_in.py test_embeddings.py \
+	test_functional.py test_head.py test_loss.py test_picture.py test_rows.py test_sampling.py)
 $(LOWEST)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
