@@ -12,7 +12,8 @@ import torch.distributed
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
-from timm_multimix._checks import REJECTIONS, call_library
+from timm_multimix.checks import REJECTIONS, call_library
+from timm_multimix.distributed import has_process_group
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume
@@ -55,7 +56,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         return exit_code('train_timm.py', lambda: run(args, args_text))
     finally:
-        if torch.distributed.is_initialized():
+        if has_process_group():
             torch.distributed.destroy_process_group()
 
 

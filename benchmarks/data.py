@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 import numpy as np
 from PIL import Image
 
-from timm_multimix._checks import UsageError, call_library
+from timm_multimix.checks import UsageError, call_library
 from timm_multimix.training.errors import exit_code
 
 

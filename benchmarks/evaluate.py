@@ -22,7 +22,7 @@ import yaml
 from timm.models import load_checkpoint
 
 from timm_multimix import UsageError
-from timm_multimix._checks import call_library
+from timm_multimix.checks import call_library
 from timm_multimix.training.cli.parser import FLAGS, parse_args
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime

@@ -11,7 +11,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from tests.support.models import MODELS, NUM_CLASSES, build, images, labels
-from timm_multimix import MultiMixTask
 from timm_multimix.embeddings import DenseEmbeddings
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
@@ -238,12 +237,13 @@ def test_a_single_position_is_said_once(caplog):
 
 
 def test_a_sharded_model_is_refused_and_a_built_task_can_be_sharded():
+    tasks = pytest.importorskip('timm_multimix.tasks.multimix', exc_type=ImportError)
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh('cpu', (1,))
         with pytest.raises(ValueError, match='build the task first, then shard its trainable_module'):
             DenseEmbeddings(fully_shard(build('resnet'), mesh=mesh))
-        task = MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
+        task = tasks.MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
         fully_shard(task.trainable_module.model.fc, mesh=mesh)
         fully_shard(task.trainable_module, mesh=mesh)
         for _ in range(2):

@@ -101,11 +101,13 @@ def test_a_head_of_strength_0_makes_no_pass_over_positions():
     head, target = MultiMixHead(model, strength='auto'), torch.tensor([0, 1, 2, 0])
     features, calls = model.forward_features(x), []
     model.get_classifier().register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    head.refresh()  # the hook is new, so the example runs again
+    calls.clear()
     torch.testing.assert_close(head(features, target), F.cross_entropy(model.forward_head(features), target))
     assert calls == [4, 4]
     fitted(head.loss.strength)
     head(features, target)
-    assert len(calls) > 2 or head.dense.classifier is not None
+    assert max(calls) > 4
 
 
 @pytest.mark.parametrize('strength, message', [

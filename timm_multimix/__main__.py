@@ -25,7 +25,7 @@ import timm.scheduler
 import timm.task
 import timm.utils
 
-from ._checks import REJECTIONS, UsageError, call_library
+from .checks import REJECTIONS, UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from ._checks import UsageError, check_number
+from .checks import UsageError, check_number
 
 _TARGET_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import get_worker_info
 
-from ._checks import UsageError, check_integer, check_number, check_several_classes, check_target
+from .checks import UsageError, check_integer, check_number, check_several_classes, check_target
 from .embeddings import check_classifier
 from .functional import soft_targets
 from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments

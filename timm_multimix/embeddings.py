@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import AttentionPool2d, RotAttentionPool2d
 
-from ._checks import UsageError, call_library, check_floats
+from .checks import UsageError, call_library, check_floats
 from .probing import FrozenStatistics, record_calls, same_random_numbers, train_without_statistics, trial
 
 _logger = logging.getLogger(__name__)

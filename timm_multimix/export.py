@@ -11,9 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models import load_state_dict
-from timm.utils.checkpoint_saver import load_checkpoint_metadata
+from timm.utils import checkpoint_saver
 
-from ._checks import UsageError, call_library
+from . import tasks  # noqa: F401  (refuses an older timm)
+from .checks import UsageError, call_library
 
 
 def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.Tensor]:
@@ -36,7 +37,7 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
         raise UsageError(f'checkpoint {checkpoint}: no such file')
     what = f'checkpoint {checkpoint}: cannot be read'  # any exception: other files make the unpickler fail in many ways
     state = call_library(what, load_state_dict, checkpoint, use_ema=use_ema, errors=Exception)
-    about = call_library(what, load_checkpoint_metadata, checkpoint, errors=Exception)
+    about = call_library(what, checkpoint_saver.load_checkpoint_metadata, checkpoint, errors=Exception)
     bad = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if bad:
         raise UsageError(f'checkpoint {checkpoint}: {bad[0]} is not a tensor')

@@ -7,7 +7,7 @@ from typing import Iterable, Iterator, Optional, Union
 
 import torch
 
-from ._checks import UsageError, check_choice, check_floats, check_logits, check_number, check_target
+from .checks import UsageError, check_choice, check_floats, check_logits, check_number, check_target
 from .ops import IMPLEMENTATIONS, LossParams
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 

@@ -8,12 +8,12 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
-from ._checks import UsageError, check_choice, check_target, take_arguments
+from .checks import UsageError, check_choice, check_target, take_arguments
+from .distributed import num_processes
 from .embeddings import DenseEmbeddings, SplitForward, check_classifier
 from .loss import MultiMixLoss
 from .rows import mix
 from .strength import draw
-from .tasks.gather import num_processes
 
 _logger = logging.getLogger(__name__)
 

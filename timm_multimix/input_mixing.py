@@ -5,7 +5,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 
-from ._checks import UsageError, check_number
+from .checks import UsageError, check_number
 from .sampling import numpy_generator
 from .strength import AdaptiveStrength, create_strength, share_of
 

@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import functional
-from ._checks import (
+from .checks import (
     Alpha,
     UsageError,
     check_alpha,

@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional, Tuple
 import torch
 
 from . import functional
-from ._checks import UsageError
+from .checks import UsageError
 from .loss import MultiMixLoss, pooled_logits
 
 

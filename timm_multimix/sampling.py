@@ -5,7 +5,7 @@ from typing import Optional, Union
 import numpy as np
 import torch
 
-from ._checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
+from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
 
 CONCENTRATIONS = ('example', 'total')
 

@@ -5,9 +5,9 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from ._checks import UsageError, check_number
+from .checks import UsageError, check_number
+from .distributed import num_processes
 from .sampling import numpy_generator
-from .tasks.gather import num_processes
 
 DECAY = 0.95
 """Decay of the average accuracy, per batch."""

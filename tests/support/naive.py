@@ -68,12 +68,14 @@ def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
     return sum(terms) / len(terms)
 
 
-def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None):
+def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None, residual_grad=False):
     """Compute q_i = (y_i - p_i)ᵀ f_i, or with a mean image (y_i - p_i)ᵀ J_i (μ - x_i) from the whole Jacobian."""
     terms = []
     for i in range(len(images)):
         logits = model(images[i:i + 1])[0]
-        residual = (soft_targets(target[i:i + 1], len(logits), label_smoothing)[0] - probabilities(logits)).detach()
+        residual = soft_targets(target[i:i + 1], len(logits), label_smoothing)[0] - probabilities(logits)
+        if not residual_grad:
+            residual = residual.detach()
         vector = logits
         if mean_image is not None:
             jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0], images[i], create_graph=True)
@@ -82,7 +84,9 @@ def mixupe_terms(model, images, target, label_smoothing=0., mean_image=None):
     return terms
 
 
-def mixupe_loss(model, images, target, lam, alpha, eta, threshold=None, label_smoothing=0., mean_image=None):
+def mixupe_loss(
+        model, images, target, lam, alpha, eta, threshold=None, label_smoothing=0., mean_image=None,
+        residual_grad=False):
     """Compute L_mix of the batch and its reverse, minus η·α / (2α + 1)·mean_i q_i, rescaled to the size of L_mix."""
     batch_size = len(images)
     rows = []
@@ -92,7 +96,7 @@ def mixupe_loss(model, images, target, lam, alpha, eta, threshold=None, label_sm
         targets = soft_targets(target, len(logits), label_smoothing)
         rows.append(cross_entropy(logits, lam * targets[i] + (1. - lam) * targets[j]))
     mixed_loss = sum(rows) / batch_size
-    terms = mixupe_terms(model, images, target, label_smoothing, mean_image)
+    terms = mixupe_terms(model, images, target, label_smoothing, mean_image, residual_grad)
     kept = [q for q in terms if threshold is None or q.item() < threshold]
     loss = mixed_loss - eta * alpha / (2. * alpha + 1.) * sum(kept) / batch_size
     return mixed_loss.abs().item() / loss.abs().item() * loss

@@ -1,4 +1,4 @@
-"""Functions that test_gather.py runs in each of two processes; a separate module, as spawned processes import it."""
+"""Functions that test_distributed.py runs in each of two spawned processes, which import this module."""
 import copy
 import os
 from datetime import timedelta
@@ -9,7 +9,7 @@ import torch.distributed as dist
 from timm.utils import unwrap_model
 
 from timm_multimix import MultiMixHead, MultiMixTask
-from timm_multimix.tasks.gather import gather_batches
+from timm_multimix.distributed import gather_batches
 
 BATCH, CLASSES, SIZE = 3, 5, 32
 

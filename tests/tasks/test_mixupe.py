@@ -59,21 +59,22 @@ def drawn(alpha, x):
     return seeded(lambda: (mixing.draw(), mixing.mix(x))[1])
 
 
-@pytest.mark.parametrize('exact', [False, True], ids=['fast', 'exact'])
+@pytest.mark.parametrize('exact, residual_grad', [(False, False), (False, True), (True, False)],
+                         ids=['fast', 'residual', 'exact'])
 @pytest.mark.parametrize('threshold', [None, 0.])
 @pytest.mark.parametrize('alpha, eta, label_smoothing', [(1., 0.5, 0.), (0.3, 2., 0.1)])
 @pytest.mark.parametrize('batch_size', [1, 2, 5])
 def test_loss_and_gradients_are_those_of_the_written_equations(
-        batch_size, alpha, eta, label_smoothing, threshold, exact):
+        batch_size, alpha, eta, label_smoothing, threshold, exact, residual_grad):
     model, x, target = problem(batch_size)
     mean = MU if exact else None
     expected = naive.mixupe_loss(
-        model, x, target, drawn(alpha, x).lam, alpha, eta, threshold, label_smoothing, mean)
+        model, x, target, drawn(alpha, x).lam, alpha, eta, threshold, label_smoothing, mean, residual_grad)
     expected_grads = torch.autograd.grad(expected, tuple(model.parameters()))
     kept = x.clone()
     result = seeded(make(
         model, mixup_alpha=alpha, eta=eta, threshold=threshold, exact=exact, mean_image=mean,
-        label_smoothing=label_smoothing), x, target)
+        residual_grad=residual_grad, label_smoothing=label_smoothing), x, target)
     grads = torch.autograd.grad(result['loss'], tuple(model.parameters()))
     torch.testing.assert_close(result['loss'], expected, **CLOSE)
     torch.testing.assert_close(grads, expected_grads, **CLOSE)
@@ -278,6 +279,7 @@ X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 
     (lambda: make(Smooth(), criterion_kwargs=dict(loss_type='bce')), ('criterion', 'cross-entropy', 'BinaryCross')),
     (lambda: make(Smooth(), criterion=nn.CrossEntropyLoss(torch.ones(4))), ('criterion', 'cross-entropy')),
     (lambda: make(Smooth(), criterion=3), ('criterion', 'callable', '3')),
+    (lambda: make(Smooth(), exact=True, residual_grad=True), ('residual_grad', 'exact=False')),
     (lambda: make(Smooth(), mean_image=MU), ('mean_image', 'exact=True')),
     (lambda: make(Smooth(), exact=True, mean_image=MU[0]), ('mean_image', r'\[ch, h, w\]', r'\[3, 3\]')),
     (lambda: make(Smooth(), exact=True, mean_image=MU / 0.), ('mean_image', 'finite')),

@@ -26,7 +26,7 @@ def mean_images(monkeypatch):
 @pytest.mark.parametrize('more', [
     [],
     ['--mixup', '0.4', '--mixup-prob', '0.5', '--batch-size', '7', '--model-ema'],
-    ['--mixupe-threshold', '0', '--amp', '--amp-dtype', 'bfloat16', '--channels-last'],
+    ['--mixupe-threshold', '0', '--mixupe-residual-grad', '--amp', '--amp-dtype', 'bfloat16', '--channels-last'],
     ['--mixupe-exact', '--no-prefetcher', '--amp', '--amp-dtype', 'bfloat16'],
     ['--torchcompile', 'eager', '--grad-accum-steps', '2'],
     ['--model-dtype', 'bfloat16', '--mixupe-exact'],

@@ -4,7 +4,7 @@ from typing import Optional
 
 import torch
 
-from .._checks import UsageError
+from ..checks import UsageError
 from .one_pass import one_pass_cross_entropy
 from .saturate import SUM_SCALE
 

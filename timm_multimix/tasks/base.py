@@ -7,11 +7,11 @@ from timm.loss import create_classification_loss
 from timm.task import ClassificationTask
 from timm.utils import unwrap_model
 
-from .._checks import UsageError, call_library
+from ..checks import UsageError, call_library
 from ..criteria import one_smoothing, resolve_criterion
+from ..distributed import agree
 from ..embeddings import check_classifier
 from ..input_mixing import InputMixing
-from .gather import agree
 
 
 class StepModel(nn.Module):

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 
-from .._checks import UsageError, check_number
+from ..checks import UsageError, check_number
 from .base import StepModel
 
 _logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
-from .._checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
+from ..checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
 from ..criteria import one_line
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
@@ -37,6 +37,7 @@ class MixupETask(StepTask):
         mixup_alpha: Mixup's λ ~ Beta(mixup_alpha, mixup_alpha).
         eta: Weight η of the term.
         threshold: Only images with q_i below it get the term; None for all. (The authors' exact version compares -q_i.)
+        residual_grad: Differentiate y_i - p_i in the fast q_i, as the version that the authors' README runs does.
         exact: Differentiate along μ - x_i by double backward, in full precision; not with torch.compile.
         mean_image: Mean image μ `[ch, h, w]` for `exact`; or call `estimate_mean_image`.
         prob: Probability that a batch is mixed at all; unmixed batches get plain cross-entropy.
@@ -58,6 +59,7 @@ class MixupETask(StepTask):
             mixup_alpha: float = 1.,
             eta: float = 0.001,
             threshold: Optional[float] = None,
+            residual_grad: bool = False,
             exact: bool = False,
             mean_image: Optional[torch.Tensor] = None,
             prob: float = 1.,
@@ -73,6 +75,9 @@ class MixupETask(StepTask):
         self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
         self.eta = check_number('eta', eta)
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
+        if exact and residual_grad:
+            raise UsageError('residual_grad=True needs exact=False, got exact=True, in which y - p is a constant')
+        self.residual_grad = residual_grad
         self.exact = exact
         if exact and self._synchronizes():
             raise UsageError('exact=True needs second derivatives, which SyncBatchNorm in the model does not support')
@@ -124,7 +129,7 @@ class MixupETask(StepTask):
                 mixed.images, input, lambda logits: self._soft_target(target, logits), self.mean_image)
         else:
             mixed_output, output = self.trainable_module(mixed.images, input)
-            terms = fast_terms(at_least_float32(output), self._soft_target(target, output))
+            terms = fast_terms(at_least_float32(output), self._soft_target(target, output), self.residual_grad)
         mixed_loss = self._plain_loss(mixed_output, target, mixed)
         loss = mixupe_loss(mixed_loss, terms, self.input_mixing.mixup_alpha, self.eta, self.threshold)
         return {'loss': loss, 'output': output, 'input_mixed': False}

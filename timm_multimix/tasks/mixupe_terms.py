@@ -8,9 +8,10 @@ The derivative of cross-entropy by f_i is p_i - y_i, so to first order
 
     L_mix ≈ L - E[a]·mean_i q_i,     q_i = (y_i - p_i)ᵀ J_i (μ - x_i),     E[a] = α / (2α + 1).
 
-MixupE adds the second term once more, times η. The fast version uses q_i = (y_i - p_i)ᵀ f_i instead, whose gradient is
-that of cross-entropy on the clean images. Both signs are those of the authors' release. The fast q_i does not estimate
-the exact one: J_i (μ - x_i) is -f_i if f is homogeneous and μ = 0.
+MixupE adds the second term once more, times η. The fast version uses q_i = (y_i - p_i)ᵀ f_i instead, in which y_i - p_i
+is a constant: its gradient is that of cross-entropy on the clean images. The authors' release also differentiates
+y_i - p_i in its version 3, the one that its README runs, but not in its other versions. Both signs are those of the
+release. The fast q_i does not estimate the exact one: J_i (μ - x_i) is -f_i if f is homogeneous and μ = 0.
 """
 from typing import Callable, Iterable, Optional, Tuple
 
@@ -18,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import UsageError
+from ..checks import UsageError
+from ..distributed import num_processes
 from ..functional import at_least_float32
-from .gather import num_processes
 
 
 def mixupe_loss(
@@ -46,9 +47,13 @@ def mixupe_loss(
     return loss * scale.detach()
 
 
-def fast_terms(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return q_i = (y_i - p_i)ᵀ f_i, `[b]`, for logits and targets `[b, c]`; the first factor has no gradient."""
-    return ((target - logits.softmax(dim=-1)).detach() * logits).sum(dim=-1)
+def fast_terms(logits: torch.Tensor, target: torch.Tensor, residual_grad: bool = False) -> torch.Tensor:
+    """Return q_i = (y_i - p_i)ᵀ f_i, `[b]`, for logits and targets `[b, c]`.
+
+    The first factor has a gradient only with `residual_grad`.
+    """
+    residual = target - logits.softmax(dim=-1)
+    return ((residual if residual_grad else residual.detach()) * logits).sum(dim=-1)
 
 
 def exact_terms(

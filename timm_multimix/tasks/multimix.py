@@ -7,14 +7,14 @@ import torch.nn as nn
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
 
-from .._checks import check_floats, check_number, check_target, take_arguments
+from ..checks import check_floats, check_number, check_target, take_arguments
+from ..distributed import gather_batches
 from ..functional import soft_targets
 from ..head import DenseOptions, HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
 from .base import StepModel, StepTask
 from .distillation import Teacher, check_teacher, split_views
-from .gather import gather_batches
 
 _logger = logging.getLogger(__name__)
 

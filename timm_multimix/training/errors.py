@@ -4,7 +4,7 @@ import signal
 import sys
 from typing import Callable, Optional
 
-from .._checks import UsageError
+from ..checks import UsageError
 
 _logger = logging.getLogger('train')
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as in a shell

@@ -14,10 +14,12 @@ from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.utils import save_image
 
-from .._checks import any_values
+from ..checks import any_values
+from ..picture import show
 from ..tasks.multimix import MultiMixTask
 from .bad_steps import BadSteps
 from .checkpoints.recovery import Recovery
+from .data.classes import class_names
 from .data.naflex import to_device
 from .runtime import Runtime
 from .schedule import Schedule
@@ -163,6 +165,9 @@ def train_one_epoch(
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
+                    if isinstance(task, MultiMixTask):
+                        path = os.path.join(output_dir, f'mixed-batch-{batch_idx}.png')
+                        show(task, input[:batch_size], labels, path, class_names=class_names(loader.dataset))
         if is_update:
             training.schedule.step_update(num_updates)
             recovery.after_update(batch_idx, update_idx)

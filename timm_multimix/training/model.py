@@ -22,7 +22,7 @@ from timm.models import (
 from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
-from .._checks import REJECTIONS, UsageError, call_library
+from ..checks import REJECTIONS, UsageError, call_library
 from .cli.flag import any_of, flag_name
 from .data.naflex import patch_size
 from .runtime import Runtime

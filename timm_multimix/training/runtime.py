@@ -13,7 +13,8 @@ from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed
 from timm.utils.distributed import init_distributed_device_so
 
-from .._checks import REJECTIONS, UsageError, call_library
+from ..checks import REJECTIONS, UsageError, call_library
+from ..distributed import has_process_group
 from .errors import RunFailed
 
 _logger = logging.getLogger('train')
@@ -88,7 +89,7 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
 def warn_of_hanging_workers(workers: int) -> None:
     """Warn, once, where forked loader workers may hang: several processes on the CPU, by a Python with a fault."""
     dist = torch.distributed
-    if not (workers and FORKS_MAY_HANG and dist.is_initialized()):
+    if not (workers and FORKS_MAY_HANG and has_process_group()):
         return
     if dist.get_backend() == 'gloo' and dist.get_rank() == 0:
         _logger.warning(

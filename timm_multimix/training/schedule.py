@@ -7,7 +7,7 @@ import torch
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
 
-from .._checks import call_library
+from ..checks import call_library
 
 _PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # state of torch's scheduler
 

@@ -9,6 +9,8 @@ from typing import Any, Callable, List, Optional
 
 import torch
 
+from ..distributed import num_processes
+
 _SECONDS = 5.  # between two questions to the other processes
 
 
@@ -63,7 +65,7 @@ class StopRequest:
         per_update = (time.monotonic() - self._since) / self._updates
         stop, per_update = self._sum(self.requested, per_update)
         longer = 2 * self._every  # as a slow first update says little
-        self._every = max(1, min(int(_SECONDS * torch.distributed.get_world_size() / max(per_update, 1e-6)), longer))
+        self._every = max(1, min(int(_SECONDS * num_processes() / max(per_update, 1e-6)), longer))
         self._updates, self._since = 0, time.monotonic()
         return stop > 0.
 

@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any, Dict, Iterable, List
 
-from .._checks import UsageError
+from ..checks import UsageError
 from ..head import MODES
 from .cli.multimix import mixes_input
 from .loop import Training

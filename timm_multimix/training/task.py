@@ -16,7 +16,7 @@ from timm.task import (
     TrainingTask,
 )
 
-from .._checks import call_library, take_arguments
+from ..checks import call_library, take_arguments
 from ..head import MODES
 from ..loss import MultiMixLoss
 from ..tasks.mixupe import MixupETask

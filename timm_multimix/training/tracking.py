@@ -4,13 +4,16 @@ import importlib
 import logging
 from typing import Dict
 
-from .._checks import call_library
+from ..checks import call_library
+from ..head import MODES
 
 _logger = logging.getLogger('train')
 
 
 def check_installed(args: argparse.Namespace) -> None:
     """Refuse a flag whose package is not installed, before anything is built or written."""
+    if args.save_images and args.mixup_mode in MODES:
+        call_library('--save-images needs matplotlib in a MultiMix mode', importlib.import_module, 'matplotlib.figure')
     if args.log_wandb:
         call_library('--log-wandb needs wandb (pip install wandb)', importlib.import_module, 'wandb')
     if args.log_tensorboard:

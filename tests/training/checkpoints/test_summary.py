@@ -2,7 +2,7 @@
 import pytest
 
 from tests.support.training_runs import rows_of
-from timm_multimix._checks import UsageError
+from timm_multimix.checks import UsageError
 from timm_multimix.training.summary import Summary
 
 

@@ -60,3 +60,4 @@ def test_mixupe_flags_become_arguments():
     args = parse('--mixup-mode', 'mixupe', '--mixup', '0.4', '--mixupe-eta', '0', '--mixupe-threshold', '-1',
                  '--mixupe-exact')
     assert mixupe_kwargs(args) == dict(mixup_alpha=0.4, eta=0., threshold=-1., exact=True)
+    assert mixupe_kwargs(parse('--mixup-mode', 'mixupe', '--mixupe-residual-grad')) == dict(residual_grad=True)

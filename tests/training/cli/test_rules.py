@@ -120,6 +120,7 @@ def test_flags_that_exclude_each_other_are_refused(capsys):
         ([*MIXUPE, '--cutmix-minmax', '0.2', '0.5'], '--cutmix-minmax does not go with --mixup-mode mixupe'),
         ([*MIXUPE, '--mixupe-exact', '--torchcompile'], '--mixupe-exact does not go with --torchcompile'),
         ([*MIXUPE, '--mixupe-exact', '--grad-checkpointing'], 'does not go with --grad-checkpointing'),
+        ([*MIXUPE, '--mixupe-residual-grad', '--mixupe-exact'], 'does not go with --mixupe-exact'),
         ([*MIXUPE, '--mixupe-exact', '--sync-bn'], '--mixupe-exact does not go with --sync-bn'),
         ([*MIXUPE, '--mixupe-exact', '--train-img-sizes', '32', '64'], 'not go with --train-img-sizes'),
         (['--aug-splits', '2', '--mixup', '1'], '--aug-splits does not go with --mixup'),

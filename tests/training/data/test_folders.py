@@ -6,7 +6,7 @@ import pytest
 from timm.data import create_dataset
 
 import train_timm
-from timm_multimix._checks import UsageError
+from timm_multimix.checks import UsageError
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.folders import check_folders, check_root
 

@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
-from ..._checks import UsageError
+from ...checks import UsageError
 
 _logger = logging.getLogger('train')
 

@@ -10,7 +10,7 @@ import torch
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
-from ..._checks import REJECTIONS, UsageError, call_library
+from ...checks import REJECTIONS, UsageError, call_library
 from ..cli.flag import flag_name
 from ..runtime import Runtime, agree_to_start
 from .find import newest_checkpoint

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, Optional
 
 import yaml
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from .flag import Flag, Parser
 
 _logger = logging.getLogger('train')

@@ -5,7 +5,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, U
 
 from timm.utils import ParseKwargs
 
-from ..._checks import UsageError
+from ...checks import UsageError
 
 
 class Allowed(NamedTuple):

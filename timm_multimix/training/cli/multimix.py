@@ -96,6 +96,9 @@ _MIXUPE_FLAGS = (
     _flag('--mixupe-eta', _MIXUPE, type=float, metavar='E', allowed=FROM_0, help='weight of its term; 0 is Mixup'),
     _flag('--mixupe-threshold', _MIXUPE, type=float, metavar='T',
           help='ignore the term for images for which it is T or more (default: none)'),
+    _switch('--mixupe-residual-grad', _MIXUPE,
+            excludes=(Given('mixupe_exact', why='in which the residual is a constant'),),
+            help='differentiate the residual y - p too, as the command in the README of the authors\' release does'),
     _switch('--mixupe-exact', _MIXUPE,
             help='directional derivative by double backward; a first pass over the data gives the mean image',
             excludes=(

@@ -6,7 +6,7 @@ from typing import Dict, Iterable, List, Optional, Tuple
 
 import yaml
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from .config import read_defaults
 from .flag import Flag, Group, Parser
 from .multimix import OUR_GROUPS, default_smoothing

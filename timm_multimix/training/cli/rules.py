@@ -6,7 +6,7 @@ from typing import Dict, List, Optional
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
-from ..._checks import UsageError, check_several_classes
+from ...checks import UsageError, check_several_classes
 from ...head import MODES
 from ...loss import PAPER
 from .flag import Flag, Given, flag_name, numbers

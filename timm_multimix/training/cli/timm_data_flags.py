@@ -43,7 +43,8 @@ LOADER: Group = ('Loader parameters', (
     flag('-j', '--workers', type=int, default=4, metavar='N', allowed=FROM_0, help='loader processes'),
     flag('--worker-seeding', type=str, default='all', allowed=one_of('all', 'part'),
          help="all: augmentation depends on seed, epoch and image, not on --workers; part: timm's, by worker"),
-    switch('--save-images', help='save the images of logged batches in the output folder'),
+    switch('--save-images', help='save the images of logged batches in the output folder, and in the MultiMix modes '
+                                 'pictures of what is mixed (needs matplotlib)'),
     switch('--pin-mem', help='pin memory in the loader'),
     switch('--no-prefetcher', help="do not use timm's prefetcher"),
     switch('--use-multi-epochs-loader', help='keep the workers of the loader between epochs'),

@@ -10,7 +10,7 @@ from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from ..cli.rules import is_binary
 
 FOLDERS = (ReaderImageFolder, ReaderImageInTar, ImageFolder)  # sources whose folders are the classes

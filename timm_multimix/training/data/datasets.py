@@ -8,7 +8,7 @@ from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_data
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import VisionDataset
 
-from ..._checks import REJECTIONS, UsageError, call_library
+from ...checks import REJECTIONS, UsageError, call_library
 from .classes import FOLDERS, check_classes, source_of
 from .digits import Digits
 from .folders import check_folders

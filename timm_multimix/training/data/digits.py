@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..._checks import UsageError
+from ...checks import UsageError
 
 _TRAIN_SPLITS = ('train', 'training')
 _VALIDATION_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation', 'test')

@@ -13,7 +13,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from .classes import class_indices, some, source_of
 
 _logger = logging.getLogger('train')

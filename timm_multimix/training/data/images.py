@@ -12,7 +12,7 @@ from timm.data import ImageDataset, auto_augment
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import ImageFolder, VisionDataset
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from .modes import to_mode
 
 _logger = logging.getLogger('train')

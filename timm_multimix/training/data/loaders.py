@@ -4,8 +4,8 @@ from typing import Any, Dict, Tuple
 
 from timm.data import create_loader, create_transform
 
-from ..._checks import UsageError, call_library
-from ...tasks.gather import num_processes
+from ...checks import UsageError, call_library
+from ...distributed import num_processes
 from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers

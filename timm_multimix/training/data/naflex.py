@@ -9,7 +9,7 @@ from timm.data.naflex_mixup import NaFlexMixup
 from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
-from ..._checks import UsageError
+from ...checks import UsageError
 from ..cli.multimix import mixes_input
 from ..runtime import Runtime
 

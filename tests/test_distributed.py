@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support import tasks_in_two
-from timm_multimix.tasks.gather import gather_batches
+from timm_multimix.distributed import gather_batches
 
 TEACHER = dict(teacher_decay=0.9, single_view=True, gamma=0.3)
 

@@ -3,9 +3,14 @@ import torch
 import torch.distributed as dist
 
 
+def has_process_group() -> bool:
+    """Return whether processes of this run can communicate."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def num_processes() -> int:
     """Return the number of processes of this run; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if has_process_group() else 1
 
 
 def gather_batches(tensor: torch.Tensor) -> torch.Tensor:

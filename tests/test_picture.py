@@ -1,0 +1,70 @@
+"""The picture of a batch."""
+import sys
+
+import pytest
+import torch
+
+from tests.support.models import build
+from timm_multimix import MultiMix, MultiMixHead, show
+
+GREYS = torch.tensor([0., 1.]).view(2, 1, 1, 1).expand(2, 3, 64, 32).contiguous()  # a black and a white image
+LABELS = torch.tensor([2, 5])
+
+
+@pytest.mark.parametrize('make', [
+    lambda model: MultiMixHead(model, alpha=1.),
+    lambda model: MultiMixHead(model, 'multimix'),
+    pytest.param(lambda model: _task(model, 'dense-multimix'), id='dense task'),
+    pytest.param(lambda model: _task(model, 'multimix'), id='task'),
+])
+def test_the_picture_shows_weights_mixed_images_and_targets(make):
+    for row in _rows(show(make(build('resnet').train()), GREYS, LABELS, num_tuples=2, class_names=['', '', 'owl'])):
+        shares = dict(axis.get_title().rsplit(' ', 1) for axis in row[:2])
+        owl, other = (float(shares[name].strip('%')) / 100. for name in ('owl', 'class 5'))
+        assert owl + other == pytest.approx(1., abs=0.011)
+        mixed = row[2].images[0].get_array()
+        assert mixed.mean() == pytest.approx(other, abs=0.006)  # that of the white image
+        bars = dict(zip((text.get_text() for text in row[3].get_yticklabels()), row[3].patches))
+        assert bars['owl'].get_width() == pytest.approx(owl, abs=0.006)
+        assert float(row[0].get_title().split()[-1].strip('%')) >= 50., 'the largest weight is first'
+
+
+def test_nothing_but_the_file_changes(tmp_path):
+    model = build('resnet').train()
+    head = MultiMixHead(model)
+    state, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    show(head, GREYS[:, :, :32], LABELS, str(tmp_path / 'mixing.png'))
+    assert (tmp_path / 'mixing.png').read_bytes().startswith(b'\x89PNG')
+    assert torch.equal(torch.get_rng_state(), random) and all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize('make, kwargs, message', [
+    (lambda model: MultiMix(num_classes=7).attach(model), {}, 'a MultiMixTask or a MultiMixHead, got MultiMix'),
+    (lambda model: model, {}, 'task must be a MultiMixTask or a MultiMixHead, got ResNet'),
+    (MultiMixHead, dict(target=LABELS + 5), 'target must hold class indices in 0..6, got 10'),
+    (MultiMixHead, dict(num_tuples=0), 'num_tuples must be >= 1, got 0'),
+    (MultiMixHead, dict(path='/does/not/exist.png'), 'path /does/not/exist.png: '),
+    (MultiMixHead, dict(path='picture.doc'), 'path picture.doc: '),
+])
+def test_mistakes_are_named(make, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        show(make(build('resnet')), **{**dict(images=GREYS, target=LABELS), **kwargs})
+
+
+def test_without_matplotlib_it_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(ValueError, match='show needs matplotlib'):
+        show(MultiMixHead(build('resnet')), GREYS, LABELS)
+
+
+def _task(model, mode):
+    tasks = pytest.importorskip('timm_multimix.tasks.multimix', exc_type=ImportError)
+    return tasks.MultiMixTask(model, mode=mode, verbose=False)
+
+
+def _rows(figure):
+    axes = figure.axes
+    assert len(axes) == 8
+    return axes[:4], axes[4:]
