@@ -33,7 +33,7 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     """Create the model on its device and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
 
     Raises:
-        ValueError: If the model is unknown or cannot be built with these flags.
+        UsageError: If the model is unknown or cannot be built with these flags.
     """
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     if args.fuser:
@@ -96,11 +96,7 @@ def model_flags(args: argparse.Namespace) -> str:
 
 
 def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Call a function of timm that builds the model of this name.
-
-    Raises:
-        UsageError: `what`, timm's message, and similar names if timm has no such model or pretrained tag.
-    """
+    """Call a function of timm that builds the model of this name; an error that timm finds gets similar names."""
     try:
         return call_library(what, create, *args, **{'errors': (*REJECTIONS, RuntimeError), **kwargs})
     except UsageError as error:
@@ -139,9 +135,9 @@ def load_initial(model: nn.Module, path: str) -> None:
     if state is None:
         call_library(what, load_checkpoint, model, path, errors=Exception)
         return
-    call_library(
-        f'{what} does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number '
-        f'of classes', model.load_state_dict, state, errors=RuntimeError)
+    what += (f' does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number of '
+             f'classes')
+    call_library(what, model.load_state_dict, state, errors=RuntimeError)
 
 
 def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
@@ -166,8 +162,7 @@ def _init_head(model: nn.Module, args: argparse.Namespace) -> None:
                 f'{flag_name(name)} needs a model whose classifier is one layer with a {part}; that of {args.model} is '
                 f'a {type(classifier).__name__}')
     if args.head_init_scale is not None:
-        classifier.weight.mul_(args.head_init_scale)
-        if classifier.bias is not None:
-            classifier.bias.mul_(args.head_init_scale)
+        for parameter in classifier.parameters():
+            parameter.mul_(args.head_init_scale)
     if args.head_init_bias is not None:
         classifier.bias.fill_(args.head_init_bias)

@@ -9,7 +9,7 @@ from typing import Any, Callable, List, Optional
 
 import torch
 
-_SECONDS = 5.  # between two questions to the other processes
+_SECONDS = 5.  # between two checks
 
 
 class Stopped(Exception):
@@ -19,12 +19,8 @@ class Stopped(Exception):
 class StopRequest:
     """Records SIGTERM instead of ending the process.
 
-    If one process ended alone, the others would wait for its gradients. So the processes ask each other, but only about
-    every five seconds, as the host has to wait for the answer. The time per update gives the number of updates between.
-
-    Args:
-        distributed: Whether there are other processes.
-        device: Device of the tensors that the processes exchange.
+    If one process ended alone, the others would wait for its gradients. So the ranks all-reduce the flag, about every
+    five seconds, since each check makes the host wait; the interval in updates follows from the measured step time.
     """
 
     def __init__(self, distributed: bool, device: torch.device):
@@ -62,7 +58,7 @@ class StopRequest:
             return False
         per_update = (time.monotonic() - self._since) / self._updates
         stop, per_update = self._sum(self.requested, per_update)
-        longer = 2 * self._every  # as a slow first update says little
+        longer = 2 * self._every  # because a slow first update says little
         self._every = max(1, min(int(_SECONDS * torch.distributed.get_world_size() / max(per_update, 1e-6)), longer))
         self._updates, self._since = 0, time.monotonic()
         return stop > 0.

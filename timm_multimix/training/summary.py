@@ -16,13 +16,8 @@ _GROUPS = ('epoch', 'train', 'eval', 'lr')  # of the columns, in their order
 class Summary:
     """The rows of the file, which is replaced with each new row, so that it is always complete.
 
-    Args:
-        path: The file. Its rows before `start_epoch` are kept, also with columns that this run does not have.
-        columns: Columns of this run.
-        start_epoch: The first epoch that will be trained.
-
-    Raises:
-        ValueError: If the file is not a summary.
+    Rows of an existing file before `start_epoch`, the first epoch that will be trained, are kept, also with columns
+    that this run does not have.
     """
 
     def __init__(self, path: str, columns: Iterable[str], start_epoch: int):
@@ -48,7 +43,7 @@ class Summary:
                 writer.writeheader()
                 writer.writerows(self._rows)
                 file.flush()
-                os.fsync(file.fileno())  # as it holds all epochs, not only the last
+                os.fsync(file.fileno())  # because it holds all epochs, not only the last
             os.replace(partial, self.path)
             self.waiting = 0
         except OSError as error:
@@ -60,12 +55,12 @@ def _read(path: str) -> List[Dict[str, Any]]:
     with open(path, newline='') as file:
         rows = list(csv.DictReader(line.replace('\0', '') for line in file))
     if rows and 'epoch' not in rows[0]:
-        raise UsageError(f'{path}: not the summary of a run, as it has no column epoch; move it away')
+        raise UsageError(f'{path}: not the summary of a run: it has no column epoch; move it away')
     return [row for row in rows if (row['epoch'] or '').replace('.', '', 1).isdigit()]
 
 
 def columns_of(training: Training) -> List[str]:
-    """The columns of a run; without top-1 if images are mixed, as it would mean nothing."""
+    """The columns of a run; without top-1 if images are mixed, because it would mean nothing."""
     args = training.args
     train, evaluation = ['loss'], [*training.task.create_evaluator().metric_names]
     if args.mixup_mode in MODES:

@@ -11,20 +11,16 @@ _logger = logging.getLogger('train')
 
 def check_installed(args: argparse.Namespace) -> None:
     """Refuse a flag whose package is not installed, before anything is built or written."""
-    if args.log_wandb:
-        call_library('--log-wandb needs wandb (pip install wandb)', importlib.import_module, 'wandb')
-    if args.log_tensorboard:
-        what = '--log-tensorboard needs tensorboard (pip install tensorboard)'
-        call_library(what, importlib.import_module, 'torch.utils.tensorboard')
+    for asked, name, module in ((args.log_wandb, 'wandb', 'wandb'),
+                                (args.log_tensorboard, 'tensorboard', 'torch.utils.tensorboard')):
+        if asked:
+            call_library(f'--log-{name} needs {name} (pip install {name})', importlib.import_module, module)
 
 
 class Tracker:
     """Sends each epoch's metrics to the services that the flags name; on the primary process only.
 
     In TensorBoard, epochs from `start_epoch` on that an earlier run logged are hidden. Weights & Biases keeps them.
-
-    Raises:
-        ValueError: If Weights & Biases refuses the run.
     """
 
     def __init__(self, args: argparse.Namespace, name: str, folder: str, start_epoch: int):

@@ -1,5 +1,4 @@
 """Checkpoints within an epoch, from which a run continues exactly."""
-import argparse
 import logging
 from itertools import count
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -18,27 +17,33 @@ _logger = logging.getLogger('train')
 class Recovery:
     """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and continues from it.
 
-    Beside the weights, the file holds the number of finished batches of the epoch and, for each process, the sums of
+    Besides the weights, the file holds the number of finished batches of the epoch and, for each process, the sums of
     its metrics and three states of its random generators: at the start of the epoch, before the last batch was asked
     for (a loader without workers draws then; timm's is one batch ahead), and after it. When a run resumes, the loader
     reads the finished batches again, unused, so that its order and its workers are where they were.
 
     Args:
-        args: The flags.
         runtime: Where the run computes.
         position: The place within the epoch where the resumed checkpoint was written, or None.
         saver: Writes the checkpoints; None except in the primary process.
+        interval: Updates between checkpoints, 0 for none.
+        accum_steps: Batches per update.
+        batch_size: Must stay the same to continue within an epoch.
     """
 
     def __init__(
             self,
-            args: argparse.Namespace,
             runtime: Runtime,
             position: Optional[Dict[str, Any]] = None,
             saver: Optional[AtomicCheckpointSaver] = None,
+            *,
+            interval: int = 0,
+            accum_steps: int = 1,
+            batch_size: int = 1,
     ):
-        self.args, self.runtime, self.device = args, runtime, runtime.device
-        self.position, self.saver = position, saver
+        self.runtime, self.device = runtime, runtime.device
+        self.position, self.saver, self.interval, self.accum_steps = position, saver, interval, accum_steps
+        self.batch_size = batch_size
         self.stop = StopRequest(runtime.distributed, runtime.device)
         self._stopping = False
 
@@ -61,14 +66,14 @@ class Recovery:
         return 0
 
     def updates_done(self, epoch: int, num_batches: int) -> int:
-        return -(-self.batches_done(epoch, num_batches) // self.args.grad_accum_steps)
+        return -(-self.batches_done(epoch, num_batches) // self.accum_steps)
 
     def _made_with(self, num_batches: int) -> Dict[str, Any]:
         """The settings that must stay the same to continue within an epoch."""
         return dict(
             batches=num_batches,
-            batch_size=self.args.batch_size,
-            grad_accum_steps=self.args.grad_accum_steps,
+            batch_size=self.batch_size,
+            grad_accum_steps=self.accum_steps,
             processes=self.runtime.world_size,
             device=self.device.type,
         )
@@ -95,7 +100,7 @@ class Recovery:
         if done:
             rng_state.set_state(now, self.device)
         for index in count(done):
-            if self._stopping or self.args.recovery_interval:
+            if self._stopping or self.interval:
                 self._before = rng_state.get_state(self.device)
             batch = next(iterator, None)
             if batch is None:
@@ -108,8 +113,7 @@ class Recovery:
         Raises:
             Stopped: If the run is told to end; the checkpoint is written first.
         """
-        interval = self.args.recovery_interval
-        if self._stopping or (interval and (update_idx + 1) % interval == 0):
+        if self._stopping or (self.interval and (update_idx + 1) % self.interval == 0):
             self._save(batch_idx + 1)
         if self._stopping:
             raise Stopped
@@ -117,21 +121,13 @@ class Recovery:
         self._stopping = self.stop.agreed()
 
     def in_validation(self) -> None:
-        """End the run after a validation if it is told to end.
-
-        Raises:
-            Stopped: If so; a checkpoint of the epoch's training is written first.
-        """
+        """Raise `Stopped` after a validation if the run is told to end, with a checkpoint of the epoch's training."""
         if self.stop.agreed_now():
             self._save(self._num_batches)
             raise Stopped
 
     def after_epoch(self) -> None:
-        """End the run after the epoch's own checkpoint if it is told to end.
-
-        Raises:
-            Stopped: If so.
-        """
+        """Raise `Stopped` after the epoch's own checkpoint if the run is told to end."""
         self.position = None
         if self.stop.agreed_now():
             raise Stopped
@@ -144,7 +140,7 @@ class Recovery:
             ranks = [None] * self.runtime.world_size
             torch.distributed.all_gather_object(ranks, own)
         if self.saver is not None:
-            position = dict(
-                epoch=self._epoch, batches=batches, made_with=self._made_with(self._num_batches), ranks=ranks)
-            update_idx = -(-batches // self.args.grad_accum_steps) - 1
-            self.saver.save_recovery(self._epoch, batch_idx=update_idx, position=position)
+            made_with = self._made_with(self._num_batches)
+            position = dict(epoch=self._epoch, batches=batches, made_with=made_with, ranks=ranks)
+            self.saver.save_recovery(
+                self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)

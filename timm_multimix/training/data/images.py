@@ -7,8 +7,8 @@ import logging
 import os
 from typing import Any, Callable, Optional, Union
 
-from PIL import Image, ImageOps
-from timm.data import ImageDataset, auto_augment
+from PIL import Image
+from timm.data import ImageDataset
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import ImageFolder, VisionDataset
 
@@ -26,19 +26,6 @@ class BadSample(UsageError):
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())
-
-
-def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the highest `bits` of each pixel, 0 to 8."""
-    if bits >= 8:
-        return image
-    return ImageOps.posterize(image, bits) if bits >= 1 else image.point([0] * 256 * len(image.getbands()))
-
-
-def allow_posterize_to_black() -> None:
-    """Let timm's RandAugment ask for 0 bits: Pillow 13 raises an error, older versions give black."""
-    for name in ('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'):
-        auto_augment.NAME_TO_OP[name] = posterize
 
 
 class CheckedImages(ImageDataset):
@@ -109,12 +96,7 @@ class CheckedImages(ImageDataset):
 
 
 class ClassIndex:
-    """A target transform that accepts only class indices 0..c-1.
-
-    Args:
-        num_classes: Number of classes c.
-        first: Target transform to apply before, if any.
-    """
+    """A target transform that accepts only class indices below `num_classes`, after the transform `first`, if any."""
 
     def __init__(self, num_classes: int, first: Optional[Callable] = None):
         self.num_classes = num_classes
