@@ -34,7 +34,7 @@ test-all: $(VENV)/installed-dev lint docs
 # the lowest versions that setup.cfg allows; needs a Python that has them (3.10 or 3.11)
 $(LOWEST)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
-	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
+	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)\(,.*\)*$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
 	touch $@
 

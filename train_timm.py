@@ -27,11 +27,11 @@ from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output
+from timm_multimix.training.records import check_installed
 from timm_multimix.training.runtime import agree_to_start, create_runtime, seed_epoch
 from timm_multimix.training.schedule import Schedule, scaled_learning_rate
 from timm_multimix.training.stopping import Stopped
 from timm_multimix.training.task import create_task, end_mixing, optimized_module, prepare_mixing
-from timm_multimix.training.tracking import check_installed
 
 _logger = logging.getLogger('train')
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
-from .checks import REJECTIONS, UsageError, call_library
+from .checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
@@ -32,12 +32,10 @@ from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
 from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
-from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _HELP = dict(prog='timm_multimix', usage='python -m timm_multimix PATH/train.py ARGS', description=__doc__)
-_OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -60,7 +58,6 @@ def _run(script: str, argv: List[str]) -> None:
     patches = {
         'sys.argv': [script, *rest],
         'sys.path': [os.path.dirname(path), *sys.path],  # as python does for a script
-        'argparse.ArgumentParser.error': Parser.error,  # one line from the script's own parser too
         **_patches(args, tasks),
     }
     with ExitStack() as stack:
@@ -100,7 +97,6 @@ def _taken_parser() -> Parser:
 def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, Any]:
     """Return what replaces which part of timm, to train a MultiMixTask on checked data; add the tasks to `tasks`."""
     datasets: Dict[bool, Any] = {}  # keyed by is_training
-    opts: List[str] = []  # the script's default may differ from that of our --opt
     size = args.input_size or (args.img_size and (args.in_chans or 3, args.img_size, args.img_size))  # or the model's
 
     class PluggedTask(MultiMixTask):
@@ -108,7 +104,7 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         num_batches = 0
 
         def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
-            if True in datasets:
+            if True in datasets and hasattr(model, 'num_classes'):
                 check_classes(args, model.num_classes, datasets[True], datasets.get(False))
             kwargs.pop('threshold', None)
             kwargs.update(multimix_kwargs(args))
@@ -149,25 +145,12 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
             check_not_empty(loader, args.batch_size)
         return loader
 
-    def create_model(original: Callable, *positional: Any, checkpoint_path: str = '', **kwargs: Any):
-        if args.pretrained_path:
-            read_checkpoint('--pretrained-path', args.pretrained_path)
-        model = create_by_name(model_flags(args), args.model, original, *positional, **kwargs)
-        if checkpoint_path:
-            load_initial(model, checkpoint_path)
-        return model
-
-    def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
-        opts.append(opt)
-        errors = Exception if args.opt_kwargs or args.opt_betas else REJECTIONS
-        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs, errors=errors)
-
     def resume(original: Callable, of: Any, path: str, optimizer: Any = None, *positional: Any, **kwargs: Any):
-        check_resumed(path, None if args.no_resume_opt or not opts else opts[-1])
+        check_resumed(path, None if args.no_resume_opt else args.opt)
         return restore(path, original, of, path, optimizer and state_only(optimizer), *positional, **kwargs)
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
-        scheduler, epochs = call_library(f'--sched {args.sched}', original, *positional, **kwargs)
+        scheduler, epochs = original(*positional, **kwargs)
         if scheduler is not None:
             _follow(scheduler, 'step', 1, tasks, args.mixup_off_epoch)
             _follow(scheduler, 'step_update', kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
@@ -176,29 +159,23 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         return scheduler, epochs
 
     def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
-        folder = call_library(f'--output {args.output}', original, *positional, **kwargs)
+        folder = original(*positional, **kwargs)
         if True in datasets:
             write_classes(folder, class_names(datasets[True]))
         return folder
 
     prepare_augmentation(args.aa)
-    device = partial(call_library, f'--device {args.device}', errors=(*REJECTIONS, RuntimeError))
     wrapped = {
         'timm.data.create_dataset': create_dataset,
         'timm.data.create_loader': create_loader,
-        'timm.create_model': create_model,
-        'timm.models.create_model': create_model,
-        'timm.optim.create_optimizer_v2': create_optimizer_v2,
         'timm.scheduler.create_scheduler_v2': create_scheduler_v2,
         'timm.task.resume_task_checkpoint': resume,
         'timm.models.resume_checkpoint': resume,
         'timm.utils.get_outdir': get_outdir,
-        'timm.utils.init_distributed_device': device,
     }
     return {
-        'timm.task.ClassificationTask': PluggedTask,
-        'timm.task.MultiLabelClassificationTask': PluggedTask,
-        **{f'timm.task.{name}': refuse for name in _OTHER_TASKS},
+        **{f'timm.task.{name}ClassificationTask': PluggedTask for name in ('', 'MultiLabel')},
+        **{f'timm.task.{name}DistillationTask': refuse for name in ('Logit', 'Feature', 'Token')},
         **{name: partial(wrapper, pkgutil.resolve_name(name)) for name, wrapper in wrapped.items()},
     }
 

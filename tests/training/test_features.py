@@ -21,24 +21,9 @@ from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.rows import mix
-from timm_multimix.training import loop, runtime
+from timm_multimix.training import runtime
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data import datasets
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """The inputs and results of the task, step by step."""
-    seen = []
-    forward_backward = loop._forward_backward
-
-    def watched(training, input, target, scale, *rest):
-        result = forward_backward(training, input, target, scale, *rest)
-        seen.append(types.SimpleNamespace(task=training.task, input=input, target=target, scale=scale, result=result))
-        return result
-
-    monkeypatch.setattr(loop, '_forward_backward', watched)
-    return seen
 
 
 @pytest.fixture
@@ -431,22 +416,3 @@ def test_a_run_with_the_name_of_another_says_where_it_is(flags, tmp_path, caplog
 def test_late_epochs_are_seeded(flags, tmp_path):
     assert train_timm.main([*flags, '--start-epoch', '4295', '--epochs', '4296']) == 0
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['4295']
-
-
-@pytest.mark.parametrize('more, message', [
-    (['--pretrained-path', '/no/such/file'], '--pretrained-path /no/such/file: no such file'),
-    (['--initial-checkpoint', '/no/such/file'], '--initial-checkpoint /no/such/file: no such file'),
-    (['--class-map', '/no/such/file'], '/no/such/file'),
-    (['--device', 'mps'], '--device mps: '),
-])
-def test_mistakes_found_after_parsing_are_reported(more, message, flags, capsys):
-    assert train_timm.main([*flags, *more]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_file_that_is_not_a_checkpoint_is_refused(flags, tmp_path, capsys):
-    path = tmp_path / 'text.pth.tar'
-    path.write_text('nothing')
-    assert train_timm.main([*flags, '--resume', str(path)]) == 2
-    error = capsys.readouterr().err
-    assert f'--resume {path}: not a checkpoint of this run' in error and len(error.splitlines()) == 1

@@ -16,7 +16,6 @@ import yaml
 import train_timm
 from tests.support.training_runs import MODES, accuracy, rows_of
 from tests.support.training_states import read
-from timm_multimix.training import loop
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -100,20 +99,14 @@ def test_a_new_run_does_not_write_into_an_old_folder(flags, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['mixup', 'multimix', 'dense', 'mixupe'])
-def test_mixup_off_epoch_ends_mixing(mode, flags, monkeypatch):
+def test_mixup_off_epoch_ends_mixing(mode, flags, steps):
     """From that epoch on the loss is that of the clean batch with hard labels, smoothed."""
-    seen = []
-
-    def spy(training, input, target, *args, **kwargs):
-        result = forward_backward(training, input, target, *args, **kwargs)
-        target = target if target.ndim == 1 else target.argmax(dim=1)
-        smooth = torch.nn.functional.cross_entropy(result['output'], target, label_smoothing=0.1)
-        seen.append(torch.allclose(result['loss'], smooth, atol=1e-6))
-        return result
-
-    forward_backward = loop._forward_backward
-    monkeypatch.setattr(loop, '_forward_backward', spy)
     assert train_timm.main([*flags, *MODES[mode], '--mixup-off-epoch', '1']) == 0
+    seen = []
+    for step in steps:
+        target = step.target if step.target.ndim == 1 else step.target.argmax(dim=1)
+        smooth = torch.nn.functional.cross_entropy(step.result['output'], target, label_smoothing=0.1)
+        seen.append(torch.allclose(step.result['loss'], smooth, atol=1e-6))
     assert seen == [False] * 3 + [True] * 3
 
 

@@ -17,8 +17,7 @@ from .cli.parser import args_text
 from .data.classes import write_classes
 from .errors import RunFailed
 from .loop import Training
-from .summary import Summary, columns_of
-from .tracking import Tracker
+from .records import Summary, Tracker, columns_of
 
 _logger = logging.getLogger('train')
 

@@ -15,7 +15,7 @@ from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate
-from timm_multimix.training.checkpoints import find, saver
+from timm_multimix.training.checkpoints import resume, saver
 from timm_multimix.training.data import images
 
 
@@ -200,7 +200,7 @@ def test_a_run_does_not_start_over_if_no_checkpoint_can_be_read(flags, tmp_path,
     assert train_timm.main([*flags, '--resume', 'auto']) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert f'--resume auto: no checkpoint in {folder} can be read: ' in line and 'last.pth.tar' in line
-    assert find.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
+    assert resume.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
 
 
 def test_resuming_from_the_path_of_a_damaged_checkpoint_is_refused(flags, tmp_path, capsys):

@@ -7,15 +7,16 @@ import logging
 import os
 from typing import Any, Callable, Optional, Union
 
+import numpy as np
 from PIL import Image
 from timm.data import ImageDataset
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import ImageFolder, VisionDataset
 
 from ...checks import UsageError
-from .modes import to_mode
 
 _logger = logging.getLogger('train')
+_16_BIT_FORMATS = ('PNG', 'PPM', 'JPEG2000')  # in which mode I means 16 bits
 
 
 class BadSample(UsageError):
@@ -113,3 +114,24 @@ class ClassIndex:
             pass
         raise BadSample(f'--num-classes is {self.num_classes}, so labels must be from 0 to {self.num_classes - 1}, '
                         f'got {target!r}')
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image; 16-bit pixels, which Pillow would clip at 255, are scaled to 8 bits.
+
+    As in timm, the stored pixels are used: the first frame of an animation, without EXIF rotation and without blending
+    by transparency. 32-bit pixels outside the range of 8 bits are refused: their type does not say which is white.
+    """
+    if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in _16_BIT_FORMATS):
+        pixels = np.asarray(image).astype(np.float32) * (255. / 65535.)
+        image = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    elif image.mode in ('I', 'F'):
+        pixels = np.asarray(image)
+        low, high = pixels.min(), pixels.max()
+        # in a range of 0 to 1, white is most likely 1 and would become black
+        if not (0 <= low and high <= 255) or (image.mode == 'F' and 0 < high <= 1):
+            raise ValueError(
+                f'its 32-bit pixels (mode {image.mode}) are from {low:g} to {high:g}, of which only 0 to 255 can be '
+                f'read; save it with 8 or 16 bits')
+        image = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    return image.convert(mode)

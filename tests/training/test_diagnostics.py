@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 import train_timm
 from timm_multimix.training.data.digits import Digits
 from timm_multimix.training.data.sample_seeds import SeededSamples
-from timm_multimix.training.task import chance_level, warn_if_at_chance, warn_if_averages_lag
+from timm_multimix.training.diagnostics import chance_level, warn_if_at_chance, warn_if_averages_lag
 
 
 def args_of(**kwargs):
