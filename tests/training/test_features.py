@@ -407,9 +407,10 @@ def test_a_milestone_is_validated(flags, tmp_path):
     assert [bool(row['eval_top1']) for row in rows_of(tmp_path / 'run')] == [True, False, True]
 
 
-def test_a_run_with_the_name_of_another_says_where_it_is(flags, tmp_path, caplog):
-    for _ in range(2):
+def test_a_new_run_does_not_write_into_the_folder_of_another(flags, tmp_path, caplog):
+    for name in ('run', 'run-1'):
         assert train_timm.main([*flags, '--epochs', '1']) == 0
+        assert len(rows_of(tmp_path / name)) == 1
     assert f'{tmp_path / "run"} belongs to another run; this run is in {tmp_path / "run-1"}.' in caplog.text
 
 

@@ -108,10 +108,6 @@ def train_one_epoch(
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
-
-    Raises:
-        Stopped: If the run is told to end.
-        Diverged: If too many updates in a row had gradients that are not finite.
     """
     args, runtime, task, optimizer = training.args, training.runtime, training.task, training.optimizer
     mixup_fn, bad_steps = training.mixup_fn, training.bad_steps

@@ -25,12 +25,7 @@ _logger = logging.getLogger('train')
 class Output:
     """Checkpoints, args.yaml, classes.txt and summary.csv in this run's folder; on the primary process only.
 
-    Args:
-        training: The parts of the run.
-        image_size: Used in the folder's name if --experiment is not given.
-        class_names: Names of the classes in order, none if the data has no names.
-        start_epoch: The first epoch that will be trained.
-        checkpoint: Path of the resumed checkpoint, '' for none.
+    `image_size` is part of the folder's name without --experiment; `checkpoint` is the path of the resumed one, if any.
     """
 
     def __init__(
@@ -87,11 +82,7 @@ class Output:
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 
     def close(self) -> None:
-        """Print the ten best epochs as JSON after '--result', and log the best metric and the path of its model.
-
-        Raises:
-            RunFailed: If the last checkpoint, or a row of the summary, could not be written.
-        """
+        """Print the ten best epochs as JSON after '--result', log the best, and raise a RunFailed if data was lost."""
         if self.summary.waiting:
             self.summary.write()
         self.tracker.close()

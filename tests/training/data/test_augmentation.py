@@ -6,7 +6,6 @@ from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.loaders import create_loaders
 from timm_multimix.training.runtime import create_runtime
 
-
 AUGMENTATIONS = {
     'aa': [['--aa', name] for name in (
         'rand-m9-mstd0.5-inc1', 'original', 'originalr', 'v0', 'v0r', '3a', 'augmix-m5-w4-d2')],

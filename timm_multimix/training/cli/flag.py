@@ -40,16 +40,11 @@ LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair)
 class Given:
     """A condition on other flags: one of them is given or, with `values`, one flag has one of these values.
 
-    Args:
-        names: Argument names of the flags, such as 'batch_size'.
-        values: The values.
-        why: A reason, for the message.
+    `names` are those of arguments, such as 'batch_size'; `why` is a reason for the message.
     """
 
     def __init__(self, *names: str, values: Sequence[str] = (), why: str = ''):
-        self.names = names
-        self.values = values
-        self.why = why
+        self.names, self.values, self.why = names, values, why
 
     @property
     def text(self) -> str:
@@ -109,10 +104,6 @@ class Flag:
     @property
     def takes_names(self) -> bool:
         return self.action is NamedValues
-
-    @property
-    def takes_many(self) -> bool:
-        return self.nargs not in (None, '?')
 
     def is_given(self, value: Any) -> bool:
         """Return whether a value is not empty and differs from the default."""

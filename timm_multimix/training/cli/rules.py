@@ -150,7 +150,7 @@ def _losses(args: argparse.Namespace) -> Iterator[str]:
     loss = loss_type(args)
     mixes = mixes_input(args) or args.mixup_mode in MODES
     for name in ('bce_sum', 'bce_target_thresh', 'bce_pos_weight'):
-        if loss != 'bce' and getattr(args, name) not in (None, False):
+        if loss != 'bce' and getattr(args, name) is not None and getattr(args, name) is not False:
             yield f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}'
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
         yield f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}'

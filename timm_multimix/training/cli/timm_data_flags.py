@@ -66,17 +66,14 @@ IMAGES: Group = ('Image parameters', (
     number('--crop-pct', metavar='N', allowed=ABOVE_0, help='share of the image kept in validation'),
     number('--mean', nargs='+', metavar='MEAN', help='pixel mean'),
     number('--std', nargs='+', metavar='STD', help='pixel standard deviation'),
-    text('--interpolation', default='', metavar='NAME', allowed=one_of('', *_INTERPOLATIONS),
-         help='resize interpolation'),
+    text('--interpolation', default='', allowed=one_of('', *_INTERPOLATIONS), help='resize interpolation'),
 ))
 
 AUGMENTATION: Group = ('Augmentation parameters', (
     switch('--no-aug', help='no augmentation'),
     text('--train-crop-mode', allowed=one_of('rrc', 'rkrc', 'rkrr'), help='train crop: rrc, rkrc, rkrr'),
-    number('--scale', nargs='+', default=[0.08, 1.0], metavar='PCT', allowed=LOW_AND_HIGH,
-           help='area of the random crop'),
-    number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], metavar='RATIO', allowed=LOW_AND_HIGH,
-           help='aspect ratio of the random crop'),
+    number('--scale', nargs='+', default=[0.08, 1.0], allowed=LOW_AND_HIGH, help='area of the random crop'),
+    number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], allowed=LOW_AND_HIGH, help='aspect of the random crop'),
     share('--hflip', default=0.5, help='probability of a horizontal flip'),
     share('--vflip', default=0., help='probability of a vertical flip'),
     amount('--color-jitter', default=0.4, metavar='PCT', help='color jitter'),
@@ -114,15 +111,13 @@ SIZES: Group = ('Image size schedule parameters', (
     count('--train-img-sizes', nargs='+', help='image sizes, one drawn for each batch',
           excludes=tuple(map(Given, ('naflex_loader', 'use_multi_epochs_loader', 'aug_splits', 'aug_repeats')))),
     count('--train-batch-sizes', nargs='+', help='batch size for each image size (default: --batch-size)'),
-    number('--train-size-probs', nargs='+', metavar='P', allowed=_PROBABILITIES,
-           help='probability of each image size (default: equal)'),
+    number('--train-size-probs', nargs='+', allowed=_PROBABILITIES, help='probability of each size (default: equal)'),
     text('--train-size-schedule', default='constant', choices=('constant', 'progressive'),
          help='progressive: from the first size to the last over the epochs'),
     amount('--train-size-schedule-spread', default=0.65, help='spread of a progressive schedule, in sizes'),
     share('--train-size-random-mix', default=0.1, help='share of batches of a random size in a progressive schedule'),
     count('--train-batches-per-epoch', '--train-steps-per-epoch', help='batches per epoch'),
-    text('--variable-batch-loss-scale', default='none', choices=_LOSS_SCALES,
-         help='scale the loss by the batch size over --batch-size'),
+    text('--variable-batch-loss-scale', default='none', choices=_LOSS_SCALES, help='weight of a batch by its size'),
 ))
 
 NAFLEX: Group = ('NaFlex parameters', (
@@ -131,13 +126,11 @@ NAFLEX: Group = ('NaFlex parameters', (
                Given('mixup_mode', values=OUR_MODES, why='its batches are not images of one size'),
                *map(Given, ('aug_splits', 'aug_repeats', 'cutmix_minmax', 'split_bn', 'torchscript', 'channels_last',
                             'save_images')))),
-    count('--naflex-train-seq-lens', nargs='+', default=[128, 256, 576, 784, 1024],
-          help='sequence lengths in training'),
+    count('--naflex-train-seq-lens', nargs='+', default=[128, 256, 576, 784, 1024], help='lengths in training'),
     count('--naflex-max-seq-len', default=576, help='sequence length in validation'),
     count('--naflex-patch-sizes', nargs='+', help="patch sizes in training (default: the model's)"),
     amount('--naflex-patch-size-probs', nargs='+', metavar='P', help='probability of each patch size'),
-    text('--naflex-loss-scale', default='linear', choices=_LOSS_SCALES,
-         help='scale the loss by the batch size over --batch-size'),
+    text('--naflex-loss-scale', default='linear', choices=_LOSS_SCALES, help='weight of a batch by its size'),
     switch('--naflex-patchify-channels-first', help='patches with the channels first, as gemma4_vit needs them'),
 ))
 

@@ -20,24 +20,16 @@ _16_BIT_FORMATS = ('PNG', 'PPM', 'JPEG2000')  # in which mode I means 16 bits
 
 
 class BadSample(UsageError):
-    """A sample that cannot be used.
-
-    A loader's worker sends an exception as the text of its whole traceback, of which only the message is kept.
-    """
+    """A sample that cannot be used; a worker sends it as the text of its traceback, of which the message is kept."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())
 
 
 class CheckedImages(ImageDataset):
-    """A map-style dataset of timm or torchvision, which raises an error for a bad image or label.
+    """A map-style dataset of timm or torchvision that raises a `BadSample` for a bad image or label.
 
-    Args:
-        dataset: The dataset that it replaces, whose transforms it takes over.
-        img_mode: PIL mode of the images of torchvision's dataset; None for the mode that they have.
-
-    Raises:
-        BadSample: By `dataset[index]`, if the image cannot be read or its label does not fit.
+    It takes over the transforms of `dataset`. `img_mode` is the PIL mode of torchvision's images; None for their own.
     """
 
     def __init__(self, dataset: Union[ImageDataset, VisionDataset], img_mode: Optional[str] = None):

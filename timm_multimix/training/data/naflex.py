@@ -28,9 +28,8 @@ def create_naflex_loaders(
     if probs and (not sizes or len(sizes) != len(probs)):
         raise UsageError(
             f'--naflex-patch-size-probs must have one value for each of --naflex-patch-sizes ({sizes}), got {probs}')
-    patches: Dict[str, Any] = dict(patch_size=data_config['patch_size'])
-    if sizes:
-        patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
+    choices = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
+    patches: Dict[str, Any] = choices if sizes else dict(patch_size=data_config['patch_size'])
     channels_last = not args.naflex_patchify_channels_first
     shared = dict(shared, channels=data_config['input_size'][0], patchify_channels_last=channels_last)
     mixup_fn = None
