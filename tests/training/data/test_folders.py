@@ -1,4 +1,4 @@
-"""Other files beside the images of a data folder, and sources of data that cannot be read."""
+"""Other files next to the images of a data folder, and sources of data that cannot be read."""
 import logging
 import shutil
 
@@ -52,16 +52,16 @@ BESIDE = {  # a path in the folder of the split, and a part of the message about
     'a hidden folder in a class': ('dog/.cache/3.png', 'that are hidden or no images (1 .cache)'),
     'a resource file': ('dog/._3.png', 'that are hidden or no images (1 ._3.png)'),
     'thumbnails': ('dog/Thumbs.db', 'that are hidden or no images (1 .db)'),
-    'notes beside the classes': ('README.txt', 'that are hidden or no images (1 .txt)'),
+    'notes next to the classes': ('README.txt', 'that are hidden or no images (1 .txt)'),
     'an archive': ('dog.zip', 'that are hidden or no images (1 .zip)'),
     'an empty folder': ('fox/', 'no images in fox, so they do not become classes'),
     'a folder of notes': ('fox/notes.txt', 'no images in fox, so they do not become classes'),
-    'an image beside the classes': ('loose.png', 'must be in the folder of its class, got loose.png'),
+    'an image next to the classes': ('loose.png', 'must be in the folder of its class, got loose.png'),
 }
 
 
 @pytest.mark.parametrize('path, said', BESIDE.values(), ids=BESIDE)
-def test_other_files_beside_the_images_are_reported_and_make_no_class(path, said, data, caplog):
+def test_other_files_next_to_the_images_are_reported_and_make_no_class(path, said, data, caplog):
     target = data / 'train' / path
     (target if path.endswith('/') else target.parent).mkdir(exist_ok=True)
     if not path.endswith('/'):
