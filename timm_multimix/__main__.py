@@ -136,7 +136,7 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         dataset = datasets[bool(kwargs.get('is_training'))] = read_or_refuse(dataset, kwargs.get('input_img_mode'))
         if len(datasets) == 2:
             check_splits(args.train_split, args.val_split, datasets[True], datasets[False])
-        check_folders(split, dataset, args)
+        check_folders(split, dataset, args.class_map, args.input_key)
         return dataset
 
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):

@@ -148,25 +148,18 @@ def test_an_infinite_gradient_of_a_finite_loss_counts_too():
 @pytest.mark.parametrize('check_on_host, after', [(True, 3), (False, 4)])
 def test_too_many_bad_updates_in_a_row_end_the_run(check_on_host, after):
     """On the CPU at once; if the host does not check each step, when it logs the next line."""
-    seen = []
-
-    def watched():
-        for index, batch in enumerate(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11))):
-            seen.append(index)
-            yield batch
-
-    class Loader:
-        def __len__(self):
-            return 12
-
+    class Loader(list):
         def __iter__(self):
-            return watched()
+            for index, batch in enumerate(super().__iter__()):
+                seen.append(index)
+                yield batch
 
+    seen, data = [], Loader(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)))
     with pytest.raises(Diverged, match='3 updates in a row' if check_on_host else '4 updates in a row'):
         interval = '1' if check_on_host else '7'
-        train(Loader(), '--max-bad-steps', '3', '--log-interval', interval, check_on_host=check_on_host)
+        train(data, '--max-bad-steps', '3', '--log-interval', interval, check_on_host=check_on_host)
     assert seen[-1] == 4 + after - 1
-    train(Loader(), '--max-bad-steps', '0')
+    train(data, '--max-bad-steps', '0')
 
 
 def test_fewer_bad_updates_than_the_limit_do_not_end_the_run():

@@ -36,7 +36,7 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
     args, _ = parse_args(argv)
     dataset = create_dataset('', root=str(data), split='train', class_map=args.class_map)
     with caplog.at_level(logging.WARNING, 'train'):
-        check_folders('train', dataset, args)
+        check_folders('train', dataset, args.class_map, args.input_key)
     names = ('owl', 'dog', 'cat') if class_map else ('cat', 'dog', 'owl')
     assert dataset.reader.class_to_idx == {name: index for index, name in enumerate(names)}
     found = [(name, names[label]) for name, label in (
@@ -70,10 +70,10 @@ def test_other_files_next_to_the_images_are_reported_and_make_no_class(path, sai
     dataset = create_dataset('', root=str(data), split='train')
     if 'must be' in said:
         with pytest.raises(UsageError, match=said):
-            check_folders('train', dataset, args)
+            check_folders('train', dataset, args.class_map, args.input_key)
         return
     with caplog.at_level(logging.WARNING, 'train'):
-        check_folders('train', dataset, args)
+        check_folders('train', dataset, args.class_map, args.input_key)
     assert any(said in record.getMessage() for record in caplog.records)
     assert dataset.reader.class_to_idx == {'cat': 0, 'dog': 1, 'owl': 2}
     assert len(dataset) == 24

@@ -24,7 +24,7 @@ def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tu
     dataset_eval = _create_split(args, data_config, args.val_split, is_training=False)
     check_splits(args.train_split, args.val_split, dataset_train, dataset_eval)
     for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
-        check_folders(split, dataset, args)
+        check_folders(split, dataset, args.class_map, args.input_key)
     check_classes(args, data_config['num_classes'], dataset_train, dataset_eval)
     for dataset in (dataset_train, dataset_eval):
         if args.task == 'classification' and hasattr(dataset, 'target_transform'):

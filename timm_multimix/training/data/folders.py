@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 from collections import Counter
-from typing import Callable, Iterable, List
+from typing import Callable, Iterable, List, Optional
 
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
@@ -45,7 +45,7 @@ def check_root(args: argparse.Namespace) -> None:
             raise UsageError(f'{flag} {split}: no such folder in {root}, which has {some(found) or "no folders"}')
 
 
-def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
+def check_folders(split: str, dataset: Dataset, class_map: str, input_key: Optional[str]) -> None:
     """Leave out hidden files and folders, also of a tar file, and warn of everything that is skipped.
 
     Raises:
@@ -60,14 +60,14 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     if not kept:
         raise UsageError(f"{split}: all images in {reader.root} are hidden: their name, or a folder's, starts with '.'")
     if len(kept) < len(files):
-        keep_images(reader, kept, keep_classes=bool(args.class_map))
+        keep_images(reader, kept, keep_classes=bool(class_map))
     paths = [files[index] for index in kept]
     loose, names = sorted(path for path in paths if os.sep not in path), class_indices(reader)
     if loose and ('' in names or '.' in names):
         raise UsageError(
             f'{split}: every image must be in the folder of its class, got {some(loose)} in {reader.root} itself')
     # timm sorts numbers by value and letters without case, so that the order of names that it takes as equal is random
-    if not args.class_map and (ambiguous := _alike(names, lambda name: repr(natural_key(name)))):
+    if not class_map and (ambiguous := _alike(names, lambda name: repr(natural_key(name)))):
         raise UsageError(
             f'{split}: names of classes must differ in more than case and leading zeros, which sorting ignores, got '
             f'{some(ambiguous)}')
@@ -80,9 +80,9 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
                  for folder, _, files in os.walk(reader.root, followlinks=True) for file in files]
         unused = {entry.name for entry in os.scandir(reader.root) if entry.is_dir() and not _hidden_part(entry.name)}
         if unused := sorted(unused - {folder.split(os.sep)[0] for folder in folders}):
-            why = f'or not in --class-map {args.class_map}' if args.class_map else 'so they do not become classes'
+            why = f'or not in --class-map {class_map}' if class_map else 'so they do not become classes'
             _logger.warning(f'{split}: no images in {some(unused)}, {why}.')
-    extensions = [extension.lower() for extension in (args.input_key or '').split(';') if extension]
+    extensions = [extension.lower() for extension in (input_key or '').split(';') if extension]
     _warn_skipped_files(split, reader.root, files, extensions or get_img_extensions(as_set=True))
 
 

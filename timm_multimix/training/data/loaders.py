@@ -65,12 +65,23 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         loaders = create_naflex_loaders(args, data_config, runtime, datasets, training, validation, shared)
     else:
         shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
+        sizes = {} if not args.train_img_sizes else dict(
+            input_size_choices=args.train_img_sizes,
+            batch_size_choices=args.train_batch_sizes,
+            batch_choice_weights=args.train_size_probs,
+            batch_choice_seed=args.seed,
+            batch_choice_schedule=args.train_size_schedule,
+            batch_schedule_epochs=args.epochs,
+            batch_schedule_spread=args.train_size_schedule_spread,
+            batch_schedule_random_mix=args.train_size_random_mix,
+            num_batches=args.train_batches_per_epoch,
+        )
         loader_train = create_loader(
             datasets[0],
             num_aug_repeats=args.aug_repeats,
             num_aug_splits=args.aug_splits,
             collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
-            **_size_schedule(args),
+            **sizes,
             **training,
             **shared,
         )
@@ -98,22 +109,6 @@ def check_not_empty(loader: Any, batch_size: int) -> None:
     if len(loader) == 0:
         num_images = -(-len(loader.dataset) // num_processes())
         raise UsageError(f'--batch-size must be at most the {num_images} training images per process, got {batch_size}')
-
-
-def _size_schedule(args: argparse.Namespace) -> Dict[str, Any]:
-    if not args.train_img_sizes:
-        return {}
-    return dict(
-        input_size_choices=args.train_img_sizes,
-        batch_size_choices=args.train_batch_sizes,
-        batch_choice_weights=args.train_size_probs,
-        batch_choice_seed=args.seed,
-        batch_choice_schedule=args.train_size_schedule,
-        batch_schedule_epochs=args.epochs,
-        batch_schedule_spread=args.train_size_schedule_spread,
-        batch_schedule_random_mix=args.train_size_random_mix,
-        num_batches=args.train_batches_per_epoch,
-    )
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
