@@ -60,7 +60,7 @@ def test_images_per_second_count_an_image_once(flags, caplog):
         assert train_timm.main([*flags, *FLAGS, '--epochs', '1']) == 0
     times = re.findall(r'Time: ([\d.]+)s, +([\d.]+)/s', caplog.text)
     assert len(times) == 3
-    assert all(float(seconds) * float(speed) == pytest.approx(8, rel=0.1) for seconds, speed in times)
+    assert all(5. < float(seconds) * float(speed) < 12. for seconds, speed in times), '8 after rounding, not 16'
 
 
 def test_flags_become_arguments(flags, inputs):
