@@ -145,10 +145,10 @@ def test_the_strength_continues_where_it_was(at, six_batches, tmp_path, steps, m
     steps.terminate_at = 24 + at
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     within, = (tmp_path / 'parts').glob('recovery-*')
-    stopped = read(within)['task_state']['strength._extra_state']
+    stopped = read(within)['task_state']['strength']
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
     parts, whole = (
-        read(tmp_path / name / 'last.pth.tar')['task_state']['strength._extra_state'] for name in ('parts', 'whole'))
+        read(tmp_path / name / 'last.pth.tar')['task_state']['strength'] for name in ('parts', 'whole'))
     assert parts == whole != stopped and 0. < stopped['accuracy'] < 1. and 0. < whole['value']
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
