@@ -73,7 +73,7 @@ KINDS = [  # together these reach almost every flag
      'num_heads=2', '--naflex-loader', '--naflex-train-seq-lens', '4', '--naflex-max-seq-len', '4'],
     [*SIZE, '--mixup-mode', 'mixupe'],
 ]
-NOT_BY_NAME = {'config', 'local_rank', 'crop_pct', 'interpolation', 'mean', 'std'}  # read to parse, or by timm in a dictionary
+NOT_BY_NAME = {'config', 'local_rank', 'crop_pct', 'interpolation', 'mean', 'std'}  # read by parser or timm
 OF_OTHER_RUNS = {  # with several processes, resumed, with several labels, compiled
     'no_ddp_bb', 'sync_bn', 'dist_bn', 'no_resume_opt', 'target_format', 'torchcompile_mode'}
 
