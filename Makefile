@@ -39,7 +39,7 @@ WITH_OLDER_TIMM := $(addprefix tests/,properties/test_properties.py test_drop_in
 	test_functional.py test_head.py test_loss.py test_picture.py test_rows.py test_sampling.py)
 $(LOWEST)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
-	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
+	sed -n 's/^ *\([a-z-]*\)>=\([0-9.]*\)\(,.*\)*$$/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps --target $(LOWEST)/older timm==$(OLDER_TIMM)
 	touch $@

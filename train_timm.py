@@ -4,6 +4,7 @@
     python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
     torchrun --nproc_per_node=8 train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix --amp
 """
+import argparse
 import logging
 import sys
 from typing import List, Optional
@@ -17,29 +18,21 @@ from timm_multimix.distributed import has_process_group
 from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume
-from timm_multimix.training.cli.multimix import resolved_text
-from timm_multimix.training.cli.parser import parse_args, scaled_learning_rate
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.classes import class_names
 from timm_multimix.training.data.folders import check_root
 from timm_multimix.training.data.loaders import create_loaders, set_epoch
+from timm_multimix.training.diagnostics import chance_level, warn_if_at_chance, warn_if_averages_lag
 from timm_multimix.training.errors import INTERRUPTED, TERMINATED, exit_code
 from timm_multimix.training.evaluate import share_statistics, validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output
+from timm_multimix.training.records import check_installed
 from timm_multimix.training.runtime import agree_to_start, create_runtime, seed_epoch
-from timm_multimix.training.schedule import Schedule
+from timm_multimix.training.schedule import Schedule, scaled_learning_rate
 from timm_multimix.training.stopping import Stopped
-from timm_multimix.training.task import (
-    chance_level,
-    create_task,
-    end_mixing,
-    optimized_module,
-    prepare_mixing,
-    warn_if_at_chance,
-    warn_if_averages_lag,
-)
-from timm_multimix.training.tracking import check_installed
+from timm_multimix.training.task import create_task, end_mixing, optimized_module, prepare_mixing
 
 _logger = logging.getLogger('train')
 
@@ -50,17 +43,17 @@ def main(argv: Optional[List[str]] = None) -> int:
     A user's mistake gives exit code 2 and one line that says what is wrong; a run that cannot continue gives exit code
     1 and one line. Any other error keeps its traceback. Ctrl-C gives 130 and SIGTERM 143, as in a shell.
     """
-    args, args_text = parse_args(argv)
+    args, _ = parse_args(argv)
     if not logging.root.handlers:
         setup_default_logging()
     try:
-        return exit_code('train_timm.py', lambda: run(args, args_text))
+        return exit_code('train_timm.py', lambda: run(args))
     finally:
         if has_process_group():
             torch.distributed.destroy_process_group()
 
 
-def run(args, args_text: str) -> int:
+def run(args: argparse.Namespace) -> int:
     """Train, and return the exit code of a run that met no error."""
     # device, data, model and task
     runtime = create_runtime(args)
@@ -82,26 +75,17 @@ def run(args, args_text: str) -> int:
             errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
         )
         if args.model_ema:
-            task.setup_ema(
-                decay=args.model_ema_decay,
-                use_warmup=args.model_ema_warmup,
-                device='cpu' if args.model_ema_force_cpu else None,
-            )
+            device = 'cpu' if args.model_ema_force_cpu else None
+            task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
         resumed = resume(checkpoint, args, task, optimizer, runtime)
     prepare_mixing(task, loader_train, data_config)
     if args.torchcompile:
-        call_library(
-            f'--torchcompile {args.torchcompile}',
-            task.compile,
-            backend=args.torchcompile,
-            mode=args.torchcompile_mode,
-            errors=(*REJECTIONS, RuntimeError),
-        )
+        errors = *REJECTIONS, RuntimeError
+        what = f'--torchcompile {args.torchcompile}'
+        call_library(what, task.compile, backend=args.torchcompile, mode=args.torchcompile_mode, errors=errors)
     if runtime.distributed:
-        task.prepare_distributed(
-            device_ids=[runtime.device] if runtime.device.type == 'cuda' else None,
-            broadcast_buffers=not args.no_ddp_bb,
-        )
+        device_ids = [runtime.device] if runtime.device.type == 'cuda' else None
+        task.prepare_distributed(device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb)
     schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
     bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
     training = Training(args, runtime, task, optimizer, schedule, bad_steps, mixup_fn)
@@ -113,20 +97,13 @@ def run(args, args_text: str) -> int:
     output = None
     with agree_to_start(runtime):
         if runtime.primary:
-            image_size = data_config['input_size'][-1]
-            output = call_library(
-                f'--output {args.output}',
-                Output,
-                training,
-                resolved_text(args_text, task),
-                image_size,
-                class_names(loader_train.dataset),
-                start_epoch,
-                checkpoint,
-                errors=OSError,
-            )
+            names, image_size = class_names(loader_train.dataset), data_config['input_size'][-1]
+            where = training, image_size, names, start_epoch, checkpoint
+            output = call_library(f'--output {args.output}', Output, *where, errors=OSError)
             _logger.info(f'Scheduled epochs: {schedule.num_epochs}. Output folder: {output.folder}')
-    recovery = Recovery(args, runtime, resumed.position, output and output.saver)
+    recovery = Recovery(
+        runtime, resumed.position, output and output.saver, interval=args.recovery_interval,
+        accum_steps=args.grad_accum_steps, batch_size=args.batch_size)
 
     # epochs
     schedule.begin(
@@ -142,7 +119,7 @@ def run(args, args_text: str) -> int:
     try:
         with recovery.stop:
             for epoch in range(start_epoch, end_epoch):
-                seed_epoch(args, runtime, epoch)
+                seed_epoch(args.seed, runtime, epoch)
                 set_epoch(loader_train, epoch)
                 if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
                     end_mixing(task, mixup_fn)
@@ -155,11 +132,10 @@ def run(args, args_text: str) -> int:
                 eval_metrics = None
                 if is_due or epoch + 1 == end_epoch:
                     eval_metrics = validate_all(training, loader_eval, recovery)
-                metric = eval_metrics[args.eval_metric] if is_due else None
                 rate = schedule.mean_rate()
                 # before the checkpoint, so that it holds the state for the next epoch; a validation that is only due to
                 # --stop-epoch does not count
-                schedule.step(epoch + 1, metric)
+                schedule.step(epoch + 1, eval_metrics[args.eval_metric] if is_due else None)
                 if output is not None:
                     output.add_epoch(epoch, train_metrics, eval_metrics, rate)
                 recovery.after_epoch()

@@ -11,6 +11,8 @@ import timm
 import timm.task
 import torch
 from PIL import Image
+from timm.optim import create_optimizer_v2
+from timm.utils import CheckpointSaver
 
 from tests.support.command_line import SCRIPT
 from timm_multimix.__main__ import main
@@ -107,10 +109,7 @@ def test_a_compiled_task_trains(run):
 
 @pytest.mark.parametrize('flags, message', [
     ([], "--mixup-mode must be one of multimix, dense-multimix here, got 'batch'"),
-    (['--mixup-mode', 'multimix', '--multimix-attention', 'cam'], '--multimix-attention needs --mixup-mode dense'),
-    (['--mixup-mode', 'multimix', '--naflex-loader'], '--naflex-loader does not go with --mixup-mode multimix'),
     (['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9'], 'needs --multimix-single-view here'),
-    (['--mixup-mode', 'multimix', '--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode'),
 ])
 def test_mistakes_are_reported_before_the_script_starts(flags, message, run, capsys):
     assert run(*flags, code=2) is None
@@ -185,6 +184,14 @@ def test_images_are_read_as_in_train_timm(run, folder_of_noise, capsys):
         run(*flags, '--workers', workers, code=2)
         error = capsys.readouterr().err
         assert f'timm_multimix: error: {broken}{os.sep}' in error and ' cannot be read: ' in error
+
+
+def test_a_run_that_resumes_with_another_lr_uses_it(run, tmp_path):
+    model = timm.create_model('test_resnet', num_classes=3)
+    optimizer = create_optimizer_v2(model, 'sgd', lr=0.5, weight_decay=2e-5, momentum=0.9)
+    CheckpointSaver(model, optimizer, checkpoint_dir=str(tmp_path)).save_checkpoint(0)
+    flags = ['--mixup-mode', 'multimix', '--resume', str(tmp_path / 'last.pth.tar'), '--epochs', '1']
+    assert {step['lr'] for step in run(*flags, '--lr', '0.02')['steps']} == {0.02}
 
 
 def test_the_output_folder_of_the_script_gets_the_names_of_the_classes(run, tmp_path):

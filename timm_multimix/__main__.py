@@ -9,26 +9,19 @@ gets all other flags.
 import argparse
 import logging
 import os
+import pkgutil
 import runpy
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
-import timm
-import timm.data
-import timm.models
-import timm.optim
-import timm.scheduler
-import timm.task
-import timm.utils
-
-from .checks import REJECTIONS, UsageError, call_library
+from .checks import UsageError, call_library
 from .head import MODES
 from .tasks.multimix import MultiMixTask
-from .training.checkpoints.resume import check_resumed, restore
+from .training.checkpoints.resume import check_resumed, restore, state_only
 from .training.cli.config import read_defaults
 from .training.cli.flag import Parser
 from .training.cli.multimix import multimix_kwargs, needs_two_views
@@ -39,13 +32,10 @@ from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
 from .training.data.folders import check_folders, check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
-from .training.model import create_by_name, load_initial, model_flags, read_checkpoint
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
 _HELP = dict(prog='timm_multimix', usage='python -m timm_multimix PATH/train.py ARGS', description=__doc__)
-_TASKS = ('ClassificationTask', 'MultiLabelClassificationTask')
-_OTHER_TASKS = ('LogitDistillationTask', 'FeatureDistillationTask', 'TokenDistillationTask')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -64,11 +54,15 @@ def _run(script: str, argv: List[str]) -> None:
         raise UsageError(
             f'{script} must train a timm.task.ClassificationTask, as timm\'s train.py does from version 1.0.23 on')
     args, rest = _split_arguments(argv)
-    with (
-        mock.patch.object(sys, 'argv', [script, *rest]),
-        mock.patch.object(sys, 'path', [os.path.dirname(path), *sys.path]),  # as python does for a script
-        _plugged_in(args) as tasks,
-    ):
+    tasks: List[MultiMixTask] = []
+    patches = {
+        'sys.argv': [script, *rest],
+        'sys.path': [os.path.dirname(path), *sys.path],  # as python does for a script
+        **_patches(args, tasks),
+    }
+    with ExitStack() as stack:
+        for name, replacement in patches.items():
+            stack.enter_context(mock.patch(name, replacement))
         runpy.run_path(path, run_name='__main__')
     if not tasks:
         raise UsageError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
@@ -88,7 +82,7 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     if args.cutmix_minmax is not None and args.config:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     _, rest = _taken_parser().parse_known_args(argv)
-    # explicit, as the script may read other values from the same --config
+    # explicit, because the script may read other values from the same --config
     not_mixed = ['--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
     return args, [*rest, *not_mixed, '--smoothing', f'{args.smoothing:g}']
 
@@ -101,36 +95,32 @@ def _taken_parser() -> Parser:
     return create_parser(groups=[group for group in groups if group[1]], allow_abbrev=False, **_HELP)
 
 
-@contextmanager
-def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
-    """Patch timm to build our task and to word errors as train_timm.py does; yield the list of tasks that it builds."""
-    tasks: List[MultiMixTask] = []
+def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, Any]:
+    """Return what replaces which part of timm, to train a MultiMixTask on checked data; add the tasks to `tasks`."""
     datasets: Dict[bool, Any] = {}  # keyed by is_training
-    optimizers: List[str] = []
+    size = args.input_size or (args.img_size and (args.in_chans or 3, args.img_size, args.img_size))  # or the model's
 
     class PluggedTask(MultiMixTask):
         """A MultiMixTask with the arguments of timm's task; a class, so that isinstance works in the script."""
+        num_batches = 0
 
         def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
+            if True in datasets and hasattr(model, 'num_classes'):
+                check_classes(args, model.num_classes, datasets[True], datasets.get(False))
             kwargs.pop('threshold', None)
-            super().__init__(
-                model,
-                criterion,
-                {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'} or None,
-                **multimix_kwargs(args),
-                **({'input_size': _input_size(args)} if args.mixup_mode == 'dense-multimix' else {}),
-                **kwargs,
-            )
+            kwargs.update(multimix_kwargs(args))
+            if args.mixup_mode == 'dense-multimix':
+                kwargs['input_size'] = size and tuple(size)
+            of_criterion = {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'}
+            super().__init__(model, criterion, of_criterion or None, **kwargs)
             tasks.append(self)
-            _check_classes(args, tasks, datasets)
-            self.num_batches = 0
 
         def forward(self, input, target):
             if self.teacher is not None and not self.teacher.moved:
                 if self.num_batches > args.grad_accum_steps:
                     raise UsageError(
-                        f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; '
-                        f'got {self.num_batches} batches without a call')
+                        f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; got '
+                        f'{self.num_batches} batches without a call')
                 self.num_batches += 1
             return super().forward(input, target)
 
@@ -144,12 +134,10 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
         split = kwargs.get('split', 'a')
         what = f'{split} split of {args.dataset or args.data_dir or args.data}'
         dataset = call_library(what, original, *positional, **kwargs, errors=DATASET_ERRORS)
-        dataset = read_or_refuse(dataset, kwargs.get('input_img_mode'))
-        datasets[bool(kwargs.get('is_training'))] = dataset
+        dataset = datasets[bool(kwargs.get('is_training'))] = read_or_refuse(dataset, kwargs.get('input_img_mode'))
         if len(datasets) == 2:
-            check_splits(args, datasets[True], datasets[False])
-        check_folders(split, dataset, args)
-        _check_classes(args, tasks, datasets)
+            check_splits(args.train_split, args.val_split, datasets[True], datasets[False])
+        check_folders(split, dataset, args.class_map, args.input_key)
         return dataset
 
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):
@@ -158,28 +146,17 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
             check_not_empty(loader, args.batch_size)
         return loader
 
-    def create_model(original: Callable, *positional: Any, checkpoint_path: str = '', **kwargs: Any):
-        if args.pretrained_path:
-            read_checkpoint('--pretrained-path', args.pretrained_path)
-        model = create_by_name(model_flags(args), args.model, original, *positional, **kwargs)
-        if checkpoint_path:
-            load_initial(model, checkpoint_path)
-        return model
-
-    def create_optimizer_v2(original: Callable, of: Any, opt: str = 'sgd', *positional: Any, **kwargs: Any):
-        optimizers.append(opt)  # the script's default may differ from that of our --opt
-        errors = Exception if args.opt_kwargs or args.opt_betas else REJECTIONS
-        return call_library(f'--opt {args.opt}', original, of, opt, *positional, **kwargs, errors=errors)
-
-    def resume(original: Callable, of: Any, path: str, *positional: Any, **kwargs: Any):
-        check_resumed(path, None if args.no_resume_opt or not optimizers else optimizers[-1])
-        return restore(path, original, of, path, *positional, **kwargs)
+    def resume(original: Callable, of: Any, path: str, optimizer: Any = None, *positional: Any, **kwargs: Any):
+        check_resumed(path, None if args.no_resume_opt else args.opt)
+        return restore(path, original, of, path, optimizer and state_only(optimizer), *positional, **kwargs)
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
-        scheduler, epochs = call_library(f'--sched {args.sched}', original, *positional, **kwargs)
-        updates_per_epoch = kwargs.get('updates_per_epoch')
-        if args.multimix_strength == 'auto' or args.mixup_off_epoch:
-            _follow_epochs(scheduler, updates_per_epoch, tasks, args.mixup_off_epoch)
+        scheduler, epochs = original(*positional, **kwargs)
+        if scheduler is not None:
+            _follow(scheduler, 'step', 1, tasks, args.mixup_off_epoch)
+            _follow(scheduler, 'step_update', kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
+        elif args.mixup_off_epoch:
+            raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
         return scheduler, epochs
 
     def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
@@ -188,69 +165,35 @@ def _plugged_in(args: argparse.Namespace) -> Iterator[List[MultiMixTask]]:
             write_classes(folder, class_names(datasets[True]))
         return folder
 
-    prepare_augmentation(args)
-    wrapped = [
-        (timm.data, 'create_dataset', create_dataset),
-        (timm.data, 'create_loader', create_loader),
-        (timm, 'create_model', create_model),
-        (timm.models, 'create_model', create_model),
-        (timm.optim, 'create_optimizer_v2', create_optimizer_v2),
-        (timm.scheduler, 'create_scheduler_v2', create_scheduler_v2),
-        (timm.task, 'resume_task_checkpoint', resume),
-        (timm.models, 'resume_checkpoint', resume),
-        (timm.utils, 'get_outdir', partial(call_library, f'--output {args.output}', get_outdir)),
-        (timm.utils, 'init_distributed_device', partial(
-            call_library, f'--device {args.device}', errors=(*REJECTIONS, RuntimeError))),
-    ]
-    replaced = [
-        *((timm.task, name, PluggedTask) for name in _TASKS),
-        *((timm.task, name, refuse) for name in _OTHER_TASKS),
-        (argparse.ArgumentParser, 'error', Parser.error),  # one line from the script's own parser too
-        *((module, name, partial(wrapper, getattr(module, name))) for module, name, wrapper in wrapped),
-    ]
-    with ExitStack() as stack:
-        for module, name, replacement in replaced:
-            stack.enter_context(mock.patch.object(module, name, replacement))
-        yield tasks
+    prepare_augmentation(args.aa)
+    wrapped = {
+        'timm.data.create_dataset': create_dataset,
+        'timm.data.create_loader': create_loader,
+        'timm.scheduler.create_scheduler_v2': create_scheduler_v2,
+        'timm.task.resume_task_checkpoint': resume,
+        'timm.models.resume_checkpoint': resume,
+        'timm.utils.get_outdir': get_outdir,
+    }
+    return {
+        **{f'timm.task.{name}ClassificationTask': PluggedTask for name in ('', 'MultiLabel')},
+        **{f'timm.task.{name}DistillationTask': refuse for name in ('Logit', 'Feature', 'Token')},
+        **{name: partial(wrapper, pkgutil.resolve_name(name)) for name, wrapper in wrapped.items()},
+    }
 
 
-def _follow_epochs(scheduler: Any, updates_per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
+def _follow(scheduler: Any, name: str, per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
     """Hook into the scheduler, the only object told of every epoch: end mixing at `off_epoch` (0: never), and log."""
-    if scheduler is None:
-        if not off_epoch:
-            return
-        raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
-    step, step_update = scheduler.step, scheduler.step_update
+    original = getattr(scheduler, name)
 
-    def stepped(epoch: int, *positional: Any, **kwargs: Any):
-        for task in tasks:
-            task.mixup_enabled = not off_epoch or epoch < off_epoch
-            for name, value in task.input_mixing.metrics().items():
-                if task.verbose:  # on one process only
-                    _logger.info(f'Before epoch {epoch}: {name} {value:.3f}')
-        return step(epoch, *positional, **kwargs)
+    def step(count: int, *positional: Any, **kwargs: Any):
+        for task in tasks if per_epoch else ():
+            task.mixup_enabled = not off_epoch or count // per_epoch < off_epoch
+            if task.verbose and name == 'step':  # on one process only
+                for metric, value in task.input_mixing.metrics().items():
+                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
+        return original(count, *positional, **kwargs)
 
-    def step_updated(num_updates: int, *positional: Any, **kwargs: Any):
-        if updates_per_epoch and off_epoch:
-            for task in tasks:
-                task.mixup_enabled = num_updates // updates_per_epoch < off_epoch
-        return step_update(num_updates, *positional, **kwargs)
-
-    scheduler.step, scheduler.step_update = stepped, step_updated
-
-
-def _check_classes(args: argparse.Namespace, tasks: List[MultiMixTask], datasets: Dict[bool, Any]) -> None:
-    """Check the classes of the data against those of the model as soon as both exist."""
-    num_classes = getattr(tasks[-1].get_eval_model(), 'num_classes', None) if tasks else None
-    if num_classes is not None and True in datasets:
-        check_classes(args, num_classes, datasets[True], datasets.get(False))
-
-
-def _input_size(args: argparse.Namespace) -> Optional[Tuple[int, int, int]]:
-    """Return the input size that the flags give; None for the model's own."""
-    if args.input_size:
-        return tuple(args.input_size)
-    return None if args.img_size is None else (args.in_chans or 3, args.img_size, args.img_size)
+    setattr(scheduler, name, step)
 
 
 if __name__ == '__main__':

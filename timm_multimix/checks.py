@@ -113,8 +113,8 @@ def check_several_classes(name: str, num_classes: int, instead: str) -> None:
     """Refuse a single class, for which cross-entropy has nothing to learn."""
     if num_classes == 1:
         raise UsageError(
-            f'{name} must be >= 2 under cross-entropy, got 1, whose probability is always 1; for one class use binary '
-            f'cross-entropy: {instead}')
+            f'{name}: cross-entropy needs at least 2 classes (the probability of a single class is always 1), got 1; '
+            f'for one class use binary cross-entropy: {instead}')
 
 
 def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> None:

@@ -5,9 +5,9 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn as nn
-from torch.nn.parallel import DistributedDataParallel
 
 from . import functional
+from ._timm_compat import in_ddp_forward
 from .checks import UsageError, check_choice, check_target, take_arguments
 from .distributed import num_processes
 from .embeddings import DenseEmbeddings, SplitForward, check_classifier
@@ -223,8 +223,7 @@ def _check_gradients_are_averaged(model: nn.Module) -> None:
     """
     if torch.compiler.is_compiling() or num_processes() == 1 or not torch.is_grad_enabled():
         return
-    is_seen = DistributedDataParallel._get_active_ddp_module() is not None
-    if not is_seen and all(type(parameter) is nn.Parameter for parameter in model.parameters()):
+    if not in_ddp_forward() and all(type(parameter) is nn.Parameter for parameter in model.parameters()):
         raise UsageError(
             'the head must run inside the forward of the module that DistributedDataParallel wraps, or gradients are '
             'not averaged over the processes; or use MultiMixTask with prepare_distributed()')

@@ -5,6 +5,7 @@ from typing import Optional, Union
 import numpy as np
 import torch
 
+from ._timm_compat import standard_gamma
 from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
 
 CONCENTRATIONS = ('example', 'total')
@@ -64,7 +65,7 @@ def sample_dirichlet(
         alpha = alpha / length
     alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; keeps it finite
     if device.type != 'cpu':
-        gamma = torch._standard_gamma(
+        gamma = standard_gamma(
             (alpha + 1.).to(device=device, dtype=work_dtype).expand(*shape, length).contiguous(), generator=generator)
         weights = _from_gammas(gamma, torch.empty_like(gamma).exponential_(generator=generator), alpha)
     else:

@@ -268,7 +268,7 @@ def test_dense_needs_a_timm_model(model):
     assert 'forward' not in vars(model), 'a refused model stays as it was'
 
 
-ONE = 'must be >= 2 under cross-entropy, got 1'
+ONE = 'cross-entropy needs at least 2 classes (the probability of a single class is always 1), got 1'
 
 
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])

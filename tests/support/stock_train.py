@@ -37,6 +37,7 @@ parser.add_argument('--epochs', type=int, default=2)
 parser.add_argument('--start-epoch', type=int, default=0)
 parser.add_argument('--batch-size', type=int, default=8)
 parser.add_argument('--opt', default='sgd')
+parser.add_argument('--lr', type=float, default=0.01)
 parser.add_argument('--sched', default='cosine')
 parser.add_argument('--mixup', type=float, default=0.)
 parser.add_argument('--cutmix', type=float, default=0.)
@@ -71,7 +72,7 @@ def main():
     loader = create_loader(
         dataset, tuple(args.input_size), args.batch_size, is_training=True, auto_augment=args.aa,
         num_workers=args.workers, collate_fn=collate_fn, device=device)
-    optimizer = create_optimizer_v2(model, args.opt, lr=0.01, weight_decay=2e-5)
+    optimizer = create_optimizer_v2(model, args.opt, lr=args.lr, weight_decay=2e-5)
     if args.kd_model_name:
         LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(args.smoothing)
@@ -99,7 +100,7 @@ def main():
                 task.update_ema(step=len(steps) + 1)
             steps.append(dict(
                 epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item(),
-                spread=input.std().item()))
+                spread=input.std().item(), lr=optimizer.param_groups[0]['lr']))
         scheduler.step(epoch + 1, None)
     with open(args.record, 'w') as file:
         json.dump(dict(task=type(built).__name__, keys=sorted(model.state_dict()), steps=steps), file)

@@ -16,16 +16,16 @@ from timm_multimix.training import loop
 
 
 def main(path, stop_at, *flags):
-    tasks, seen, forward_backward = [], [], loop._forward_backward
+    tasks, seen, train_step = [], [], loop.train_step
 
     def watched(training, *args):
         tasks[:] = [training.task]
         if len(seen) == int(stop_at):
             os.kill(os.getpid(), signal.SIGTERM)
         seen.append(training)
-        return forward_backward(training, *args)
+        return train_step(training, *args)
 
-    loop._forward_backward = watched
+    loop.train_step = watched
     strength.NOT_FITTED, strength.FITTED = 0.01, 0.2  # so few batches reach no higher accuracy
     code = train_timm.main(list(flags))
     digest = hashlib.sha256()

@@ -1,7 +1,12 @@
 """Fixtures for runs that take a second."""
+import os
+import signal
+import types
+
 import pytest
 
 import train_timm
+from timm_multimix.training import loop
 
 
 @pytest.fixture
@@ -21,6 +26,31 @@ def epochs_run(monkeypatch):
 
     monkeypatch.setattr(train_timm, 'train_one_epoch', watched)
     return epochs
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The batches trained, over all runs. SIGTERM is sent in batch `terminate_at`; `before(input)` is called first."""
+    class Steps(list):
+        terminate_at = None
+
+        def before(self, input):
+            """To be replaced."""
+
+    steps, train_step = Steps(), loop.train_step
+
+    def watched(training, input, target, scale, need_update):
+        rate = training.optimizer.param_groups[0]['lr']
+        if steps.terminate_at == len(steps):
+            os.kill(os.getpid(), signal.SIGTERM)
+        steps.before(input)
+        result = train_step(training, input, target, scale, need_update)
+        steps.append(types.SimpleNamespace(
+            task=training.task, input=input, target=target, scale=scale, rate=rate, result=result))
+        return result
+
+    monkeypatch.setattr(loop, 'train_step', watched)
+    return steps
 
 
 @pytest.fixture

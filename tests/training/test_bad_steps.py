@@ -33,7 +33,7 @@ def batches(count, bad=()):
     return result
 
 
-def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw', **opt_kwargs):
+def train(data, *more, check_on_host=True, teacher=False, scaler=False, opt='adamw', **opt_kwargs):
     args, _ = parse_args([*FLAGS, *more])
     runtime = create_runtime(args)
     if scaler:  # meant for float16, though here it scales float32
@@ -47,9 +47,9 @@ def train(data, *more, host_sees=True, teacher=False, scaler=False, opt='adamw',
         task = ClassificationTask(model, verbose=False)
         task.setup_ema(decay=0.9)
     bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
-    bad_steps.host_sees = host_sees
+    bad_steps.check_on_host = check_on_host
     training = loop.Training(args, runtime, task, optimizer, Schedule(args, optimizer, len(data)), bad_steps)
-    metrics = loop.train_one_epoch(0, training, data, Recovery(args, runtime))
+    metrics = loop.train_one_epoch(0, training, data, Recovery(runtime))
     return copy.deepcopy(
         dict(model=model.state_dict(), ema=task.get_trainable_module(ema=True).state_dict(),
              optimizer=optimizer.state_dict()['state'])), metrics
@@ -80,10 +80,10 @@ def test_bad_batches_leave_no_trace(bad, caplog):
 
 
 @pytest.mark.parametrize('clip', [[], ['--clip-grad', '1']], ids=str)
-@pytest.mark.parametrize('host_sees', [True, False])
-def test_the_loss_scaler_skips_bad_updates_and_they_are_counted(host_sees, clip, caplog):
+@pytest.mark.parametrize('check_on_host', [True, False])
+def test_the_loss_scaler_skips_bad_updates_and_they_are_counted(check_on_host, clip, caplog):
     data = batches(4, (1, 2))
-    state, metrics = train(data, *clip, scaler=True, host_sees=host_sees)
+    state, metrics = train(data, *clip, scaler=True, check_on_host=check_on_host)
     expected, expected_metrics = train([data[0], data[3]], *clip, scaler=True)
     assert_same(state['model'], expected['model'])
     assert_same(state['optimizer'], expected['optimizer'])
@@ -92,14 +92,14 @@ def test_the_loss_scaler_skips_bad_updates_and_they_are_counted(host_sees, clip,
     assert any('2 in all' in record.message for record in caplog.records)
 
 
-@pytest.mark.parametrize('host_sees', [True, False])
-def test_bad_batches_leave_no_trace_in_the_teacher(host_sees):
+@pytest.mark.parametrize('check_on_host', [True, False])
+def test_bad_batches_leave_no_trace_in_the_teacher(check_on_host):
     """If the host does not see the bad batch, the teacher takes one more step towards the model, which did not move."""
-    data, options = batches(4, (3,)), dict(teacher=True, host_sees=host_sees, opt='momentum', momentum=0.)
+    data, options = batches(4, (3,)), dict(teacher=True, check_on_host=check_on_host, opt='momentum', momentum=0.)
     state, expected = (train(part, **options)[0] for part in (data, data[:3]))  # the last: tuples take random numbers
     assert_same(state['model'], expected['model'])
     for name, value in expected['ema'].items():
-        if not host_sees and value.is_floating_point():
+        if not check_on_host and value.is_floating_point():
             value = value.lerp(state['model'][name.removeprefix('module.')], 0.1)
         torch.testing.assert_close(state['ema'][name], value)
 
@@ -115,9 +115,9 @@ def test_one_bad_batch_spoils_the_update_that_it_is_part_of():
 def test_if_the_host_does_not_check_a_bad_update_has_a_zero_gradient(clip):
     """So it is on a GPU. Plain SGD does not move at a gradient of zero, so here it equals no step."""
     data = batches(4, (1, 2))
-    state, metrics = train(data, *clip, host_sees=False, opt='momentum', momentum=0., weight_decay=0.)
+    state, metrics = train(data, *clip, check_on_host=False, opt='momentum', momentum=0., weight_decay=0.)
     expected, expected_metrics = train(
-        [data[0], data[3]], *clip, host_sees=True, opt='momentum', momentum=0., weight_decay=0.)
+        [data[0], data[3]], *clip, check_on_host=True, opt='momentum', momentum=0., weight_decay=0.)
     assert_same(state['model'], expected['model'])
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     assert all(torch.isfinite(value).all() for value in state['ema'].values())
@@ -125,7 +125,7 @@ def test_if_the_host_does_not_check_a_bad_update_has_a_zero_gradient(clip):
 
 def test_checking_good_updates_changes_nothing():
     data = batches(3)
-    assert_same(train(data, host_sees=False)[0], train(data, host_sees=True)[0])
+    assert_same(train(data, check_on_host=False)[0], train(data, check_on_host=True)[0])
 
 
 def test_an_infinite_gradient_of_a_finite_loss_counts_too():
@@ -136,53 +136,38 @@ def test_an_infinite_gradient_of_a_finite_loss_counts_too():
     for value in (float('inf'), -float('inf'), float('nan')):
         model.weight.grad, model.bias.grad = torch.ones(2, 2), torch.tensor([0., value])
         bad_steps.begin()
-        assert not bad_steps.judge() and not bad_steps.end()
-        bad_steps.host_sees = False
-        assert bad_steps.judge() and bad_steps.end()
+        assert not bad_steps.check_gradients() and not bad_steps.end()
+        bad_steps.check_on_host = False
+        assert bad_steps.check_gradients() and bad_steps.end()
         assert not model.weight.grad.any() and not model.bias.grad.any()
         optimizer.step()
-        bad_steps.host_sees = True
+        bad_steps.check_on_host = True
     assert_same(model.state_dict(), before)
 
 
-@pytest.mark.parametrize('host_sees, after', [(True, 3), (False, 4)])
-def test_too_many_bad_updates_in_a_row_end_the_run(host_sees, after):
+@pytest.mark.parametrize('check_on_host, after', [(True, 3), (False, 4)])
+def test_too_many_bad_updates_in_a_row_end_the_run(check_on_host, after):
     """On the CPU at once; if the host does not check each step, when it logs the next line."""
-    seen = []
-
-    def watched():
-        for index, batch in enumerate(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11))):
-            seen.append(index)
-            yield batch
-
-    class Loader:
-        def __len__(self):
-            return 12
-
+    class Loader(list):
         def __iter__(self):
-            return watched()
+            for index, batch in enumerate(super().__iter__()):
+                seen.append(index)
+                yield batch
 
-    with pytest.raises(Diverged, match='3 updates in a row' if host_sees else '4 updates in a row'):
-        train(Loader(), '--max-bad-steps', '3', '--log-interval', '1' if host_sees else '7', host_sees=host_sees)
+    seen, data = [], Loader(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)))
+    with pytest.raises(Diverged, match='3 updates in a row' if check_on_host else '4 updates in a row'):
+        interval = '1' if check_on_host else '7'
+        train(data, '--max-bad-steps', '3', '--log-interval', interval, check_on_host=check_on_host)
     assert seen[-1] == 4 + after - 1
-    train(Loader(), '--max-bad-steps', '0')
+    train(data, '--max-bad-steps', '0')
 
 
 def test_fewer_bad_updates_than_the_limit_do_not_end_the_run():
     train(batches(9, (0, 1, 3, 4, 6, 7)), '--max-bad-steps', '3')
 
 
-def test_a_run_that_diverges_keeps_its_checkpoint(flags, tmp_path, capsys, monkeypatch):
-    def poisoned(training, input, *rest):
-        return forward_backward(training, input * float('nan') if epochs[-1] == 2 else input, *rest)
-
-    def watched(epoch, *args, **kwargs):
-        epochs.append(epoch)
-        return train_one_epoch(epoch, *args, **kwargs)
-
-    epochs, forward_backward, train_one_epoch = [], loop._forward_backward, train_timm.train_one_epoch
-    monkeypatch.setattr(loop, '_forward_backward', poisoned)
-    monkeypatch.setattr(train_timm, 'train_one_epoch', watched)
+def test_a_run_that_diverges_keeps_its_checkpoint(flags, tmp_path, capsys, steps):
+    steps.before = lambda input: input.mul_(float('nan') if len(steps) >= 6 else 1.)  # in the third epoch
     assert train_timm.main([*flags, *MODES['multimix'], '--epochs', '4', '--max-bad-steps', '2']) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith('train_timm.py: error: 2 updates in a row had gradients that are not finite')

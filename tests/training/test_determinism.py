@@ -1,5 +1,4 @@
 """The same seed gives the same weights, again and with any number of workers."""
-import argparse
 import random
 
 import numpy as np
@@ -9,7 +8,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import train_timm
 from tests.support.training_states import assert_identical, final_state
+from timm_multimix.training.cli.parser import parse_args
+from timm_multimix.training.data.loaders import create_loaders
 from timm_multimix.training.data.sample_seeds import SeededSamples, seed_samples
+from timm_multimix.training.runtime import create_runtime
 
 TUPLES = ['--multimix-tuples', '16']
 EVERY_MODE = {
@@ -86,18 +88,24 @@ def test_the_generators_of_training_are_left_alone():
     assert Draws()[0] == expected
 
 
-def test_samples_are_seeded_only_if_seeds_cannot_repeat():
+@pytest.mark.parametrize('more', [
+    [], ['--aug-repeats', '3'], ['--use-multi-epochs-loader'], ['--worker-seeding', 'part']], ids=' '.join)
+def test_samples_are_seeded_only_if_seeds_cannot_repeat(more, flags, monkeypatch):
     """Seeds would repeat if an image comes several times in an epoch, or if workers are not told the epoch."""
-    def wrapped(dataset, **flags):
-        loader = DataLoader(dataset)
-        defaults = dict(seed=0, aug_repeats=0, use_multi_epochs_loader=False, worker_seeding='all')
-        seed_samples(loader, argparse.Namespace(**{**defaults, **flags}))
-        return isinstance(loader.dataset, SeededSamples)
+    args, _ = parse_args([*flags, *more])
+    config = dict(input_size=(3, 32, 32), mean=(0.5,), std=(0.5,), interpolation='bicubic', crop_pct=1., num_classes=3)
+    runtime = create_runtime(args)._replace(distributed=bool(args.aug_repeats))
+    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 1)
+    monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
+    loader, _ = create_loaders(args, config, runtime)
+    assert isinstance(loader.dataset, SeededSamples) == (not more)
 
+
+def test_a_stream_cannot_be_seeded():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(())
 
-    assert wrapped(Draws())
-    assert not wrapped(Draws(), aug_repeats=3) and not wrapped(Draws(), use_multi_epochs_loader=True)
-    assert not wrapped(Stream()) and not wrapped(Draws(), worker_seeding='part')
+    loader = DataLoader(Stream())
+    seed_samples(loader, 0)
+    assert isinstance(loader.dataset, Stream)

@@ -114,7 +114,8 @@ def test_a_librarys_message_comes_after_the_flag(where, flags, fail, capsys):
 
 
 MISTAKES = [
-    (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
+    (['--num-classes', '2'],
+     '--num-classes must be at least the 3 classes of the data, got 2; the data has cat, dog, owl'),
     (['--model', 'resnet_of_dreams'], '--model resnet_of_dreams: Unknown model (resnet_of_dreams) (RuntimeError)'),
     (['--model', 'test_resnett'],
      '--model test_resnett: Unknown model (test_resnett) (RuntimeError); did you mean '
@@ -127,7 +128,6 @@ MISTAKES = [
     (['--gp', 'nosuch'], '--model test_resnet: '),
     (['--layer-decay', '1e30'], '--layer-decay must be in (0, 1], got 1e+30'),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
-    (['--dataset', 'cifar10'], "--dataset must be digits or start with one of "),
     (['--dataset', 'foo/bar'], "--dataset must be digits or start with one of "),
     (['--val-split', 'nosuch'], '--val-split nosuch: no such folder in '),
     (['--val-split', 'train/cat'], '--train-split train and --val-split train/cat read the same images '),
@@ -157,22 +157,19 @@ MISTAKES = [
 ]
 
 
+OF_THE_SCRIPT = (  # flags whose values the launcher leaves to the script
+    '--model', '--gp', '--opt', '--sched', '--device', '--output', '--initial-checkpoint', '--pretrained-path',
+    '--no-such-flag')
+
+
 @pytest.mark.parametrize('more, message', MISTAKES, ids=[' '.join(more) for more, _ in MISTAKES])
-def test_the_launcher_reports_a_mistake_as_the_script_does(more, message, flags, launched, capsys):
+def test_mistakes_and_how_the_launcher_reports_them(more, message, flags, launched, capsys):
     assert code_of(train_timm.main, [*flags, *MULTIMIX, *more]) == 2
     line = only_line(capsys).removeprefix('train_timm.py: ')
     assert line.startswith(f'error: {message}')
-    assert code_of(launch, [*launched, *more]) == 2
-    assert only_line(capsys).removeprefix('timm_multimix: ') == line
-
-
-@pytest.mark.parametrize('flag', ['--initial-checkpoint', '--pretrained-path'])
-@pytest.mark.parametrize('content', [b'', b'no checkpoint'])
-def test_a_file_that_is_not_a_checkpoint_is_refused(flag, content, flags, tmp_path, capsys):
-    path = tmp_path / 'file.pth'
-    path.write_bytes(content)
-    assert train_timm.main([*flags, flag, str(path)]) == 2
-    assert f'error: {flag} {path} is not a timm, torch or safetensors checkpoint: ' in only_line(capsys)
+    if more[0] not in OF_THE_SCRIPT:
+        assert code_of(launch, [*launched, *more]) == 2
+        assert only_line(capsys).removeprefix('timm_multimix: ') == line
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused_with_advice(flags, tmp_path, capsys):

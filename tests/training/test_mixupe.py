@@ -79,7 +79,7 @@ def test_probability_zero_trains_as_without_mixupe(flags, tmp_path):
 
 @pytest.mark.parametrize('more', [[], ['--mixupe-exact']], ids=['fast', 'exact'])
 def test_a_resumed_run_is_bit_identical(more, flags, tmp_path, epochs_run, mean_images):
-    """So is its mean image, from one pass over augmented images, as it is in the checkpoint."""
+    """So is its mean image, from one pass over augmented images, because it is in the checkpoint."""
     flags = [*flags, *FLAGS, *more, '--epochs', '3', '--drop', '0.2', '--model-ema', '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     epochs_run.interrupt = 1

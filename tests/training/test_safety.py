@@ -1,8 +1,6 @@
 """No code from a file is executed, and the network is not used."""
 import argparse
-import ast
 import os
-import pathlib
 import socket
 import time
 
@@ -11,13 +9,13 @@ import timm
 import torch
 
 import train_timm
+from tests.support.command_line import code_of
 from tests.support.training_runs import MODES
 from tests.support.training_states import assert_identical, read
+from timm_multimix import UsageError
 from timm_multimix.export import export
 from timm_multimix.training.cli.parser import create_parser
 from timm_multimix.training.data import datasets
-
-ROOT = pathlib.Path(train_timm.__file__).parent
 
 
 @pytest.fixture
@@ -103,16 +101,14 @@ def test_a_checkpoint_holds_tensors_plain_values_and_the_flags(flags, tmp_path):
     assert isinstance(read(path)['args'], argparse.Namespace)  # read() refuses any other object
 
 
-def test_nothing_here_unpickles():
-    """torch.load without weights_only, pickle and yaml.load appear nowhere in the package."""
-    for path in [ROOT / 'train_timm.py', *(ROOT / 'timm_multimix').rglob('*.py')]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-            assert not {'pickle', 'dill', 'joblib', 'shelve', 'marshal'} & set(names), path
-            if isinstance(node, ast.Call):
-                text = ast.unparse(node)
-                assert not text.startswith(('yaml.load(', 'yaml.unsafe_load(', 'eval(', 'exec(')), (path, text)
-                assert not text.startswith('torch.load(') or 'weights_only=True' in text, (path, text)
+def test_neither_an_export_nor_a_config_can_run_code(tmp_path, capsys):
+    trace, path, config = (tmp_path / name for name in ('trace', 'evil.pth.tar', 'config.yaml'))
+    torch.save(dict(state_dict={'weight': torch.zeros(1)}, epoch=0, args=Evil(str(trace))), path)
+    with pytest.raises(UsageError, match='evil.pth.tar'):
+        export(str(path), str(tmp_path / 'out.safetensors'))
+    config.write_text(f'model: !!python/object/apply:os.mkdir [{trace}]\n')
+    assert code_of(train_timm.main, ['--config', str(config), '--dataset', 'digits']) == 2
+    assert 'config.yaml' in capsys.readouterr().err and not trace.exists()
 
 
 def test_a_run_can_start_from_safetensors(flags, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """An interrupted run has the learning rates of an uninterrupted one, under every scheduler that timm has."""
 import copy
 import os
-import signal
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from timm.scheduler import scheduler_factory
 import train_timm
 from tests.support.training_runs import rows_of
 from tests.support.training_states import assert_identical, final_state, read
-from timm_multimix.training import evaluate, loop
+from timm_multimix.training import evaluate
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.schedule import Schedule
 
@@ -30,23 +29,6 @@ VARIANTS = [
 
 
 @pytest.fixture
-def rates(monkeypatch):
-    """The learning rate of every batch; SIGTERM is sent in the batch `at`, counted from 0."""
-    class Rates(list):
-        at = None
-
-    def watched(training, *args):
-        rates.append(training.optimizer.param_groups[0]['lr'])
-        if rates.at is not None and len(rates) - 1 == rates.at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return forward_backward(training, *args)
-
-    rates, forward_backward = Rates(), loop._forward_backward
-    monkeypatch.setattr(loop, '_forward_backward', watched)
-    return rates
-
-
-@pytest.fixture
 def metrics(monkeypatch):
     """Make validation return a metric that goes up and down; a resumed run gets the next values."""
     def validate(training, model, loader, recovery=None, log_suffix=''):
@@ -57,6 +39,10 @@ def metrics(monkeypatch):
 
     original = evaluate.validate
     monkeypatch.setattr(evaluate, 'validate', validate)
+
+
+def rates(steps):
+    return [step.rate for step in steps]
 
 
 def test_the_names_cover_every_scheduler_of_timm():
@@ -134,41 +120,41 @@ WITHOUT_COOLDOWN = ('step', 'multistep', 'constant')  # timm adds no cooldown ep
     *(pytest.param(f'{name} --sched-on-updates', marks=SLOW) for name in NAMES[:-1] if name != 'plateau'),
     pytest.param('cosine --epochs 3 --lr-cycle-limit 2 --lr-cycle-decay 0.5', marks=SLOW),
 ])
-def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, rates, metrics):
+def test_a_resumed_run_has_the_same_rates(more, flags, tmp_path, steps, metrics):
     """Ended by --stop-epoch, and by SIGTERM within an epoch."""
     flags = [*flags, *MORE, '--sched', *more.split(), '--resume', 'auto', '--checkpoint-hist', '10']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    whole, rates[:] = list(rates), []
+    whole, steps[:] = rates(steps), []
     assert len(whole) == 18 and len(set(whole)) > 2
 
-    rates.at = 10  # in the fourth epoch; with --stop-epoch the first run does three
+    steps.terminate_at = 10  # in the fourth epoch; with --stop-epoch the first run does three
     assert train_timm.main([*flags, '--experiment', 'parts', '--stop-epoch', '3']) == 0
-    assert rates == whole[:9]
+    assert rates(steps) == whole[:9]
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
-    assert len(rates) == 12
-    rates.at = None
+    assert len(steps) == 12
+    steps.terminate_at = None
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert rates == whole
+    assert rates(steps) == whole
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
-def test_plateau_without_its_state_would_jump_back(flags, tmp_path, rates, metrics):
+def test_plateau_without_its_state_would_jump_back(flags, tmp_path, steps, metrics):
     """The state in the checkpoint decides: with `--no-resume-opt` the rates begin anew."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto']
     assert train_timm.main([*flags, '--stop-epoch', '4']) == 0
     state = read(tmp_path / 'run' / 'last.pth.tar')['saver']['schedule']
     assert state['best'] == 41. and state['rates'] == pytest.approx([0.005, 0.005]) and state['num_bad_epochs'] == 0
-    rates.clear()
+    steps.clear()
     assert train_timm.main([*flags, '--no-resume-opt', '--stop-epoch', '5']) == 0
-    assert rates == [pytest.approx(0.01)] * 3
+    assert rates(steps) == [pytest.approx(0.01)] * 3
 
 
-def test_validating_a_last_epoch_out_of_turn_does_not_change_the_rates(flags, tmp_path, rates, metrics):
+def test_validating_a_last_epoch_out_of_turn_does_not_change_the_rates(flags, tmp_path, steps, metrics):
     """With --val-interval; otherwise the rates would depend on where a run was stopped."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto', '--val-interval', '2']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    whole, rates[:] = list(rates), []
+    whole, steps[:] = rates(steps), []
     for more in (['--stop-epoch', '3'], []):
         assert train_timm.main([*flags, '--experiment', 'parts', *more]) == 0
-    assert rates == whole
+    assert rates(steps) == whole

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 
+from .._timm_compat import rounding_generator
 from ..checks import UsageError, check_number
 from .base import StepModel
 
@@ -105,15 +106,17 @@ class Teacher(nn.Module):
     def get_state(self) -> Dict[str, Any]:
         """Return what resuming needs: the weights, with the plain model's keys, and the state of bfloat16 rounding."""
         state = {'state_dict': self.model.state_dict()}
-        if any(tensor.dtype == torch.bfloat16 for tensor in state['state_dict'].values()):
-            state['rounding'] = self.ema._sr_generator.get_state()
+        generator = rounding_generator(self.ema)
+        if generator and any(tensor.dtype == torch.bfloat16 for tensor in state['state_dict'].values()):
+            state['rounding'] = generator.get_state()
         return state
 
     def load_state(self, state: Dict[str, Any]) -> None:
         self.model.load_state_dict(state['state_dict'])
-        own, saved = self.ema._sr_generator.get_state(), state.get('rounding')
-        if saved is not None and saved.shape == own.shape:  # else it is from another kind of device
-            self.ema._sr_generator.set_state(saved)
+        generator, saved = rounding_generator(self.ema), state.get('rounding')
+        # a state of another shape is from another kind of device
+        if generator and saved is not None and saved.shape == generator.get_state().shape:
+            generator.set_state(saved)
 
 
 def check_teacher(teacher_decay: Optional[float], is_cross_entropy: bool, **others: object) -> None:

@@ -31,7 +31,7 @@ class BadSteps:
         self.optimizer = optimizer
         self.limit = limit
         device = optimizer.param_groups[0]['params'][0].device
-        self.host_sees = device.type == 'cpu' or getattr(optimizer, 'is_second_order', False)
+        self.check_on_host = device.type == 'cpu' or getattr(optimizer, 'is_second_order', False)
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self._counts = torch.zeros(3, dtype=torch.int64, device=device)  # total, current row, longest row
         self._reported = 0
@@ -47,7 +47,7 @@ class BadSteps:
             kept.copy_(statistic)
 
     @torch.no_grad()
-    def judge(self) -> bool:
+    def check_gradients(self) -> bool:
         """Check the gradients after the backward pass and clear bad ones. False if the optimizer must not step."""
         gradients = [
             parameter.grad for group in self.optimizer.param_groups for parameter in group['params']
@@ -56,7 +56,7 @@ class BadSteps:
         if gradients:  # if one value is NaN, so are both extremes
             extremes = torch.stack([extreme for gradient in gradients for extreme in gradient.aminmax()])
             self.bad.copy_(extremes.isfinite().all().logical_not())
-        if self.host_sees:
+        if self.check_on_host:
             return not self.bad
         for gradient in gradients:
             gradient.masked_fill_(self.bad, 0.)
@@ -65,7 +65,7 @@ class BadSteps:
     @torch.no_grad()
     def end(self) -> bool:
         """Restore the statistics after a bad update, and count it. False if moving averages must not be updated."""
-        if not self.host_sees or self.bad:
+        if not self.check_on_host or self.bad:
             for kept, statistic in zip(self._kept, self._statistics):
                 statistic.copy_(torch.where(self.bad, kept, statistic))
         total, row, longest = self._counts.unbind()
@@ -73,18 +73,14 @@ class BadSteps:
         row += 1
         row *= self.bad
         torch.maximum(longest, row, out=longest)
-        if not self.host_sees:
+        if not self.check_on_host:
             return True
         if self.bad:
             self._stop_at_limit(int(longest))
         return not self.bad
 
     def report(self) -> None:
-        """Warn of updates skipped since the last log line.
-
-        Raises:
-            Diverged: If there were `limit` bad updates in a row.
-        """
+        """Warn of updates skipped since the last log line; raise `Diverged` if `limit` in a row were bad."""
         total, _, longest = self._counts.tolist()
         if total > self._reported:
             _logger.warning(

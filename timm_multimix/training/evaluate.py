@@ -16,19 +16,15 @@ _logger = logging.getLogger('train')
 
 
 def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[str, float]:
-    """Metrics of the model, or of its moving average (--model-ema, or the teacher) if there is one to validate.
-
-    Raises:
-        Stopped: If the run is told to end.
-    """
+    """Metrics of the model, or of its moving average (--model-ema, or the teacher) if there is one to validate."""
     args, task = training.args, training.task
-    metrics = of_model = validate(training, task.get_eval_model(), loader, recovery)
+    metrics = student_metrics = validate(training, task.get_eval_model(), loader, recovery)
     if task.has_ema() and not (args.model_ema and args.model_ema_force_cpu):
         ema_model = task.get_eval_model(ema=True)
         share_statistics(training, ema_model)
         metrics = validate(training, ema_model, loader, recovery, log_suffix=' (EMA)')
     if args.multimix_teacher_decay is not None:
-        metrics['student_top1'] = of_model['top1']
+        metrics['student_top1'] = student_metrics['top1']
     return metrics
 
 
@@ -41,11 +37,7 @@ def share_statistics(training: Training, model: nn.Module) -> None:
 
 @torch.no_grad()
 def validate(
-        training: Training,
-        model: nn.Module,
-        loader: Any,
-        recovery: Recovery,
-        log_suffix: str = '',
+        training: Training, model: nn.Module, loader: Any, recovery: Recovery, log_suffix: str = '',
 ) -> Dict[str, float]:
     """The task's metrics of `model` on `loader`, over all processes: loss, and accuracies in percent.
 

@@ -97,11 +97,7 @@ class TrainMeters:
 
 
 def train_one_epoch(
-        epoch: int,
-        training: Training,
-        loader: Any,
-        recovery: Recovery,
-        output_dir: Optional[str] = None,
+        epoch: int, training: Training, loader: Any, recovery: Recovery, output_dir: Optional[str] = None,
 ) -> Dict[str, float]:
     """Train on every batch once, or on the remaining batches of an interrupted epoch.
 
@@ -114,10 +110,6 @@ def train_one_epoch(
 
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
-
-    Raises:
-        Stopped: If the run is told to end.
-        Diverged: If too many updates in a row had gradients that are not finite.
     """
     args, runtime, task, optimizer = training.args, training.runtime, training.task, training.optimizer
     mixup_fn, bad_steps = training.mixup_fn, training.bad_steps
@@ -145,7 +137,7 @@ def train_one_epoch(
         if batch_idx % accum_steps == 0:
             bad_steps.begin()
         with nullcontext() if is_update else task.no_sync():
-            terms = _forward_backward(training, input, target, scale, is_update)
+            terms = train_step(training, input, target, scale, is_update)
         meters.update(_train_metrics(terms, labels, mixup_fn), batch_size)
         if is_update:
             num_updates += 1
@@ -179,7 +171,8 @@ def train_one_epoch(
     return meters.mean
 
 
-def _forward_backward(training, input, target, scale, need_update):
+def train_step(training: Training, input: Any, target: torch.Tensor, scale: float, need_update: bool) -> Dict[str, Any]:
+    """Run the task forward and backward, with the loss times `scale`, and the optimizer if this completes an update."""
     args, runtime, task = training.args, training.runtime, training.task
     second_order = getattr(training.optimizer, 'is_second_order', False)
     attention = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()  # others have one derivative only
@@ -189,19 +182,13 @@ def _forward_backward(training, input, target, scale, need_update):
     parameters = task.get_clip_parameters(exclude_head='agc' in args.clip_mode)
     if runtime.loss_scaler is not None:
         runtime.loss_scaler(
-            loss,
-            training.optimizer,
-            clip_grad=args.clip_grad,
-            clip_mode=args.clip_mode,
-            parameters=parameters,
-            create_graph=second_order,
-            need_update=need_update,
-        )
+            loss, training.optimizer, clip_grad=args.clip_grad, clip_mode=args.clip_mode, parameters=parameters,
+            create_graph=second_order, need_update=need_update)
         if need_update:
-            training.bad_steps.judge()  # only to count: for bad ones the scaler has skipped the optimizer
+            training.bad_steps.check_gradients()  # only to count: for bad ones the scaler has skipped the optimizer
         return result
     loss.backward(create_graph=second_order)
-    if need_update and training.bad_steps.judge():
+    if need_update and training.bad_steps.check_gradients():
         if args.clip_grad is not None:
             dispatch_clip_grad(parameters, value=args.clip_grad, mode=args.clip_mode)
         training.optimizer.step()

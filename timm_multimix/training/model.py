@@ -23,7 +23,7 @@ from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
 from ..checks import REJECTIONS, UsageError, call_library
-from .cli.flag import any_of, flag_name
+from .cli.flag import any_of
 from .data.naflex import patch_size
 from .runtime import Runtime
 
@@ -34,17 +34,17 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     """Create the model on its device and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
 
     Raises:
-        ValueError: If the model is unknown or cannot be built with these flags.
+        UsageError: If the model is unknown or cannot be built with these flags.
     """
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     if args.fuser:
         call_library(f'--fuser {args.fuser}', set_jit_fuser, args.fuser)
     overlay = dict(args.pretrained_cfg_overlay or {})
     if args.pretrained_path:
-        read_checkpoint('--pretrained-path', args.pretrained_path)
+        _read_checkpoint('--pretrained-path', args.pretrained_path)
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     model = create_by_name(
-        model_flags(args),
+        f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else ''),
         args.model,
         _create_sized,
         args.img_size,
@@ -64,8 +64,8 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         **(dict(errors=Exception) if args.model_kwargs else {}),
     )
     if args.initial_checkpoint:
-        load_initial(model, args.initial_checkpoint)
-    _init_head(model, args)
+        _load_initial(model, args.initial_checkpoint)
+    _init_head(model, args.head_init_scale, args.head_init_bias)
     if args.grad_checkpointing:
         call_library('--grad-checkpointing', model.set_grad_checkpointing, enable=True)
 
@@ -91,17 +91,8 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
     return model, data_config
 
 
-def model_flags(args: argparse.Namespace) -> str:
-    """The flags that choose the model, as the start of a message."""
-    return f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else '')
-
-
 def create_by_name(what: str, name: str, create: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Call a function of timm that builds the model of this name.
-
-    Raises:
-        UsageError: `what`, timm's message, and similar names if timm has no such model or pretrained tag.
-    """
+    """Call a function of timm that builds the model of this name; an error that timm finds gets similar names."""
     try:
         return call_library(what, create, *args, **{'errors': (*REJECTIONS, RuntimeError), **kwargs})
     except UsageError as error:
@@ -133,19 +124,19 @@ def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Modu
         return create_model(*args, **kwargs)
 
 
-def load_initial(model: nn.Module, path: str) -> None:
+def _load_initial(model: nn.Module, path: str) -> None:
     """Load the weights of --initial-checkpoint."""
     what = f'--initial-checkpoint {path}'
-    state = read_checkpoint('--initial-checkpoint', path)
+    state = _read_checkpoint('--initial-checkpoint', path)
     if state is None:
         call_library(what, load_checkpoint, model, path, errors=Exception)
         return
-    call_library(
-        f'{what} does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number '
-        f'of classes', model.load_state_dict, state, errors=RuntimeError)
+    what += (f' does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number of '
+             f'classes')
+    call_library(what, model.load_state_dict, state, errors=RuntimeError)
 
 
-def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
+def _read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
     """Read the weights in a file; None for a numpy file, which the model reads itself."""
     if not os.path.isfile(path):
         raise UsageError(f'{flag} {path}: no such file')
@@ -159,16 +150,14 @@ def read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def _init_head(model: nn.Module, args: argparse.Namespace) -> None:
+def _init_head(model: nn.Module, scale: Optional[float], bias: Optional[float]) -> None:
     classifier = model.get_classifier()
-    for name, part in (('head_init_scale', 'weight'), ('head_init_bias', 'bias')):
-        if getattr(args, name) is not None and not isinstance(getattr(classifier, part, None), torch.Tensor):
+    for flag, value, part in (('--head-init-scale', scale, 'weight'), ('--head-init-bias', bias, 'bias')):
+        if value is not None and not isinstance(getattr(classifier, part, None), torch.Tensor):
             raise UsageError(
-                f'{flag_name(name)} needs a model whose classifier is one layer with a {part}; that of {args.model} is '
-                f'a {type(classifier).__name__}')
-    if args.head_init_scale is not None:
-        classifier.weight.mul_(args.head_init_scale)
-        if classifier.bias is not None:
-            classifier.bias.mul_(args.head_init_scale)
-    if args.head_init_bias is not None:
-        classifier.bias.fill_(args.head_init_bias)
+                f'{flag} needs a model whose classifier is one layer with a {part}, got a {type(classifier).__name__}')
+    if scale is not None:
+        for parameter in classifier.parameters():
+            parameter.mul_(scale)
+    if bias is not None:
+        classifier.bias.fill_(bias)

@@ -12,11 +12,12 @@ from timm.utils import get_outdir
 
 from .checkpoints.resume import DEFAULT_OUTPUT
 from .checkpoints.saver import AtomicCheckpointSaver
+from .cli.multimix import resolved
+from .cli.parser import args_text
 from .data.classes import write_classes
 from .errors import RunFailed
 from .loop import Training
-from .summary import Summary, columns_of
-from .tracking import Tracker
+from .records import Summary, Tracker, columns_of
 
 _logger = logging.getLogger('train')
 
@@ -24,24 +25,11 @@ _logger = logging.getLogger('train')
 class Output:
     """Checkpoints, args.yaml, classes.txt and summary.csv in this run's folder; on the primary process only.
 
-    Args:
-        training: The parts of the run.
-        args_text: Text of args.yaml.
-        image_size: Used in the folder's name if --experiment is not given.
-        class_names: Names of the classes in order, none if the data has no names.
-        start_epoch: The first epoch that will be trained.
-        checkpoint: Path of the resumed checkpoint, '' for none.
+    `image_size` is part of the folder's name without --experiment; `checkpoint` is the path of the resumed one, if any.
     """
 
     def __init__(
-            self,
-            training: Training,
-            args_text: str,
-            image_size: int,
-            class_names: List[str],
-            start_epoch: int,
-            checkpoint: str = '',
-    ):
+            self, training: Training, image_size: int, class_names: List[str], start_epoch: int, checkpoint: str = ''):
         self.args = args = training.args
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
@@ -70,15 +58,11 @@ class Output:
         if continued:
             self.saver.load_state_dict_from_checkpoint(checkpoint)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
-            file.write(args_text)
+            file.write(args_text(args, **resolved(training.task)))
         write_classes(self.folder, class_names)
 
     def add_epoch(
-            self,
-            epoch: int,
-            train_metrics: Dict[str, float],
-            eval_metrics: Optional[Dict[str, float]],
-            lr: float,
+            self, epoch: int, train_metrics: Dict[str, float], eval_metrics: Optional[Dict[str, float]], lr: float,
     ) -> None:
         """Write the epoch's row and checkpoint; --eval-metric ranks the checkpoint if the epoch was validated."""
         metric = eval_metrics[self.args.eval_metric] if eval_metrics else None
@@ -98,11 +82,7 @@ class Output:
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 
     def close(self) -> None:
-        """Print the ten best epochs as JSON after '--result', and log the best metric and the path of its model.
-
-        Raises:
-            RunFailed: If the last checkpoint, or a row of the summary, could not be written.
-        """
+        """Print the ten best epochs as JSON after '--result', log the best, and raise a RunFailed if data was lost."""
         if self.summary.waiting:
             self.summary.write()
         self.tracker.close()

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Callable, Iterator, NamedTuple, Optional
 
 import torch
+import torch.distributed as dist
 from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed
 from timm.utils.distributed import init_distributed_device_so
@@ -35,22 +36,14 @@ class Runtime(NamedTuple):
     distributed: bool = False
 
 
-def seed_epoch(args: argparse.Namespace, runtime: Runtime, epoch: int) -> None:
-    """Seed every generator for an epoch, so that a resumed run continues exactly like an uninterrupted one.
-
-    As in timm, the generators are not seeded again between building the model and the first epoch.
-    """
+def seed_epoch(seed: int, runtime: Runtime, epoch: int) -> None:
+    """Seed every generator for an epoch but the first (as in timm), so that a resumed run continues exactly."""
     if epoch > 0:
-        seed = (args.seed + 1_000_003 * epoch) % (2 ** 32 - runtime.world_size)  # numpy takes 32 bits
-        random_seed(seed, runtime.rank)
+        random_seed((seed + 1_000_003 * epoch) % (2 ** 32 - runtime.world_size), runtime.rank)  # numpy takes 32 bits
 
 
 def create_runtime(args: argparse.Namespace) -> Runtime:
-    """Set up the device and the process group.
-
-    Raises:
-        ValueError: If a device or dtype is not available.
-    """
+    """Set up the device and the process group."""
     for module in args.device_modules or ():
         call_library(f'--device-modules {module}', importlib.import_module, module)
     wanted = args.device
@@ -88,7 +81,6 @@ def create_runtime(args: argparse.Namespace) -> Runtime:
 
 def warn_of_hanging_workers(workers: int) -> None:
     """Warn, once, where forked loader workers may hang: several processes on the CPU, by a Python with a fault."""
-    dist = torch.distributed
     if not (workers and FORKS_MAY_HANG and has_process_group()):
         return
     if dist.get_backend() == 'gloo' and dist.get_rank() == 0:
@@ -101,9 +93,7 @@ def warn_of_hanging_workers(workers: int) -> None:
 def agree_to_start(runtime: Runtime) -> Iterator[None]:
     """End all processes if one of them fails within this context, so that none waits for another.
 
-    Raises:
-        UsageError: In the processes that did not fail, if another met a user's mistake.
-        RunFailed: In the processes that did not fail, if another met any other error.
+    The others raise a UsageError if it met a user's mistake, otherwise a RunFailed.
     """
     error = None
     try:
@@ -113,7 +103,7 @@ def agree_to_start(runtime: Runtime) -> Iterator[None]:
     if runtime.distributed:
         failed = 0. if error is None else 1. if isinstance(error, UsageError) else 2.
         worst = torch.tensor(failed, device=runtime.device)
-        torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
         if error is None and worst > 0.:
             kind = UsageError if worst == 1. else RunFailed
             raise kind('another process could not start; its own message says why')

@@ -1,5 +1,6 @@
 """The learning rates of a run: timm's schedulers, with the state that a resumed run needs."""
 import argparse
+import logging
 import warnings
 from typing import Any, Dict, List, Optional
 
@@ -7,9 +8,25 @@ import torch
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
 
+from .._timm_compat import PLATEAU_STATE, plateau_state, set_plateau_state
 from ..checks import call_library
 
-_PLATEAU = ('best', 'num_bad_epochs', 'cooldown_counter', 'last_epoch')  # state of torch's scheduler
+_logger = logging.getLogger('train')
+
+
+def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:
+    """Return --lr, or --lr-base scaled by the global batch size, for adaptive optimizers by its square root."""
+    if args.lr is not None:
+        return args.lr
+    global_batch_size = args.batch_size * world_size * args.grad_accum_steps
+    ratio = global_batch_size / args.lr_base_size
+    adaptive = any(name in args.opt.lower() for name in ('ada', 'lamb'))
+    scale = args.lr_base_scale or ('sqrt' if adaptive else 'linear')
+    lr = args.lr_base * (ratio ** 0.5 if scale == 'sqrt' else ratio)
+    _logger.info(
+        f'Learning rate ({lr}) calculated from base learning rate ({args.lr_base}) '
+        f'and effective global batch size ({global_batch_size}) with {scale} scaling.')
+    return lr
 
 
 class Schedule:
@@ -18,9 +35,6 @@ class Schedule:
     timm's schedulers compute the learning rates from the number of the epoch or update, so a resumed run needs no state
     for them. Only plateau has a state, because it depends on earlier metrics: its counts, and by how much it has
     reduced the learning rates. Values of flags are not part of it, so that a run can be resumed with other flags.
-
-    Raises:
-        ValueError: If there is no such scheduler, or its flags do not fit.
     """
 
     def __init__(self, args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates_per_epoch: int):
@@ -41,9 +55,9 @@ class Schedule:
         """Set the learning rates of `epoch`, after `updates` updates in all; `state` is the checkpoint's, if any."""
         if isinstance(self.scheduler, PlateauLRScheduler) and epoch > 0:
             if state:
-                for name in _PLATEAU if state.get('metric', self.metric) == self.metric else _PLATEAU[2:]:
-                    setattr(self.scheduler.lr_scheduler, name, state[name])
-                self.scheduler.restore_lr = self._rescaled(state, 'without_noise')
+                names = PLATEAU_STATE if state.get('metric', self.metric) == self.metric else PLATEAU_STATE[2:]
+                set_plateau_state(
+                    self.scheduler, {name: state[name] for name in names}, self._rescaled(state, 'without_noise'))
                 for group, rate in zip(self.optimizer.param_groups, self._rescaled(state, 'rates')):
                     group['lr'] = rate  # timm had reset it to the initial one
             else:  # plateau never raises a rate, so that of the warm-up would stay
@@ -74,13 +88,8 @@ class Schedule:
         """The state for `begin`: plain values, empty for a scheduler without state."""
         if not isinstance(self.scheduler, PlateauLRScheduler):
             return {}
-        return dict(
-            {name: getattr(self.scheduler.lr_scheduler, name) for name in _PLATEAU},
-            rates=[group['lr'] for group in self.optimizer.param_groups],
-            without_noise=self.scheduler.restore_lr,
-            base=self.scheduler.base_values,
-            metric=self.metric,
-        )
+        rates = [group['lr'] for group in self.optimizer.param_groups]
+        return dict(plateau_state(self.scheduler), rates=rates, base=self.scheduler.base_values, metric=self.metric)
 
     def mean_rate(self) -> float:
         """The learning rate for logs: the mean over the parameter groups."""

@@ -11,7 +11,7 @@ import torch
 
 from ..distributed import num_processes
 
-_SECONDS = 5.  # between two questions to the other processes
+_SECONDS = 5.  # between two checks
 
 
 class Stopped(Exception):
@@ -21,12 +21,8 @@ class Stopped(Exception):
 class StopRequest:
     """Records SIGTERM instead of ending the process.
 
-    If one process ended alone, the others would wait for its gradients. So the processes ask each other, but only about
-    every five seconds, as the host has to wait for the answer. The time per update gives the number of updates between.
-
-    Args:
-        distributed: Whether there are other processes.
-        device: Device of the tensors that the processes exchange.
+    If one process ended alone, the others would wait for its gradients. So the ranks all-reduce the flag, about every
+    five seconds, since each check makes the host wait; the interval in updates follows from the measured step time.
     """
 
     def __init__(self, distributed: bool, device: torch.device):
@@ -64,7 +60,7 @@ class StopRequest:
             return False
         per_update = (time.monotonic() - self._since) / self._updates
         stop, per_update = self._sum(self.requested, per_update)
-        longer = 2 * self._every  # as a slow first update says little
+        longer = 2 * self._every  # because a slow first update says little
         self._every = max(1, min(int(_SECONDS * num_processes() / max(per_update, 1e-6)), longer))
         self._updates, self._since = 0, time.monotonic()
         return stop > 0.
@@ -81,7 +77,7 @@ class StopRequest:
 
 
 def shield_workers(loader: Any) -> None:
-    """Let the workers of a loader survive SIGTERM, as the training process still needs their data.
+    """Let the workers of a loader survive SIGTERM, because the training process still needs their data.
 
     When Python exits, it sends the same signal to the remaining workers and waits for them. So a worker that gets it
     checks whether the program is exiting.

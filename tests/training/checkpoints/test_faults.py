@@ -15,7 +15,7 @@ from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate
-from timm_multimix.training.checkpoints import find, saver
+from timm_multimix.training.checkpoints import resume, saver
 from timm_multimix.training.data import images
 
 
@@ -180,9 +180,6 @@ def test_a_damaged_last_checkpoint_is_skipped(how, flags, tmp_path, epochs_run, 
     flags = [*flags, '--resume', 'auto']
     assert train_timm.main([*flags, '--epochs', '2']) == 0
     folder = tmp_path / 'run'
-    shutil.copy(folder / 'checkpoint-0.pth.tar', tmp_path / 'kept')
-    os.remove(folder / 'checkpoint-0.pth.tar')
-    shutil.move(tmp_path / 'kept', folder / 'checkpoint-0.pth.tar')
     (folder / 'checkpoint-1.pth.tar').unlink()
     damage(folder / 'last.pth.tar', how)
     assert train_timm.main([*flags, '--epochs', '3']) == 0
@@ -200,21 +197,7 @@ def test_a_run_does_not_start_over_if_no_checkpoint_can_be_read(flags, tmp_path,
     assert train_timm.main([*flags, '--resume', 'auto']) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert f'--resume auto: no checkpoint in {folder} can be read: ' in line and 'last.pth.tar' in line
-    assert find.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
-
-
-def test_resuming_from_the_path_of_a_damaged_checkpoint_is_refused(flags, tmp_path, capsys):
-    assert train_timm.main([*flags, '--epochs', '1']) == 0
-    path = tmp_path / 'run' / 'last.pth.tar'
-    damage(path, 'cut off')
-    assert train_timm.main([*flags, '--resume', str(path)]) == 2
-    assert f'--resume {path}: not a checkpoint of this run' in capsys.readouterr().err
-
-
-def test_an_output_folder_that_cannot_be_made_is_refused(flags, tmp_path, capsys):
-    (tmp_path / 'file').write_text('')
-    assert train_timm.main([*flags, '--output', str(tmp_path / 'file' / 'runs')]) == 2
-    assert f'error: --output {tmp_path}/file/runs: ' in capsys.readouterr().err
+    assert resume.newest_checkpoint(str(tmp_path / 'elsewhere')) is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')

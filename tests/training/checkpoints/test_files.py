@@ -91,9 +91,9 @@ def run(flags, image_folder, tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize('flag', FLAGS)
+@pytest.mark.parametrize('main, flag', [*((train_timm.main, flag) for flag in FLAGS), (launch, '--resume')], ids=[
+    *FLAGS, 'launcher --resume'])
 @pytest.mark.parametrize('name', FILES)
-@pytest.mark.parametrize('main', [train_timm.main, launch], ids=['train_timm', 'launcher'])
 def test_a_file_works_or_is_refused_by_flag_and_path(main, name, flag, files, run):
     path = str(files / name)
     line = run(main, flag, path)

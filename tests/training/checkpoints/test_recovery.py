@@ -13,31 +13,11 @@ import torch
 import train_timm
 from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import assert_identical, final_state, read
-from timm_multimix import input_share
-from timm_multimix.training import loop
-from timm_multimix.training.checkpoints import rng_state
+from timm_multimix import strength
+from timm_multimix.training.checkpoints.recovery import get_rng_state, set_rng_state
 from timm_multimix.training.stopping import Stopped, StopRequest
 
 CPU = torch.device('cpu')
-
-
-@pytest.fixture
-def terminate(monkeypatch):
-    """Send SIGTERM in the batch `at`, counted from 0 over all runs; `seen` counts the batches trained."""
-    class Terminate:
-        at = None
-        seen = 0
-
-    def watched(*args):
-        if terminate.at == terminate.seen:
-            terminate.at = None
-            os.kill(os.getpid(), signal.SIGTERM)
-        terminate.seen += 1
-        return forward_backward(*args)
-
-    terminate, forward_backward = Terminate(), loop._forward_backward
-    monkeypatch.setattr(loop, '_forward_backward', watched)
-    return terminate
 
 
 @pytest.fixture
@@ -58,20 +38,20 @@ SLOW = pytest.mark.slow
     pytest.param('--reprob 0.5 --model-ema --opt adamw', marks=SLOW), pytest.param('distilled', marks=SLOW),
 ])
 @pytest.mark.parametrize('at', [pytest.param(1, marks=SLOW), 8])
-def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, terminate):
+def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, steps):
     """In the first and the second epoch: draws, data, averages and schedule are those of an uninterrupted run."""
     flags = [*six_batches, *MODES.get(more, more.split()), '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    assert terminate.seen == 12
-    terminate.at = 12 + at
+    assert len(steps) == 12
+    steps.terminate_at = 12 + at
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     accum = 2 if '--grad-accum-steps' in more else 1
     done = (at // accum + 2) * accum  # the rest of that update, and one more
-    assert terminate.seen == 12 + done
+    assert len(steps) == 12 + done
     epoch, batch = divmod(done - 1, 6)
     assert recoveries(tmp_path / 'parts') == [f'recovery-{epoch}-{batch // accum}.pth.tar']
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert terminate.seen == 24
+    assert len(steps) == 24
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
     assert not recoveries(tmp_path / 'parts')
@@ -79,99 +59,97 @@ def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, termin
 
 @pytest.mark.parametrize('at, left, where', [
     (4, 6, 'recovery-0-5'), pytest.param(5, 6, 'recovery-0-5', marks=SLOW), (11, 0, 'recovery-1-5')])
-def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where, six_batches, tmp_path, terminate):
+def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where, six_batches, tmp_path, steps):
     """Its training is kept; its validation is done when the run continues."""
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    terminate.at = 12 + at
+    steps.terminate_at = 12 + at
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     assert recoveries(tmp_path / 'parts') == [where + '.pth.tar']
-    assert terminate.seen == 24 - left
+    assert len(steps) == 24 - left
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert terminate.seen == 24
+    assert len(steps) == 24
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
 @pytest.mark.slow
-def test_a_run_stopped_again_and_again_ends_the_same(six_batches, tmp_path, terminate):
+def test_a_run_stopped_again_and_again_ends_the_same(six_batches, tmp_path, steps):
     """Every run trains two batches."""
     flags = [*six_batches, *MODES['dense'], '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     for part in range(6):
-        terminate.at = 12 + 2 * part
+        steps.terminate_at = 12 + 2 * part
         assert train_timm.main([*flags, '--experiment', 'parts']) == 143
         assert len(recoveries(tmp_path / 'parts')) <= 3
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert terminate.seen == 24
+    assert len(steps) == 24
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
 
 
-def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, terminate, monkeypatch):
+def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, steps):
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--recovery-interval', '2']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
 
     class Crash(BaseException):
         pass
 
-    def crash(*args):
-        if terminate.seen == 23:
-            terminate.seen += 1
+    def crash(input):
+        if len(steps) == 23:
             raise Crash
-        return forward_backward(*args)
 
-    forward_backward = loop._forward_backward
-    monkeypatch.setattr(loop, '_forward_backward', crash)
+    steps.before = crash
     with pytest.raises(Crash):
         train_timm.main([*flags, '--experiment', 'parts'])
     assert recoveries(tmp_path / 'parts') == ['recovery-1-1.pth.tar', 'recovery-1-3.pth.tar']
+    steps.before = lambda input: None
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert terminate.seen == 24 + 2
+    assert len(steps) == 23 + 2
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
 
 
-def test_another_batch_size_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
+def test_another_batch_size_begins_the_epoch_anew(six_batches, tmp_path, steps, caplog):
     flags = [*six_batches, '--resume', 'auto']
-    terminate.at = 8
-    assert train_timm.main(flags) == 143 and terminate.seen == 10
+    steps.terminate_at = 8
+    assert train_timm.main(flags) == 143 and len(steps) == 10
     assert train_timm.main([*flags, '--batch-size', '8']) == 0
-    assert terminate.seen == 13
+    assert len(steps) == 13
     assert any('epoch 1 starts again' in record.message for record in caplog.records)
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 
-def test_a_position_written_by_version_0_1_begins_the_epoch_anew(six_batches, tmp_path, terminate, caplog):
+def test_a_position_written_by_version_0_1_begins_the_epoch_anew(six_batches, tmp_path, steps, caplog):
     """As version 0.1 wrote it: all random states as one tensor of bytes."""
     flags = [*six_batches, '--resume', 'auto']
-    terminate.at = 8
-    assert train_timm.main(flags) == 143 and terminate.seen == 10
+    steps.terminate_at = 8
+    assert train_timm.main(flags) == 143 and len(steps) == 10
     path, = (tmp_path / 'run').glob('recovery-*')
     checkpoint = read(path)
     del checkpoint['saver']['position']['ranks']
     checkpoint['saver']['position']['states'] = torch.zeros(1, 100, dtype=torch.uint8)
     torch.save(checkpoint, path)
     assert train_timm.main(flags) == 0
-    assert terminate.seen == 16
+    assert len(steps) == 16
     warning, = (record.message for record in caplog.records if 'before 0.2' in record.message)
     assert 'epoch 1 starts again' in warning
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
 
 
 @pytest.mark.parametrize('at', [7, 20])
-def test_the_share_of_mixed_batches_continues_where_it_was(at, six_batches, tmp_path, terminate, monkeypatch):
-    """With --multimix-input-prob auto: the share, the average that it follows, and thus the weights."""
-    monkeypatch.setattr(input_share, '_TARGET', 0.02)  # so few batches reach no higher one
-    flags = [*six_batches, '--epochs', '4', '--mixup-mode', 'multimix', '--multimix-tuples', '16', '--mixup', '1',
-             '--multimix-input-prob', 'auto', '--resume', 'auto']
+def test_the_strength_continues_where_it_was(at, six_batches, tmp_path, steps, monkeypatch):
+    """With --multimix-strength auto: the strength, the average that it follows, and thus the weights."""
+    monkeypatch.setattr(strength, 'NOT_FITTED', 0.01)  # so few batches reach no higher accuracy
+    monkeypatch.setattr(strength, 'FITTED', 0.2)
+    flags = [*six_batches, '--epochs', '4', *MODES['multimix'], '--multimix-strength', 'auto', '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    terminate.at = 24 + at
+    steps.terminate_at = 24 + at
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     within, = (tmp_path / 'parts').glob('recovery-*')
-    share = read(within)['task_state']['input_share']
-    assert 0. < share['share'] <= 0.6 and 0. < share['accuracy'] < 1.
+    stopped = read(within)['task_state']['strength']
     assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    shares = [read(tmp_path / name / 'last.pth.tar')['task_state']['input_share'] for name in ('whole', 'parts')]
-    assert shares[0] == shares[1] and shares[0] != share and shares[0]['share'] > 0.
+    parts, whole = (
+        read(tmp_path / name / 'last.pth.tar')['task_state']['strength'] for name in ('parts', 'whole'))
+    assert parts == whole != stopped and 0. < stopped['accuracy'] < 1. and 0. < whole['value']
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
@@ -218,8 +196,8 @@ def test_a_program_that_continues_after_a_stop_can_be_ended():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, terminate):
-    terminate.at = 1
+def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, steps):
+    steps.terminate_at = 1
     assert train_timm.main(six_batches) == 143
     path, = (tmp_path / 'run').glob('recovery-*')
     model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
@@ -232,8 +210,8 @@ def test_every_generator_is_restored():
                 torch.randn(5).tolist(), np.random.rand(2).tolist(), random.random()]
 
     draw()  # an odd number of Gaussians: each generator keeps the second of a pair
-    state = rng_state.get_state(CPU)
+    state = get_rng_state(CPU)
     assert set(state) == {'cpu', 'numpy', 'python'}
     first = draw()
-    rng_state.set_state(state, CPU)
+    set_rng_state(state, CPU)
     assert draw() == first

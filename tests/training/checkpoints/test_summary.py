@@ -3,7 +3,7 @@ import pytest
 
 from tests.support.training_runs import rows_of
 from timm_multimix.checks import UsageError
-from timm_multimix.training.summary import Summary
+from timm_multimix.training.records import Summary
 
 
 def test_repeated_headers_and_remains_of_a_crash_are_skipped(tmp_path):

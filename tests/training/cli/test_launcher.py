@@ -1,7 +1,6 @@
 """The launcher takes its flags from the same table, and refuses them in the same words."""
 import pytest
 
-from tests.training.cli.support import refusal
 from timm_multimix.__main__ import main
 from timm_multimix.training.cli.parser import FLAGS
 
@@ -17,21 +16,6 @@ def script(tmp_path):
         'print("argv", *sys.argv[1:])\n'
         'timm.task.ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))\n')
     return str(path)
-
-
-def test_mistakes_are_refused_as_in_train_timm(script, capsys):
-    for flags in (
-            [*MULTIMIX, '--multimix-alpha', '-1'],
-            [*MULTIMIX, '--mixup-prob', '1.5'],
-            [*MULTIMIX, '--multimix-attention', 'cam'],
-            [*MULTIMIX, '--multimix-tuples', 'many'],
-            [*MULTIMIX, '--naflex-loader'],
-            [*MULTIMIX, '--input-size', '3', '32', '32', '--img-size', '48'],
-            ['--config', '/does/not/exist', *MULTIMIX],
-    ):
-        message = refusal(capsys, ['--dataset', 'digits', *flags])
-        assert main([script, *flags]) == 2
-        assert capsys.readouterr().err == f'timm_multimix: error: {message}\n'
 
 
 def test_the_script_gets_all_flags_but_those_of_mixing(script, capsys):

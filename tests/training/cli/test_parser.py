@@ -3,7 +3,8 @@ import pytest
 
 from tests.training.cli.support import assert_refused, parse
 from timm_multimix.training.cli import parser
-from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args, scaled_learning_rate
+from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args
+from timm_multimix.training.schedule import scaled_learning_rate
 
 
 def test_malformed_flags_are_refused_in_one_line(capsys):

@@ -114,12 +114,6 @@ def test_timms_environment_variable_lets_unreadable_images_be_skipped(train, dat
     assert code == 2 and '4.png cannot be read' in error
 
 
-def test_images_of_every_mode_can_be_read(train, data):
-    for i, (mode, form) in enumerate((('L', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG'), ('CMYK', 'JPEG'), ('1', 'PNG'))):
-        save_as(data / 'train' / 'dog' / f'{i}.png', mode, format=form)
-    assert train()[0] == 0
-
-
 def test_a_batch_is_at_most_the_images_of_a_process(data, monkeypatch):
     argv = ['--data-dir', str(data), '--num-classes', '3', '--device', 'cpu', '--workers', '0', '--batch-size']
     config = dict(input_size=(3, 32, 32), mean=(0.5,), std=(0.5,), interpolation='bicubic', crop_pct=1., num_classes=3)
@@ -158,13 +152,6 @@ def test_classes_that_differ_are_named(train, data):
     assert code == 2 and 'got 3 and 2; only train has owl' in error
 
 
-def test_a_class_that_is_empty_in_one_split_is_refused(train, data):
-    shutil.rmtree(data / 'train' / 'owl')
-    (data / 'train' / 'owl').mkdir()
-    code, error = train()
-    assert code == 2 and 'only validation has owl' in error
-
-
 @pytest.mark.parametrize('more, message', [
     ([], 'train: no images in ant, so they do not become classes.'),
     (['--num-classes', '7'], 'The model has 7 classes, the data 3; --num-classes 3 fits them.'),
@@ -182,12 +169,6 @@ def test_folders_of_one_name_are_one_class(train, data, caplog):
     with caplog.at_level(logging.WARNING, 'train'):
         assert train()[0] == 0
     assert f'train: dog, {os.path.join("more", "dog")} are one class' in caplog.text
-
-
-def test_images_outside_of_the_folders_of_classes_are_refused(train, data):
-    shutil.copy(data / 'train' / 'dog' / '3.png', data / 'train' / 'loose.png')
-    code, error = train()
-    assert code == 2 and f'train: every image must be in the folder of its class, got loose.png in {data}' in error
 
 
 @pytest.mark.parametrize('first, second', [('Cat', 'cat'), ('01', '1')])
@@ -210,7 +191,6 @@ def test_classes_that_a_class_map_leaves_out_are_named(train, data, caplog):
 @pytest.mark.parametrize('more, message', [
     (['--class-map', '/does/not/exist.txt'], 'Cannot locate specified class map file'),
     (['--train-split', 'train/dog', '--val-split', 'validation/dog'], 'every image must be in the folder'),
-    (['--num-classes', '2'], '--num-classes must be at least the 3 classes of the data, got 2'),
 ])
 def test_other_mistakes_are_refused(more, message, train):
     code, error = train(*more)
@@ -219,8 +199,6 @@ def test_other_mistakes_are_refused(more, message, train):
 
 @pytest.mark.parametrize('content, message', [
     ([], '--train-split train: no such folder in {}, which has no folders'),
-    (['train'], '--val-split validation: no such folder in {}, which has train'),
-    (['train', 'validation'], 'Found 0 images in subfolders of'),
     (['train/cat', 'validation/cat'], 'Found 0 images in subfolders of'),
 ])
 def test_folders_without_images_are_refused(content, message, flags, tmp_path, capsys):

@@ -23,7 +23,6 @@ def with_alpha(image):
     return image
 
 
-
 EXIF = Image.Exif()
 EXIF[0x0112] = 6  # orientation: rotated by 90 degrees
 # file name, how it is saved, and the 8-bit RGB it stands for (None: as Pillow converts the saved file to RGB)

@@ -237,7 +237,7 @@ def test_the_launcher_trains_on_other_data_than_folders(kind, argv):
     (spoilt(put('0.png')), 'train.tar: every image must be in the folder of its class, got 0.png in '),
     (spoilt(put('DOG/0.png')), 'names of classes must differ in more than case and leading zeros'),
     (spoilt(lambda images: (images / 'train/dog/3.png').write_text('')), 'train.tar/dog/3.png cannot be read: '),
-], ids=['a class without images', 'an image beside the classes', 'no order', 'an unreadable image'])
+], ids=['a class without images', 'an image next to the classes', 'no order', 'an unreadable image'])
 def test_mistakes_in_tar_files_are_refused_as_in_folders(make, message, start, argv, capsys):
     assert start(argv(make, '--batch-size', '24')) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

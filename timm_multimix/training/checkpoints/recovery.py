@@ -1,15 +1,15 @@
 """Checkpoints within an epoch, from which a run continues exactly."""
-import argparse
 import logging
+import random
 from itertools import count
 from typing import Any, Dict, Iterator, Optional, Tuple
 
+import numpy as np
 import torch
 
 from ..progress import progress
 from ..runtime import Runtime
 from ..stopping import Stopped, StopRequest
-from . import rng_state
 from .saver import AtomicCheckpointSaver
 
 _logger = logging.getLogger('train')
@@ -18,27 +18,33 @@ _logger = logging.getLogger('train')
 class Recovery:
     """Writes recovery-EPOCH-UPDATE.pth.tar every --recovery-interval updates and on SIGTERM, and continues from it.
 
-    Beside the weights, the file holds the number of finished batches of the epoch and, for each process, the sums of
+    Besides the weights, the file holds the number of finished batches of the epoch and, for each process, the sums of
     its metrics and three states of its random generators: at the start of the epoch, before the last batch was asked
     for (a loader without workers draws then; timm's is one batch ahead), and after it. When a run resumes, the loader
     reads the finished batches again, unused, so that its order and its workers are where they were.
 
     Args:
-        args: The flags.
         runtime: Where the run computes.
         position: The place within the epoch where the resumed checkpoint was written, or None.
         saver: Writes the checkpoints; None except in the primary process.
+        interval: Updates between checkpoints, 0 for none.
+        accum_steps: Batches per update.
+        batch_size: Must stay the same to continue within an epoch.
     """
 
     def __init__(
             self,
-            args: argparse.Namespace,
             runtime: Runtime,
             position: Optional[Dict[str, Any]] = None,
             saver: Optional[AtomicCheckpointSaver] = None,
+            *,
+            interval: int = 0,
+            accum_steps: int = 1,
+            batch_size: int = 1,
     ):
-        self.args, self.runtime, self.device = args, runtime, runtime.device
-        self.position, self.saver = position, saver
+        self.runtime, self.device = runtime, runtime.device
+        self.position, self.saver, self.interval, self.accum_steps = position, saver, interval, accum_steps
+        self.batch_size = batch_size
         self.stop = StopRequest(runtime.distributed, runtime.device)
         self._stopping = False
 
@@ -61,14 +67,14 @@ class Recovery:
         return 0
 
     def updates_done(self, epoch: int, num_batches: int) -> int:
-        return -(-self.batches_done(epoch, num_batches) // self.args.grad_accum_steps)
+        return -(-self.batches_done(epoch, num_batches) // self.accum_steps)
 
     def _made_with(self, num_batches: int) -> Dict[str, Any]:
         """The settings that must stay the same to continue within an epoch."""
         return dict(
             batches=num_batches,
-            batch_size=self.args.batch_size,
-            grad_accum_steps=self.args.grad_accum_steps,
+            batch_size=self.batch_size,
+            grad_accum_steps=self.accum_steps,
             processes=self.runtime.world_size,
             device=self.device.type,
         )
@@ -77,26 +83,26 @@ class Recovery:
         """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
-        self._begin = self._before = rng_state.get_state(self.device)
+        self._begin = self._before = get_rng_state(self.device)
         if done:
             own = self.position['ranks'][self.runtime.rank]
             self._begin, self._before, now = own['begin'], own['before'], own['now']
             meters.load(own['meters'])
             if done == len(loader):
-                rng_state.set_state(now, self.device)
+                set_rng_state(now, self.device)
                 return
             _logger.info(f'Continuing in epoch {epoch} after {done} of {len(loader)} batches, which are read again.')
-            rng_state.set_state(self._begin, self.device)
+            set_rng_state(self._begin, self.device)
         iterator = iter(progress(loader, f'Epoch {epoch}', self.runtime.primary))
         for index in range(done):
             if index == done - 1:
-                rng_state.set_state(self._before, self.device)
+                set_rng_state(self._before, self.device)
             next(iterator, None)
         if done:
-            rng_state.set_state(now, self.device)
+            set_rng_state(now, self.device)
         for index in count(done):
-            if self._stopping or self.args.recovery_interval:
-                self._before = rng_state.get_state(self.device)
+            if self._stopping or self.interval:
+                self._before = get_rng_state(self.device)
             batch = next(iterator, None)
             if batch is None:
                 return
@@ -108,8 +114,7 @@ class Recovery:
         Raises:
             Stopped: If the run is told to end; the checkpoint is written first.
         """
-        interval = self.args.recovery_interval
-        if self._stopping or (interval and (update_idx + 1) % interval == 0):
+        if self._stopping or (self.interval and (update_idx + 1) % self.interval == 0):
             self._save(batch_idx + 1)
         if self._stopping:
             raise Stopped
@@ -117,34 +122,55 @@ class Recovery:
         self._stopping = self.stop.agreed()
 
     def in_validation(self) -> None:
-        """End the run after a validation if it is told to end.
-
-        Raises:
-            Stopped: If so; a checkpoint of the epoch's training is written first.
-        """
+        """Raise `Stopped` after a validation if the run is told to end, with a checkpoint of the epoch's training."""
         if self.stop.agreed_now():
             self._save(self._num_batches)
             raise Stopped
 
     def after_epoch(self) -> None:
-        """End the run after the epoch's own checkpoint if it is told to end.
-
-        Raises:
-            Stopped: If so.
-        """
+        """Raise `Stopped` after the epoch's own checkpoint if the run is told to end."""
         self.position = None
         if self.stop.agreed_now():
             raise Stopped
 
     def _save(self, batches: int) -> None:
-        now = rng_state.get_state(self.device)
+        now = get_rng_state(self.device)
         own = dict(begin=self._begin, before=self._before, now=now, meters=self._meters.state())
         ranks = [own]
         if self.runtime.distributed:
             ranks = [None] * self.runtime.world_size
             torch.distributed.all_gather_object(ranks, own)
         if self.saver is not None:
-            position = dict(
-                epoch=self._epoch, batches=batches, made_with=self._made_with(self._num_batches), ranks=ranks)
-            update_idx = -(-batches // self.args.grad_accum_steps) - 1
-            self.saver.save_recovery(self._epoch, batch_idx=update_idx, position=position)
+            made_with = self._made_with(self._num_batches)
+            position = dict(epoch=self._epoch, batches=batches, made_with=made_with, ranks=ranks)
+            self.saver.save_recovery(
+                self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)
+
+
+def get_rng_state(device: torch.device) -> Dict[str, Any]:
+    """States of the generators of torch, numpy and Python, in a form that a checkpoint can hold without pickle."""
+    _, key, pos, has_gauss, gauss = np.random.get_state()
+    state = dict(
+        cpu=torch.get_rng_state(),
+        numpy=dict(key=torch.from_numpy(key.astype(np.int64)), pos=pos, has_gauss=has_gauss, gauss=gauss),
+        python=random.getstate(),
+    )
+    if device.type != 'cpu':
+        module, where = _accelerator(device)
+        state[device.type] = module.get_rng_state(*where).cpu()
+    return state
+
+
+def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
+    """Restore what `get_rng_state` returned on the same type of device."""
+    torch.set_rng_state(state['cpu'])
+    key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
+    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
+    random.setstate(state['python'])
+    if device.type != 'cpu':
+        module, where = _accelerator(device)
+        module.set_rng_state(state[device.type], *where)
+
+
+def _accelerator(device: torch.device) -> Tuple[Any, tuple]:
+    return getattr(torch, device.type), () if device.type == 'mps' else (device,)

@@ -1,10 +1,13 @@
 """Resuming from a checkpoint: which file --resume means, and loading it."""
 import argparse
+import glob
 import logging
 import os
+import zipfile
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from timm.task import TrainingTask, load_task_ema_checkpoint, resume_task_checkpoint
@@ -13,7 +16,6 @@ from timm.utils.checkpoint_saver import load_checkpoint_metadata
 from ...checks import REJECTIONS, UsageError, call_library
 from ..cli.flag import flag_name
 from ..runtime import Runtime, agree_to_start
-from .find import newest_checkpoint
 
 _logger = logging.getLogger('train')
 DEFAULT_OUTPUT = './output/train'
@@ -39,7 +41,7 @@ def resume(
     """Load the checkpoint at `path`; '' for a fresh start. Where its settings differ, those of `args` hold.
 
     Raises:
-        ValueError: If there is no such checkpoint, or it belongs to another model.
+        UsageError: If there is no such checkpoint, or it belongs to another model.
     """
     if not path:
         return Resumed()
@@ -51,7 +53,7 @@ def resume(
         resume_task_checkpoint,
         task,
         path,
-        optimizer=None if args.no_resume_opt else SimpleNamespace(load_state_dict=partial(_load_state, optimizer)),
+        optimizer=None if args.no_resume_opt else state_only(optimizer),
         loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
         log_info=runtime.primary,
     )
@@ -65,8 +67,12 @@ def resume(
     return Resumed(epoch if position is None else position['epoch'], position, schedule)
 
 
+def state_only(optimizer: torch.optim.Optimizer) -> Any:
+    """Return an optimizer to resume that takes the state, but keeps its settings: learning rate, momentum and so on."""
+    return SimpleNamespace(load_state_dict=partial(_load_state, optimizer))
+
+
 def _load_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]) -> None:
-    """Load an optimizer's state, but not its settings: learning rate, weight decay, momentum and the like stay."""
     own = [{name: value for name, value in group.items() if name not in ('params', 'lookahead_step')}
            for group in optimizer.param_groups]
     sizes, saved = ([len(group['params']) for group in groups]
@@ -96,11 +102,7 @@ def _warn_of_changes(args: argparse.Namespace, before: Optional[argparse.Namespa
 
 
 def check_resumed(path: str, opt: Optional[str]) -> Dict[str, Any]:
-    """Return the contents of the checkpoint, without reading its tensors.
-
-    Raises:
-        UsageError: If there is no such checkpoint, or its optimizer is not `opt` (None allows any).
-    """
+    """Return the contents of the checkpoint, without reading its tensors; its optimizer must be `opt` (None: any)."""
     if not os.path.isfile(path):
         raise UsageError(f'--resume {path}: no such file')
     metadata = restore(path, load_checkpoint_metadata, path, errors=Exception)  # whatever the unpickler raises
@@ -134,3 +136,50 @@ def find_resumed(args: argparse.Namespace, runtime: Runtime) -> str:
     if runtime.distributed:
         torch.distributed.broadcast_object_list(found, src=0, device=runtime.device)
     return found[0]
+
+
+def newest_checkpoint(folder: str) -> Optional[str]:
+    """Return the intact checkpoint that is furthest in training, or None if there are no checkpoints.
+
+    A truncated or corrupted file is skipped, with a warning that names it.
+
+    Raises:
+        UsageError: If there are checkpoints, but none is intact: a fresh start would overwrite them.
+    """
+    damaged: List[str] = []
+    for names in (('last', 'recovery-*'), ('checkpoint-*',)):
+        found: List[Tuple[Tuple[int, int], str]] = []
+        for name in names:
+            for path in sorted(glob.glob(os.path.join(glob.escape(folder), f'{name}.pth.tar'))):
+                with _skip_damaged(path, damaged):
+                    place = _place(path)
+                    if place is not None:
+                        found.append((place, path))
+        for _, path in sorted(found, reverse=True):
+            with _skip_damaged(path, damaged), zipfile.ZipFile(path) as archive:
+                if bad := archive.testzip():
+                    raise ValueError(f'wrong checksum of {bad}')
+                return path
+    if damaged:
+        raise UsageError(f'--resume auto: no checkpoint in {folder} can be read: {"; ".join(damaged)}')
+    return None
+
+
+def _place(path: str) -> Optional[Tuple[int, int]]:
+    """The epoch, and the batch within it, from which a run would continue; None if the file does not say."""
+    metadata = load_checkpoint_metadata(path)
+    position = (metadata.get('saver') or {}).get('position')
+    if position is not None:
+        return position['epoch'], position['batches']
+    # timm's own recovery files do not say where in the epoch they were written
+    return None if os.path.basename(path).startswith('recovery-') else (metadata['epoch'] + 1, 0)
+
+
+@contextmanager
+def _skip_damaged(path: str, damaged: List[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file can raise anything
+        reason = (str(error).split('\n')[0] or type(error).__name__)[:200]
+        damaged.append(f'{os.path.basename(path)} ({reason})')
+        _logger.warning(f'--resume auto: {path} is damaged ({reason}); looking for an older checkpoint.')

@@ -1,27 +1,21 @@
-"""Checkpoints that are complete or absent, even if the process is killed or the disk is full."""
+"""Checkpoints of a run, whose disk may be full."""
 import errno
 import logging
 import os
 import shutil
 from typing import Any, Callable, Dict, Optional
 
-from timm.utils import CheckpointSaver
-
+from ..._timm_compat import AtomicFiles
 from ..schedule import Schedule
 
 _logger = logging.getLogger('train')
 
 
-class AtomicCheckpointSaver(CheckpointSaver):
-    """timm's CheckpointSaver, but a name always points to a complete file, and a full disk does not end a run.
+class AtomicCheckpointSaver(AtomicFiles):
+    """timm's CheckpointSaver with complete files only, and a full disk does not end a run.
 
-    timm removes the old file before it moves the new one to its place, so a kill between the two leaves neither. Here
-    the new file is first flushed to the disk and then takes the name in one step. If it cannot be written, the reason
-    is logged and kept in `failure` until a later checkpoint is written; earlier ones stay.
-
-    Args:
-        schedule: The schedule whose state, if any, is saved in the checkpoints.
-        *args, **kwargs: Arguments of timm's CheckpointSaver.
+    If a file cannot be written, the reason is logged and kept in `failure` until a later checkpoint is written; earlier
+    ones stay. The state of `schedule`, if any, is saved in the checkpoints; other arguments are timm's.
     """
 
     def __init__(self, *args: Any, schedule: Optional[Schedule] = None, **kwargs: Any):
@@ -72,8 +66,7 @@ class AtomicCheckpointSaver(CheckpointSaver):
         if before != self.args.eval_metric:
             _logger.warning(f'The checkpoints in this folder were ranked by {before}: they are kept, but not ranked.')
             files = [(name, None) for name, _ in state_dict['checkpoint_files']]
-            pending = state_dict['pending'][0], None
-            state_dict = dict(checkpoint_files=files, pending=pending)
+            state_dict = dict(checkpoint_files=files, pending=(state_dict['pending'][0], None))
         super().load_state_dict(state_dict)
 
     def _try(self, what: str, save: Callable, *args: Any) -> bool:
@@ -88,38 +81,3 @@ class AtomicCheckpointSaver(CheckpointSaver):
                 f'{what} was not written: {self.failure}. Earlier ones are intact; the run continues and tries again '
                 f'with the next.')
         return self.failure is None
-
-    def _save(self, save_path, epoch, metric=None):
-        try:
-            with open(save_path, 'wb') as file:  # Python's file says why a write failed, torch's does not
-                super()._save(file, epoch, metric)
-                file.flush()
-                os.fsync(file.fileno())
-        except Exception as error:
-            _remove(save_path)
-            cause: Optional[BaseException] = error  # torch raises its own while handling the system's
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__cause__ or cause.__context__
-            if cause is None:
-                raise
-            raise OSError(cause.errno, cause.strerror, save_path) from error
-
-    def _replace(self, src, dst):
-        os.replace(src, dst)
-
-    def _duplicate(self, src, dst):
-        copy = f'{dst}.tmp'
-        _remove(copy)  # from a run that was killed right here
-        try:
-            try:
-                os.link(src, copy)
-            except OSError:  # a file system without hard links
-                shutil.copy2(src, copy)
-            os.replace(copy, dst)
-        finally:
-            _remove(copy)
-
-
-def _remove(path: str) -> None:
-    if os.path.exists(path):
-        os.remove(path)

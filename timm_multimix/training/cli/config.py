@@ -11,15 +11,7 @@ _logger = logging.getLogger('train')
 
 
 def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[str]] = None) -> None:
-    """Make the values in the YAML file of --config the defaults of `parser`.
-
-    Args:
-        parser: The parser of these flags.
-        flags: All flags, by argument name.
-
-    Raises:
-        UsageError: If the file cannot be read, or a flag does not accept its value.
-    """
+    """Make the values in the YAML file of --config the defaults of `parser`, which is that of all `flags`, by name."""
     config_parser = Parser(add_help=False)
     flags['config'].add_to(config_parser)
     path = config_parser.parse_known_args(argv)[0].config
@@ -30,11 +22,12 @@ def read_defaults(parser: Parser, flags: Dict[str, Flag], argv: Optional[List[st
         overlay = values.pop('pretrained_cfg_overlay', None)  # only in a file, as in timm
         if not isinstance(overlay, (dict, type(None))):
             raise UsageError(f'pretrained_cfg_overlay must hold "name: value" lines, got {overlay!r}')
-        unknown = sorted((name for name in values if name not in flags or name == 'config'), key=str)
-        if unknown:  # only a warning, as in timm: the file may be from another version
-            _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(map(str, unknown))}')
-        known = {name: value for name, value in values.items() if name not in unknown}
-        parsed = parser.parse_args(_as_typed(known, flags))
+        known = {name: value for name, value in values.items() if name in flags and name != 'config'}
+        if unknown := sorted(map(str, values.keys() - known.keys())):  # only a warning: it may be of another version
+            _logger.warning(f'--config {path}: unknown names, which have no effect: {", ".join(unknown)}')
+        typed = [_as_typed(flags[name], value) for name, value in known.items()]
+        typed.sort(key=lambda texts: texts[:1] == ['--'])  # positional arguments last
+        parsed = parser.parse_args([text for texts in typed for text in texts])
     except UsageError as error:
         raise UsageError(f'--config {path}: {error}') from error
     parser.set_defaults(pretrained_cfg_overlay=overlay, **{name: getattr(parsed, name) for name in known})
@@ -51,41 +44,29 @@ def _read(path: str) -> Dict[Any, Any]:
     return values
 
 
-def _as_typed(values: Dict[str, Any], flags: Dict[str, Flag]) -> List[str]:
-    """A command line that gives these values."""
-    options, positionals = [], []
-    for name, value in values.items():
-        flag = flags[name]
-        if type(value) is type(flag.default) and value == flag.default:
-            continue
-        if flag.is_positional:
-            positionals += ['--', *_texts(flag, value)]
-        else:
-            options += _option(flag, value)
-    return options + positionals
-
-
-def _option(flag: Flag, value: Any) -> List[str]:
+def _as_typed(flag: Flag, value: Any) -> List[str]:
+    """The part of a command line that gives a flag this value."""
+    if type(value) is type(flag.default) and value == flag.default:
+        return []
     if flag.is_switch:
         if not isinstance(value, bool):
             raise UsageError(f'{flag.dest} must be true or false, got {value!r}')
         return [flag.name] if value else []
-    texts = _texts(flag, value)
-    return [flag.name, *texts] if flag.takes_many else [f'{flag.name}={texts[0]}']
-
-
-def _texts(flag: Flag, value: Any) -> List[str]:
     if flag.takes_names:
         if not isinstance(value, dict):
             raise UsageError(f'{flag.dest} must hold "name: value" lines, got {value!r}')
-        return [f'{name}={item!r}' for name, item in value.items()]
+        return [flag.name, *(f'{name}={item!r}' for name, item in value.items())]
     if value is None:
         raise UsageError(f'{flag.dest} must have a value, got {value!r}')
-    if isinstance(value, list) and not flag.takes_many:
+    takes_many = flag.nargs not in (None, '?')
+    if isinstance(value, list) and not takes_many:
         raise UsageError(f'{flag.dest} must be one value, got {value!r}')
     values = value if isinstance(value, list) else [value]
     for item in values:  # names and paths may look like a number
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
             kind = 'text' if flag.type in (None, str) else flag.type.__name__
             raise UsageError(f'{flag.dest} must be {kind}, got {value!r}')
-    return [str(item) for item in values]
+    texts = [str(item) for item in values]
+    if takes_many:
+        return [flag.name, *texts]
+    return ['--', *texts] if flag.is_positional else [f'{flag.name}={texts[0]}']

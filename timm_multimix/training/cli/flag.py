@@ -1,6 +1,7 @@
 """The declaration of one flag: its type, its default, the values it accepts, and the flags it needs or excludes."""
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from timm.utils import ParseKwargs
@@ -9,12 +10,7 @@ from ...checks import UsageError
 
 
 class Allowed(NamedTuple):
-    """The values that a flag accepts, among those of its type.
-
-    Args:
-        text: Completes the sentence "--flag must ...".
-        holds: Returns whether a value is one of them.
-    """
+    """The values that a flag accepts, among those of its type: `text` completes the sentence "--flag must ..."."""
     text: str
     holds: Callable[[Any], bool]
 
@@ -44,16 +40,11 @@ LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair)
 class Given:
     """A condition on other flags: one of them is given or, with `values`, one flag has one of these values.
 
-    Args:
-        names: Argument names of the flags, such as 'batch_size'.
-        values: The values.
-        why: A reason, for the message.
+    `names` are those of arguments, such as 'batch_size'; `why` is a reason for the message.
     """
 
     def __init__(self, *names: str, values: Sequence[str] = (), why: str = ''):
-        self.names = names
-        self.values = values
-        self.why = why
+        self.names, self.values, self.why = names, values, why
 
     @property
     def text(self) -> str:
@@ -61,10 +52,8 @@ class Given:
             return f'{flag_name(self.names[0])} {any_of(self.values)}'
         return any_of([flag_name(name) for name in self.names])
 
-    @property
-    def sentence(self) -> str:
-        """The condition with its reason."""
-        return f'{self.text}, {self.why}' if self.why else self.text
+    def reason(self, separator: str) -> str:
+        return separator + self.why if self.why else ''
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +68,6 @@ class Flag:
         allowed: The values that it accepts, among those of its type.
         needs: Conditions that must all hold if it is given.
         excludes: Conditions of which none may hold if it is given.
-        used_with: Condition without which timm ignores it; a warning says so.
-        unused_with: Condition under which timm ignores it; a warning says so.
     """
     names: Tuple[str, ...]
     help: str
@@ -95,18 +82,16 @@ class Flag:
     allowed: Optional[Allowed] = None
     needs: Tuple[Given, ...] = ()
     excludes: Tuple[Given, ...] = ()
-    used_with: Optional[Given] = None
-    unused_with: Optional[Given] = None
-
-    @property
-    def dest(self) -> str:
-        """The name of the argument."""
-        return self.name.lstrip('-').replace('-', '_')
 
     @property
     def name(self) -> str:
         """The name that messages use: the first long one."""
         return next((name for name in self.names if name.startswith('--')), self.names[0])
+
+    @property
+    def dest(self) -> str:
+        """The name of the argument."""
+        return self.name.lstrip('-').replace('-', '_')
 
     @property
     def is_positional(self) -> bool:
@@ -119,10 +104,6 @@ class Flag:
     @property
     def takes_names(self) -> bool:
         return self.action is NamedValues
-
-    @property
-    def takes_many(self) -> bool:
-        return self.nargs not in (None, '?')
 
     def is_given(self, value: Any) -> bool:
         """Return whether a value is not empty and differs from the default."""
@@ -147,6 +128,14 @@ def flag(*names: str, **declaration: Any) -> Flag:
 
 def switch(*names: str, **declaration: Any) -> Flag:
     return Flag(names, **{'action': 'store_true', 'default': False, **declaration})
+
+
+text = partial(flag, type=str)
+number = partial(flag, type=float)
+amount = partial(number, allowed=FROM_0)
+share = partial(number, allowed=SHARE)
+count = partial(flag, type=int, metavar='N', allowed=FROM_1)
+count_0 = partial(flag, type=int, metavar='N', allowed=FROM_0)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,6 @@ import argparse
 import inspect
 from typing import Any, Dict, Tuple, Union
 
-import yaml
 from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
@@ -180,17 +179,14 @@ def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def resolved_text(args_text: str, task: TrainingTask) -> str:
-    """Return the text of args.yaml with the actual values of MultiMix flags that were left to their defaults."""
+def resolved(task: TrainingTask) -> Dict[str, Any]:
+    """Return the actual values of MultiMix and MixupE flags that were left to their defaults, by argument name."""
     if isinstance(task, MixupETask):
-        resolved = dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
-    elif isinstance(task, MultiMixTask):
-        # a switch has no value that says off
-        settings = {name: None if value is False else value for name, value in task.settings.items()}
-        alpha = settings['alpha']
-        settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
-        resolved = {
-            each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}
-    else:
-        return args_text
-    return yaml.safe_dump({**yaml.safe_load(args_text), **resolved}, default_flow_style=False)
+        return dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
+    if not isinstance(task, MultiMixTask):
+        return {}
+    # a switch has no value that says off
+    settings = {name: None if value is False else value for name, value in task.settings.items()}
+    alpha = settings['alpha']
+    settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
+    return {each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}

@@ -2,7 +2,7 @@
 import argparse
 import logging
 import sys
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import yaml
 
@@ -34,14 +34,8 @@ def create_parser(
         allow_abbrev: bool = True,
 ) -> Parser:
     """Create a parser for groups of flags, by default for all flags."""
-    parser = Parser(
-        prog=prog,
-        usage=usage,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=allow_abbrev,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog, usage, description, formatter_class=form, add_help=False, allow_abbrev=allow_abbrev)
     for title, flags in groups:
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -63,17 +57,11 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
         sys.exit(2)
     warn_of_ignored(args, FLAGS)
-    values = {name: value for name, value in vars(args).items() if name != 'config'}
-    args_text = yaml.safe_dump(values, default_flow_style=False)
-    return args, args_text
+    return args, args_text(args)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what cannot work, and set the defaults that depend on other flags.
-
-    Raises:
-        UsageError: Naming the flag, its value and what is allowed.
-    """
+    """Refuse what cannot work, by flag, value and what is allowed, and set the defaults that depend on other flags."""
     if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
         args.eval_metric = 'map'  # as timm ranks checkpoints
     check_args(args, FLAGS)
@@ -85,16 +73,7 @@ def check(args: argparse.Namespace) -> None:
             f'model, and together they gained no more than one of them; without the flag label smoothing is 0.')
 
 
-def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:
-    """Return --lr, or --lr-base scaled by the global batch size, for adaptive optimizers by its square root."""
-    if args.lr is not None:
-        return args.lr
-    global_batch_size = args.batch_size * world_size * args.grad_accum_steps
-    ratio = global_batch_size / args.lr_base_size
-    adaptive = any(name in args.opt.lower() for name in ('ada', 'lamb'))
-    scale = args.lr_base_scale or ('sqrt' if adaptive else 'linear')
-    lr = args.lr_base * (ratio ** 0.5 if scale == 'sqrt' else ratio)
-    _logger.info(
-        f'Learning rate ({lr}) calculated from base learning rate ({args.lr_base}) '
-        f'and effective global batch size ({global_batch_size}) with {scale} scaling.')
-    return lr
+def args_text(args: argparse.Namespace, **resolved: Any) -> str:
+    """Return the text of args.yaml; `resolved` are the library's values of flags that were left to their defaults."""
+    values = {name: value for name, value in {**vars(args), **resolved}.items() if name != 'config'}
+    return yaml.safe_dump(values, default_flow_style=False)

@@ -1,7 +1,7 @@
 """Checks of the arguments before anything is built: declarations of single flags, and rules for several together."""
 import argparse
 import logging
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
@@ -32,38 +32,16 @@ def is_binary(args: argparse.Namespace) -> bool:
 
 
 def check_args(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
-    """Refuse what cannot work before anything is built.
-
-    Args:
-        flags: All flags, by argument name.
-
-    Raises:
-        UsageError: Naming the flag, its value and what is allowed.
-    """
-    for flag in flags.values():
-        _check_value(flag, getattr(args, flag.dest))
-    given = [flag for flag in flags.values() if flag.is_given(getattr(args, flag.dest))]
-    for flag in given:
-        for condition in flag.needs:
-            if _first(condition, args, flags) is None:
-                raise UsageError(_needs(flag, condition, args))
-    for flag in given:
-        for condition in flag.excludes:
-            other = _first(condition, args, flags)
-            if other is not None:
-                reason = f': {condition.why}' if condition.why else ''
-                raise UsageError(f'{flag.name} does not go with {other}{reason}')
-    for check in (_check_optimizer, _check_images, _check_losses, _check_mixing, _check_sizes, _check_epochs,
-                  _check_validation):
-        check(args)
+    """Refuse what cannot work before anything is built; `flags` are all flags, by argument name."""
+    if args.num_classes is not None and not is_binary(args):
+        check_several_classes('--num-classes', args.num_classes, '--bce-loss')
+    for rules in (_values(args, flags), _conditions(args, flags), _combinations(args)):
+        for problem in rules:
+            raise UsageError(problem)
 
 
 def check_data(args: argparse.Namespace) -> None:
-    """Refuse a run without data, or with two sources of it.
-
-    Raises:
-        UsageError: Naming the flags.
-    """
+    """Refuse a run without data, or with two sources of it."""
     if args.data and args.data_dir and args.data != args.data_dir:
         raise UsageError(f'two folders of data: {args.data} and --data-dir {args.data_dir}; give one of them')
     own_data = args.dataset == 'digits' or args.dataset.lower().startswith(_OWN_DATA)
@@ -74,36 +52,42 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def warn_of_ignored(args: argparse.Namespace, flags: Dict[str, Flag]) -> None:
-    """Warn of flags that have no effect with, or without, certain others."""
-    for flag in flags.values():
-        if not flag.is_given(getattr(args, flag.dest)):
-            continue
-        if flag.used_with is not None and _first(flag.used_with, args, flags) is None:
-            _logger.warning(f'{flag.name} has no effect without {flag.used_with.text}.')
-        if flag.unused_with is not None and _first(flag.unused_with, args, flags) is not None:
-            _logger.warning(f'{flag.name} has no effect with {flag.unused_with.sentence}.')
+    """Warn of flags of mixing that have no effect: timm ignores them without a word."""
     given = [name for name in _MIXING if flags[name].is_given(getattr(args, name))]
     if args.mixup_mode not in OUR_MODES and not mixes_images(args):
         for name in given:
             _logger.warning(f'{flag_name(name)} has no effect without --mixup, --cutmix or --cutmix-minmax.')
-    elif 'mixup_switch_prob' in given and args.mixup_mode != 'mixupe' and not _mixes_in_two_ways(args):
+    elif 'mixup_switch_prob' in given and not (args.mixup > 0. and (args.cutmix > 0. or args.cutmix_minmax)):
         _logger.warning('--mixup-switch-prob has no effect without both --mixup and --cutmix.')
 
 
-def _mixes_in_two_ways(args: argparse.Namespace) -> bool:
-    return args.mixup > 0. and (args.cutmix > 0. or args.cutmix_minmax is not None)
+def _values(args: argparse.Namespace, flags: Dict[str, Flag]) -> Iterator[str]:
+    """What is wrong with single values."""
+    for flag in flags.values():
+        value = getattr(args, flag.dest)
+        if value is not None and flag.allowed is not None and not flag.allowed.holds(value):
+            yield f'{flag.name} must {flag.allowed.text}, got {value!r}'
+        for x in numbers(value):
+            if not abs(x) < float('inf'):
+                yield f'{flag.name} must be a finite number, got {value}'
+            if isinstance(x, int) and flag.dest != 'seed' and not -2 ** 31 <= x < 2 ** 31:
+                yield f'{flag.name} must be below 2 ** 31, got {value}'
 
 
-def _check_value(flag: Flag, value: object) -> None:
-    if value is None:
-        return
-    if flag.allowed is not None and not flag.allowed.holds(value):
-        raise UsageError(f'{flag.name} must {flag.allowed.text}, got {value!r}')
-    for x in numbers(value):
-        if not abs(x) < float('inf'):
-            raise UsageError(f'{flag.name} must be a finite number, got {value}')
-        if isinstance(x, int) and flag.dest != 'seed' and not -2 ** 31 <= x < 2 ** 31:
-            raise UsageError(f'{flag.name} must be below 2 ** 31, got {value}')
+def _conditions(args: argparse.Namespace, flags: Dict[str, Flag]) -> Iterator[str]:
+    """What flags need or exclude by their declaration."""
+    given = [flag for flag in flags.values() if flag.is_given(getattr(args, flag.dest))]
+    for flag in given:
+        for condition in flag.needs:
+            if _first(condition, args, flags) is None:
+                # if the flag is a choice with a default, only this value needs the other flag
+                name = f'{flag.name} {getattr(args, flag.dest)}' if flag.choices and flag.default else flag.name
+                got = f', got {getattr(args, condition.names[0])!r}' if condition.values else ''
+                yield f'{name} needs {condition.text}{condition.reason(", ")}{got}'
+    for flag in given:
+        for condition in flag.excludes:
+            if (other := _first(condition, args, flags)) is not None:
+                yield f'{flag.name} does not go with {other}{condition.reason(": ")}'
 
 
 def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -> Optional[str]:
@@ -118,128 +102,109 @@ def _first(condition: Given, args: argparse.Namespace, flags: Dict[str, Flag]) -
     return None
 
 
-def _needs(flag: Flag, condition: Given, args: argparse.Namespace) -> str:
-    # if the flag is a choice with a default, only this value needs the other flag
-    name = f'{flag.name} {getattr(args, flag.dest)}' if flag.choices and flag.default else flag.name
-    got = f', got {getattr(args, condition.names[0])!r}' if condition.values else ''
-    return f'{name} needs {condition.sentence}{got}'
+def _combinations(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with several flags together, beyond their declarations."""
+    yield from _optimizer(args)
+    yield from _images(args)
+    yield from _losses(args)
+    yield from _mixing(args)
+    yield from _epochs_and_validation(args)
 
 
-def _check_optimizer(args: argparse.Namespace) -> None:
+def _optimizer(args: argparse.Namespace) -> Iterator[str]:
+    if args.amp and args.model_dtype not in (None, 'float32'):
+        yield f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}'
     if not is_second_order(args):
         return
     if args.multimix_implementation not in (None, 'reference'):
-        raise UsageError(
-            f'--multimix-implementation must be reference with --opt {args.opt}, which needs second derivatives, got '
-            f'{args.multimix_implementation!r}')
+        yield (f'--multimix-implementation must be reference with --opt {args.opt}, which needs second derivatives, '
+               f'got {args.multimix_implementation!r}')
     for name in ('torchcompile', 'torchscript', 'sync_bn', 'grad_checkpointing', 'mixupe_exact'):
         if getattr(args, name):
-            raise UsageError(f'{flag_name(name)} does not go with --opt {args.opt}: it needs further derivatives')
+            yield f'{flag_name(name)} does not go with --opt {args.opt}: it needs further derivatives'
 
 
-def _check_images(args: argparse.Namespace) -> None:
+def _images(args: argparse.Namespace) -> Iterator[str]:
     size = args.input_size
     if args.in_chans is not None and size and args.in_chans != size[0]:
-        raise UsageError(f'--in-chans must match --input-size ({size[0]}), got {args.in_chans}')
+        yield f'--in-chans must match --input-size ({size[0]}), got {args.in_chans}'
     if args.img_size is not None and size and size[1:] != [args.img_size] * 2:
-        raise UsageError(
-            f'--img-size must match --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them')
+        yield f'--img-size must match --input-size ({size[1]} x {size[2]}), got {args.img_size}; give one of them'
     in_chans = size[0] if size else args.in_chans or 3
     for name in ('mean', 'std'):
         value = getattr(args, name)
         if value is not None and (len(value) not in (1, in_chans) or (name == 'std' and min(value) <= 0.)):
-            raise UsageError(f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}')
-    if args.amp and args.model_dtype not in (None, 'float32'):
-        raise UsageError(f'--model-dtype must be float32 with --amp, got {args.model_dtype!r}')
+            yield f'{flag_name(name)} must be 1 or {in_chans} numbers, std > 0, got {value}'
+    lists: Dict[str, Optional[List[Any]]] = {
+        name: getattr(args, name) for name in ('train_batch_sizes', 'train_size_probs')}
+    for name, values in lists.items():
+        if args.train_img_sizes and values is not None and len(values) != len(args.train_img_sizes):
+            yield (f'{flag_name(name)} must have one value for each of --train-img-sizes '
+                   f'({len(args.train_img_sizes)}), got {len(values)}')
 
 
-def _check_losses(args: argparse.Namespace) -> None:
-    asked = [name for name in ('loss', 'bce_loss', 'jsd_loss') if getattr(args, name)]
+def _losses(args: argparse.Namespace) -> Iterator[str]:
+    asked = [flag_name(name) for name in ('loss', 'bce_loss', 'jsd_loss') if getattr(args, name)]
     if len(asked) > 1:
-        raise UsageError(f'{flag_name(asked[0])} and {flag_name(asked[1])} both choose the criterion; give one of them')
+        yield f'{asked[0]} and {asked[1]} both choose the criterion; give one of them'
     loss = loss_type(args)
     mixes = mixes_input(args) or args.mixup_mode in MODES
-    if loss != 'bce':
-        for name in ('bce_sum', 'bce_target_thresh', 'bce_pos_weight'):
-            if getattr(args, name) is not None and getattr(args, name) is not False:
-                raise UsageError(f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}')
+    for name in ('bce_sum', 'bce_target_thresh', 'bce_pos_weight'):
+        if loss != 'bce' and getattr(args, name) is not None and getattr(args, name) is not False:
+            yield f'{flag_name(name)} needs --bce-loss, the criterion is {loss!r}'
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
-        raise UsageError(f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}')
-    if args.num_classes is not None and not is_binary(args):
-        check_several_classes('--num-classes', args.num_classes, '--bce-loss')
+        yield f'--task multilabel needs one of the losses {", ".join(MULTI_LABEL_LOSS_TYPES)}, got {loss!r}'
     if loss == 'db':
-        raise UsageError('--loss db needs the counts of the classes, for which there is no flag')
+        yield '--loss db needs the counts of the classes, for which there is no flag'
     if loss in ('twoway', 'zlpr') and mixes:
-        raise UsageError(f'--loss {loss} accepts only labels of 0 and 1, so it does not go with mixing')
+        yield f'--loss {loss} accepts only labels of 0 and 1, so it does not go with mixing'
     if loss == 'jsd' and args.aug_splits < 2:
-        raise UsageError(f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}')
+        yield f'--jsd-loss needs --aug-splits of 2 or more, got {args.aug_splits}'
     if loss == 'asl' and args.task != 'multilabel' and mixes:
-        raise UsageError('--loss asl accepts only class indices, so it does not go with mixing')
+        yield '--loss asl accepts only class indices, so it does not go with mixing'
     if args.mixup_mode == 'mixupe' and args.task != 'classification':
-        raise UsageError(f'--mixup-mode mixupe needs --task classification, got {args.task!r}')
-    for flag, given in (
-            ('--mixup-mode mixupe', args.mixup_mode == 'mixupe'),
-            ('--multimix-teacher-decay', args.multimix_teacher_decay is not None),
-    ):
-        if given and loss != 'ce':
-            chosen = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
-            raise UsageError(f'{flag} needs cross-entropy, got {chosen}')
+        yield f'--mixup-mode mixupe needs --task classification, got {args.task!r}'
+    chosen = '--bce-loss' if args.bce_loss else f'--loss {args.loss}'
+    if args.mixup_mode == 'mixupe' and loss != 'ce':
+        yield f'--mixup-mode mixupe needs cross-entropy, got {chosen}'
+    if args.multimix_teacher_decay is not None and loss != 'ce':
+        yield f'--multimix-teacher-decay needs cross-entropy, got {chosen}'
 
 
-def _check_mixing(args: argparse.Namespace) -> None:
+def _mixing(args: argparse.Namespace) -> Iterator[str]:
     if mixes_input(args) and args.batch_size % 2 and not args.naflex_loader:
-        raise UsageError(
-            f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; the multimix modes '
-            f'accept any')
+        yield (f'--batch-size must be even with --mixup-mode {args.mixup_mode}, got {args.batch_size}; the multimix '
+               f'modes accept any')
+    sizes: List[int] = (args.train_img_sizes and args.train_batch_sizes) or [args.batch_size]
+    if mixes_input(args) and args.train_img_sizes and any(size % 2 for size in sizes):
+        yield f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}'
     if needs_two_views(args) and args.resplit:
-        raise UsageError(
-            "--resplit does not erase the first of two views, the student's; leave it out, or give "
-            '--multimix-single-view')
-    if args.multimix_paper:
-        for keyword in PAPER:
-            if getattr(args, f'multimix_{keyword}', None) is not None:
-                raise UsageError(f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them')
+        yield ("--resplit does not erase the first of two views, the student's; leave it out, or give "
+               '--multimix-single-view')
+    if needs_two_views(args) and args.train_img_sizes:
+        yield '--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view'
+    for keyword in PAPER if args.multimix_paper else ():
+        if getattr(args, f'multimix_{keyword}', None) is not None:
+            yield f'{flag_name("multimix_" + keyword)} is set by --multimix-paper; give one of them'
     if args.multimix_strength == 'auto' and args.task == 'multilabel':
-        raise UsageError('--multimix-strength auto needs --task classification: it follows top-1 accuracy')
-    sizes: List[int] = args.train_batch_sizes if args.train_img_sizes and args.train_batch_sizes else [args.batch_size]
+        yield '--multimix-strength auto needs --task classification: it follows top-1 accuracy'
     if args.multimix_length is not None and args.multimix_length > min(sizes):
         smallest = 'smallest batch' if args.train_img_sizes else 'batch size'
-        raise UsageError(
-            f'--multimix-length must be at most the {smallest} ({min(sizes)}), got {args.multimix_length}')
+        yield f'--multimix-length must be at most the {smallest} ({min(sizes)}), got {args.multimix_length}'
 
 
-def _check_sizes(args: argparse.Namespace) -> None:
-    if not args.train_img_sizes:
-        return
-    if needs_two_views(args):
-        raise UsageError('--train-img-sizes with --multimix-teacher-decay needs --multimix-single-view')
-    for name in ('train_batch_sizes', 'train_size_probs'):
-        value = getattr(args, name)
-        if value is not None and len(value) != len(args.train_img_sizes):
-            raise UsageError(
-                f'{flag_name(name)} must have one value for each of --train-img-sizes ({len(args.train_img_sizes)}), '
-                f'got {len(value)}')
-    if mixes_input(args) and any(size % 2 for size in args.train_batch_sizes or ()):
-        raise UsageError(f'--train-batch-sizes must be even with --mixup or --cutmix, got {args.train_batch_sizes}')
-
-
-def _check_epochs(args: argparse.Namespace) -> None:
-    last_epoch = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
-    if args.stop_epoch is not None and args.stop_epoch > last_epoch:
-        raise UsageError(f'--stop-epoch must be at most the {last_epoch} epochs of the schedule, got {args.stop_epoch}')
-    if not all(1 <= epoch <= last_epoch for epoch in args.save_epochs or ()):
-        raise UsageError(
-            f'--save-epochs must be from 1 to the {last_epoch} epochs of the schedule, got {args.save_epochs}')
-
-
-def _check_validation(args: argparse.Namespace) -> None:
+def _epochs_and_validation(args: argparse.Namespace) -> Iterator[str]:
+    last = args.epochs + args.cooldown_epochs + (args.warmup_epochs if args.warmup_prefix else 0)
+    if args.stop_epoch is not None and args.stop_epoch > last:
+        yield f'--stop-epoch must be at most the {last} epochs of the schedule, got {args.stop_epoch}'
+    if not all(1 <= epoch <= last for epoch in args.save_epochs or ()):
+        yield f'--save-epochs must be from 1 to the {last} epochs of the schedule, got {args.save_epochs}'
     evaluator = MultiLabelClassificationEvaluator if args.task == 'multilabel' else ClassificationEvaluator
     if args.eval_metric not in evaluator.metric_names:
-        raise UsageError(
-            f'--eval-metric must be one of {", ".join(map(repr, evaluator.metric_names))} with --task {args.task}, '
-            f'got {args.eval_metric!r}')
+        yield (f'--eval-metric must be one of {", ".join(map(repr, evaluator.metric_names))} with --task {args.task}, '
+               f'got {args.eval_metric!r}')
     batch_size = args.validation_batch_size or args.batch_size
     if not 0 <= args.tta <= batch_size:
-        raise UsageError(f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}')
+        yield f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}'
     if args.wandb_resume_id and args.log_wandb and not args.resume:
-        raise UsageError('--wandb-resume-id needs --resume, as it belongs to the resumed run')
+        yield '--wandb-resume-id needs --resume, because it belongs to the resumed run'

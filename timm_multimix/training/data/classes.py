@@ -4,31 +4,15 @@ import logging
 import os
 from typing import Any, Dict, Iterable, List
 
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
+from ..._timm_compat import FOLDERS, class_indices, source_of
 from ...checks import UsageError
 from ..cli.rules import is_binary
 
-FOLDERS = (ReaderImageFolder, ReaderImageInTar, ImageFolder)  # sources whose folders are the classes
 _logger = logging.getLogger('train')
 _MOST = 10  # names listed in a message
-
-
-def source_of(dataset: Any) -> Any:
-    """Return what knows the images and classes of a dataset: timm's reader, or torchvision's dataset."""
-    while wrapped := [name for name in ('base_dataset', 'dataset') if hasattr(dataset, name)]:
-        dataset = getattr(dataset, wrapped[0])
-    return getattr(dataset, 'reader', dataset)
-
-
-def class_indices(dataset: Any) -> Dict[Any, Any]:
-    """Return the index of each class by its name; empty if the data has no names."""
-    source = source_of(dataset)
-    return getattr(source, 'class_to_idx', None) or getattr(source, 'class_name_to_idx', None) or {}
 
 
 def class_names(dataset: Any) -> List[str]:
@@ -54,17 +38,8 @@ def write_classes(folder: str, names: List[str]) -> None:
             file.writelines(f'{name}\n' for name in names)
 
 
-def check_classes(
-        args: argparse.Namespace,
-        num_classes: int,
-        dataset_train: Dataset,
-        dataset_eval: Dataset,
-) -> None:
-    """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class.
-
-    Raises:
-        ValueError: If so, naming the classes that differ.
-    """
+def check_classes(args: argparse.Namespace, num_classes: int, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+    """Refuse classes that do not fit the model, or differ between the splits; warn of outputs without a class."""
     train, evaluation = class_indices(dataset_train), class_indices(dataset_eval)
     if not train:
         return
@@ -90,17 +65,13 @@ def check_classes(
             f'{args.train_split} and {args.val_split} must have the same classes, got {len(train)} and '
             f'{len(evaluation)}; {"; ".join(lacking) or "their order differs"}')
     if not args.class_map and type(source_of(dataset_train)) in FOLDERS:
-        _warn_of_order(names)
-
-
-def _warn_of_order(names: List[str]) -> None:
-    for index, (timm, torchvision) in enumerate(zip(sorted(names, key=natural_key), sorted(names))):
-        if timm != torchvision:
-            _logger.warning(
-                f"Class {index} is {names[index]}: it is {timm} in timm's order and {torchvision} in torchvision's, "
-                f'because they sort numbers and capitals differently. classes.txt in the output folder has the order '
-                f'of this model.')
-            return
+        for index, (timm, torchvision) in enumerate(zip(sorted(names, key=natural_key), sorted(names))):
+            if timm != torchvision:
+                _logger.warning(
+                    f"Class {index} is {names[index]}: it is {timm} in timm's order and {torchvision} in "
+                    f"torchvision's, because they sort numbers and capitals differently. classes.txt in the output "
+                    f'folder has the order of this model.')
+                break
 
 
 def some(names: Iterable[Any]) -> str:

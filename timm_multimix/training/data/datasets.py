@@ -8,8 +8,9 @@ from timm.data import AugMixDataset, ImageDataset, MultiLabelTarget, create_data
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import VisionDataset
 
+from ..._timm_compat import FOLDERS, source_of
 from ...checks import REJECTIONS, UsageError, call_library
-from .classes import FOLDERS, check_classes, source_of
+from .classes import check_classes
 from .digits import Digits
 from .folders import check_folders
 from .images import CheckedImages, ClassIndex
@@ -18,16 +19,12 @@ DATASET_ERRORS = (*REJECTIONS, KeyError, RuntimeError)  # timm's and torchvision
 
 
 def create_datasets(args: argparse.Namespace, data_config: Dict[str, Any]) -> Tuple[Dataset, Dataset]:
-    """Create the training and validation datasets; targets are class indices, or multi-hot with --task multilabel.
-
-    Raises:
-        ValueError: If the data is missing or does not fit the flags.
-    """
+    """Create the training and validation datasets; targets are class indices, or multi-hot with --task multilabel."""
     dataset_train = _create_split(args, data_config, args.train_split, is_training=True)
     dataset_eval = _create_split(args, data_config, args.val_split, is_training=False)
-    check_splits(args, dataset_train, dataset_eval)
+    check_splits(args.train_split, args.val_split, dataset_train, dataset_eval)
     for split, dataset in ((args.train_split, dataset_train), (args.val_split, dataset_eval)):
-        check_folders(split, dataset, args)
+        check_folders(split, dataset, args.class_map, args.input_key)
     check_classes(args, data_config['num_classes'], dataset_train, dataset_eval)
     for dataset in (dataset_train, dataset_eval):
         if args.task == 'classification' and hasattr(dataset, 'target_transform'):
@@ -49,15 +46,15 @@ def read_or_refuse(dataset: Dataset, img_mode: Optional[str]) -> Dataset:
     return CheckedImages(dataset, img_mode) if isinstance(dataset, (ImageDataset, VisionDataset)) else dataset
 
 
-def check_splits(args: argparse.Namespace, dataset_train: Dataset, dataset_eval: Dataset) -> None:
+def check_splits(train_split: str, val_split: str, dataset_train: Dataset, dataset_eval: Dataset) -> None:
     """Refuse to validate on training images: timm reads the whole folder if it has none with a split's name."""
     sources = source_of(dataset_train), source_of(dataset_eval)
-    if args.train_split == args.val_split or not all(type(source) in FOLDERS for source in sources):
+    if train_split == val_split or not all(type(source) in FOLDERS for source in sources):
         return
     train, evaluation = (os.path.realpath(source.root) for source in sources)
     if os.path.commonpath([train, evaluation]) in (train, evaluation):
         raise UsageError(
-            f'--train-split {args.train_split} and --val-split {args.val_split} read the same images (in {train} and '
+            f'--train-split {train_split} and --val-split {val_split} read the same images (in {train} and '
             f'{evaluation})')
 
 

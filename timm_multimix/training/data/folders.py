@@ -4,17 +4,17 @@ import difflib
 import logging
 import os
 from collections import Counter
-from typing import Any, Callable, Iterable, List
+from typing import Callable, Iterable, List, Optional
 
-import numpy as np
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
 
+from ..._timm_compat import class_indices, image_paths, keep_images, source_of
 from ...checks import UsageError
-from .classes import class_indices, some, source_of
+from .classes import some
 
 _logger = logging.getLogger('train')
 _PREFIXES = ('torch/', 'hfds/', 'hfids/', 'tfds/', 'wds/')
@@ -26,8 +26,12 @@ _SYNONYMS = (('train', 'training'), ('val', 'valid', 'validation', 'eval', 'eval
 
 def check_root(args: argparse.Namespace) -> None:
     """Refuse a dataset whose prefix timm does not know, and a folder or split that does not exist."""
-    if args.dataset:
-        _check_name(args.dataset)
+    if name := args.dataset:
+        if name != 'digits' and not name.lower().startswith(_PREFIXES):
+            close = difflib.get_close_matches(name.lower(), _TORCH_NAMES, n=1, cutoff=0.8)
+            raise UsageError(
+                f'--dataset must be digits or start with one of {", ".join(_PREFIXES)}, got {name!r}'
+                f'{f" (did you mean torch/{close[0]}?)" if close else ""}; leave it out for a folder of images')
         return
     root = args.data_dir or args.data
     if not os.path.exists(root):
@@ -41,34 +45,29 @@ def check_root(args: argparse.Namespace) -> None:
             raise UsageError(f'{flag} {split}: no such folder in {root}, which has {some(found) or "no folders"}')
 
 
-def _check_name(name: str) -> None:
-    if name == 'digits' or name.lower().startswith(_PREFIXES):
-        return
-    close = difflib.get_close_matches(name.lower(), _TORCH_NAMES, n=1, cutoff=0.8)
-    raise UsageError(
-        f'--dataset must be digits or start with one of {", ".join(_PREFIXES)}, got {name!r}'
-        f'{f" (did you mean torch/{close[0]}?)" if close else ""}; leave it out for a folder of images')
-
-
-def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> None:
+def check_folders(split: str, dataset: Dataset, class_map: str, input_key: Optional[str]) -> None:
     """Leave out hidden files and folders, also of a tar file, and warn of everything that is skipped.
 
     Raises:
-        ValueError: If images are outside the class folders, or the order of classes is not defined.
+        UsageError: If images are outside the class folders, or the order of classes is not defined.
     """
     reader = source_of(dataset)
     in_tar = isinstance(reader, ReaderImageInTar)
     if not in_tar and not isinstance(reader, ReaderImageFolder):
         return
-    start = len(reader.root.rstrip(os.sep)) + 1
-    files = [os.path.normpath(image.path) if in_tar else image[start:] for image, *_ in reader.samples]
-    paths = _leave_out_hidden(split, reader, files, keep_classes=bool(args.class_map))
+    files = image_paths(reader)
+    kept = [index for index, file in enumerate(files) if not _hidden_part(file)]
+    if not kept:
+        raise UsageError(f"{split}: all images in {reader.root} are hidden: their name, or a folder's, starts with '.'")
+    if len(kept) < len(files):
+        keep_images(reader, kept, keep_classes=bool(class_map))
+    paths = [files[index] for index in kept]
     loose, names = sorted(path for path in paths if os.sep not in path), class_indices(reader)
     if loose and ('' in names or '.' in names):
         raise UsageError(
             f'{split}: every image must be in the folder of its class, got {some(loose)} in {reader.root} itself')
     # timm sorts numbers by value and letters without case, so that the order of names that it takes as equal is random
-    if not args.class_map and (ambiguous := _alike(names, lambda name: repr(natural_key(name)))):
+    if not class_map and (ambiguous := _alike(names, lambda name: repr(natural_key(name)))):
         raise UsageError(
             f'{split}: names of classes must differ in more than case and leading zeros, which sorting ignores, got '
             f'{some(ambiguous)}')
@@ -76,14 +75,15 @@ def check_folders(split: str, dataset: Dataset, args: argparse.Namespace) -> Non
     if shared := _alike(folders, os.path.basename):
         _logger.warning(f'{split}: {some(shared)} are one class for each name: the last folder of a path is its name.')
     if not in_tar:
+        start = len(reader.root.rstrip(os.sep)) + 1
         files = [os.path.join(folder, file)[start:]
                  for folder, _, files in os.walk(reader.root, followlinks=True) for file in files]
         unused = {entry.name for entry in os.scandir(reader.root) if entry.is_dir() and not _hidden_part(entry.name)}
         if unused := sorted(unused - {folder.split(os.sep)[0] for folder in folders}):
-            why = f'or not in --class-map {args.class_map}' if args.class_map else 'so they do not become classes'
+            why = f'or not in --class-map {class_map}' if class_map else 'so they do not become classes'
             _logger.warning(f'{split}: no images in {some(unused)}, {why}.')
-    extensions = [extension.lower() for extension in (args.input_key or '').split(';') if extension]
-    _tell_passed_over(split, reader.root, files, extensions or get_img_extensions(as_set=True))
+    extensions = [extension.lower() for extension in (input_key or '').split(';') if extension]
+    _warn_skipped_files(split, reader.root, files, extensions or get_img_extensions(as_set=True))
 
 
 def _alike(names: Iterable[str], key: Callable) -> List[str]:
@@ -92,28 +92,7 @@ def _alike(names: Iterable[str], key: Callable) -> List[str]:
     return sorted(name for name in names if count[key(name)] > 1)
 
 
-def _leave_out_hidden(split: str, reader: Any, files: List[str], keep_classes: bool) -> List[str]:
-    """Remove hidden files and folders, renumber the classes unless a class map numbered them, and return the rest."""
-    kept = [index for index, file in enumerate(files) if not _hidden_part(file)]
-    if not kept:
-        raise UsageError(f"{split}: all images in {reader.root} are hidden: their name, or a folder's, starts with '.'")
-    if len(kept) < len(files):
-        in_tar = isinstance(reader, ReaderImageInTar)
-        labels = [reader.targets[index] if in_tar else reader.samples[index][1] for index in kept]
-        names = class_indices(reader)
-        if not keep_classes:
-            used, labels = np.unique(labels, return_inverse=True)
-            names = {name: index for index, name in enumerate(name for name, label in names.items() if label in used)}
-        if in_tar:
-            reader.samples, reader.targets, reader.class_name_to_idx = reader.samples[kept], labels, names
-        else:
-            reader.samples = [(reader.samples[index][0], int(label)) for index, label in zip(kept, labels)]
-            reader.class_to_idx = names
-    return [files[index] for index in kept]
-
-
-def _tell_passed_over(split: str, root: str, files: Iterable[str], extensions: Iterable[str]) -> None:
-    """Warn in one line of the files that are skipped."""
+def _warn_skipped_files(split: str, root: str, files: Iterable[str], extensions: Iterable[str]) -> None:
     skipped: Counter = Counter()
     for file in files:
         hidden, extension = _hidden_part(file), os.path.splitext(file)[1].lower()

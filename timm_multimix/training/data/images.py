@@ -7,49 +7,29 @@ import logging
 import os
 from typing import Any, Callable, Optional, Union
 
-from PIL import Image, ImageOps
-from timm.data import ImageDataset, auto_augment
+import numpy as np
+from PIL import Image
+from timm.data import ImageDataset
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torchvision.datasets import ImageFolder, VisionDataset
 
 from ...checks import UsageError
-from .modes import to_mode
 
 _logger = logging.getLogger('train')
+_16_BIT_FORMATS = ('PNG', 'PPM', 'JPEG2000')  # in which mode I means 16 bits
 
 
 class BadSample(UsageError):
-    """A sample that cannot be used.
-
-    A loader's worker sends an exception as the text of its whole traceback, of which only the message is kept.
-    """
+    """A sample that cannot be used; a worker sends it as the text of its traceback, of which the message is kept."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())
 
 
-def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the highest `bits` of each pixel, 0 to 8."""
-    if bits >= 8:
-        return image
-    return ImageOps.posterize(image, bits) if bits >= 1 else image.point([0] * 256 * len(image.getbands()))
-
-
-def allow_posterize_to_black() -> None:
-    """Let timm's RandAugment ask for 0 bits: Pillow 13 raises an error, older versions give black."""
-    for name in ('Posterize', 'PosterizeIncreasing', 'PosterizeOriginal'):
-        auto_augment.NAME_TO_OP[name] = posterize
-
-
 class CheckedImages(ImageDataset):
-    """A map-style dataset of timm or torchvision, which raises an error for a bad image or label.
+    """A map-style dataset of timm or torchvision that raises a `BadSample` for a bad image or label.
 
-    Args:
-        dataset: The dataset that it replaces, whose transforms it takes over.
-        img_mode: PIL mode of the images of torchvision's dataset; None for the mode that they have.
-
-    Raises:
-        BadSample: By `dataset[index]`, if the image cannot be read or its label does not fit.
+    It takes over the transforms of `dataset`. `img_mode` is the PIL mode of torchvision's images; None for their own.
     """
 
     def __init__(self, dataset: Union[ImageDataset, VisionDataset], img_mode: Optional[str] = None):
@@ -109,12 +89,7 @@ class CheckedImages(ImageDataset):
 
 
 class ClassIndex:
-    """A target transform that accepts only class indices 0..c-1.
-
-    Args:
-        num_classes: Number of classes c.
-        first: Target transform to apply before, if any.
-    """
+    """A target transform that accepts only class indices below `num_classes`, after the transform `first`, if any."""
 
     def __init__(self, num_classes: int, first: Optional[Callable] = None):
         self.num_classes = num_classes
@@ -131,3 +106,24 @@ class ClassIndex:
             pass
         raise BadSample(f'--num-classes is {self.num_classes}, so labels must be from 0 to {self.num_classes - 1}, '
                         f'got {target!r}')
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image; 16-bit pixels, which Pillow would clip at 255, are scaled to 8 bits.
+
+    As in timm, the stored pixels are used: the first frame of an animation, without EXIF rotation and without blending
+    by transparency. 32-bit pixels outside the range of 8 bits are refused: their type does not say which is white.
+    """
+    if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in _16_BIT_FORMATS):
+        pixels = np.asarray(image).astype(np.float32) * (255. / 65535.)
+        image = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    elif image.mode in ('I', 'F'):
+        pixels = np.asarray(image)
+        low, high = pixels.min(), pixels.max()
+        # in a range of 0 to 1, white is most likely 1 and would become black
+        if not (0 <= low and high <= 255) or (image.mode == 'F' and 0 < high <= 1):
+            raise ValueError(
+                f'its 32-bit pixels (mode {image.mode}) are from {low:g} to {high:g}, of which only 0 to 255 can be '
+                f'read; save it with 8 or 16 bits')
+        image = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    return image.convert(mode)

@@ -18,28 +18,20 @@ def create_naflex_loaders(
         args: argparse.Namespace,
         data_config: Dict[str, Any],
         runtime: Runtime,
-        dataset_train: Dataset,
-        dataset_eval: Dataset,
+        datasets: Tuple[Dataset, Dataset],
+        training: Dict[str, Any],
+        validation: Dict[str, Any],
         shared: Dict[str, Any],
-        augmentation: Dict[str, Any],
 ) -> Tuple[Any, Any]:
-    """Create the training and validation loaders; images of different sizes are mixed in the training dataset.
-
-    Raises:
-        ValueError: If the patch sizes do not fit their probabilities.
-    """
+    """Create the training and validation loaders; images of different sizes are mixed in the training dataset."""
     sizes, probs = args.naflex_patch_sizes, args.naflex_patch_size_probs
     if probs and (not sizes or len(sizes) != len(probs)):
         raise UsageError(
             f'--naflex-patch-size-probs must have one value for each of --naflex-patch-sizes ({sizes}), got {probs}')
-    patches: Dict[str, Any] = dict(patch_size=data_config['patch_size'])
-    if sizes:
-        patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
-    shared = dict(
-        shared,
-        channels=data_config['input_size'][0],
-        patchify_channels_last=not args.naflex_patchify_channels_first,
-    )
+    choices = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
+    patches: Dict[str, Any] = choices if sizes else dict(patch_size=data_config['patch_size'])
+    channels_last = not args.naflex_patchify_channels_first
+    shared = dict(shared, channels=data_config['input_size'][0], patchify_channels_last=channels_last)
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
@@ -53,9 +45,7 @@ def create_naflex_loaders(
             multi_label=args.task == 'multilabel',
         )
     loader_train = create_naflex_loader(
-        dataset_train,
-        is_training=True,
-        batch_size=args.batch_size,
+        datasets[0],
         train_seq_lens=tuple(args.naflex_train_seq_lens),
         max_seq_len=args.naflex_max_seq_len,
         mixup_fn=mixup_fn,
@@ -63,28 +53,21 @@ def create_naflex_loaders(
         world_size=runtime.world_size,
         seed=args.seed,
         **patches,
-        **augmentation,
+        **training,
         **shared,
     )
     loader_eval = create_naflex_loader(
-        dataset_eval,
-        is_training=False,
-        batch_size=args.validation_batch_size or args.batch_size,
+        datasets[1],
         max_seq_len=args.naflex_max_seq_len,
         patch_size=data_config['patch_size'],
-        interpolation=data_config['interpolation'],
-        crop_pct=data_config['crop_pct'],
+        **validation,
         **shared,
     )
     return loader_train, loader_eval
 
 
 def patch_size(model: nn.Module) -> Tuple[int, int]:
-    """The patch size of a NaFlex model.
-
-    Raises:
-        ValueError: If the model is of another kind.
-    """
+    """The patch size of a NaFlex model; other models are refused."""
     if not hasattr(model, 'get_patch_size'):
         raise UsageError(f'--naflex-loader needs a naflexvit or gemma4_vit model, got {type(model).__name__}')
     return to_2tuple(model.get_patch_size())

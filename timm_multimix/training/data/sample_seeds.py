@@ -1,5 +1,4 @@
 """Augmentation that depends only on the seed, the epoch and the image, not on the worker that draws it."""
-import argparse
 import random
 from contextlib import contextmanager
 from typing import Any, Iterator
@@ -8,15 +7,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ..._timm_compat import set_dataset
+
 
 class SeededSamples(Dataset):
     """A map-style dataset that seeds the random generators for every sample.
 
     Without workers, samples are drawn in the training process, and the states of its generators are restored.
-
-    Args:
-        dataset: The dataset, with its transforms.
-        seed: Seed of the run.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
@@ -37,17 +34,11 @@ class SeededSamples(Dataset):
             self.dataset.set_epoch(epoch)
 
 
-def seed_samples(loader: Any, args: argparse.Namespace) -> None:
-    """Seed every training sample, if an image comes only once per epoch and workers learn the number of the epoch.
-
-    With --worker-seeding part, samples are drawn as in timm.
-    """
+def seed_samples(loader: Any, seed: int) -> None:
+    """Seed every sample of a loader, except of a stream."""
     loader = getattr(loader, 'loader', loader)  # inside timm's prefetcher
-    repeats = args.aug_repeats or args.use_multi_epochs_loader
-    if isinstance(loader.dataset, IterableDataset) or repeats or args.worker_seeding == 'part':
-        return
-    # the loader's __setattr__ forbids this because of its sampler, but that needs only the length
-    vars(loader)['dataset'] = SeededSamples(loader.dataset, args.seed)
+    if not isinstance(loader.dataset, IterableDataset):
+        set_dataset(loader, SeededSamples(loader.dataset, seed))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import train_timm
 from tests.training.cli.support import parse
 from timm_multimix.training.data.digits import Digits
 from timm_multimix.training.data.sample_seeds import SeededSamples
-from timm_multimix.training.task import chance_level, gradient_kept, warn_if_at_chance, warn_if_averages_lag
+from timm_multimix.training.diagnostics import chance_level, gradient_kept, warn_if_at_chance, warn_if_averages_lag
 
 
 def args_of(**kwargs):
