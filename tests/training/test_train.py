@@ -113,7 +113,7 @@ def test_flags_of_timm_work_with_dense_multimix(more, flags):
 
 
 @pytest.mark.parametrize('more, message', [
-    (['--model', 'crossvit_9_240', '--input-size', '3', '240', '240'], "mode 'multimix' needs only the model's logits"),
+    (['--model', 'crossvit_9_240', '--input-size', '3', '240', '240'], 'forward_features returns a list'),
     (['--amp'], 'needs --amp-dtype bfloat16'),
     (['--opt-kwargs', 'foo=1'], '--opt sgd: '),
     (['--torchcompile', 'nosuch'], '--torchcompile nosuch: '),
