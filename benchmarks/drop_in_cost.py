@@ -17,7 +17,7 @@ import torch.nn as nn
 from timm.loss import SoftTargetCrossEntropy
 
 from timm_multimix import MultiMix
-from timm_multimix.head import MODES
+from timm_multimix.settings import MODES
 
 from .suite.cli import add_device, add_integers, check_least, create_parser, write_measured
 from .suite.memory import RETURN_FREED, peak_mib, run_apart

@@ -6,12 +6,13 @@ from . import functional
 from .checks import UsageError
 from .drop_in import MultiMix
 from .head import MultiMixHead
-from .loss import PAPER, MultiMixLoss
+from .loss import MultiMixLoss
+from .settings import PAPER, Settings
 from .tasks.mixupe import MixupETask
 from .tasks.multimix import MultiMixTask
 from .version import __version__
 
 __all__ = [
-    'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'UsageError', 'functional',
-    '__version__',
+    'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'Settings', 'UsageError',
+    'functional', '__version__',
 ]

@@ -26,7 +26,7 @@ import timm.task
 import timm.utils
 
 from .checks import REJECTIONS, UsageError, call_library
-from .head import MODES
+from .settings import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore
 from .training.cli.config import read_defaults

@@ -5,12 +5,12 @@ from typing import Optional, Union
 import numpy as np
 import torch
 
-from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
+from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number, not_compiled
 
 CONCENTRATIONS = ('example', 'total')
 
 
-@torch.compiler.disable  # numpy's samplers
+@not_compiled('numpy draws the weights of the tuples')
 def sample_dirichlet(
         num_tuples: int,
         num_examples: int,

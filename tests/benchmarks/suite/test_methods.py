@@ -11,7 +11,7 @@ from benchmarks.report.metrics import TABLES, best_other, verdicts
 from benchmarks.suite import methods
 from benchmarks.suite.budget import budget
 from benchmarks.suite.methods import KNOBS, METHODS, Method
-from timm_multimix import MultiMixLoss, MultiMixTask
+from timm_multimix import MultiMixTask, Settings
 
 
 def stepper(*names, **changes):
@@ -58,21 +58,21 @@ def test_a_method_is_timed_as_it_is_trained(name):
     assert timed.two_views == teacher  # as in training, where two views are the default
     if isinstance(timed.task, MultiMixTask):
         assert (timed.task.teacher is not None) == teacher
-        assert not teacher or (timed.task.teacher.ema.decay, timed.task.single_view) == (0.99, False)
-        mixing = timed.task.input_mixing
-        assert mixing.is_active == ('mixup' in name.split('+')[0] or name == 'auto') - (name == 'manifold-mixup')
+        assert not teacher or (timed.task.teacher.ema.decay, timed.task.settings.single_view) == (0.99, False)
+        mixes = timed.task.settings.mixes_images
+        assert mixes == ('mixup' in name.split('+')[0] or name == 'auto') - (name == 'manifold-mixup')
     assert (timed.mix is not None) == (name in ('mixup', 'cutmix', 'mixup-cutmix', 'mixup-half'))
 
 
 @pytest.mark.parametrize('name, tuples', [('multimix', 9), ('manifold-mixup', 128), ('multimix-tuples-64', 64)])
 def test_a_methods_own_number_of_tuples_takes_precedence(name, tuples):
-    assert stepper(name, tuples=9).methods[name].task.settings['num_tuples'] == tuples
+    assert stepper(name, tuples=9).methods[name].task.settings.num_tuples == tuples
 
 
 def test_the_number_of_tuples_defaults_to_the_librarys():
     task = stepper('dense-multimix').methods['dense-multimix'].task
     positions = task.trainable_module.head.dense.example_positions
-    assert task.settings['num_tuples'] == MultiMixLoss().tuples(positions)
+    assert task.settings.num_tuples == Settings().tuples(positions)
 
 
 def test_labels_are_readable_and_unique():

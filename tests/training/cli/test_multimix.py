@@ -1,6 +1,6 @@
 """Our flags become arguments of the tasks."""
 from tests.training.cli.support import parse
-from timm_multimix.loss import PAPER
+from timm_multimix.settings import PAPER
 from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views
 
 MULTIMIX = ('--mixup-mode', 'multimix')

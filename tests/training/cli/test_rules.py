@@ -19,7 +19,7 @@ def test_values_out_of_range_are_refused(capsys):
         (['--smoothing', '-0.1'], '--smoothing must be in [0, 1]'),
         (['--mixup', '-1'], '--mixup must be >= 0, got -1.0'),
         (['--num-classes', '0'], '--num-classes must be >= 1, got 0'),
-        (['--num-classes', '1'], '--num-classes must be >= 2 under cross-entropy, got 1'),
+        (['--num-classes', '1'], '--num-classes: cross-entropy needs at least 2 classes'),
         (['--num-classes', '1', '--loss', 'poly'], 'for one class use binary cross-entropy: --bce-loss'),
         (['--lr-base-size', '0'], '--lr-base-size must be >= 1, got 0'),
         (['--drop-path', '2'], '--drop-path must be in [0, 1), got 2.0'),

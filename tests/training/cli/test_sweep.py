@@ -10,14 +10,12 @@ import timm.scheduler
 
 import train_timm
 from tests.training.cli.support import refusal
-from timm_multimix import MixupETask, MultiMixLoss, MultiMixTask
-from timm_multimix.head import DenseOptions
-from timm_multimix.input_mixing import InputMixing
+from timm_multimix import MixupETask, MultiMixTask, Settings
 from timm_multimix.training.cli.parser import FLAGS, create_parser
 
 PACKAGE = Path(train_timm.__file__).parent
 ARGUMENTS = {
-    name for source in (MultiMixTask, MultiMixLoss, DenseOptions, InputMixing, MixupETask)
+    name for source in (MultiMixTask, Settings, MixupETask)
     for name in inspect.signature(source).parameters}
 LAUNCHER = ('config', 'local_rank')  # read before the others are parsed; set by old launchers, not read in timm either
 each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
