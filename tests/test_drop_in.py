@@ -1,6 +1,7 @@
 import copy
 import logging
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
-from timm_multimix import PAPER, MultiMix, MultiMixHead, MultiMixLoss, UsageError
-from timm_multimix.head import MODES
+from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, UsageError
 from timm_multimix.rows import mix, row_counts
+from timm_multimix.settings import MODES
 
 
 def seed(value=3):
@@ -39,8 +40,8 @@ def head_of_rows(model, mode, mixup_fn, x, **kwargs):
     head = MultiMixHead(model, mode, **kwargs)
     positions = None if mode == 'multimix' else head.dense.num_positions(x)
     num_tuples, copies = row_counts(mixup_fn.loss, len(x), positions)
-    head.loss.num_tuples = num_tuples
-    head.loss.clean_weight = copies * len(x) / (num_tuples * (positions or 1))
+    head.loss.settings = replace(
+        head.settings, num_tuples=num_tuples, clean_weight=copies * len(x) / (num_tuples * (positions or 1)))
     return head
 
 
@@ -75,16 +76,6 @@ def test_the_gradient_through_the_attention_also_flows_through_the_targets():
     seed()
     head(plain.forward_features(x), target).backward()
     torch.testing.assert_close(gradients(model), gradients(plain))
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_paper_setting(mode):
-    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
-    plain = copy.deepcopy(model)
-    loss = step(make(mode, label_smoothing=0., **PAPER).attach(model), model, x, target)
-    head = MultiMixHead(plain, mode, **{**PAPER, 'num_tuples': 12})
-    seed()
-    torch.testing.assert_close(loss, head(plain.forward_features(x), target).detach())
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -140,39 +131,32 @@ def test_inputs_are_never_changed(mixing, soft, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('batch_size', [1, 3, 5])
-def test_any_batch_size(batch_size, mode):
-    model, x, target = build('vit'), images('vit', batch_size), labels(batch_size)
+def test_any_batch_size(mode):
+    model = build('vit').train()
     mixup_fn = make(mode, mixup_alpha=1., cutmix_alpha=1.).attach(model)
-    for value in range(8):  # some are Mixup, some CutMix
+    for value in range(16):  # some are Mixup, some CutMix
         seed(value)
-        model.train()
-        mixed_x, mixed_target = mixup_fn(x, target)
+        batch_size = (1, 3, 5, 4)[value % 4]
+        mixed_x, mixed_target = mixup_fn(images('vit', batch_size), labels(batch_size))
         logits = model(mixed_x)
         assert logits.shape == mixed_target.shape and torch.isfinite(mixed_target).all()
         torch.testing.assert_close(mixed_target.sum(dim=-1), torch.ones(len(mixed_target)))
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_last_batch_may_be_smaller(mode):
-    model = build('vit')
-    mixup_fn = make(mode).attach(model)
-    for batch_size in (4, 3, 4):
-        assert torch.isfinite(step(mixup_fn, model, images('vit', batch_size), labels(batch_size)))
-
-
-@pytest.mark.parametrize('mode', MODES)
-def test_disabled_or_improbable_mixing_is_an_ordinary_step(mode):
-    model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
-    expected = mixup_target(target, NUM_CLASSES, smoothing=0.1)
-    disabled, improbable = make(mode), make(mode, prob=0.)
-    disabled.mixup_enabled = False
-    for mixup_fn in (disabled, improbable):
-        mixup_fn.attach(model)
+@pytest.mark.parametrize('batch_size', [1, 4])
+@pytest.mark.parametrize('kwargs, enabled, training', [
+    ({}, False, True), (dict(prob=0.), True, True), (dict(mixup_alpha=1.), True, False)], ids=str)
+def test_without_mixing_batches_pass_through(kwargs, enabled, training, batch_size, mode):
+    model, x, target = build('resnet').train(training), images('resnet', batch_size), labels(batch_size)
+    plain, mixup_fn = copy.deepcopy(model), make(mode, **kwargs).attach(model)
+    mixup_fn.mixup_enabled = enabled
+    for _ in range(4):
         same_x, soft = mixup_fn(x, target)
-        assert same_x is x and torch.equal(soft, expected)
-        assert model(x).shape == (4, NUM_CLASSES)
-        mixup_fn.detach()
+        assert same_x is x and torch.equal(soft, mixup_target(target, NUM_CLASSES, smoothing=0.1))
+        if training and batch_size == 1:
+            continue  # batch norm needs more than one image
+        assert torch.equal(model(same_x), plain(x))
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -370,18 +354,6 @@ def test_checkpointing_the_whole_model_gives_the_same_gradients():
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('batch_size', [1, 4])
-def test_in_eval_mode_batches_pass_through(batch_size, mode):
-    model, x, target = build('resnet').eval(), images('resnet', batch_size), labels(batch_size)
-    plain = copy.deepcopy(model)
-    mixup_fn = make(mode, mixup_alpha=1., label_smoothing=0.1).attach(model)
-    for _ in range(4):
-        same_x, soft = mixup_fn(x, target)
-        assert same_x is x and torch.equal(soft, mixup_target(target, NUM_CLASSES, smoothing=0.1))
-        assert torch.equal(model(same_x), plain(x))
-
-
-@pytest.mark.parametrize('mode', MODES)
 def test_clean_logits_are_those_of_the_plain_model(mode):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     plain = copy.deepcopy(model)
@@ -439,19 +411,12 @@ def test_the_first_batch_logs_its_number_of_rows(caplog):
     assert f'{6 * y.nbytes / 2 ** 20:,.0f} MiB' in rows
 
 
-def test_rows_of_the_readme_are_bounded():
-    """8 images of 224 px through a ResNet: 49 positions, 1,000 classes."""
-    criterion = MultiMix(mode='dense-multimix', num_classes=1000).loss
-    num_tuples, copies = row_counts(criterion, 8, 49)
-    assert num_tuples * 49 + copies * 8 < 8400
-
-
 def test_repr_shows_the_settings():
     mixup_fn = make('dense-multimix', mixup_alpha=0.8, cutmix_alpha=1., prob=0.9)
     text = repr(mixup_fn)
-    for part in ("mode='dense-multimix'", 'num_tuples=12', 'alpha=2.0', 'mixup_alpha 0.8', 'cutmix_alpha 1', '45 %',
-                 'prob 0.9', 'not attached'):
-        assert part in text
+    for part in ("mode='dense-multimix'", 'num_tuples=12', 'mixup_alpha=0.8', 'cutmix_alpha=1.0', 'prob=0.9',
+                 'label_smoothing=0.1', 'not attached'):
+        assert text.count(part) == 1
     assert 'attached to ResNet' in repr(mixup_fn.attach(build('resnet')))
 
 
@@ -478,11 +443,6 @@ def test_a_batch_that_was_never_forwarded_is_forgotten():
     mixup_fn.mixup_enabled = False
     _, target = mixup_fn(x, labels(4))
     assert model(x).shape == target.shape == (4, NUM_CLASSES)
-
-
-def test_a_model_from_outside_timm_works():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, NUM_CLASSES))
-    assert torch.isfinite(step(make().attach(model), model, torch.randn(4, 3, 2, 2), labels(4)))
 
 
 def test_multi_hot_targets_may_be_integers():

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from tests.support.models import NUM_CLASSES, build, images, labels
 from timm_multimix import MultiMix, UsageError
-from timm_multimix.head import MODES
+from timm_multimix.settings import MODES
 
 
 def create(mode, **kwargs):

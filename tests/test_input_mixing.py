@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from timm.data import Mixup
 from timm.data.mixup import mixup_target
 
-from tests.support.models import build
-from timm_multimix import MultiMix, MultiMixTask
+from timm_multimix import Settings
 from timm_multimix.functional import soft_targets
 from timm_multimix.input_mixing import InputMixing
 
@@ -34,7 +33,7 @@ def shares(mixing, draws=4000):
 ], ids=str)
 def test_batches_are_mixed_as_often_as_asked(kwargs, expected):
     """Within four standard deviations of the binomial distribution."""
-    found = shares(InputMixing(**kwargs))
+    found = shares(InputMixing(Settings(**kwargs)))
     assert set(found) == {what for what, share in expected.items() if share}
     for what, share in expected.items():
         assert abs(found[what] - share) <= 4. * math.sqrt(share * (1. - share) / 4000)
@@ -42,7 +41,7 @@ def test_batches_are_mixed_as_often_as_asked(kwargs, expected):
 
 @pytest.mark.parametrize('switch_prob', [0., 0.25, 1.])
 def test_switch_prob_is_the_share_of_cutmix_if_both_are_active(switch_prob):
-    mixing = InputMixing(mixup_alpha=1., cutmix_alpha=1., switch_prob=switch_prob)
+    mixing = InputMixing(Settings(mixup_alpha=1., cutmix_alpha=1., switch_prob=switch_prob))
     images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     torch.manual_seed(0)
     # pixels after CutMix are of one image or the other, after Mixup of neither
@@ -52,7 +51,7 @@ def test_switch_prob_is_the_share_of_cutmix_if_both_are_active(switch_prob):
 
 @pytest.mark.parametrize('kwargs', [dict(mixup_alpha=0.8), dict(cutmix_alpha=1., switch_prob=0.)], ids=str)
 def test_switch_prob_has_no_effect_if_only_one_is_active(kwargs):
-    mixing = InputMixing(**{'switch_prob': 1., **kwargs})
+    mixing = InputMixing(Settings(**{'switch_prob': 1., **kwargs}))
     images = torch.arange(2.).view(2, 1, 1, 1).expand(2, 1, 8, 8)
     for value in range(20):
         torch.manual_seed(value)
@@ -106,7 +105,7 @@ def test_a_mixed_batch_equals_that_of_timms_mixup(multi_label, label_smoothing, 
 
     order = [drawn[0], drawn[2], drawn[1], drawn[3]] if 'cutmix_minmax' in kwargs else drawn
     monkeypatch.setattr('timm_multimix.input_mixing.numpy_generator', lambda: Fixed(lam, order))
-    mixed = InputMixing(**kwargs).mix(images)
+    mixed = InputMixing(Settings(**kwargs)).mix(images)
     torch.testing.assert_close(mixed.images, expected)
     mixed_target = mixed.mix_target(soft_targets(target, 4, label_smoothing, multi_label=multi_label))
     torch.testing.assert_close(mixed_target, expected_target)
@@ -120,7 +119,7 @@ def test_lam_is_the_share_that_an_image_keeps(batch_size, height, width, cuts, m
     torch.manual_seed(value)
     images = torch.arange(float(batch_size)).view(-1, 1, 1, 1).expand(batch_size, 2, height, width).contiguous()
     kept = images.clone()
-    mixed = InputMixing(**kwargs).mix(images)
+    mixed = InputMixing(Settings(**kwargs)).mix(images)
     assert torch.equal(images, kept) and 0. <= mixed.lam <= 1.
     values = torch.arange(float(batch_size))
     torch.testing.assert_close(
@@ -128,7 +127,7 @@ def test_lam_is_the_share_that_an_image_keeps(batch_size, height, width, cuts, m
 
 
 def test_mixing_is_seeded_by_torch_alone():
-    mixing, images = InputMixing(mixup_alpha=1., cutmix_alpha=1.), torch.randn(3, 1, 4, 4)
+    mixing, images = InputMixing(Settings(mixup_alpha=1., cutmix_alpha=1.)), torch.randn(3, 1, 4, 4)
     results = []
     for value in (7, 7, 8):
         torch.manual_seed(value)
@@ -141,7 +140,7 @@ def test_mixing_is_seeded_by_torch_alone():
 def test_without_randomness_nothing_is_drawn():
     torch.manual_seed(0)
     state = torch.random.get_rng_state()
-    assert InputMixing().draw() == 'embeddings' and torch.equal(torch.random.get_rng_state(), state)
+    assert InputMixing(Settings()).draw() == 'embeddings' and torch.equal(torch.random.get_rng_state(), state)
 
 
 @pytest.mark.parametrize('kwargs, message', [
@@ -150,16 +149,13 @@ def test_without_randomness_nothing_is_drawn():
     (dict(input_prob=1.5), 'input_prob must be >= 0 and <= 1, got 1.5'),
     (dict(input_prob='auto'), "input_prob must be a number, got 'auto', which strength='auto' replaces"),
     (dict(strength='auto', multi_label=True), 'strength must be a number with multi_label=True'),
+    (dict(strength='full'), "strength must be a number from 0 to 1 or 'auto', got 'full'"),
+    (dict(strength=1.5), 'strength must be >= 0 and <= 1, got 1.5'),
 ], ids=str)
 def test_mistakes_name_the_argument(kwargs, message):
-    for call in (
-            lambda: InputMixing(**kwargs),
-            lambda: MultiMix(**kwargs),
-            lambda: MultiMixTask(build('vit'), verbose=False, **kwargs),
-    ):
-        with pytest.raises(ValueError) as error:
-            call()
-        assert str(error.value).startswith(message)
+    with pytest.raises(ValueError) as error:
+        Settings(**kwargs)
+    assert str(error.value).startswith(message)
 
 
 def test_soft_targets_equal_timms():

@@ -56,7 +56,7 @@ def test_rows_are_bounded_and_come_close_to_the_clean_weight(batch_size, positio
         assert 'clean_weight' in str(error) and clean_weight < 1.
         return
     num_mixed, num_clean = counts.num_tuples * r, counts.clean_copies * batch_size
-    assert num_mixed + num_clean <= 2 * (criterion.tuples(positions) * r + batch_size)
+    assert num_mixed + num_clean <= 2 * (criterion.settings.tuples(positions) * r + batch_size)
     # off by at most one clean copy, or one tuple at every position
     assert abs(num_clean - clean_weight * num_mixed) <= max(batch_size, clean_weight * r)
 

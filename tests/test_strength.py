@@ -108,11 +108,3 @@ def test_a_head_of_strength_0_makes_no_pass_over_positions():
     fitted(head.loss.strength)
     head(features, target)
     assert max(calls) > 4
-
-
-@pytest.mark.parametrize('strength, message', [
-    ('full', "strength must be a number from 0 to 1 or 'auto', got 'full'"),
-    (1.5, 'strength must be >= 0 and <= 1, got 1.5')])
-def test_other_strengths_are_refused(strength, message):
-    with pytest.raises(ValueError, match=message):
-        MultiMixLoss(strength=strength)

@@ -9,8 +9,9 @@ from . import functional
 from .checks import UsageError
 from .drop_in import MultiMix
 from .head import MultiMixHead
-from .loss import PAPER, MultiMixLoss
+from .loss import MultiMixLoss
 from .picture import show
+from .settings import PAPER, Settings
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from .tasks.multimix import MultiMixTask
 
 __all__ = [
-    'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'UsageError', 'functional',
-    'show', '__version__',
+    'MixupETask', 'MultiMix', 'MultiMixHead', 'MultiMixLoss', 'MultiMixTask', 'PAPER', 'Settings', 'UsageError',
+    'functional', 'show', '__version__',
 ]
 _TASKS = dict(MixupETask='mixupe', MultiMixTask='multimix')  # loaded when used: they need a newer timm than the rest
 

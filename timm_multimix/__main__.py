@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
 from .checks import UsageError, call_library
-from .head import MODES
+from .settings import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
 from .training.cli.config import read_defaults

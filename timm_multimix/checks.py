@@ -1,10 +1,9 @@
 """Checks of what users pass in; every error names the argument, what it was and what is allowed."""
-import inspect
 import numbers
 import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Callable, Dict, Sequence, Tuple, Union
+from typing import Any, Callable, Sequence, Tuple, Union
 
 import torch
 
@@ -43,9 +42,12 @@ def call_library(what: str, function: Callable, *args: Any, errors: Any = REJECT
         raise UsageError(f'{what}: {reason}') from error
 
 
-def take_arguments(function: Callable, kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    """Remove the arguments of `function` from `kwargs` and return them."""
-    return {name: kwargs.pop(name) for name in inspect.signature(function).parameters if name in kwargs}
+def not_compiled(reason: str) -> Callable:
+    """Return a decorator for a function that torch.compile leaves out; with `fullgraph=True` its error says why."""
+    try:
+        return torch.compiler.disable(reason=reason)
+    except TypeError:  # an older torch
+        return torch.compiler.disable
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:

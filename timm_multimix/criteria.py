@@ -13,18 +13,18 @@ from .checks import UsageError, check_number
 _TARGET_ERRORS = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 
 
-def _of_timm(*names: str) -> Tuple[type, ...]:
+def _timm_losses(*names: str) -> Tuple[type, ...]:
     return tuple(getattr(timm.loss, name) for name in names if hasattr(timm.loss, name))  # older ones lack some
 
 
-_CROSS_ENTROPY = (nn.CrossEntropyLoss, *_of_timm('SoftTargetCrossEntropy', 'LabelSmoothingCrossEntropy'))
-_SMOOTHS_LABELS = _of_timm('BinaryCrossEntropy', 'PolyCrossEntropy')
-_WITH_ELEMENT_WEIGHTS = (nn.BCEWithLogitsLoss, *_of_timm('BinaryCrossEntropy'))
+_CROSS_ENTROPY = (nn.CrossEntropyLoss, *_timm_losses('SoftTargetCrossEntropy', 'LabelSmoothingCrossEntropy'))
+_SMOOTHS_LABELS = _timm_losses('BinaryCrossEntropy', 'PolyCrossEntropy')
+_WITH_ELEMENT_WEIGHTS = (nn.BCEWithLogitsLoss, *_timm_losses('BinaryCrossEntropy'))
 _REFUSED = {
     'it takes probabilities, and MultiMix mixes logits': (nn.BCELoss, nn.KLDivLoss, nn.NLLLoss),
-    'it takes class indices only': _of_timm('AsymmetricLossSingleLabel'),
-    'it takes targets of 0 and 1 only': _of_timm('TwoWayLoss', 'ZlprLoss'),
-    'it compares augmented copies of a batch': _of_timm('JsdCrossEntropy'),
+    'it takes class indices only': _timm_losses('AsymmetricLossSingleLabel'),
+    'it takes targets of 0 and 1 only': _timm_losses('TwoWayLoss', 'ZlprLoss'),
+    'it compares augmented copies of a batch': _timm_losses('JsdCrossEntropy'),
 }
 
 
@@ -64,7 +64,7 @@ def resolve_criterion(
         raise UsageError(f"criterion must average over rows, reduction='mean', got {reduction!r}")
     ignored = getattr(criterion, 'ignore_index', -100)
     if isinstance(ignored, int) and ignored >= 0:
-        raise UsageError(f'criterion must not ignore a class, as its labels are mixed, got ignore_index={ignored}')
+        raise UsageError(f'criterion must not ignore a class, because labels are mixed, got ignore_index={ignored}')
     for name in ('weight', 'pos_weight') if _is(criterion, _WITH_ELEMENT_WEIGHTS) else ():
         weight = getattr(criterion, name)
         if weight is not None and weight.ndim > 1 and len(weight) > 1:

@@ -1,21 +1,23 @@
 """A drop-in replacement for `timm.data.Mixup`."""
 import logging
 import types
-from dataclasses import dataclass
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import get_worker_info
+from typing_extensions import Unpack
 
-from .checks import UsageError, check_integer, check_number, check_several_classes, check_target
+from .checks import UsageError, check_integer, check_several_classes, check_target
 from .embeddings import check_classifier
 from .functional import soft_targets
-from .head import DenseOptions, HeadOutput, MultiMixHead, refuse_arguments
+from .head import HeadOutput, MultiMixHead
 from .input_mixing import InputMixing
 from .loss import MultiMixLoss
 from .rows import mix, mixed_rows, row_counts
+from .settings import DropInArguments, Settings
 
 _logger = logging.getLogger(__name__)
 _COPIES = 6  # approximate memory of a criterion and its gradient, in copies of the rows
@@ -46,18 +48,15 @@ class MultiMix:
     `nn.DataParallel` and calls in a worker of a DataLoader are not supported.
 
     Args:
-        mixup_alpha: Mixup of the images is active if > 0. Unlike in timm it is off by default, as embeddings are mixed.
-        cutmix_alpha: CutMix of the images is active if > 0; this, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob and strength are as in `InputMixing`.
-        mode: 'multimix' or 'dense-multimix'.
+        mixup_alpha: Mixup of the images is active if > 0. Unlike in timm it is off by default: embeddings are mixed.
         label_smoothing: Label smoothing of the targets, applied once.
         num_classes: Number of classes c.
         multi_label: Targets are multi-hot `[b, c]`; smoothing then pulls each label towards 0.5.
-        strength: As in `InputMixing`; with 'auto', save `state_dict()` in your checkpoints.
         reuse: Let every training forward until the next call mix the same batch with the same tuples, as SAM, LBFGS and
             activation checkpointing of the whole model need.
-        **kwargs: Arguments of `DenseOptions` (attention, activation, attention_grad, input_size) and of `MultiMixLoss`
-            (num_tuples, alpha, length, concentration, clean_weight).
+        **arguments: Of `Settings`, like the others above: num_tuples, alpha, length, concentration, clean_weight,
+            strength, attention, activation, attention_grad, input_size, input_prob. For strength 'auto', save
+            `state_dict()` in your checkpoints.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -76,28 +75,21 @@ class MultiMix:
             num_classes: int = 1000,
             multi_label: bool = False,
             *,
-            input_prob: float = 0.5,
-            strength: Union[float, str] = 1.,
             reuse: bool = False,
-            **kwargs: Any,
+            **arguments: Unpack[DropInArguments],
     ):
-        self._options = DenseOptions.take(mode, kwargs)
-        self.mode = mode
-        self.label_smoothing = check_number('label_smoothing', label_smoothing, high=1.)
+        self.settings = Settings.of(
+            MultiMix, DropInArguments, arguments, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha,
+            cutmix_minmax=cutmix_minmax, prob=prob, switch_prob=switch_prob, mode=mode, correct_lam=correct_lam,
+            label_smoothing=label_smoothing, multi_label=multi_label)
         self.num_classes = check_integer('num_classes', num_classes)
-        self.multi_label = multi_label
         if not multi_label:
             check_several_classes('num_classes', self.num_classes, 'multi_label=True, and targets [b, 1]')
         self.reuse = reuse
         self.mixup_enabled = True
-        self.input_mixing = InputMixing(
-            mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam, input_prob, strength,
-            multi_label)
-        refuse_arguments(
-            'MultiMix', kwargs, criterion='as the loop has its own', implementation='as the rows go to a criterion',
-            gamma='as only MultiMixTask has a teacher')
-        self._loss_kwargs = kwargs
-        self.loss = MultiMixLoss(**kwargs)  # without label smoothing: targets are smoothed before they are mixed
+        self.input_mixing = InputMixing(self.settings)
+        # without label smoothing: targets are smoothed before they are mixed
+        self.loss = MultiMixLoss(settings=replace(self.settings, label_smoothing=None, strength=1.))
         self.clean_logits: Optional[torch.Tensor] = None
         self.model: Optional[nn.Module] = None
         self._head: Optional[MultiMixHead] = None
@@ -106,10 +98,8 @@ class MultiMix:
         self._has_logged = False
 
     def __repr__(self) -> str:
-        names = ('mode', 'num_classes', 'label_smoothing', 'multi_label', 'reuse')
-        own = ', '.join(f'{name}={getattr(self, name)!r}' for name in names)
         state = 'not attached' if self.model is None else f'attached to {type(self.model).__name__}'
-        return f'MultiMix({own}, {self.loss.extra_repr()}; {self.input_mixing}; {state})'
+        return f'MultiMix(num_classes={self.num_classes}, reuse={self.reuse}, {self.settings}, {state})'
 
     def __getstate__(self) -> Dict[str, Any]:
         # a copy, such as an average of the weights, is not in the middle of a step
@@ -147,12 +137,10 @@ class MultiMix:
             raise UsageError(f'{type(model).__name__} already has a replaced forward; detach what was attached to it')
         if self.model is not None:
             raise UsageError('this MultiMix is attached to a model already; call detach() first')
-        if self.mode == 'dense-multimix':
-            self._head = _AttachedHead(model, self.mode, **vars(self._options), **self._loss_kwargs)
+        if self.settings.mode == 'dense-multimix':
+            self._head = _AttachedHead(model, settings=self.loss.settings)
         self.model = model
-        _logger.info(
-            f'{self.mode}: {(self._head or self.loss).describe()}, label smoothing {self.label_smoothing:g}'
-            f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}; {self.input_mixing}.')
+        _logger.info(f'{self.settings.describe(None if self._head is None else self._head.dense.example_positions)}.')
         # a bound method, so that deepcopy and pickle of the model rebind it to the copy
         model.forward = types.MethodType(MultiMix._training_forward, self)
         return self
@@ -183,15 +171,17 @@ class MultiMix:
                 'call x, y = mixup_fn(x, y) in the training loop, not in collate_fn or a dataset: it prepares the next '
                 'forward of the model, and a worker of a DataLoader has another copy of it')
         if self.model is None:
-            raise UsageError(f"mode '{self.mode}' mixes inside the model; call attach(model) before the first batch")
-        if self.multi_label:
+            raise UsageError(
+                f"mode '{self.settings.mode}' mixes inside the model; call attach(model) before the first batch")
+        if self.settings.multi_label:
             target = target.float()  # multi-hot targets of any dtype, as timm's Mixup accepts
         check_target(target, x.shape[0], self.num_classes)
         if self._batch is not None and not self._batch.seen and self._batch.rows is not None:
             self._batch.rows.__class__ = _StaleTargets
         what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
-        smoothing = 0. if self.input_mixing.is_adaptive and what != 'none' else self.label_smoothing
-        soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.multi_label)
+        is_smooth = what == 'none' or not self.settings.is_adaptive
+        smoothing = (self.settings.label_smoothing or 0.) if is_smooth else 0.
+        soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.settings.multi_label)
         if what == 'embeddings':
             self._batch = self._prepare(x, target, soft_target)
             return x, self._batch.rows
@@ -213,7 +203,7 @@ class MultiMix:
                 f'MultiMix makes {num_rows:,} rows of {num_classes:,} classes from a batch of {batch_size}; with the '
                 f'criterion and its gradient they take about {_COPIES * num_bytes / 2 ** 20:,.0f} MiB.')
         if positions is None:
-            lam = self.loss.sample(soft_target, num_tuples)
+            lam = self.loss.sample_weights(soft_target, num_tuples=num_tuples)
             return _Batch('embeddings', target, soft_target, mixed_rows(self.loss, lam, soft_target, soft_target), lam)
         empty = soft_target.new_full((), float('nan')).expand(num_rows, num_classes)
         rows = torch.Tensor._make_subclass(_PendingTargets, empty)  # not a view, as as_subclass makes
@@ -264,7 +254,7 @@ class MultiMix:
             self.loss.check_inputs(logits, batch.soft_target)
             return mixed_rows(self.loss, batch.lam.to(logits.device), logits, logits)
         if batch.lam is None:
-            batch.lam = self.loss.sample(logits, batch.num_tuples)
+            batch.lam = self.loss.sample_weights(logits, num_tuples=batch.num_tuples)
         mixed_logits, mixed_target = mix(self.loss, **inputs, lam=batch.lam)
         batch.rows.__class__ = torch.Tensor
         batch.rows.data = mixed_target.detach().to(batch.rows)

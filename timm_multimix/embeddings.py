@@ -75,6 +75,8 @@ class SplitForward:
         if self._seen is not None and (
                 seen == self._seen or (seen[0] == self._seen[0] and _is_sharded(self.model))):  # which adds hooks
             return False
+        if not (hasattr(self.model, 'forward_features') and hasattr(self.model, 'forward_head')):
+            raise UsageError(f'{_name(self.model)} has no forward_features and forward_head; {_POOLED_WORKS}')
         check_classifier(self.model)
         with trial(self.model):
             self._probe()
@@ -117,7 +119,7 @@ class SplitForward:
 
 
 class DenseEmbeddings(SplitForward):
-    """Dense logits and embeddings of a timm model, by its own head. Not a module, as it owns no parameters.
+    """Dense logits and embeddings of a timm model, by its own head. Not a module: it owns no parameters.
 
     Raises:
         ValueError: Also if the model has no spatial positions to mix, or returns them in an unsupported form.
@@ -126,8 +128,6 @@ class DenseEmbeddings(SplitForward):
 
     def _probe(self) -> None:
         model = self.model.eval()
-        if not (hasattr(model, 'forward_features') and hasattr(model, 'forward_head')):
-            raise UsageError(f'{_name(model)} has no forward_features and forward_head; {_POOLED_WORKS}')
         if (dropped := getattr(getattr(model, 'patch_drop', None), 'prob', 0.)) > 0.:
             raise _unsupported(model, f'patch_drop_rate={dropped:g} drops positions; with patch_drop_rate=0, it works')
         if _is_sharded(model):
@@ -178,7 +178,7 @@ class DenseEmbeddings(SplitForward):
         if others or weight[0].numel() != weight.shape[1]:  # a second branch, or a convolution larger than 1 x 1
             return False
         # Dropout may follow the embedding: compare in train mode, with the same random numbers. A layer in between may
-        # do nothing yet, as an adapter at its start: its parameters show, frozen ones too.
+        # do nothing yet, like a new adapter: its parameters show it, frozen ones too.
         model = train_without_statistics(self.model)
         frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
         try:
@@ -188,10 +188,13 @@ class DenseEmbeddings(SplitForward):
                 with same_random_numbers(model):
                     expected = model.forward_head(split)
                 embeddings = model.forward_head(split, pre_logits=True).flatten(1)
+                own = set(module.parameters())
+                others = [p for p in model.parameters() if p.requires_grad and p not in own]
+                between = _reached(expected, others) - _reached(embeddings, others)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
-        if _reached(expected) - _reached(embeddings) - set(module.parameters()):
+        if between:
             return False
         return embeddings.shape[1] == weight.shape[1] and not _differ(
             F.linear(embeddings, weight.flatten(1), module.bias), expected)
@@ -321,7 +324,7 @@ def _classify(classifier: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def _replacements(module: nn.Module) -> List[object]:
-    """Return what runs beside or in place of a module's forward."""
+    """Return what runs before, after or in place of a module's forward."""
     return [vars(module).get('forward'), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
@@ -335,15 +338,12 @@ def _differ(logits: torch.Tensor, expected: torch.Tensor) -> bool:
     return not bool((logits - expected).abs().max() <= tolerance)
 
 
-def _reached(output: torch.Tensor) -> Set[torch.Tensor]:
-    """Return the parameters that get a gradient from `output`."""
-    parameters, seen, nodes = set(), set(), [output.grad_fn]
-    while nodes:
-        if (node := nodes.pop()) is not None and node not in seen:
-            seen.add(node)
-            parameters |= {node.variable} if hasattr(node, 'variable') else set()
-            nodes += [following for following, _ in node.next_functions]
-    return parameters
+def _reached(output: torch.Tensor, parameters: List[nn.Parameter]) -> Set[nn.Parameter]:
+    """Return those of the parameters that get a gradient from `output`."""
+    if not (output.requires_grad and parameters):
+        return set()
+    grads = torch.autograd.grad(output.sum(), parameters, retain_graph=True, allow_unused=True)
+    return {parameter for parameter, grad in zip(parameters, grads) if grad is not None}
 
 
 def _unsupported(model: nn.Module, reason: str) -> UsageError:

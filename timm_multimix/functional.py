@@ -8,7 +8,7 @@ from typing import Iterable, Iterator, Optional, Union
 import torch
 
 from .checks import UsageError, check_choice, check_floats, check_logits, check_number, check_target
-from .ops import IMPLEMENTATIONS, LossParams
+from .ops import IMPLEMENTATIONS, LossParams, smooth_labels
 from .sampling import CONCENTRATIONS, draw_alpha, sample_dirichlet
 
 __all__ = [
@@ -166,11 +166,7 @@ def soft_targets(
             raise UsageError(
                 f'target of multi_label=True must be in [0, 1], got {target.min().item():g} to {target.max().item():g}')
     check_target(target, target.shape[0] if target.ndim else 0, num_classes)
-    off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
-    if target.ndim == 2:
-        return target * (1. - smoothing) + off_value if smoothing else target
-    soft = torch.full((len(target), num_classes), off_value, dtype=dtype, device=target.device)
-    return soft.scatter_(1, target.long().unsqueeze(1), 1. - smoothing + off_value)
+    return smooth_labels(target, num_classes, smoothing, multi_label=multi_label, dtype=dtype)
 
 
 @torch.compiler.disable  # it is one operation; torch.compile would unroll its chunks
@@ -200,7 +196,7 @@ def mixed_cross_entropy(
             generator.
         label_smoothing: Share of every target that is spread over all classes.
         teacher_logits: The teacher's ordinary logits, in the shape of `logits`; they receive no gradient.
-        gamma: Weight γ of the targets beside a teacher, in [0, 1].
+        gamma: Weight γ of the targets if there is a teacher, in [0, 1].
         implementation: 'chunked': fast, with a gradient for the logits only; 'compiled': the same, fused by
             torch.compile; 'triton': CUDA kernels that never write mixed logits, in TF32 if
             `torch.set_float32_matmul_precision` allows it; 'reference': literal and slow; 'auto': 'reference' if

@@ -1,26 +1,17 @@
 """MultiMix as a loss on any model's own logits."""
 import logging
-from typing import Callable, Dict, Iterator, Optional, Union
+from typing import Callable, Dict, Iterator, Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from typing_extensions import Unpack
 
 from . import functional
-from .checks import (
-    Alpha,
-    UsageError,
-    check_alpha,
-    check_choice,
-    check_floats,
-    check_integer,
-    check_logits,
-    check_number,
-    check_several_classes,
-    check_target,
-)
+from .checks import UsageError, check_floats, check_logits, check_several_classes, check_target, not_compiled
 from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_labels
 from .ops.saturate import saturate
+from .settings import LossArguments, Settings, former_attribute
 from .strength import AdaptiveStrength, create_strength, draw
 
 _logger = logging.getLogger(__name__)
@@ -30,16 +21,6 @@ _logger = logging.getLogger(__name__)
 _BLOCK_ELEMENTS = {'cpu': 1 << 17}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_BLOCK_ROWS = 256
-MAX_CLEAN_WEIGHT = 1000.
-
-POOLED_TUPLES = 1000
-DENSE_TUPLES = 8192
-"""Default numbers of tuples per step; those of the dense form are divided among the positions."""
-DENSE_TUPLES_RANGE = (32, 1000)
-"""The least and the most of them at one position."""
-
-PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments, for long schedules."""
 
 
 class MultiMixLoss(nn.Module):
@@ -54,66 +35,46 @@ class MultiMixLoss(nn.Module):
     The loss is (mixed + w·clean) / (1 + w), where w is `clean_weight`. It is a mean, on the scale of plain
     cross-entropy, so that the same learning rates work. Memory does not grow with `num_tuples`. Sampling is seeded by
     `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing. The
-    mode is its own: validation needs `criterion.eval()` beside `model.eval()`.
+    mode is its own: validation needs `criterion.eval()` as well as `model.eval()`.
+
+    Under torch.compile the loss is one graph break, because numpy draws Λ; `fullgraph=True` says so.
 
     Args:
-        num_tuples: Number of tuples n per step, in the dense form per position. None: 1,000, or in the dense form 8,192
-            divided among the positions, at least 32 and at most 1,000 for each.
-        alpha: Dirichlet concentration, or a (low, high) range from which one is drawn per step. A lower one keeps
-            tuples closer to single examples.
-        length: Number of examples per tuple m; None for the whole batch. Change it to compare with pairs (2).
-        concentration: 'total': alpha is the sum over the examples of a tuple, so that the batch size does not change
-            the strength of mixing; 'example': alpha is that of each example, as in the paper, where every tuple of a
-            large batch is nearly the batch mean.
-        clean_weight: Weight w of the plain cross-entropy beside the mixed one, from 0 (mixed loss alone) to 1000. Raise
-            it if even the training images are not fitted; lower it to make the model less confident.
-        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
+        num_tuples: Number of tuples n per step, see `Settings`.
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss. Any other mean-reduced criterion
             for `(logits [N, c], soft targets [N, c])` gets every mixed row, which takes more time and memory; class
             weights of torch's cross-entropy keep its weighted mean.
-        implementation: See `functional.mixed_cross_entropy`.
-        gamma: Weight γ of the targets in the mixed loss γ·H(ΛY, p) + (1 - γ)·H(p', p), if `forward` gets a teacher's
-            logits (arXiv 2206.14868, section 3.3). Label smoothing and the clean term do not involve the teacher.
-        strength: Probability that `forward` mixes a batch, in [0, 1]; otherwise it is the plain criterion. 'auto': it
-            follows how far the training images are fitted, see `AdaptiveStrength`; mixed batches then have no label
-            smoothing. Save `state_dict()` in your checkpoints.
+        settings: Settings to use in place of keyword arguments.
+        **arguments: Of `Settings`: alpha, length, concentration, clean_weight, label_smoothing, implementation, gamma
+            and strength, here the probability that `forward` mixes a batch; otherwise it is the plain criterion. For
+            strength 'auto', save `state_dict()` in your checkpoints.
 
     Raises:
         ValueError: If an argument is out of range, or the criterion cannot be used on mixed rows.
     """
     _has_warned = False
+    num_tuples, alpha, length, concentration, clean_weight, implementation, gamma = map(former_attribute, (
+        'num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'implementation', 'gamma'))
 
     def __init__(
             self,
             num_tuples: Optional[int] = None,
-            alpha: Alpha = 2.0,
-            length: Optional[int] = None,
-            concentration: str = 'total',
-            clean_weight: float = 3.0,
-            label_smoothing: Optional[float] = None,
+            *,
             criterion: Optional[Callable] = None,
-            implementation: str = 'auto',
-            gamma: float = 0.5,
-            strength: Union[float, str, AdaptiveStrength] = 1.,
+            settings: Optional[Settings] = None,
+            **arguments: Unpack[LossArguments],
     ):
         super().__init__()
-        check_choice('concentration', concentration, functional.CONCENTRATIONS)
-        check_choice('implementation', implementation, ('auto', *functional.IMPLEMENTATIONS))
-        self.num_tuples = None if num_tuples is None else check_integer('num_tuples', num_tuples)
-        self.alpha = check_alpha(alpha)
-        self.length = None if length is None else check_integer('length', length)
-        self.concentration = concentration
-        self.clean_weight = check_number('clean_weight', clean_weight, high=MAX_CLEAN_WEIGHT)
-        self.criterion, self.label_smoothing = resolve_criterion(criterion, label_smoothing)
-        self.implementation = implementation
-        self.gamma = check_number('gamma', gamma, high=1.)
-        self.strength = create_strength(strength)
+        if settings is not None and (arguments or num_tuples is not None):
+            raise UsageError(f'pass settings or keyword arguments, not both; got {arguments}, num_tuples={num_tuples}')
+        self.settings = settings or Settings.of(MultiMixLoss, LossArguments, arguments, num_tuples=num_tuples)
+        self.criterion, self.label_smoothing = resolve_criterion(criterion, self.settings.label_smoothing)
+        self.strength = create_strength(self.settings.strength)
 
     def extra_repr(self) -> str:
-        return (
-            f'num_tuples={self.num_tuples}, alpha={self.alpha}, length={self.length}, '
-            f'concentration={self.concentration!r}, clean_weight={self.clean_weight}, '
-            f'label_smoothing={self.label_smoothing}, gamma={self.gamma}')
+        listed = self.settings.listed('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'gamma')
+        strength = '' if self.settings.is_adaptive else f', strength={self.strength:g}'
+        return f'{listed}, label_smoothing={self.label_smoothing:g}{strength}'
 
     def forward(
             self,
@@ -164,7 +125,7 @@ class MultiMixLoss(nn.Module):
                 'The MultiMix loss or head is in train mode and mixes, but nothing has a gradient. For validation call '
                 'its own eval(), and train() before training again: model.eval() does not change its mode.')
 
-    @torch.compiler.disable  # one graph break, instead of one at each draw and chunk
+    @not_compiled('numpy draws the weights of the tuples')  # one graph break, instead of one at each draw and chunk
     def terms(
             self,
             logits: torch.Tensor,
@@ -188,17 +149,19 @@ class MultiMixLoss(nn.Module):
         if self.criterion is None:
             _check_several_classes(logits)
             learned = attention is not None and attention.requires_grad
+            implementation = self.settings.implementation
             mixed = functional.mixed_cross_entropy(
                 logits, target, self._weight_blocks(logits, attention), label_smoothing=self._smoothing(mixed=True),
-                teacher_logits=teacher_logits, gamma=self.gamma,
-                implementation='reference' if learned and self.implementation == 'auto' else self.implementation)
+                teacher_logits=teacher_logits, gamma=self.settings.gamma,
+                implementation='reference' if learned and implementation == 'auto' else implementation)
         else:
             rows = self._mixed_rows(logits, target, self.sample_weights(logits, attention))
             mixed = mean_over_rows(self.criterion, *rows, from_labels=target.ndim == 1)
-        if not self.clean_weight:
+        weight = self.settings.clean_weight
+        if not weight:
             return {'loss': mixed, 'mixed_loss': mixed}
         clean = self.plain(pooled_logits(logits, clean_logits), target, mixed=True)
-        loss = (mixed + self.clean_weight * clean) / (1. + self.clean_weight)
+        loss = (mixed + weight * clean) / (1. + weight)
         return {'loss': loss, 'mixed_loss': mixed, 'clean_loss': clean}
 
     def check_inputs(self, logits, target, attention=None, clean_logits=None, finite=True) -> None:
@@ -214,30 +177,14 @@ class MultiMixLoss(nn.Module):
             if attention.device.type == 'cpu' and bool((attention < 0).any()):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
 
-    def tuples(self, positions: Optional[int] = None) -> int:
-        """Return the number of tuples n per step, in the dense form per position; `positions` is None if pooled."""
-        if self.num_tuples is not None or positions is None:
-            return self.num_tuples or POOLED_TUPLES
-        low, high = DENSE_TUPLES_RANGE
-        return min(max(round(DENSE_TUPLES / positions), low), high)
-
-    def describe(self, positions: Optional[int] = None) -> str:
-        """Say in words what is mixed and how strongly; `positions` is None for the pooled form."""
-        alpha = f'{self.alpha[0]:g} to {self.alpha[1]:g}' if isinstance(self.alpha, tuple) else f'{self.alpha:g}'
-        tuples = f'{self.tuples(positions)} tuples'
-        if positions is not None:
-            tuples += f' x {positions} position{"s" * (positions > 1)}'
-        return (
-            f'{tuples} of {self.length or "all"} examples, alpha {alpha} for each '
-            f'{"tuple" if self.concentration == "total" else "example"}, clean weight {self.clean_weight:g}')
-
-    def sample(self, logits: torch.Tensor, num_tuples: Optional[int] = None) -> torch.Tensor:
-        """Sample Λ of one step for these logits, `[n, b]` or `[r, n, b]`, before attention."""
-        return torch.cat(list(self._weight_blocks(logits, None, num_tuples)), dim=-2)
-
-    def sample_weights(self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def sample_weights(
+            self,
+            logits: torch.Tensor,
+            attention: Optional[torch.Tensor] = None,
+            num_tuples: Optional[int] = None,
+    ) -> torch.Tensor:
         """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
-        return torch.cat(list(self._weight_blocks(logits, attention)), dim=-2)
+        return torch.cat(list(self._weight_blocks(logits, attention, num_tuples)), dim=-2)
 
     def smooth_target(self, target: torch.Tensor, logits: torch.Tensor, mixed: bool = False) -> torch.Tensor:
         """Return soft targets `[b, c]` with the label smoothing of this batch, which is mixed or not."""
@@ -247,7 +194,7 @@ class MultiMixLoss(nn.Module):
             dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
     def _smoothing(self, mixed: bool) -> float:
-        return 0. if mixed and isinstance(self.strength, AdaptiveStrength) else self.label_smoothing
+        return 0. if mixed and self.settings.is_adaptive else self.label_smoothing
 
     def _mixed_rows(self, logits, target, weights):
         mixed_logits = functional.interpolate(weights, logits)
@@ -266,22 +213,20 @@ class MultiMixLoss(nn.Module):
         `mix_target` mixes soft targets as the images were mixed.
         """
         logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
-        takes_labels = self.criterion is None or class_weight(self.criterion) is not None
         mixed = mixed or mix_target is not None
-        if mix_target is not None or not (from_labels and takes_labels):
+        is_weighted = class_weight(self.criterion) is not None
+        takes_labels = from_labels and (is_weighted or self.criterion is None and not self._smoothing(mixed))
+        if mix_target is not None or not takes_labels:
             target = self.smooth_target(target, logits, mixed)
         if mix_target is not None:
             target = mix_target(target)
         if self.criterion is not None:
             return mean_over_rows(self.criterion, logits, target, from_labels)
         _check_several_classes(logits)
-        log_probabilities, smoothing = saturate(logits.log_softmax(dim=-1)), self._smoothing(mixed)
-        if target.ndim == 2:
-            return -(target * log_probabilities).sum(dim=-1).mean()
-        loss = F.nll_loss(log_probabilities, target.long())
-        if smoothing:
-            loss = loss * (1. - smoothing) - log_probabilities.mean() * smoothing
-        return loss
+        log_probabilities = saturate(logits.log_softmax(dim=-1))
+        if target.ndim == 1:
+            return F.nll_loss(log_probabilities, target.long())
+        return -(target * log_probabilities).sum(dim=-1).mean()
 
     def _weight_blocks(
             self,
@@ -291,14 +236,14 @@ class MultiMixLoss(nn.Module):
     ) -> Iterator[torch.Tensor]:
         batch_size, device = logits.shape[0], logits.device
         positions = logits.shape[1] if logits.ndim == 3 else None
-        num_tuples = num_tuples or self.tuples(positions)
-        alpha = functional.draw_alpha(self.alpha, device=device)
+        num_tuples = num_tuples or self.settings.tuples(positions)
+        alpha = functional.draw_alpha(self.settings.alpha, device=device)
         budget = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ACCELERATOR)
         block = max(budget // (batch_size * (positions or 1)), _MIN_BLOCK_ROWS)
         for start in range(0, num_tuples, block):
             lam = functional.sample_dirichlet(
-                min(block, num_tuples - start), batch_size, alpha, concentration=self.concentration,
-                length=self.length, positions=positions, device=device,
+                min(block, num_tuples - start), batch_size, alpha, concentration=self.settings.concentration,
+                length=self.settings.length, positions=positions, device=device,
                 dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
             yield lam if attention is None else functional.dense_weights(lam, attention)
 

@@ -77,7 +77,7 @@ def _mix(task, images, target, num_tuples):
     if not isinstance(loss, MultiMixLoss) or not (is_head or hasattr(task, 'trainable_module')):
         raise UsageError(f'task must be a MultiMixTask or a MultiMixHead, got {type(task).__name__}')
     module = None if is_head else unwrap_model(task.trainable_module)
-    head = task if is_head else module.head if task.mode == 'dense-multimix' else None
+    head = task if is_head else module.head if task.settings.mode == 'dense-multimix' else None
     model = module if head is None else head.model
     with trial(model):
         model.eval()
@@ -85,9 +85,7 @@ def _mix(task, images, target, num_tuples):
         outputs = HeadOutput(model(images)) if head is None else head.outputs(model.forward_features(images), target)
         inputs = outputs.loss_inputs(target)
         loss.check_inputs(**inputs)
-        weights = loss.sample(inputs['logits'], num_tuples)
-        if inputs.get('attention') is not None:
-            weights = functional.dense_weights(weights, inputs['attention'])
+        weights = loss.sample_weights(inputs['logits'], inputs.get('attention'), num_tuples)
         targets = functional.interpolate(weights, loss.smooth_target(target, inputs['logits'], mixed=True))
     weights, targets = (x if x.ndim == 3 else x[None] for x in (weights, targets))  # the pooled form is one position
     side = (len(weights) * images.shape[-2] / images.shape[-1]) ** 0.5

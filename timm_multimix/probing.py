@@ -26,7 +26,7 @@ def record_calls(
 def trial(model: nn.Module):
     """Context to run a model without side effects: no gradient; modes, buffers and random state are restored.
 
-    Autocast is off, as it would cache the weights that it casts here without gradient, and use them in training.
+    Autocast is off, because it would cache the weights that it casts here without gradient, and use them in training.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]

@@ -43,7 +43,7 @@ def mix(
         return clean
     if lam is None:
         num_tuples = row_counts(loss, len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
-        lam = loss.sample(logits, num_tuples)
+        lam = loss.sample_weights(logits, num_tuples=num_tuples)
     weights = lam if attention is None else functional.dense_weights(lam, attention)
     return mixed_rows(loss, weights, logits, clean[0]), mixed_rows(loss, weights, clean[1], clean[1])
 
@@ -62,8 +62,8 @@ def row_counts(loss: MultiMixLoss, batch_size: int, positions: Optional[int] = N
     Raises:
         ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows.
     """
-    weight, r = loss.clean_weight, positions or 1
-    num_rows = loss.tuples(positions) * r
+    weight, r = loss.settings.clean_weight, positions or 1
+    num_rows = loss.settings.tuples(positions) * r
     num_tuples = max(round(num_rows / (r * (1. + weight))), 1)
     if not weight:
         return RowCounts(num_tuples, 0)
@@ -79,4 +79,5 @@ def row_counts(loss: MultiMixLoss, batch_size: int, positions: Optional[int] = N
 
 
 def _clean_copies(loss: MultiMixLoss, num_mixed: int, batch_size: int) -> int:
-    return max(round(loss.clean_weight * num_mixed / batch_size), 1) if loss.clean_weight else 0
+    weight = loss.settings.clean_weight
+    return max(round(weight * num_mixed / batch_size), 1) if weight else 0

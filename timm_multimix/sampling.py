@@ -5,13 +5,12 @@ from typing import Optional, Union
 import numpy as np
 import torch
 
-from ._timm_compat import standard_gamma
-from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number
+from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer, check_number, not_compiled
 
 CONCENTRATIONS = ('example', 'total')
 
 
-@torch.compiler.disable  # numpy's samplers
+@not_compiled('numpy draws the weights of the tuples')
 def sample_dirichlet(
         num_tuples: int,
         num_examples: int,
@@ -65,6 +64,8 @@ def sample_dirichlet(
         alpha = alpha / length
     alpha = alpha.clamp(1e-12, 1e30)  # beyond these a draw is one-hot or uniform in any precision; keeps it finite
     if device.type != 'cpu':
+        from ._timm_compat import standard_gamma  # here, because it imports timm
+
         gamma = standard_gamma(
             (alpha + 1.).to(device=device, dtype=work_dtype).expand(*shape, length).contiguous(), generator=generator)
         weights = _from_gammas(gamma, torch.empty_like(gamma).exponential_(generator=generator), alpha)

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from .checks import UsageError, check_number
+from .checks import not_compiled
 from .distributed import num_processes
 from .sampling import numpy_generator
 
@@ -74,25 +74,9 @@ class AdaptiveStrength(nn.Module):
 Strength = Union[float, AdaptiveStrength]
 
 
-def create_strength(strength: Union[float, str, AdaptiveStrength], multi_label: bool = False) -> Strength:
-    """Check a strength and create what 'auto' stands for.
-
-    Args:
-        strength: Share of the batches that are mixed, in [0, 1], an `AdaptiveStrength`, or 'auto' for a new one.
-        multi_label: Targets have several labels, which 'auto' does not support.
-
-    Raises:
-        ValueError: If the strength is neither, or targets have several labels.
-    """
-    if isinstance(strength, AdaptiveStrength):
-        return strength
-    if not isinstance(strength, str):
-        return check_number('strength', strength, high=1.)
-    if strength != 'auto':
-        raise UsageError(f"strength must be a number from 0 to 1 or 'auto', got {strength!r}")
-    if multi_label:
-        raise UsageError("strength must be a number with multi_label=True, got 'auto' (it follows top-1 accuracy)")
-    return AdaptiveStrength()
+def create_strength(strength: Union[float, str]) -> Strength:
+    """Return the strength of `Settings`, an `AdaptiveStrength` for 'auto'."""
+    return AdaptiveStrength() if strength == 'auto' else strength
 
 
 def share_of(strength: Strength) -> float:
@@ -100,7 +84,7 @@ def share_of(strength: Strength) -> float:
     return strength.value if isinstance(strength, AdaptiveStrength) else strength
 
 
-@torch.compiler.disable  # numpy's generator
+@not_compiled('numpy draws whether a batch is mixed')
 def draw(strength: Strength) -> bool:
     """Draw whether to mix the next batch; a strength of 0 or 1 needs no random number."""
     share = share_of(strength)

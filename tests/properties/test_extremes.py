@@ -44,7 +44,7 @@ def test_the_largest_logits_give_finite_losses_and_gradients(
     wide = logits.detach().float().requires_grad_()
     attention = None if positions is None else torch.rand(batch_size, positions)
     criterion = MultiMixLoss(
-        data.draw(st.integers(1, 8)), alpha, clean_weight=data.draw(st.sampled_from([0., 1., 1000.])),
+        data.draw(st.integers(1, 8)), alpha=alpha, clean_weight=data.draw(st.sampled_from([0., 1., 1000.])),
         label_smoothing=label_smoothing, implementation=implementation)
     teacher_logits = logits.detach().flip(0) if teacher else None
     for x in (logits, wide):
@@ -56,7 +56,7 @@ def test_the_largest_logits_give_finite_losses_and_gradients(
     # only in float32, as coarser rounding changes the sums over the classes
     assert wide.grad.sum(dim=-1).abs().max() < 1e-5
     assert wide.grad.abs().sum() <= 2.001
-    mixed_logits, mixed_target = mix(MultiMixLoss(3, alpha, clean_weight=0.), logits, target, attention)
+    mixed_logits, mixed_target = mix(MultiMixLoss(3, alpha=alpha, clean_weight=0.), logits, target, attention)
     assert torch.isfinite(mixed_logits).all()
     assert (mixed_target.sum(dim=-1) - 1.).abs().max() < 1e-5
 
@@ -101,7 +101,7 @@ def test_attention_of_zero_falls_back_to_valid_weights(seed, batch_size, num_tup
     nothing = spatial_attention(torch.zeros(batch_size, positions, 3))
     torch.testing.assert_close(nothing, torch.full_like(nothing, 1. / positions))
     logits = torch.randn(batch_size, positions, 3, requires_grad=True)
-    loss = MultiMixLoss(num_tuples, alpha, concentration=concentration)(
+    loss = MultiMixLoss(num_tuples, alpha=alpha, concentration=concentration)(
         logits, torch.randint(3, (batch_size,)), attention * data_scale(seed))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()

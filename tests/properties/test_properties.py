@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.strategies import alphas, batch_sizes, booleans, implementations, many, seeds
-from timm_multimix import MultiMixLoss, functional
+from timm_multimix import functional
 from timm_multimix.functional import CONCENTRATIONS, dense_weights, mixed_cross_entropy, sample_dirichlet
 
 scales = st.floats(0., 100.)
@@ -57,18 +57,6 @@ def test_rows_of_attention_and_dense_weights_are_distributions(problem, width, a
     assert (weights >= 0.).all() and (weights.sum(dim=-1) - 1.).abs().max() < 1e-6
     # attention raises or lowers a weight, but never adds an example to a tuple
     assert (weights[lam.float() == 0.] == 0.).all()
-
-
-@many
-@given(problems(torch.float32, huge_scales), st.floats(0., 1.), implementations)
-def test_huge_logits_give_a_finite_loss(problem, label_smoothing, implementation):
-    logits, target, weights = problem
-    loss = mixed_cross_entropy(
-        logits, target, weights, label_smoothing=label_smoothing, implementation=implementation)
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
-    # rounding of logits up to 1e4 in float32
-    assert loss >= -1e-5 * (1. + logits.abs().max())
 
 
 @many
@@ -145,28 +133,3 @@ def test_a_constant_added_to_all_logits_changes_nothing(problem, constant, imple
     losses = [
         mixed_cross_entropy(x, target, weights, implementation=implementation) for x in (logits, logits + constant)]
     torch.testing.assert_close(*losses, rtol=1e-9, atol=1e-10)
-
-
-@many
-@given(seeds, batch_sizes, st.integers(2, 10), alphas, st.sampled_from(CONCENTRATIONS), st.floats(0., 4.), st.data())
-def test_multimix_loss_and_its_gradient_are_finite(seed, batch_size, num_classes, alpha, concentration, exponent, data):
-    criterion = MultiMixLoss(
-        data.draw(st.integers(1, 30)),
-        alpha,
-        data.draw(st.none() | st.integers(1, batch_size)),
-        concentration,
-        clean_weight=data.draw(st.floats(0., 10.)),
-        label_smoothing=data.draw(st.floats(0., 1.)),
-    )
-    positions = data.draw(st.none() | st.integers(1, 4))
-    torch.manual_seed(seed)
-    shape = (batch_size, num_classes) if positions is None else (batch_size, positions, num_classes)
-    logits = 10. ** exponent * torch.rand(shape)
-    # sometimes one class for all
-    target = torch.randint(num_classes, (batch_size,)) * data.draw(st.integers(0, 1))
-    attention = None if positions is None else torch.rand(batch_size, positions).softmax(dim=-1)
-    loss = criterion(logits.requires_grad_(), target, attention)
-    loss.backward()
-    assert torch.isfinite(loss) and loss >= -1e-5 * 10. ** exponent
-    assert torch.isfinite(logits.grad).all()
-    assert logits.grad.sum(dim=-1).abs().max() < 1e-5

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 
 from tests.support import naive
-from tests.support.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.models import build, gradients, images, labels
 from tests.support.tensors import ANYWHERE, CLOSE, SHAPES, random_target, random_weights
-from timm_multimix import PAPER, MultiMixHead, MultiMixLoss, MultiMixTask
+from timm_multimix import MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.functional import mixed_cross_entropy
-from timm_multimix.head import MODES
 from timm_multimix.ops import chunked
+from timm_multimix.settings import MODES
 from timm_multimix.tasks import distillation
 from timm_multimix.tasks.distillation import split_views
 
@@ -47,13 +47,14 @@ def test_loss_and_gradients_are_those_of_the_written_equation(shape, kind, gamma
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student), **CLOSE)
 
 
-@pytest.mark.parametrize('chunk', [(1, 1), (1, 4), (2, 3), (100, 100)])
+@pytest.mark.parametrize('elements', [1, 16, 40, 1000])
 @pytest.mark.parametrize('kind', TARGETS)
-def test_any_chunk_and_block_gives_the_same_loss(kind, chunk, monkeypatch):
+def test_any_chunk_and_block_gives_the_same_loss(kind, elements, monkeypatch):
     """Chunks of tuples and positions, and blocks of weights, that do not divide n and r."""
     student, teacher, target, weights = problem('dense', kind)
     expected = naive.distillation_loss(student, teacher, target, weights, 0.3, 0.1)
-    monkeypatch.setattr(chunked, '_chunk_shape', lambda *_: chunk)
+    monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', {'cpu': elements})
+    monkeypatch.setattr(chunked, '_MIN_CHUNK_ROWS', 1)
     loss = mixed_cross_entropy(
         F.linear(*student), target, iter(weights.split(3, dim=1)), label_smoothing=0.1,
         teacher_logits=F.linear(*teacher), gamma=0.3)
@@ -96,22 +97,6 @@ def test_the_teachers_probabilities_are_constant_in_the_weights():
     expected = -(constant * (weights @ F.linear(*student)).log_softmax(dim=-1)).sum(dim=-1).mean()
     torch.testing.assert_close(
         torch.autograd.grad(loss, weights), torch.autograd.grad(expected, weights), **CLOSE)
-
-
-def test_nothing_that_grows_with_the_tuples_is_kept_for_backward():
-    def kept(num_tuples):
-        logits = torch.randn(4, 3, requires_grad=True)
-        sizes = []
-
-        def pack(x):
-            sizes.append(x.numel())
-            return x
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            MultiMixLoss(num_tuples)(logits, labels(4) % 3, teacher_logits=torch.randn(4, 3))
-        return sum(sizes)
-
-    assert 0 < kept(1000) == kept(10)
 
 
 @pytest.mark.parametrize('dense', [False, True])
@@ -292,11 +277,7 @@ def test_a_checkpoint_without_a_teacher_starts_it_as_the_student():
     task.load_checkpoint_state(plain.get_checkpoint_state()['state_dict'])
     for name, value in plain.get_eval_model().state_dict().items():
         assert torch.equal(task.teacher.model.state_dict()[name], value), name
-
-
-def test_a_checkpoint_with_a_teacher_loads_into_a_task_without():
-    state = make(build('efficientnet')).get_checkpoint_state()
-    make(build('efficientnet'), teacher_decay=None).load_checkpoint_state(**state)
+    plain.load_checkpoint_state(**task.get_checkpoint_state())  # and a task without a teacher ignores it
 
 
 def test_stochastic_rounding_continues_after_loading():
@@ -367,19 +348,6 @@ def test_distributed(mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_autocast(mode):
-    x, target = views('vit')
-    full = seeded(make(build('vit').train(), mode), x, target)['loss']
-    task = make(build('vit').train(), mode)
-    with torch.autocast('cpu', torch.bfloat16):
-        result = seeded(task, x, target)
-    result['loss'].backward()
-    assert result['loss'].dtype == torch.float32
-    torch.testing.assert_close(result['loss'], full, rtol=0.05, atol=0.)
-    assert all(torch.isfinite(grad).all() for grad in gradients(task.get_eval_model()).values())
-
-
-@pytest.mark.parametrize('mode', MODES)
 def test_the_attention_gradient_works_with_a_teacher(mode):
     """The reference loss gives it, with a teacher as without."""
     model = build('resnet').train()
@@ -402,7 +370,7 @@ def test_batches_that_are_not_mixed_use_the_students_view(kwargs):
 
 @pytest.mark.parametrize('updates, warns', [(False, 1), (True, 0)])
 def test_a_loop_that_never_updates_the_teacher_is_warned(updates, warns, monkeypatch, caplog):
-    monkeypatch.setattr(distillation, '_STILL_STEPS', 3)
+    monkeypatch.setattr(distillation, '_WARN_AFTER', 3)
     task = MultiMixTask(build('resnet'), num_tuples=2, teacher_decay=0.9, single_view=True, verbose=False)
     for _ in range(7):
         task(images('resnet', 4), labels(4))
@@ -449,8 +417,3 @@ def test_bad_arguments_are_refused_by_name(call, parts):
     with pytest.raises(ValueError) as error:
         call()
     assert all(re.search(part, str(error.value)) for part in parts), error.value
-
-
-def test_the_papers_setting_works_with_a_teacher():
-    result = seeded(make(build('vit').train(), **PAPER), *views('vit'))
-    assert set(result) == {'loss', 'mixed_loss', 'output'} and result['output'].shape == (4, NUM_CLASSES)

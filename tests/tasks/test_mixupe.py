@@ -13,7 +13,7 @@ from timm.loss import SoftTargetCrossEntropy
 from tests.support import naive
 from tests.support.models import NUM_CLASSES, build, gradients, images, labels
 from tests.support.tensors import CLOSE
-from timm_multimix import MixupETask
+from timm_multimix import MixupETask, Settings
 from timm_multimix.functional import soft_targets
 from timm_multimix.input_mixing import InputMixing
 from timm_multimix.tasks.mixupe_terms import average_image, exact_terms, mixupe_loss
@@ -55,7 +55,7 @@ def seeded(function, *args, seed=3):
 
 def drawn(alpha, x):
     """The mixed images and λ that the task draws."""
-    mixing = InputMixing(alpha, input_prob=1.)
+    mixing = InputMixing(Settings(mixup_alpha=alpha, input_prob=1.))
     return seeded(lambda: (mixing.draw(), mixing.mix(x))[1])
 
 

@@ -67,7 +67,7 @@ def test_flags_become_arguments(flags, inputs):
     more = ['--multimix-gamma', '0.3', '--multimix-teacher-warmup', '--epochs', '1']
     assert train_timm.main([*flags, *FLAGS, *more]) == 0
     task = inputs[0][0]
-    assert (task.loss.gamma, task.single_view) == (0.3, False)
+    assert (task.settings.gamma, task.settings.single_view) == (0.3, False)
     assert (task.teacher.ema.decay, task.teacher.ema.use_warmup) == (0.9, True)
 
 

@@ -4,7 +4,7 @@ To add one, write a file with a function `(logits, weight_blocks, params)`, see 
 IMPLEMENTATIONS, where the functions, `MultiMixLoss` and the command lines find it.
 """
 from .chunked import chunked_cross_entropy, compiled_cross_entropy
-from .reference import LossParams, reference_cross_entropy
+from .reference import LossParams, reference_cross_entropy, smooth_labels
 from .triton_impl import tiled_cross_entropy
 
 IMPLEMENTATIONS = {
@@ -14,4 +14,4 @@ IMPLEMENTATIONS = {
     'reference': reference_cross_entropy,
 }
 
-__all__ = ['IMPLEMENTATIONS', 'LossParams', 'reference_cross_entropy']
+__all__ = ['IMPLEMENTATIONS', 'LossParams', 'reference_cross_entropy', 'smooth_labels']

@@ -53,20 +53,22 @@ class _OnePassCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, anchor, weight_blocks, params, need_grad, add_logsumexp):
         num_positions, batch_size, num_classes = logits.shape
-        target, smoothing = params.target, params.label_smoothing
-        teacher_logits, gamma = params.teacher_logits, params.gamma
+        target, teacher_logits, gamma = params.target, params.teacher_logits, params.gamma
         grad = torch.zeros_like(logits, memory_format=torch.contiguous_format) if need_grad else None
         logsumexp = logits.new_zeros(())
         num_tuples = 0
         target_mass = None
         if target.ndim == 2:
-            target = target.to(logits.dtype) * (1. - smoothing) + smoothing / num_classes
+            target = params.soft_target(logits)
             target_mass = target.sum(dim=1)  # [b], the factor of logsumexp: 1 for a distribution, not for multi-hot
             if teacher_logits is not None:
                 target_mass = gamma * target_mass + (1. - gamma)
         teacher_pull = None if teacher_logits is None else torch.zeros_like(logits)  # [r, b, c], Λᵀ P'
 
-        targets = (_FewClasses if num_classes < batch_size else _GramMatrix)(logits, target, smoothing)
+        if num_classes < batch_size:
+            targets = _FewClasses(logits, params.soft_target(logits) if target.ndim == 1 else target)
+        else:
+            targets = _GramMatrix(logits, target, params.label_smoothing)
         for weights in weight_blocks:
             weights = weights.to(logits.dtype)
             num_tuples += weights.shape[1]
@@ -93,7 +95,7 @@ class _OnePassCrossEntropy(torch.autograd.Function):
 
 
 class _FirstOrderOnly(torch.autograd.Function):
-    """`grad_output * grad`, which must not be differentiated, as autograd takes `grad` for a constant.
+    """`grad_output * grad`, which must not be differentiated: autograd takes `grad` for a constant.
 
     `anchor` makes the result depend on the logits in the graph, so that a second derivative calls `backward` here.
     """
@@ -111,14 +113,9 @@ class _FirstOrderOnly(torch.autograd.Function):
 class _FewClasses:
     """The term of the targets, by ΛᵀΛY `[r, b, c]`, which is also its derivative."""
 
-    def __init__(self, logits: torch.Tensor, target: torch.Tensor, label_smoothing: float):
-        self.logits = logits
+    def __init__(self, logits: torch.Tensor, soft_target: torch.Tensor):
+        self.logits, self.target = logits, soft_target
         self.pull = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        if target.ndim == 1:
-            off_value = label_smoothing / logits.shape[-1]
-            hard, target = target.long().unsqueeze(1), logits.new_full(logits.shape[1:], off_value)
-            target.scatter_(1, hard, 1. - label_smoothing + off_value)
-        self.target = target  # soft targets are smoothed already
 
     def add(self, weights: torch.Tensor) -> None:
         self.pull.baddbmm_(weights.transpose(1, 2), weights @ self.target)

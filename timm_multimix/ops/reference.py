@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Iterable, Optional
 
 import torch
-import torch.nn.functional as F
 
 from .saturate import saturate
 
@@ -19,12 +18,33 @@ class LossParams:
         target: `[b]` class indices or `[b, c]` soft targets.
         label_smoothing: Share of every target that is spread over all classes.
         teacher_logits: `[r, b, c]`, in the dtype of the student's logits; None for no teacher.
-        gamma: Weight γ of the targets beside a teacher.
+        gamma: Weight γ of the targets if there is a teacher.
     """
     target: torch.Tensor
     label_smoothing: float = 0.
     teacher_logits: Optional[torch.Tensor] = None
     gamma: float = 1.
+
+    def soft_target(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return smoothed targets `[b, c]` in the dtype of the logits."""
+        target = self.target if self.target.ndim == 1 else self.target.to(logits.dtype)
+        return smooth_labels(target, logits.shape[-1], self.label_smoothing, dtype=logits.dtype)
+
+
+def smooth_labels(
+        target: torch.Tensor,
+        num_classes: int,
+        smoothing: float,
+        *,
+        multi_label: bool = False,
+        dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return soft targets with label smoothing, see `functional.soft_targets`; nothing is checked."""
+    off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
+    if target.ndim == 2:
+        return target * (1. - smoothing) + off_value if smoothing else target
+    soft = torch.full((len(target), num_classes), off_value, dtype=dtype, device=target.device)
+    return soft.scatter_(1, target.long().unsqueeze(1), 1. - smoothing + off_value)
 
 
 def reference_cross_entropy(
@@ -42,13 +62,9 @@ def reference_cross_entropy(
         weight_blocks: Tensors `[r, n', b]`, at least one, whose n' add up to n.
         params: Targets, label smoothing and teacher.
     """
-    num_classes, target = logits.shape[-1], params.target
-    if target.ndim == 1:
-        target = F.one_hot(target.long(), num_classes)
-    target = target.to(logits.dtype) * (1. - params.label_smoothing) + params.label_smoothing / num_classes
     weights = torch.cat([block.to(logits.dtype) for block in weight_blocks], dim=1)
     mixed_logits = weights @ logits  # [r, n, c]
-    mixed_target = weights @ target
+    mixed_target = weights @ params.soft_target(logits)
     if params.teacher_logits is not None:
         teacher = (weights.detach() @ params.teacher_logits.detach()).softmax(dim=-1)
         mixed_target = params.gamma * mixed_target + (1. - params.gamma) * teacher

@@ -12,7 +12,7 @@ import triton.language as tl
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'  # on the CPU, for tests
 _BLOCKS = dict(BLOCK_TUPLES=64, BLOCK_CLASSES=64)
-_MIN_EXAMPLES, _MAX_EXAMPLES = 16, 64  # per tile: the least for a matrix unit, the most that fits beside the others
+_MIN_EXAMPLES, _MAX_EXAMPLES = 16, 64  # per tile: the least for a matrix unit, the most that fits with the others
 
 
 @triton.jit

@@ -26,7 +26,7 @@ class StepTask(ClassificationTask):
     """A classification task whose trainable module may be a `StepModel`; the model inside is evaluated and saved.
 
     Subclasses set `input_mixing`, and `gather` if processes mix together. They define `_plain_loss`, the criterion on
-    the logits of images, mixed or not, and `_state` and `_load_state` for what resuming needs beside the model.
+    the logits of images, mixed or not, and `_state` and `_load_state` for what resuming needs in addition to the model.
     """
     input_mixing: InputMixing
     gather = False
@@ -37,16 +37,19 @@ class StepTask(ClassificationTask):
         if criterion is not None and criterion_kwargs:
             raise UsageError(f'pass criterion or criterion_kwargs, not both; got criterion_kwargs {criterion_kwargs!r}')
         if criterion is None:
-            kwargs_of_timm = dict(criterion_kwargs or {})
-            smoothing = kwargs_of_timm.pop('smoothing', None) or 0.
+            timm_kwargs = dict(criterion_kwargs or {})
+            smoothing = timm_kwargs.pop('smoothing', None) or 0.
             label_smoothing = one_smoothing(label_smoothing, smoothing, 'criterion_kwargs')
             criterion = call_library(
-                f'criterion_kwargs {kwargs_of_timm}', create_classification_loss, multi_label=self.multi_label,
-                soft_targets=True, **kwargs_of_timm)
+                f'criterion_kwargs {timm_kwargs}', create_classification_loss, multi_label=self.multi_label,
+                soft_targets=True, **timm_kwargs)
         resolved, self.label_smoothing = resolve_criterion(criterion, label_smoothing)
         self.is_cross_entropy = resolved is None
-        self._given_smoothing = label_smoothing
+        self.given_smoothing = label_smoothing
         super().__init__(model, criterion, device=None if device is None else torch.device(device), **kwargs)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.extra_repr()}) of {self.get_eval_model()}'
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:
         """Compile the training forward, and the model for evaluation; call it before `prepare_distributed`."""

@@ -11,11 +11,11 @@ import torch.nn as nn
 from timm.utils import ModelEmaV3
 
 from .._timm_compat import rounding_generator
-from ..checks import UsageError, check_number
+from ..checks import UsageError
 from .base import StepModel
 
 _logger = logging.getLogger(__name__)
-_STILL_STEPS = 100  # batches without `update_ema` before the warning
+_WARN_AFTER = 100  # batches without `update_ema`
 
 
 class Teacher(nn.Module):
@@ -32,7 +32,7 @@ class Teacher(nn.Module):
         warmup: Let the decay grow from 0, by timm's schedule.
 
     Raises:
-        ValueError: If the decay is out of range, or the weights are float16, which is too coarse for the average.
+        ValueError: If the weights are float16, which is too coarse for the average.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Teacher(nn.Module):
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
             raise UsageError(
                 f'teacher_decay needs a model of float32 or bfloat16 weights, got float16 and teacher_decay={decay!r}')
-        self.moved = False  # True after the first update
-        self._num_asked = 0
-        self.ema = ModelEmaV3(student, decay=check_number('teacher_decay', decay, high=1.), use_warmup=warmup)
+        self.was_updated = False  # True after the first update
+        self._num_batches = 0
+        self.ema = ModelEmaV3(student, decay=decay, use_warmup=warmup)
         self.requires_grad_(False).eval()
         self._forward = forward
 
@@ -72,14 +72,14 @@ class Teacher(nn.Module):
                 f'the model has {counts[1]} parameter tensors, its teacher {counts[0]}: change the model before the '
                 'task is built')
         self.ema.update(student, step=step)
-        self.moved = True
+        self.was_updated = True
 
-    def warn_if_still(self) -> None:
+    def warn_if_never_updated(self) -> None:
         """Warn, once, if the loop seems not to update the teacher; to be called for each batch."""
-        self._num_asked += 1  # not in forward, as torch.compile would specialise on it
-        if self._num_asked == _STILL_STEPS and not self.moved:
+        self._num_batches += 1  # not in forward, as torch.compile would specialise on it
+        if self._num_batches == _WARN_AFTER and not self.was_updated:
             _logger.warning(
-                f'The teacher has not been updated in {_STILL_STEPS} batches: the loop must call '
+                f'The teacher has not been updated in {_WARN_AFTER} batches: the loop must call '
                 'task.update_ema(step) after each update of the optimizer.')
 
     @torch.no_grad()
@@ -117,16 +117,6 @@ class Teacher(nn.Module):
         # a state of another shape is from another kind of device
         if generator and saved is not None and saved.shape == generator.get_state().shape:
             generator.set_state(saved)
-
-
-def check_teacher(teacher_decay: Optional[float], is_cross_entropy: bool, **others: object) -> None:
-    """Refuse the other arguments of self-distillation if it is off, and criteria other than cross-entropy."""
-    for name, value in others.items():
-        if teacher_decay is None and value is not None and value is not False:
-            raise UsageError(f'{name} needs teacher_decay, which turns self-distillation on, got {name}={value!r}')
-    if teacher_decay is not None and not is_cross_entropy:
-        raise UsageError(
-            f'teacher_decay needs cross-entropy as the criterion, and not multi_label, got {teacher_decay!r}')
 
 
 def split_views(

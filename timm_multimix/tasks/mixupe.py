@@ -10,6 +10,7 @@ from ..checks import LARGEST, UsageError, check_floats, check_logits, check_numb
 from ..criteria import one_line
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
+from ..settings import Settings
 from .base import StepModel, StepTask
 from .mixupe_terms import average_image, exact_terms, fast_terms, mixupe_loss
 
@@ -72,7 +73,7 @@ class MixupETask(StepTask):
             raise UsageError(f'criterion must be cross-entropy for MixupE, got {one_line(self.criterion)}')
         self.criterion = SoftTargetCrossEntropy()
         mixup_alpha = check_number('mixup_alpha', mixup_alpha, open_low=True)
-        self.input_mixing = InputMixing(mixup_alpha, prob=prob, input_prob=1.)
+        self.input_mixing = InputMixing(Settings(mixup_alpha=mixup_alpha, prob=prob, input_prob=1.))
         self.eta = check_number('eta', eta)
         self.threshold = None if threshold is None else check_number('threshold', threshold, low=-LARGEST)
         if exact and residual_grad:
@@ -91,12 +92,16 @@ class MixupETask(StepTask):
         if self.verbose:
             how = 'exact' if exact else 'fast'
             _logger.info(
-                f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; {self.input_mixing}.')
+                f'mixupe: eta {self.eta:g}, {how}, label smoothing {self.label_smoothing:g}; '
+                f'{self.input_mixing.settings.describe_images()}.')
+
+    def extra_repr(self) -> str:
+        return f'eta={self.eta}, exact={self.exact}, threshold={self.threshold}, {self.input_mixing.settings}'
 
     @property
     def settings(self) -> Dict[str, Any]:
         """Current values of the arguments with a default specific to MixupE."""
-        return dict(mixup_alpha=self.input_mixing.mixup_alpha, eta=self.eta)
+        return dict(mixup_alpha=self.input_mixing.settings.mixup_alpha, eta=self.eta)
 
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
         """Compute μ `[ch, h, w]` in one pass over a loader of (images, target), over all processes, and return it.
@@ -131,7 +136,7 @@ class MixupETask(StepTask):
             mixed_output, output = self.trainable_module(mixed.images, input)
             terms = fast_terms(at_least_float32(output), self._soft_target(target, output), self.residual_grad)
         mixed_loss = self._plain_loss(mixed_output, target, mixed)
-        loss = mixupe_loss(mixed_loss, terms, self.input_mixing.mixup_alpha, self.eta, self.threshold)
+        loss = mixupe_loss(mixed_loss, terms, self.input_mixing.settings.mixup_alpha, self.eta, self.threshold)
         return {'loss': loss, 'output': output, 'input_mixed': False}
 
     def compile(self, backend: str = 'inductor', mode: Optional[str] = None, **compile_kwargs) -> nn.Module:

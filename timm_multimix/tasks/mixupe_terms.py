@@ -74,7 +74,7 @@ def exact_terms(
         mean_image: μ, `[ch, h, w]`.
     """
     images = images.detach().requires_grad_()
-    # in full precision, as small gradients do not survive float16; fused attention has no second derivative
+    # in full precision, because small gradients do not survive float16; fused attention has no second derivative
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         logits = model(images)

@@ -1,20 +1,23 @@
 """MultiMix as a `timm.task` training task."""
 import logging
+from dataclasses import replace
 from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 import torch.nn as nn
 from timm.task import MultiLabelClassificationEvaluator
 from timm.utils import unwrap_model
+from typing_extensions import Unpack
 
-from ..checks import check_floats, check_number, check_target, take_arguments
+from ..checks import UsageError, check_floats, check_target
 from ..distributed import gather_batches
 from ..functional import soft_targets
-from ..head import DenseOptions, HeadOutput, MultiMixHead
+from ..head import HeadOutput, MultiMixHead
 from ..input_mixing import InputMixing, MixedImages
 from ..loss import MultiMixLoss
+from ..settings import Settings, TaskArguments
 from .base import StepModel, StepTask
-from .distillation import Teacher, check_teacher, split_views
+from .distillation import Teacher, split_views
 
 _logger = logging.getLogger(__name__)
 
@@ -41,23 +44,11 @@ class MultiMixTask(StepTask):
         criterion: None, or cross-entropy of torch or timm, for the fast exact loss; any other mean-reduced criterion
             for `(logits [N, c], soft targets [N, c])`, see `MultiMixLoss`.
         criterion_kwargs: For timm's create_classification_loss if criterion is None, such as `loss_type`.
-        label_smoothing: Share of every target that is spread over all classes; None: that of the criterion, else 0.
-        mode: 'multimix' or 'dense-multimix'.
-        multi_label: Targets are independent labels, floats `[b, c]` in [0, 1], as for timm's
-            MultiLabelClassificationTask: the criterion is binary cross-entropy if `criterion_kwargs` names no other,
-            smoothing pulls each label towards 0.5, and evaluation is that of timm's task.
-        gather: Mix over the batches of all processes, with gradient. Every process draws its own tuples; DDP averages
-            their losses. All must have the same batch size.
-        teacher_decay: Decay of the teacher's average, in [0, 1]; None for no teacher.
-        teacher_warmup: Let that decay grow from 0, by timm's schedule.
-        gamma: Weight γ of the targets beside the teacher, in [0, 1]; None for 0.5; 1 is MultiMix without a teacher.
-        single_view: The teacher sees the student's view.
         device: Device of the criterion.
         dtype: Dtype of task tensors.
         verbose: Log what was built.
-        **kwargs: Arguments of `InputMixing` (mixup_alpha, cutmix_alpha, cutmix_minmax, prob, switch_prob, correct_lam,
-            input_prob, strength), of `DenseOptions` (attention, activation, attention_grad, input_size) and of
-            `MultiMixLoss` (num_tuples, alpha, length, concentration, clean_weight, implementation).
+        **arguments: All of `Settings`. With `multi_label`, as for timm's MultiLabelClassificationTask, the criterion is
+            binary cross-entropy if `criterion_kwargs` names no other, and evaluation is that of timm's task.
 
     Raises:
         ValueError: If an argument is out of range or the model does not support the mode.
@@ -69,69 +60,49 @@ class MultiMixTask(StepTask):
             criterion: Optional[Union[nn.Module, Callable]] = None,
             criterion_kwargs: Optional[Dict[str, Any]] = None,
             *,
-            mode: str = 'multimix',
-            label_smoothing: Optional[float] = None,
-            multi_label: bool = False,
-            gather: bool = False,
-            teacher_decay: Optional[float] = None,
-            teacher_warmup: bool = False,
-            gamma: Optional[float] = None,
-            single_view: bool = False,
             device: Optional[torch.device] = None,
             dtype: Optional[torch.dtype] = None,
             verbose: bool = True,
-            **kwargs: Any,
+            **arguments: Unpack[TaskArguments],
     ):
-        options = DenseOptions.take(mode, kwargs)
-        self.multi_label = multi_label
-        super().__init__(model, criterion, criterion_kwargs, label_smoothing, device, dtype=dtype, verbose=verbose)
-        check_teacher(
-            teacher_decay, self.is_cross_entropy, teacher_warmup=teacher_warmup, gamma=gamma, single_view=single_view)
-        self.mode = mode
-        self.gather = gather
-        self.single_view = single_view
-        self.input_mixing = InputMixing(**take_arguments(InputMixing, kwargs), multi_label=multi_label)
-        loss_kwargs = dict(
-            kwargs, criterion=self.criterion, label_smoothing=self._given_smoothing,
-            strength=self.input_mixing.strength)
-        if multi_label:  # labels are smoothed in forward
-            self.label_smoothing, loss_kwargs['label_smoothing'] = self._given_smoothing or 0., None
-        if mode == 'multimix':
-            self.loss = MultiMixLoss(**loss_kwargs)
+        settings = Settings.of(MultiMixTask, TaskArguments, arguments)
+        self.multi_label, self.gather = settings.multi_label, settings.gather
+        super().__init__(
+            model, criterion, criterion_kwargs, settings.label_smoothing, device, dtype=dtype, verbose=verbose)
+        has_teacher = settings.teacher_decay is not None
+        if not has_teacher and arguments.get('gamma') is not None:
+            raise UsageError(
+                f'gamma needs teacher_decay, which turns self-distillation on, got gamma={settings.gamma!r}')
+        if has_teacher and not self.is_cross_entropy:
+            raise UsageError(
+                'teacher_decay needs cross-entropy as the criterion, and not multi_label, '
+                f'got {settings.teacher_decay!r}')
+        smoothing = self.given_smoothing
+        if self.multi_label:  # labels are smoothed in forward
+            self.label_smoothing, smoothing = smoothing or 0., None
+        loss_settings, positions = replace(settings, label_smoothing=smoothing), None
+        if settings.mode == 'multimix':
+            self.loss = MultiMixLoss(criterion=self.criterion, settings=loss_settings)
         else:
-            head = MultiMixHead(model, mode, **vars(options), **loss_kwargs)
-            self.loss = head.loss
+            head = MultiMixHead(model, criterion=self.criterion, settings=loss_settings)
+            self.loss, positions = head.loss, head.dense.example_positions
             self.trainable_module = _DenseModel(model, head)
-        self._options = options
-        self._positions = None if mode == 'multimix' else head.dense.example_positions
+        self.input_mixing = InputMixing(settings, self.loss.strength)
+        # in force, for the example input
+        self.settings = replace(
+            settings, label_smoothing=self.label_smoothing, num_tuples=settings.tuples(positions))
         self.teacher = None
         self._shares_buffers = False
-        if teacher_decay is not None:
-            self.loss.gamma = check_number('gamma', 0.5 if gamma is None else gamma, high=1.)
-            forward = nn.Module.__call__ if mode == 'multimix' else _DenseModel.dense_logits
-            self.teacher = Teacher(self.trainable_module, forward, teacher_decay, teacher_warmup)
+        if has_teacher:
+            forward = nn.Module.__call__ if settings.mode == 'multimix' else _DenseModel.dense_logits
+            self.teacher = Teacher(
+                self.trainable_module, forward, settings.teacher_decay, settings.teacher_warmup)
         if self.verbose:
-            what = self.loss.describe() if mode == 'multimix' else head.describe()
-            teacher = '' if self.teacher is None else f', teacher_decay {teacher_decay:g}, gamma {self.loss.gamma:g}'
-            _logger.info(
-                f'{mode}: {what}, label smoothing {self.label_smoothing:g}'
-                f'{" of batches that are not mixed" if self.input_mixing.is_adaptive else ""}{teacher}'
-                f'{", over all processes" if self.gather else ""}; {self.input_mixing}.')
+            _logger.info(f'{self.settings.describe(positions)}.')
 
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """Current values of the arguments that have a default; `num_tuples` is that for the example input."""
-        names = ('alpha', 'concentration', 'length', 'clean_weight', 'implementation')
-        of_loss = {name: getattr(self.loss, name) for name in names}
-        settings = dict(num_tuples=self.loss.tuples(self._positions), **of_loss, gather=self.gather)
-        if self.mode == 'dense-multimix':
-            settings.update(attention=self._options.attention, activation=self._options.activation)
-        settings.update(strength='auto' if self.input_mixing.is_adaptive else self.input_mixing.strength)
-        if self.input_mixing.is_active:
-            settings.update(input_prob=self.input_mixing.input_prob)
-        if self.teacher is not None:
-            settings.update(gamma=self.loss.gamma, single_view=self.single_view)
-        return settings
+    def extra_repr(self) -> str:
+        criterion = '' if self.loss.criterion is None else f', criterion={self.loss.criterion}'
+        return f'{self.settings}{criterion}'
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
         """Compute the loss of one training step.
@@ -153,23 +124,23 @@ class MultiMixTask(StepTask):
             output = self.trainable_module(input)
             return {'loss': self._plain_loss(output, target), 'output': output}
         if self.teacher is not None:
-            input, teacher_input = split_views(input, len(target), self.single_view)
+            input, teacher_input = split_views(input, len(target), self.settings.single_view)
         what = self._draw()
         if what != 'embeddings':
             result = self._plain_step(input, target, what)
         else:
-            of_teacher = {}
-            if self.teacher is not None and self.loss.gamma < 1.:  # first, before the student's activations are kept
-                of_teacher['teacher_logits'] = self.teacher(teacher_input)
-                self.teacher.warn_if_still()
-            if self.mode == 'dense-multimix':
+            teacher_kwargs = {}
+            if self.teacher is not None and self.settings.gamma < 1.:  # before the student's activations are kept
+                teacher_kwargs['teacher_logits'] = self.teacher(teacher_input)
+                self.teacher.warn_if_never_updated()
+            if self.settings.mode == 'dense-multimix':
                 head = unwrap_model(self.trainable_module).head
                 head.refresh()  # a compiled step does not
                 outputs = self.trainable_module(input, target)
                 head.dense.warn_if_single(outputs.dense_logits.shape[1])
             else:
                 outputs = HeadOutput(self.trainable_module(input))
-            inputs = {**outputs.loss_inputs(target), **of_teacher}
+            inputs = {**outputs.loss_inputs(target), **teacher_kwargs}
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             result = {**self.loss.terms(**inputs), 'output': outputs.clean_logits}
@@ -223,7 +194,7 @@ class MultiMixTask(StepTask):
         self.input_mixing.load_state_dict(state)
         if 'teacher' in state and self.teacher is not None:
             self.teacher.load_state(state['teacher'])
-        elif self.teacher is not None:  # from a run without a teacher: it starts as the student
+        elif self.teacher is not None:  # from a run without a teacher: it starts equal to the student
             self.teacher.ema.set(unwrap_model(self.trainable_module))
 
 

@@ -6,9 +6,7 @@ from collections import Counter
 from typing import Any, Dict
 
 from .._timm_compat import labels_of
-from ..checks import take_arguments
-from ..head import MODES
-from ..loss import MultiMixLoss
+from ..settings import MODES, Settings
 from .cli.multimix import multimix_kwargs
 
 _logger = logging.getLogger('train')
@@ -66,9 +64,9 @@ def gradient_kept(args: argparse.Namespace) -> float:
 
     It is 1 / (κ + 1) of that of plain training in the mixed loss, where κ is the total concentration of a tuple.
     """
-    if args.multimix_strength == 'auto':  # nothing is mixed yet
+    settings = Settings(**multimix_kwargs(args))
+    if settings.is_adaptive:  # nothing is mixed yet
         return 1.
-    loss = MultiMixLoss(**take_arguments(MultiMixLoss, multimix_kwargs(args)))
-    alpha = sum(loss.alpha) / 2. if isinstance(loss.alpha, tuple) else loss.alpha
-    kappa = alpha if loss.concentration == 'total' else alpha * (loss.length or args.batch_size)
-    return (1. / (kappa + 1.) + loss.clean_weight) / (1. + loss.clean_weight)
+    alpha = sum(settings.alpha) / 2. if isinstance(settings.alpha, tuple) else settings.alpha
+    kappa = alpha if settings.concentration == 'total' else alpha * (settings.length or args.batch_size)
+    return (1. / (kappa + 1.) + settings.clean_weight) / (1. + settings.clean_weight)

@@ -7,7 +7,7 @@ import os
 from typing import Any, Dict, Iterable, List
 
 from ..checks import UsageError, call_library
-from ..head import MODES
+from ..settings import MODES
 from .cli.multimix import mixes_input
 from .loop import Training
 

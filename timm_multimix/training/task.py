@@ -15,7 +15,7 @@ from timm.task import (
 )
 
 from ..checks import call_library
-from ..head import MODES
+from ..settings import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
 from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs

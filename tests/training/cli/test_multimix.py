@@ -3,7 +3,7 @@ import pytest
 import yaml
 
 from tests.training.cli.support import parse
-from timm_multimix.loss import PAPER
+from timm_multimix.settings import PAPER
 from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views
 from timm_multimix.training.cli.parser import parse_args
 

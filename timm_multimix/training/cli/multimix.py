@@ -7,9 +7,7 @@ from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
-from ...head import MODES, DenseOptions
-from ...input_mixing import InputMixing
-from ...loss import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, PAPER, MultiMixLoss
+from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, MODES, PAPER, Settings
 from ...tasks.mixupe import MixupETask
 from ...tasks.multimix import MultiMixTask
 from .flag import FROM_0, FROM_1, SHARE, Allowed, Flag, Given, Group, each_number, flag
@@ -29,11 +27,8 @@ def strength(text: str) -> Union[float, str]:
 def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Flag:
     """A flag with default None, for the library's own default, so it can be refused if the mode does not use it."""
     keyword = _keyword(name.lstrip('-').replace('-', '_'))
-    sources = (MixupETask,) if needs is _MIXUPE else (MultiMixTask, MultiMixLoss, DenseOptions, InputMixing)
-    defaults = {
-        parameter.name: parameter.default
-        for source in sources for parameter in inspect.signature(source).parameters.values()}
-    return flag(name, needs=(needs, *more_needs), shown_default=defaults.get(keyword), **declaration)
+    parameter = inspect.signature(MixupETask if needs is _MIXUPE else Settings).parameters.get(keyword)
+    return flag(name, needs=(needs, *more_needs), shown_default=parameter and parameter.default, **declaration)
 
 
 def _keyword(dest: str) -> str:
@@ -52,7 +47,7 @@ _MODE = flag(
          'mix embeddings, and with --mixup or --cutmix the images of half of the batches; mixupe: Mixup with the term '
          'of MixupE')
 
-_tuples = MultiMixLoss().tuples
+_tuples = Settings().tuples
 _MULTIMIX_FLAGS = (
     _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N', allowed=FROM_1,
           help=f'tuples per step ({_tuples()}), or per position of dense-multimix ({DENSE_TUPLES} / positions, from '
@@ -186,7 +181,7 @@ def resolved(task: TrainingTask) -> Dict[str, Any]:
     if not isinstance(task, MultiMixTask):
         return {}
     # a switch has no value that says off
-    settings = {name: None if value is False else value for name, value in task.settings.items()}
+    settings = {name: None if value is False else value for name, value in task.settings.in_force().items()}
     alpha = settings['alpha']
     settings.update(alpha=list(alpha) if isinstance(alpha, tuple) else [alpha], paper=None)
     return {each.dest: settings[_keyword(each.dest)] for each in _MULTIMIX_FLAGS if _keyword(each.dest) in settings}

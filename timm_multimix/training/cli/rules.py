@@ -7,8 +7,7 @@ from timm.loss import MULTI_LABEL_LOSS_TYPES
 from timm.task import ClassificationEvaluator, MultiLabelClassificationEvaluator
 
 from ...checks import UsageError, check_several_classes
-from ...head import MODES
-from ...loss import PAPER
+from ...settings import MODES, PAPER
 from .flag import Flag, Given, flag_name, numbers
 from .multimix import OUR_MODES, is_second_order, mixes_images, mixes_input, needs_two_views
 
