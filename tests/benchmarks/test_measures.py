@@ -140,6 +140,7 @@ def test_the_largest_region_gives_the_box():
 
 @pytest.mark.parametrize('name, size', [('test_resnet', 64), ('test_vit', 160)])
 def test_the_map_of_a_class_is_where_its_logit_is_large(name, size):
+    torch.manual_seed(0)
     model = timm.create_model(name, num_classes=2).eval()
     images = Subject(PixelModel(model, (0.5,) * 3, (0.5,) * 3), {}, torch.device('cpu'), '', '')
     head = MultiMixHead(model, input_size=(3, size, size))
@@ -149,5 +150,6 @@ def test_the_map_of_a_class_is_where_its_logit_is_large(name, size):
     features = model.forward_features((image.permute(2, 0, 1)[None] / 255. - 0.5) / 0.5)
     logits = head.dense(features)[0][0, :, 1].detach()
     side = round(len(logits) ** 0.5)
-    largest = [each * side // size for each in divmod(int(heat.argmax()), size)]
-    assert largest == [*divmod(int(logits.argmax()), side)]
+    row, column = (each * side // size for each in divmod(int(heat.argmax()), size))
+    spread = logits.max() - logits.min()
+    assert logits[row * side + column] > logits.max() - 0.05 * spread  # interpolation may prefer a neighbour
