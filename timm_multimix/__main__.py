@@ -116,7 +116,7 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
             tasks.append(self)
 
         def forward(self, input, target):
-            if self.teacher is not None and not self.teacher.moved:
+            if self.teacher is not None and not self.teacher.was_updated:
                 if self.num_batches > args.grad_accum_steps:
                     raise UsageError(
                         f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; got '

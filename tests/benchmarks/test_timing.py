@@ -12,7 +12,7 @@ from benchmarks import timing
 from benchmarks.methods import find
 from benchmarks.timing import DROP_IN, MIB, STEPPED, Problem, Size, Stepper
 from tests.support.benchmarks import SMALL, check_schema
-from timm_multimix import MultiMixLoss, MultiMixTask
+from timm_multimix import MultiMixTask, Settings
 
 CPU = torch.device('cpu')
 SMALL_STEPS = ['--device', 'cpu', '--models', 'test_resnet', '--batch-size', '4', '--image-size', '32']
@@ -93,17 +93,17 @@ def test_a_method_is_timed_as_it_is_trained(name):
     assert torch.equal(steps.images, images)  # the next method sees the same
     assert timed.two_views == ('distilled' in name)  # as in training, where two views are the default
     if isinstance(timed.task, MultiMixTask):
-        assert timed.task.input_mixing.is_active == ('mixup' in name.split('+')[0] or name == 'strength')
+        assert timed.task.settings.mixes_images == ('mixup' in name.split('+')[0] or name == 'strength')
     assert (timed.mix is not None) == (name == DROP_IN or name.split('@')[0] in (
         'mixup', 'cutmix', 'mixup-cutmix', 'mixup-half'))
 
 
 def test_the_number_of_tuples_is_the_methods_the_flags_or_the_librarys():
     for name, given, tuples in (('multimix', 9, 9), ('last-layer-pairs', 9, 128), ('multimix@tuples=64', 9, 64)):
-        assert stepper(name, tuples=given).methods[name].task.settings['num_tuples'] == tuples
+        assert stepper(name, tuples=given).methods[name].task.settings.num_tuples == tuples
     task = stepper('dense-multimix').methods['dense-multimix'].task
     positions = task.trainable_module.head.dense.example_positions
-    assert task.settings['num_tuples'] == MultiMixLoss().tuples(positions)
+    assert task.settings.num_tuples == Settings().tuples(positions)
 
 
 def test_the_drop_in_mixes_on_a_model_of_its_own():

@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, blocks, prose_with_spans, text
 from timm_multimix import __main__ as launcher
-from timm_multimix.head import MODES
+from timm_multimix.settings import MODES
 from timm_multimix.training.cli.parser import check, create_parser
 
 SMALL = '--num-classes 3 --input-size 3 32 32 --batch-size 8 --epochs 1'.split()

@@ -81,7 +81,7 @@ def content():
         for method in run['methods'].values() if 'teacher_forwards' in method]
     loss, drop_in = read('timing/loss_cpu.json'), read('timing/drop_in_cpu.json')['runs'][0]['methods']
     memory = {run['size']['tuples']: run['mib'] for run in loss['memory'] if run['size']['classes'] == 1000}
-    tuples = 'dense-multimix@tuples=1000'
+    tuples, literal = 'dense-multimix@tuples=1000', 'dense-multimix-paper+mixup'
     coverage = read('coverage.json')['counts']
     served, dense = (coverage[form]['served'] for form in ('pooled', 'dense'))
     models = served + coverage['pooled']['refused']
@@ -107,7 +107,9 @@ def content():
             *lead('fitted-noisy', OURS, PLAIN, 'top1', 3), *lead('fitted-noisy', BOTH, OURS, 'top1', 3),
             ahead('few', DENSE, PLAIN, 'loss'), '5', p('few', DENSE, PLAIN, 'loss'),
             -worst,
-            '1,000', ahead('fitted', tuples, DENSE, 'top1', 6), '6', p('fitted', tuples, DENSE, 'top1', 6)],
+            '1,000', ahead('fitted', tuples, DENSE, 'top1', 6), '6', p('fitted', tuples, DENSE, 'top1', 6),
+            *of('short', literal), *of('fitted', literal), '3',
+            *(ahead(case, PLAIN, literal, 'top1', 3) for case in ('short', 'fitted')), '2,000'],
         'docs/evidence.md: cost-full': [
             '16', '224', (steps(resnet, DENSE)[0], steps(vit, DENSE)[0]),
             (steps(resnet, dense_distilled)[0], steps(vit, dense_distilled)[0]),

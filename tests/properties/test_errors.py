@@ -256,7 +256,7 @@ def test_dense_needs_a_timm_model(model):
         raises(lambda mode=mode: MultiMixHead(model, mode), f'{type(model).__name__} has no forward_', 'MultiMixLoss')
 
 
-ONE = 'cross-entropy needs at least 2 classes (the probability of a single class is always 1), got 1'
+ONE = 'cross-entropy needs at least 2 classes'
 
 
 @pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])

@@ -46,7 +46,7 @@ def test_the_task_is_given_two_views_that_differ(more, flags, inputs):
 def test_with_a_single_view_the_task_is_given_one(flags, inputs):
     assert train_timm.main([*flags, *FLAGS, '--multimix-single-view', '--epochs', '1']) == 0
     assert all(images.shape[0] == target.shape[0] == 8 for _, images, target in inputs)
-    assert inputs[0][0].single_view
+    assert inputs[0][0].settings.single_view
 
 
 def test_a_gamma_of_one_needs_neither_teacher_nor_second_view(flags, inputs, monkeypatch):
