@@ -78,8 +78,8 @@ def _aligned_cifar(model: str, classes: int, published: Dict[str, float], more: 
 
 # images of 64 pixels, scaled to 48 after the crop: a padding of 6 of these
 _TINY20 = (
-    '--model cifar_resnet14 --num-classes 20 --input-size 3 48 48 --batch-size 128 --color-jitter 0 --amp '
-    f'--amp-dtype bfloat16 --channels-last {_SHIFT} --train-interpolation bicubic')
+    '--model cifar_resnet14 --num-classes 20 --input-size 3 48 48 --batch-size 128 --color-jitter 0 '
+    f'--channels-last {_SHIFT} --train-interpolation bicubic')
 
 RECIPES = {
     'cifar5000-pad-sgd': Recipe(
