@@ -54,8 +54,8 @@ METHODS: Dict[str, Method] = {
     'mixup-cutmix+dense-multimix': Method(
         'Mixup, CutMix + Dense MultiMix', f'{_DENSE} --mixup 1 --cutmix 1', '#b35806', 'D', ours=True),
     'strength': Method(
-        'Mixup + Dense MultiMix, strength auto', f'{_DENSE} --mixup 1 --multimix-strength auto', '#bcbd22', 'P',
-        ours=True),
+        'Mixup + Dense MultiMix, strength auto',
+        '--smoothing 0.1 --mixup-mode dense-multimix --mixup 1 --multimix-strength auto', '#bcbd22', 'P', ours=True),
     'multimix-paper': Method('MultiMix, literal', f'{_POOLED} {_PAPER}', '#7f0000', ours=True),
     'dense-multimix-paper': Method('Dense MultiMix, literal', f'{_DENSE} {_PAPER}', '#cc6600', 's', ours=True),
     'multimix-paper+mixup': Method(
