@@ -104,13 +104,16 @@ def spread(count: int, limit: int) -> range:
 
 
 @torch.no_grad()
-def class_map(subject: Subject, head: MultiMixHead, image: torch.Tensor, label: int) -> np.ndarray:
-    """Dense logits of a class over an image `[3, h, w]` of bytes, as `[h, w]` in [0, 1]."""
-    pixels = image[None].to(subject.device).float() / 255.
+def look(subject: Subject, head: MultiMixHead, pixels: torch.Tensor, labels: torch.Tensor):
+    """Return what a head makes of images, and the height and width of its grid of positions."""
     features = subject.model.model.forward_features(subject.model.normalise(pixels))
-    logits = head.dense(features)[0][..., label]
-    heat = logits.unflatten(1, grid_size(features, head.dense.layout.format, logits.shape[1]))
-    heat = F.interpolate(heat[:, None], image.shape[1:], mode='bilinear')[0, 0].float().cpu().numpy()
+    outputs = head.outputs(features, labels)
+    return outputs, grid_size(features, head.dense.layout.format, outputs.dense_logits.shape[1])
+
+
+def class_map(logits: torch.Tensor, grid: Tuple[int, int], size: Tuple[int, int]) -> np.ndarray:
+    """Enlarge the dense logits `[r]` of a class to an image, as `[h, w]` in [0, 1]."""
+    heat = F.interpolate(logits.unflatten(0, grid)[None, None], size, mode='bilinear')[0, 0].float().cpu().numpy()
     return (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
 
 

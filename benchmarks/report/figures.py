@@ -15,7 +15,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from timm_multimix import MultiMixHead  # noqa: E402
 
-from ..measures.subject import Subject, grid_size  # noqa: E402
+from ..measures.subject import Subject, look  # noqa: E402
 from .frame import entry_of, methods_of, of_method  # noqa: E402
 from .tables import ACCURACY, Regimes, rule  # noqa: E402
 
@@ -107,9 +107,7 @@ def attention(subjects: Dict[str, Subject], count: int = 8, tuples: int = 3) -> 
     rows = {'image': pixels.permute(0, 2, 3, 1).cpu().numpy()}
     for name, subject in subjects.items():
         head = MultiMixHead(subject.model.model, num_tuples=tuples, input_size=tuple(pixels.shape[1:]))
-        features = subject.model.model.forward_features(subject.model.normalise(pixels))
-        outputs = head.outputs(features, labels)
-        grid = grid_size(features, head.dense.layout.format, outputs.attention.shape[1])
+        outputs, grid = look(subject, head, pixels, labels)
         rows[name] = [one / one.max().clamp(min=1e-12) for one in outputs.attention.unflatten(1, grid).cpu()]
     torch.manual_seed(0)
     weights = head.loss.sample_weights(outputs.dense_logits, outputs.attention).cpu()  # [r, n, b]

@@ -38,7 +38,12 @@ MEASURES: Dict[str, Sequence[Metric]] = {
           for name, title in (('recall1', 'recall@1'), ('map', 'mean average precision'), ('knn', 'nearest neighbours'),
                               ('1-shot', '1-shot'), ('5-shot', '5-shot'))),
     ),
-    'boxes': (Metric('boxes found (%)', 'boxes.iou50', digits=1),),
+    'boxes': (
+        Metric('boxes found (%)', 'boxes.iou50', digits=1),
+        *(Metric(f"attention '{kind}', {title} (%)", f'boxes.attention.{kind}_{name}', higher, 1)
+          for kind in ('gap', 'cam')
+          for name, title, higher in (('inside', 'in boxes', True), ('entropy', 'entropy', False))),
+    ),
 }
 """Metrics of each measure but accuracy, for test images; those of outliers are means over the sets."""
 RULE = {'fitted': 'mixup+dense-multimix'}

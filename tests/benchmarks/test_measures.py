@@ -1,4 +1,5 @@
 """The measures by loops and counting, and on made data whose values are known."""
+import argparse
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from benchmarks.measures import accuracy, boxes
 from benchmarks.measures.embeddings import few_shot, measure_space
 from benchmarks.measures.outliers import MADE, SCORES, detection_metrics, make_outliers
-from benchmarks.measures.subject import PixelModel, Subject, class_map
+from benchmarks.measures.subject import PixelModel, Subject, class_map, look
 from timm_multimix import MultiMixHead
 
 CORNERS = torch.eye(4).repeat_interleave(3, dim=0)  # four classes, each at one point
@@ -145,7 +146,8 @@ def test_the_map_of_a_class_is_where_its_logit_is_large(name, size):
     images = Subject(PixelModel(model, (0.5,) * 3, (0.5,) * 3), {}, torch.device('cpu'), '', '')
     head = MultiMixHead(model, input_size=(3, size, size))
     image = torch.from_numpy(np.asarray(Image.linear_gradient('L').convert('RGB').resize((size, size))).copy())
-    heat = class_map(images, head, image.permute(2, 0, 1), 1)
+    outputs, grid = look(images, head, image.permute(2, 0, 1)[None] / 255., torch.tensor([1]))
+    heat = class_map(outputs.dense_logits[0, :, 1], grid, (size, size))
     assert heat.shape == (size, size) and heat.min() == 0. and heat.max() == pytest.approx(1.)
     features = model.forward_features((image.permute(2, 0, 1)[None] / 255. - 0.5) / 0.5)
     logits = head.dense(features)[0][0, :, 1].detach()
@@ -153,3 +155,25 @@ def test_the_map_of_a_class_is_where_its_logit_is_large(name, size):
     row, column = (each * side // size for each in divmod(int(heat.argmax()), size))
     spread = logits.max() - logits.min()
     assert logits[row * side + column] > logits.max() - 0.05 * spread  # interpolation may prefer a neighbour
+
+
+def test_attention_and_the_map_of_boxes(tmp_path):
+    """One of four positions is in the box."""
+    torch.manual_seed(0)
+    model = timm.create_model('test_resnet', num_classes=2).eval()
+    for name in 'ab':
+        (tmp_path / name).mkdir()
+        Image.effect_noise((64, 64), 60.).convert('RGB').save(tmp_path / name / '0.png')
+    (tmp_path / 'boxes.csv').write_text('path,x0,y0,x1,y1\na/0.png,32,0,64,32\nb/0.png,0,0,64,40\n')  # b: too large
+    config = dict(input_size=(3, 64, 64), interpolation='bilinear', crop_pct=1., crop_mode='center')
+    images = Subject(PixelModel(model, (0.5,) * 3, (0.5,) * 3), config, torch.device('cpu'), '', str(tmp_path), '')
+    result = boxes.measure(images, argparse.Namespace(boxes=None, images=0))
+    pixels, labels = next(images.batches(images.images(), 1))
+    assert result['images'] == 1 and result['attention']['area'] == 25.
+    for kind in ('gap', 'cam'):
+        head = MultiMixHead(model, attention=kind, input_size=(3, 64, 64))
+        attention = look(images, head, pixels, labels)[0].attention[0].double()
+        assert attention.shape == (4,)
+        assert result['attention'][f'{kind}_inside'] == pytest.approx(100. * attention[1].item())
+        entropy = -sum(each * np.log(each) for each in attention.tolist() if each) / np.log(4.)
+        assert result['attention'][f'{kind}_entropy'] == pytest.approx(100. * entropy)
