@@ -20,7 +20,7 @@ def create(mode, **kwargs):
 
 
 def run_timm(model, mixup_fn, x, y):
-    x, y = mixup_fn(x.to('cpu', torch.float32), y.to('cpu'))
+    x, y = mixup_fn(x.to('cpu', torch.bfloat16), y.to('cpu'))
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast('cpu', torch.bfloat16):
         return SoftTargetCrossEntropy()(model(x), y)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import SoftTargetCrossEntropy
 
-from tests.test_loss import problem, seeded
+from tests.support.tensors import seeded
+from tests.test_loss import problem
 from timm_multimix import MultiMixLoss
 from timm_multimix.rows import mix, row_counts
 
@@ -28,21 +29,6 @@ def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_w
     expected = seeded(same, logits, target, attention, clean_logits)
     # targets are float32, as timm's
     torch.testing.assert_close(SoftTargetCrossEntropy()(*rows).double(), expected, rtol=1e-6, atol=0.)
-
-
-@pytest.mark.parametrize('batch_size, positions, kwargs, counts', [
-    (128, None, {}, (256, 6)),
-    (128, 49, {}, (42, 48)),
-    (8, 49, {}, (42, 772)),
-    (16, 196, {}, (10, 368)),
-    (1024, None, {}, (341, 1)),
-    (128, None, dict(clean_weight=0.), (1000, 0)),
-    (128, 49, dict(clean_weight=0.), (167, 0)),
-    (128, None, dict(clean_weight=1., num_tuples=12), (128, 1)),
-    (4, None, dict(clean_weight=1., num_tuples=12), (8, 2)),
-])
-def test_row_counts(batch_size, positions, kwargs, counts):
-    assert row_counts(MultiMixLoss(**kwargs), batch_size, positions) == counts
 
 
 @given(

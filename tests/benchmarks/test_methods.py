@@ -33,16 +33,13 @@ def parsed(recipe, method):
 @pytest.mark.parametrize('method', [*METHODS, *VARIANTS])
 def test_every_method_is_a_valid_command_line(method):
     args, name = parsed('cifar10-preactresnet18', method), method.split('@')[0]
-    pooled = 'multimix' in name or name == 'last-layer-pairs'
-    mode = 'dense-multimix' if 'dense-multimix' in name or name == 'strength' else 'multimix' if pooled else 'batch'
-    assert args.mixup_mode == ('mixupe' if name == 'mixupe' else mode)
-    assert bool(args.mixup) == (name in ('strength', 'manifold') or 'mixup' in name)
     assert find(method).ours == ('multimix' in method or method == 'strength')
+    assert ('multimix' in args.mixup_mode) == (find(method).ours or name == 'last-layer-pairs')
+    assert bool(args.mixup) == (name in ('strength', 'manifold') or 'mixup' in name)
 
 
-def test_labels_are_readable_and_unique():
+def test_labels_are_unique():
     assert len({entry.label for entry in METHODS.values()}) == len(METHODS)
-    assert not re.search('[a-z]-[a-z]', ' '.join(x.label for x in METHODS.values()).replace('self-distilled', ''))
 
 
 def test_the_literal_methods_have_the_papers_setting():
@@ -99,12 +96,6 @@ def test_processes_share_the_batch():
     assert '--batch-size 128 ' in per_process(RECIPES['imagenet-resnet50'], 8).flags
     with pytest.raises(ValueError, match=r'--nproc must divide .* \(100\), got 3'):
         per_process(RECIPES['cifar100-mixupe'], 3)
-
-
-def test_published_settings_say_where_they_are_from():
-    published = [name for name, recipe in RECIPES.items() if recipe.published or recipe.methods or recipe.source]
-    assert len(published) == 8
-    assert all(RECIPES[name].source and RECIPES[name].methods for name in published)
 
 
 @pytest.mark.parametrize('name, size', [
