@@ -26,6 +26,7 @@ from timm_multimix.functional import (
     sample_dirichlet,
     spatial_attention,
 )
+from timm_multimix.rows import mix
 
 ANYTHING = [
     None, True, False, 0, 1, 2, -1, 10 ** 400, 0., 0.5, 1., -0.5, 1e-300, 1e300, float('nan'), float('inf'), 1j,
@@ -36,7 +37,8 @@ ANYTHING = [
     fractions.Fraction(1, 2), torch.tensor(0.5), torch.tensor(2), torch.tensor(True), torch.zeros(3),
     torch.full((4, 3), float('nan')), torch.zeros(0, 3), torch.zeros(4, 2, 3).long(), torch.zeros(4, 0, 3),
     torch.float16, torch.int64, torch.device('cpu'), nn.Linear(3, 2), nn.CrossEntropyLoss(),
-    nn.MSELoss(reduction='sum'), Positions(2), range(2),
+    nn.MSELoss(reduction='sum'), Positions(2), range(2), torch.arange(4), torch.arange(4) - 1, torch.zeros(4).bool(),
+    -torch.eye(4, 3), torch.eye(4, 3), torch.zeros(4, 0), torch.zeros(4, 2, 3),
 ]
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 OURS = dict(num_tuples=3)
@@ -52,6 +54,9 @@ DEFAULTS = {
     dense_weights: dict(lam=torch.full((2, 5, 4), 0.25), attention=torch.full((4, 2), 0.5)),
     interpolate: dict(weights=WEIGHTS, values=LOGITS),
     mixed_cross_entropy: dict(logits=LOGITS, target=TARGET, weights=WEIGHTS),
+    **{MultiMixLoss(5, criterion=criterion).forward: dict(logits=LOGITS, target=TARGET)
+       for criterion in (None, nn.BCEWithLogitsLoss())},
+    mix: dict(loss=MultiMixLoss(5), logits=LOGITS, target=TARGET),
 }
 
 
@@ -99,13 +104,13 @@ def attempt(call, changes):
             raise
         return None
     assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
-    if not {'model', 'input_size'} & set(changes):  # which a model's own problem may make fail
+    if not {'model', 'input_size', 'criterion_kwargs', 'multi_label'} & set(changes):  # where timm may say it
         assert re.search('must|needs|not both|given twice', message) and 'got' in message, f'{message!r} for {changes}'
 
 
 # other names by which a message may call an argument
 OTHER_NAMES = dict(
-    model='model|has no|Linear|Positions', input_size='input_size|Positions',
+    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention',
     multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
 
 
