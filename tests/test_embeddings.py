@@ -15,8 +15,8 @@ from timm_multimix import MultiMixHead
 from timm_multimix.embeddings import DenseEmbeddings
 
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-AVERAGE_THEN_LINEAR = ('resnet', 'resnet18', 'efficientnet', 'byobnet', 'nfnet', 'swin')
-WITHOUT_LINEAR = ('levit', 'repvit', 'deit_distilled', 'volo')  # a batch norm first, or two heads
+AVERAGE_THEN_LINEAR = ('resnet', 'efficientnet', 'swin')
+WITHOUT_LINEAR = ('levit', 'repvit', 'deit_distilled')  # a batch norm first, or two heads
 
 
 def single_positions(features, spec):

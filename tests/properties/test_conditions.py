@@ -57,7 +57,7 @@ def test_low_precision_weights(kwargs, dtype):
     torch.testing.assert_close(done[1]['loss'], run(build('vit'), 'vit', **kwargs)[1]['loss'], rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize('key', ['resnet', 'vit', 'convnext_atto', 'mobilenetv3'])
+@pytest.mark.parametrize('key', ['resnet', 'vit', 'convnext', 'mobilenetv4'])
 def test_dropout_in_the_head(key):
     """Dense logits and embeddings come from one call of the head, with the same dropout mask."""
     model = build(key, drop_rate=0.5).train()

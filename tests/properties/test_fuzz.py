@@ -105,12 +105,12 @@ def attempt(call, changes):
         return None
     assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
     if not {'model', 'input_size', 'criterion_kwargs', 'multi_label'} & set(changes):  # where timm may say it
-        assert re.search('must|needs|not both|given twice', message) and 'got' in message, f'{message!r} for {changes}'
+        assert re.search('must|need|not both|given twice', message) and 'got' in message, f'{message!r} for {changes}'
 
 
 # other names by which a message may call an argument
 OTHER_NAMES = dict(
-    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention',
+    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention|weights', logits='logits|weights',
     multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
 
 

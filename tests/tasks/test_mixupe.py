@@ -21,25 +21,14 @@ SHAPE = (2, 3, 3)
 MU = torch.linspace(-1., 1., 18, dtype=torch.float64).view(SHAPE)
 
 
-class Smooth(nn.Module):
-    """A small network with second derivatives, of images `[b, 2, 3, 3]`."""
-    num_classes = 4
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        for name, shape in dict(w=(5, 18), b=(5,), v=(4, 5), c=(4,)).items():
-            values = torch.randn(shape, generator=generator, dtype=torch.float64)
-            self.register_parameter(name, nn.Parameter(values))
-
-    def forward(self, x):
-        return F.linear((F.linear(x.flatten(1), self.w, self.b) / 3.).tanh(), self.v, self.c)
-
-
 def problem(batch_size=5):
+    """A small network with second derivatives, images `[b, 2, 3, 3]` and labels."""
     generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
     x = torch.randn(batch_size, *SHAPE, generator=generator, dtype=torch.float64)
-    return Smooth(), x, torch.randint(4, (batch_size,), generator=generator)
+    return model, x, torch.randint(4, (batch_size,), generator=generator)
 
 
 def make(model, **kwargs):
@@ -161,25 +150,25 @@ def test_the_mean_image_is_the_average_of_all_images(process_group):
     torch.testing.assert_close(task.estimate_mean_image(iter(loader)), expected)
 
 
-X, TARGET = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+SMOOTH, X, TARGET = problem()[0], torch.zeros(4, *SHAPE, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
 
 
 @pytest.mark.parametrize('call, parts', [
-    (lambda: make(Smooth(), mixup_alpha=0.), ('mixup_alpha', '> 0', '0.0')),
-    (lambda: make(Smooth(), criterion_kwargs=dict(smoothing=2.)), ('smoothing', '<= 1', '2.0')),
-    (lambda: make(Smooth(), criterion_kwargs=dict(loss_type='bce')), ('criterion', 'cross-entropy', 'BinaryCross')),
-    (lambda: make(Smooth(), exact=True, residual_grad=True), ('residual_grad', 'exact=False')),
-    (lambda: make(Smooth(), mean_image=MU), ('mean_image', 'exact=True')),
-    (lambda: make(Smooth(), exact=True, mean_image=MU[0]), ('mean_image', r'\[ch, h, w\]', r'\[3, 3\]')),
-    (lambda: make(Smooth(), exact=True, mean_image=MU / 0.), ('mean_image', 'finite')),
-    (lambda: make(Smooth(), exact=True)(X, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
-    (lambda: make(Smooth(), exact=True, mean_image=MU[:1])(X, TARGET), ('mean_image', r'\[2, 3, 3\]', r'\[1, 3, 3\]')),
-    (lambda: make(Smooth(), exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
-    (lambda: make(nn.Sequential(nn.SyncBatchNorm(3), Smooth()), exact=True), ('exact=True', 'SyncBatchNorm')),
-    (lambda: make(Smooth(), exact=True, mean_image=MU).compile(), ('exact=True', 'torch.compile')),
-    (lambda: make(Smooth())(X, TARGET + 1), ('target', r'0\.\.3', 'got 4')),
-    (lambda: make(Smooth())(X, TARGET[:3]), ('target', r'\[4\]', r'\[3\]')),
-    (lambda: make(Smooth())(X, F.one_hot(TARGET).double()), ('target', 'class indices', r'\[4, 4\]')),
+    (lambda: make(SMOOTH, mixup_alpha=0.), ('mixup_alpha', '> 0', '0.0')),
+    (lambda: make(SMOOTH, criterion_kwargs=dict(smoothing=2.)), ('smoothing', '<= 1', '2.0')),
+    (lambda: make(SMOOTH, criterion_kwargs=dict(loss_type='bce')), ('criterion', 'cross-entropy', 'BinaryCross')),
+    (lambda: make(SMOOTH, exact=True, residual_grad=True), ('residual_grad', 'exact=False')),
+    (lambda: make(SMOOTH, mean_image=MU), ('mean_image', 'exact=True')),
+    (lambda: make(SMOOTH, exact=True, mean_image=MU[0]), ('mean_image', r'\[ch, h, w\]', r'\[3, 3\]')),
+    (lambda: make(SMOOTH, exact=True, mean_image=MU / 0.), ('mean_image', 'finite')),
+    (lambda: make(SMOOTH, exact=True)(X, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
+    (lambda: make(SMOOTH, exact=True, mean_image=MU[:1])(X, TARGET), ('mean_image', r'\[2, 3, 3\]', r'\[1, 3, 3\]')),
+    (lambda: make(SMOOTH, exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
+    (lambda: make(nn.Sequential(nn.SyncBatchNorm(3), SMOOTH), exact=True), ('exact=True', 'SyncBatchNorm')),
+    (lambda: make(SMOOTH, exact=True, mean_image=MU).compile(), ('exact=True', 'torch.compile')),
+    (lambda: make(SMOOTH)(X, TARGET + 1), ('target', r'0\.\.3', 'got 4')),
+    (lambda: make(SMOOTH)(X, TARGET[:3]), ('target', r'\[4\]', r'\[3\]')),
+    (lambda: make(SMOOTH)(X, F.one_hot(TARGET).double()), ('target', 'class indices', r'\[4, 4\]')),
 ], ids=lambda x: re.sub(r'\W', '', str(x[0])) if isinstance(x, tuple) else '')
 def test_bad_arguments_are_refused_by_name(call, parts):
     with pytest.raises(ValueError) as error:
