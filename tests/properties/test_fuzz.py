@@ -110,7 +110,8 @@ def attempt(call, changes):
 
 # other names by which a message may call an argument
 OTHER_NAMES = dict(
-    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention|weights', logits='logits|weights',
+    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention|weights',
+    logits='logits|weights',
     multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
 
 
