@@ -16,6 +16,7 @@ from timm_multimix.functional import (
     spatial_attention,
 )
 from timm_multimix.rows import mix
+from timm_multimix.settings import MODES
 
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 DENSE, ATTENTION, CLEAN = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.zeros(4, 3)
@@ -72,23 +73,16 @@ def test_values_that_do_not_fit_each_other(call, parts):
     raises(call, *parts)
 
 
-def test_bad_uses_of_the_drop_in():
-    x, target = images('vit', 4), labels(4)
-    raises(lambda: MultiMix(num_classes=NUM_CLASSES)(x, target), "mode 'multimix'", r'attach\(model\)')
-    raises(lambda: MultiMix(num_classes=5).attach(build('vit')), 'num_classes', '7', 'got 5')
-    for kwargs in ({}, dict(cutmix_alpha=1., input_prob=1.), dict(prob=0.)):
-        mixup_fn = MultiMix(num_classes=NUM_CLASSES, num_tuples=5, **kwargs).attach(build('vit').train())
-        raises(lambda f=mixup_fn: f(x, target + NUM_CLASSES), 'target', r'0\.\.6')
-        raises(lambda f=mixup_fn: f(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
-
-
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('kwargs', [{}, dict(cutmix_alpha=1., input_prob=1.), dict(prob=0.)], ids=str)
-def test_bad_targets_of_a_task(kwargs, mode):
-    task = MultiMixTask(build('vit'), mode=mode, verbose=False, **kwargs)
+def test_bad_targets_of_the_drop_in_and_the_task(kwargs, mode):
+    mixup_fn = MultiMix(num_classes=NUM_CLASSES, num_tuples=5, mode=mode, **kwargs)
     x, target = images('vit', 4), labels(4)
-    raises(lambda: task(x, target + NUM_CLASSES), 'target', r'0\.\.6')
-    raises(lambda: task(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
+    raises(lambda: mixup_fn(x, target), f"mode '{mode}'", r'attach\(model\)')
+    for call in (MultiMixTask(build('vit'), mode=mode, verbose=False, **kwargs), mixup_fn.attach(build('vit').train())):
+        raises(lambda call=call: call(x, target + NUM_CLASSES), 'target', r'0\.\.6')
+        raises(lambda call=call: call(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
+    raises(lambda: MultiMix(num_classes=5, mode=mode).attach(build('vit')), 'num_classes', '7', 'got 5')
 
 
 def distilled():
@@ -97,7 +91,7 @@ def distilled():
     return model
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('make, parts', [
     (lambda: build('resnet', num_classes=0), ('test_resnet', 'num_classes=0', 'num_classes >= 1')),
     (distilled, (r'call set_distilled_training\(False\)',)),
@@ -119,14 +113,14 @@ def test_dense_needs_a_timm_model(model):
     mixup_fn = MultiMix(mode='dense-multimix')
     raises(lambda: mixup_fn.attach(model), type(model).__name__, 'forward_head')
     assert 'forward' not in vars(model), 'a refused model stays as it was'
-    for mode in ('multimix', 'dense-multimix'):
+    for mode in MODES:
         raises(lambda mode=mode: MultiMixHead(model, mode), f'{type(model).__name__} has no forward_', 'MultiMixLoss')
 
 
 ONE = 'cross-entropy needs at least 2 classes'
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('training', [True, False])
 def test_one_class_is_refused_under_cross_entropy(training, mode):
     """Its probability is always 1, so the loss would be 0 and the accuracy 100 %."""
@@ -146,7 +140,7 @@ def test_one_class_is_refused_under_cross_entropy(training, mode):
     raises(lambda: MultiMix(num_classes=1), 'num_classes', ONE, 'multi_label=True')
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 def test_one_class_works_under_binary_cross_entropy(mode):
     model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.tensor([[0.], [1.], [1.], [0.]])
     bce = BinaryCrossEntropy()
