@@ -41,6 +41,11 @@ def test_every_method_and_seed_is_a_run_that_is_not_repeated(command, tmp_path, 
     assert command(*seeds, '--flags', '--workers 1') == 0  # machines may differ
 
 
+def test_a_shortened_recipe_has_a_folder_of_its_own(command, tmp_path):
+    assert command('--epochs', '1') == 0
+    assert len(rows_of(tmp_path / 'tiny@epochs=1' / 'plain-0')) == 1
+
+
 def test_a_run_of_another_budget_is_refused(command, tiny, tmp_path, monkeypatch, capsys):
     assert command() == 0
     monkeypatch.setitem(recipes.RECIPES, 'tiny', replace(tiny, flags=f'{tiny.flags} --momentum 0.8'))
