@@ -1,9 +1,8 @@
 """A method of the benchmarks is one entry, a variant a change of its flags, a recipe a command line."""
 import argparse
+import importlib
 import random
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from benchmarks.methods import METHODS, current_name, find
 from benchmarks.recipes import RECIPES, per_process, shortened
 from tests.support.models import Positions
 from tests.support.training_runs import rows_of
-from timm_multimix import PAPER
+from timm_multimix import PAPER, MultiMixLoss, functional
 from timm_multimix.training.cli.multimix import multimix_kwargs
 from timm_multimix.training.cli.parser import parse_args
 
@@ -209,25 +208,20 @@ def test_the_script_uses_it_where_its_flags_ask_for_it(image_folder, tmp_path):
     assert losses[0] == losses[3] != losses[1] == losses[2]
 
 
-def test_shared_weights():
-    """In a process of its own, which the module changes."""
-    code = """
-import torch
-import benchmarks.shared_weights
-from timm_multimix import MultiMixLoss
-for length in (None, 3):
-    loss = MultiMixLoss(num_tuples=500, length=length, alpha=(0.5, 2.))
-    first, second = (loss.sample_weights(torch.zeros(600, 3)) for _ in range(2))  # more than one block of tuples
-    assert first.shape == (500, 600) and (first.sort().values == first[0].sort().values).all()
-    assert (first[0] != first[1]).any() and not torch.equal(first[0].sort().values, second[0].sort().values)
-    assert length is None or ((first > 0).sum(dim=1) == length).all()
-    dense = loss.sample_weights(torch.zeros(8, 5, 3))
-    assert dense.shape == (5, 500, 8) and (dense == dense[0]).all() and (dense[0, 0] != dense[0, 1]).any()
-    logits = torch.randn(8, 5, 3, requires_grad=True)
-    loss(logits, torch.arange(8) % 3, torch.rand(8, 5)).backward()
-    assert logits.grad.abs().sum() > 0
-"""
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def test_shared_weights(monkeypatch):
+    """Importing the module changes the process, here until the end of the test."""
+    monkeypatch.setattr(functional, 'sample_dirichlet', functional.sample_dirichlet)
+    importlib.import_module('benchmarks.shared_weights')
+    for length in (None, 3):
+        loss = MultiMixLoss(num_tuples=500, length=length, alpha=(0.5, 2.))
+        first, second = (loss.sample_weights(torch.zeros(600, 3)) for _ in range(2))  # more than one block of tuples
+        assert first.shape == (500, 600) and (first.sort().values == first[0].sort().values).all()
+        assert (first[0] != first[1]).any() and not torch.equal(first[0].sort().values, second[0].sort().values)
+        assert length is None or ((first > 0).sum(dim=1) == length).all()
+        dense = loss.sample_weights(torch.zeros(8, 5, 3))
+        assert dense.shape == (5, 500, 8) and (dense == dense[0]).all() and (dense[0, 0] != dense[0, 1]).any()
+        logits = torch.randn(8, 5, 3, requires_grad=True)
+        loss(logits, torch.arange(8) % 3, torch.rand(8, 5)).backward()
+        assert logits.grad.abs().sum() > 0
     assert '--device-modules benchmarks.shared_weights' in find(
         'multimix@device-modules=benchmarks.shared_weights').flags

@@ -25,8 +25,9 @@ def problem(batch_size=5):
     """A small network with second derivatives, images `[b, 2, 3, 3]` and labels."""
     generator = torch.Generator().manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18, 5), nn.Tanh(), nn.Linear(5, 4)).double()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5, generator=generator)
+    for layer, std in ((model[1], 1. / 3.), (model[3], 1.)):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=std, generator=generator)
     x = torch.randn(batch_size, *SHAPE, generator=generator, dtype=torch.float64)
     return model, x, torch.randint(4, (batch_size,), generator=generator)
 
