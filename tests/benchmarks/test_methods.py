@@ -3,6 +3,7 @@ import argparse
 import importlib
 import random
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -211,6 +212,7 @@ def test_the_script_uses_it_where_its_flags_ask_for_it(image_folder, tmp_path):
 def test_shared_weights(monkeypatch):
     """Importing the module changes the process, here until the end of the test."""
     monkeypatch.setattr(functional, 'sample_dirichlet', functional.sample_dirichlet)
+    monkeypatch.delitem(sys.modules, 'benchmarks.shared_weights', raising=False)
     importlib.import_module('benchmarks.shared_weights')
     for length in (None, 3):
         loss = MultiMixLoss(num_tuples=500, length=length, alpha=(0.5, 2.))
