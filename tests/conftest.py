@@ -6,12 +6,21 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from PIL import Image  # noqa: E402
 
 pytest.register_assert_rewrite('tests.support')  # failures there show their values, as in tests
 torch.set_num_threads(1)
 
 CLASSES = ('cat', 'dog', 'owl')
+
+
+@pytest.fixture
+def process_group():
+    """A group of this process alone, in which what needs one can run."""
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope='session')

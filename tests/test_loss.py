@@ -1,15 +1,12 @@
-import copy
-import pickle
-
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import SoftTargetCrossEntropy
 
 from tests.support import naive
-from tests.support.tensors import CLOSE
-from timm_multimix import PAPER, MultiMixLoss, functional
+from tests.support.tensors import CLONES, CLOSE, seeded
+from timm_multimix import PAPER, MultiMixLoss
 from timm_multimix import loss as loss_module
 
 
@@ -27,58 +24,55 @@ def problem(dense=False, batch_size=4, num_classes=3, positions=5, soft=False):
     return logits, target, attention, torch.randn(batch_size, num_classes, dtype=torch.float64, requires_grad=True)
 
 
-def seeded(function, *args, seed=1):
-    torch.manual_seed(seed)
-    return function(*args)
+def soft_cross_entropy(logits, target):
+    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def by_hand(weights, logits, target, clean_logits, clean_weight, label_smoothing):
+def by_hand(weights, logits, target, clean_logits, clean_weight, label_smoothing, criterion=soft_cross_entropy,
+            teacher_logits=None, gamma=1.):
+    """Label smoothing and the clean term concern the targets alone, not the teacher."""
     target = naive.soft_targets(target, logits.shape[-1], label_smoothing)
     mixed_logits, mixed_target = naive.interpolate(weights, logits), naive.interpolate(weights, target)
-    mixed = -(mixed_target * mixed_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-    clean = -(target * clean_logits.log_softmax(dim=-1)).sum(dim=-1).mean()
-    return (mixed + clean_weight * clean) / (1. + clean_weight)
+    if teacher_logits is not None:
+        teacher = naive.interpolate(weights, teacher_logits).softmax(dim=-1)
+        mixed_target = gamma * mixed_target + (1. - gamma) * teacher
+    mixed, clean = criterion(mixed_logits, mixed_target), criterion(clean_logits, target)
+    return dict(loss=(mixed + clean_weight * clean) / (1. + clean_weight), mixed_loss=mixed, clean_loss=clean)
 
 
 @pytest.mark.parametrize('soft', [False, True])
 @pytest.mark.parametrize('label_smoothing', [0., 0.1])
-@pytest.mark.parametrize('clean_weight', [0., 1., 0.3])
+@pytest.mark.parametrize('clean_weight', [0., 0.3])
 @pytest.mark.parametrize('dense', [False, True])
-@pytest.mark.parametrize('kwargs', [{}, PAPER, dict(length=2, alpha=1e-3)], ids=['default', 'paper', 'short'])
+@pytest.mark.parametrize('kwargs', [{}, PAPER, dict(length=2, alpha=1e-3), dict(gamma=0.3),
+                                    dict(criterion=nn.BCEWithLogitsLoss())],
+                         ids=['default', 'paper', 'short', 'distilled', 'another criterion'])
 def test_loss_by_hand(dense, clean_weight, label_smoothing, soft, kwargs):
     logits, target, attention, clean_logits = problem(dense, soft=soft)
+    teacher = dict(teacher_logits=torch.randn_like(logits)) if 'gamma' in kwargs else {}
+    hand = {name: value for name, value in kwargs.items() if name in ('criterion', 'gamma')}
     criterion = MultiMixLoss(
         **{**kwargs, 'num_tuples': 9, 'clean_weight': clean_weight, 'label_smoothing': label_smoothing})
     weights = seeded(criterion.sample_weights, logits, attention)
-    loss = seeded(criterion, logits, target, attention, clean_logits)
     expected = by_hand(
-        weights, logits, target, clean_logits if dense else logits, clean_weight, label_smoothing)
-    torch.testing.assert_close(loss, expected, **CLOSE)
-
-    loss.backward()
-    grad = logits.grad.clone()
-    expected_grad, = torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(grad, expected_grad, **CLOSE)
+        weights, logits, target, clean_logits if dense else logits, clean_weight, label_smoothing, **hand, **teacher)
+    if not clean_weight:
+        del expected['clean_loss']
+    inputs = logits, target, attention, clean_logits
+    torch.testing.assert_close(seeded(criterion.terms, *inputs, **teacher), expected, **CLOSE)
+    loss = seeded(criterion, *inputs, **teacher)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, logits), torch.autograd.grad(expected['loss'], logits), **CLOSE)
 
 
 def test_dense_without_attention_and_clean_logits():
     logits, target, *_ = problem(dense=True)
     criterion = MultiMixLoss(num_tuples=9)
     weights = seeded(criterion.sample_weights, logits)
-    expected = by_hand(weights, logits, target, logits.mean(dim=1), 3., 0.)
+    expected = by_hand(weights, logits, target, logits.mean(dim=1), 3., 0.)['loss']
     torch.testing.assert_close(seeded(criterion, logits, target), expected, **CLOSE)
     uniform = torch.full((4, 5), 0.2, dtype=torch.float64)
     torch.testing.assert_close(seeded(criterion, logits, target, uniform), expected, **CLOSE)
-
-
-def test_terms():
-    logits, target, *_ = problem()
-    criterion = MultiMixLoss(num_tuples=9, clean_weight=3.)
-    terms = seeded(criterion.terms, logits, target)
-    assert set(terms) == {'loss', 'mixed_loss', 'clean_loss'}
-    torch.testing.assert_close(terms['clean_loss'], F.cross_entropy(logits, target), **CLOSE)
-    torch.testing.assert_close(terms['loss'], 0.25 * terms['mixed_loss'] + 0.75 * terms['clean_loss'], **CLOSE)
-    assert set(MultiMixLoss(**{**PAPER, 'num_tuples': 9}).terms(logits, target)) == {'loss', 'mixed_loss'}
 
 
 @pytest.mark.parametrize('kwargs, kappa', [({}, 2.), (dict(alpha=0.5), 0.5), (dict(PAPER, alpha=1.), 6.)])
@@ -107,53 +101,13 @@ def test_the_loss_is_least_at_the_documented_margin(kwargs, margin):
 
 
 @pytest.mark.parametrize('dense', [False, True])
-def test_the_loss_uses_the_default_number_of_tuples(dense, monkeypatch):
-    """They are counted where the weights are used."""
-    drawn = []
-    cross_entropy = functional.mixed_cross_entropy
-
-    def counted(logits, target, weights, **kwargs):
-        weights = list(weights)
-        drawn.append(sum(block.shape[-2] for block in weights))
-        return cross_entropy(logits, target, weights, **kwargs)
-
-    monkeypatch.setattr(functional, 'mixed_cross_entropy', counted)
-    logits, target, attention, clean_logits = problem(dense, positions=20)
-    MultiMixLoss()(logits, target, attention, clean_logits)
-    assert drawn == [410 if dense else 1000]
-
-
-@pytest.mark.parametrize('dense', [False, True])
-@pytest.mark.parametrize('label_smoothing', [0., 0.1])
-@pytest.mark.parametrize('soft', [False, True])
-def test_in_eval_mode_it_is_the_plain_criterion(soft, label_smoothing, dense):
-    logits, target, attention, clean_logits = problem(dense, soft=soft)
-    criterion = MultiMixLoss(length=3, label_smoothing=label_smoothing).eval()
-    plain = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    inputs = clean_logits if dense else logits
-    loss = criterion(logits, target, attention, clean_logits)
-    torch.testing.assert_close(loss, plain(inputs, target), **CLOSE)
-    assert torch.equal(criterion(logits, target, attention, clean_logits), loss)
-    # a batch smaller than a tuple is fine, as nothing is mixed
-    criterion(logits[:2], target[:2], None if attention is None else attention[:2],
-              None if clean_logits is None else clean_logits[:2])
-    assert criterion.train()(logits, target, attention, clean_logits) != loss
-
-
-@pytest.mark.parametrize('dense', [False, True])
-def test_another_criterion_by_hand(dense):
-    logits, target, attention, clean_logits = (
-        x if x is None or not x.is_floating_point() else x.detach().float() for x in problem(dense))
-    bce = BinaryCrossEntropy(smoothing=0.)
-    criterion = MultiMixLoss(num_tuples=9, criterion=bce, label_smoothing=0.1)
-    loss = seeded(criterion, logits, target, attention, clean_logits)
-
-    weights = seeded(criterion.sample_weights, logits, attention)
-    smooth = naive.soft_targets(target, 3, 0.1).float()
-    mixed = F.binary_cross_entropy_with_logits(
-        naive.interpolate(weights, logits), naive.interpolate(weights, smooth))
-    clean = F.binary_cross_entropy_with_logits(clean_logits if dense else logits, smooth)
-    torch.testing.assert_close(loss, (mixed + 3. * clean) / 4.)
+def test_in_eval_mode_it_is_the_plain_criterion(dense):
+    """A batch smaller than a tuple is fine, because nothing is mixed."""
+    inputs = logits, target, *_, clean_logits = problem(dense)
+    criterion = MultiMixLoss(length=5, label_smoothing=0.1).eval()
+    expected = F.cross_entropy(clean_logits if dense else logits, target, label_smoothing=0.1)
+    for _ in range(2):
+        torch.testing.assert_close(criterion(*inputs), expected, **CLOSE)
 
 
 @pytest.mark.parametrize('dense', [False, True])
@@ -165,7 +119,7 @@ def test_tuples_sampled_in_blocks_give_the_same_loss(elements, min_rows, dense, 
     criterion = MultiMixLoss(num_tuples=9)
     weights = seeded(criterion.sample_weights, logits, attention)
     loss = seeded(criterion, logits, target, attention, clean_logits)
-    expected = by_hand(weights, logits, target, clean_logits if dense else logits, 3., 0.)
+    expected = by_hand(weights, logits, target, clean_logits if dense else logits, 3., 0.)['loss']
     torch.testing.assert_close(loss, expected, **CLOSE)
 
 
@@ -180,7 +134,8 @@ def test_all_blocks_of_a_step_share_one_alpha(monkeypatch):
 
 
 @pytest.mark.parametrize('concentration, total', [('total', 2.), ('example', 6.)])
-def test_arguments_reach_the_sampler(concentration, total):
+def test_settings_reach_the_sampler(concentration, total):
+    assert MultiMixLoss().sample_weights(problem(dense=True, positions=20)[0]).shape == (20, 410, 4)
     logits, *_ = problem(batch_size=5)
     criterion = MultiMixLoss(20_000, alpha=2., length=3, concentration=concentration)
     weights = seeded(criterion.sample_weights, logits)
@@ -193,12 +148,11 @@ def test_gradient_through_attention():
     logits, target, attention, clean_logits = problem(dense=True)
     attention = attention.log().requires_grad_()
     criterion = MultiMixLoss(num_tuples=9)
-    torch.manual_seed(1)
-    loss = criterion(logits, target, attention.softmax(dim=-1), clean_logits)
+    loss = seeded(criterion, logits, target, attention.softmax(dim=-1), clean_logits)
     grads = torch.autograd.grad(loss, (logits, attention))
 
     weights = seeded(criterion.sample_weights, logits, attention.softmax(dim=-1))
-    expected = torch.autograd.grad(by_hand(weights, logits, target, clean_logits, 3., 0.), (logits, attention))
+    expected = torch.autograd.grad(by_hand(weights, logits, target, clean_logits, 3., 0.)['loss'], (logits, attention))
     torch.testing.assert_close(grads, expected, **CLOSE)
 
 
@@ -228,7 +182,7 @@ def test_memory_kept_for_backward_does_not_grow_with_the_tuples(teacher):
     assert 0 < kept(2000) == kept(20)
 
 
-@pytest.mark.parametrize('clone', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=['deepcopy', 'pickle'])
+@pytest.mark.parametrize('clone', CLONES.values(), ids=CLONES)
 def test_copies_give_the_same_loss(clone):
     logits, target, *_ = problem()
     criterion = MultiMixLoss(9, alpha=(0.5, 2.), length=2, label_smoothing=0.1, criterion=SoftTargetCrossEntropy())
@@ -236,14 +190,3 @@ def test_copies_give_the_same_loss(clone):
     assert repr(copied) == repr(criterion) and 'num_tuples=9' in repr(copied)
     assert torch.equal(seeded(copied, logits, target), seeded(criterion, logits, target))
     assert not criterion.state_dict()
-
-
-@pytest.mark.parametrize('attention, message', [
-    (torch.full((4, 2), float('nan')), 'attention must be finite'),
-    (torch.tensor([[1., -0.5]] * 4), 'attention must be >= 0, got -0.5'),
-    (torch.full((4, 3), 0.3), r'attention must be \[4, 2\], got shape \[4, 3\]'),
-    ([[0.5, 0.5]] * 4, 'attention must be a floating-point tensor'),
-])
-def test_attention_is_checked(attention, message):
-    with pytest.raises(ValueError, match=message):
-        MultiMixLoss(num_tuples=5)(torch.zeros(4, 2, 3), torch.zeros(4, dtype=torch.long), attention)

@@ -1,12 +1,9 @@
 """Models for small images."""
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
 
-from timm_multimix import MultiMixTask, models
+from timm_multimix import MultiMixTask
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import create_runtime
@@ -21,11 +18,8 @@ SMALL = {  # parameters for ten classes, those of the papers in millions; positi
 }
 
 
-def test_all_models_are_known():
-    assert set(models.__all__) == {*SMALL, 'efficientnet_lite0_zero_head'}
-
-
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in (
+    'cifar_resnet18', 'cifar_preactresnet50', 'cifar_wrn16_8') else ()) for name in SMALL])
 def test_models_of_small_images_train_with_dense_multimix(name):
     millions, positions, strides = SMALL[name]
     model = timm.create_model(name)
@@ -50,8 +44,7 @@ def test_a_classifier_of_zeros():
 
 
 def test_the_script_and_timm_know_them_by_name():
-    args, _ = parse_args(['DIR', '--model', 'cifar_wrn16_8', '--num-classes', '100', '--device', 'cpu'])
+    args, _ = parse_args(['DIR', '--model', 'cifar_vit', '--num-classes', '100', '--device', 'cpu'])
     _, config = create_train_model(args, create_runtime(args))
     assert config['input_size'] == (3, 32, 32) and config['num_classes'] == 100
-    code = 'import timm, timm_multimix.models; assert timm.list_models("cifar_*")'
-    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+    assert {*timm.list_models('cifar_*')} == {*SMALL}

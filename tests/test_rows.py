@@ -1,11 +1,11 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.loss import SoftTargetCrossEntropy
 
-from tests.test_loss import problem, seeded
+from tests.support.tensors import seeded
+from tests.test_loss import problem
 from timm_multimix import MultiMixLoss
 from timm_multimix.rows import mix, row_counts
 
@@ -30,21 +30,6 @@ def test_mixed_rows_under_timms_criterion_give_the_same_loss(num_tuples, clean_w
     torch.testing.assert_close(SoftTargetCrossEntropy()(*rows).double(), expected, rtol=1e-6, atol=0.)
 
 
-@pytest.mark.parametrize('batch_size, positions, kwargs, counts', [
-    (128, None, {}, (256, 6)),
-    (128, 49, {}, (42, 48)),
-    (8, 49, {}, (42, 772)),
-    (16, 196, {}, (10, 368)),
-    (1024, None, {}, (341, 1)),
-    (128, None, dict(clean_weight=0.), (1000, 0)),
-    (128, 49, dict(clean_weight=0.), (167, 0)),
-    (128, None, dict(clean_weight=1., num_tuples=12), (128, 1)),
-    (4, None, dict(clean_weight=1., num_tuples=12), (8, 2)),
-])
-def test_row_counts(batch_size, positions, kwargs, counts):
-    assert row_counts(MultiMixLoss(**kwargs), batch_size, positions) == counts
-
-
 @given(
     st.integers(1, 600), st.one_of(st.none(), st.integers(1, 1024)), st.floats(0.1, 10.),
     st.one_of(st.none(), st.integers(20, 1000)))
@@ -67,14 +52,6 @@ def test_a_clean_weight_that_would_need_too_many_rows_is_refused(clean_weight):
         row_counts(MultiMixLoss(clean_weight=clean_weight), 64, 196 if clean_weight > 1 else None)
 
 
-def test_mix_takes_weights():
-    logits, target, *_ = problem()
-    criterion = MultiMixLoss(clean_weight=0.)
-    mixed_logits, mixed_target = mix(criterion, logits, target, lam=torch.eye(4, dtype=torch.float64).flip(0))
-    torch.testing.assert_close(mixed_logits, logits.flip(0))
-    torch.testing.assert_close(mixed_target, F.one_hot(target.flip(0), 3).double())
-
-
 @pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('soft', [False, True])
 def test_in_eval_mode_rows_are_the_clean_batch(soft, dense):
@@ -83,10 +60,3 @@ def test_in_eval_mode_rows_are_the_clean_batch(soft, dense):
     rows, soft_target = mix(criterion, logits, target, attention, clean_logits)
     loss = criterion(logits, target, attention, clean_logits)
     torch.testing.assert_close(SoftTargetCrossEntropy()(rows, soft_target.double()), loss, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_dtype_of_rows(dtype):
-    logits, target, *_ = problem()
-    mixed, _ = mix(MultiMixLoss(num_tuples=9), logits.to(dtype), target)
-    assert mixed.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -14,7 +14,6 @@ from .embeddings import DenseEmbeddings, SplitForward
 from .loss import MultiMixLoss
 from .rows import mix
 from .settings import HeadArguments, Settings
-from .strength import draw
 
 _logger = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ class MultiMixHead(nn.Module):
             return self.model.forward_head(features)
         if self.training:
             _check_gradients_are_averaged(self.model)
-        if self.training and draw(self.loss.strength):
+        if self.training and self.loss.is_mixed():
             outputs = self.outputs(features, target)
             loss = self.loss.terms(**outputs.loss_inputs(target))['loss']
             self.loss.warn_without_gradient(loss)

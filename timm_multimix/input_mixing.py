@@ -1,14 +1,13 @@
 """The choice of what is mixed in each batch; Mixup and CutMix of the images, with timm's meaning."""
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
-from .checks import not_compiled
 from .sampling import numpy_generator
 from .settings import Settings
-from .strength import Strength, create_strength, share_of
+from .strength import AdaptiveStrength, FixedStrength, create_strength, draw
 
 
 class MixedImages(NamedTuple):
@@ -33,26 +32,23 @@ class InputMixing:
         strength: That of a loss, to share its average; None for one by the settings.
     """
 
-    def __init__(self, settings: Settings, strength: Optional[Strength] = None):
+    def __init__(self, settings: Settings, strength: Union[FixedStrength, AdaptiveStrength, None] = None):
         self.settings = settings
         self.strength = create_strength(settings.strength) if strength is None else strength
 
     @property
     def is_random(self) -> bool:
         """True if `draw` may return different choices."""
-        return self.settings.prob < 1. or self.settings.mixes_images or self.strength != 1.
+        return self.settings.prob < 1. or self.settings.mixes_images or self.settings.strength != 1.
 
     CHOICES = ('embeddings', 'images', 'none')
 
-    @not_compiled('numpy draws what is mixed')
     def draw(self) -> str:
         """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'."""
         if not self.is_random:
             return 'embeddings'
-        mixed, kind = numpy_generator().random(2)
-        if mixed >= self.settings.prob * share_of(self.strength):
-            return 'none'
-        return 'images' if self.settings.mixes_images and kind < self.settings.input_prob else 'embeddings'
+        settings = self.settings
+        return draw(settings.prob * self.strength.value, settings.input_prob if settings.mixes_images else 0.)
 
     @torch.compiler.disable
     def mix(self, images: torch.Tensor) -> MixedImages:

@@ -12,7 +12,7 @@ from .checks import UsageError, check_floats, check_logits, check_several_classe
 from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_labels
 from .ops.saturate import saturate
 from .settings import LossArguments, Settings, former_attribute
-from .strength import AdaptiveStrength, create_strength, draw
+from .strength import create_strength, draw
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class MultiMixLoss(nn.Module):
 
     def extra_repr(self) -> str:
         listed = self.settings.listed('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'gamma')
-        strength = '' if self.settings.is_adaptive else f', strength={self.strength:g}'
+        strength = '' if self.settings.is_adaptive else f', strength={self.settings.strength:g}'
         return f'{listed}, label_smoothing={self.label_smoothing:g}{strength}'
 
     def forward(
@@ -103,7 +103,7 @@ class MultiMixLoss(nn.Module):
             ValueError: If shapes do not fit, labels are out of range, values are not finite (checked on the CPU only),
                 `length` exceeds the batch size, cross-entropy gets a single class, or another criterion a teacher.
         """
-        if not self.training or draw(self.strength):
+        if not self.training or self.is_mixed():
             loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
             self.warn_without_gradient(loss)
         else:
@@ -112,9 +112,14 @@ class MultiMixLoss(nn.Module):
         self.observe(pooled_logits(logits, clean_logits), target)
         return loss
 
+    def is_mixed(self) -> bool:
+        """Draw whether to mix the next batch; a strength of 0 or 1 needs no random number."""
+        share = self.strength.value
+        return share == 1. or share > 0. and draw(share) == 'embeddings'
+
     def observe(self, clean_logits: torch.Tensor, target: torch.Tensor) -> None:
         """Let strength 'auto' count a training batch; `forward` does so."""
-        if self.training and isinstance(self.strength, AdaptiveStrength):
+        if self.training and self.settings.is_adaptive:
             self.strength.observe(clean_logits.detach(), target)
 
     def warn_without_gradient(self, loss: torch.Tensor) -> None:

@@ -8,9 +8,9 @@ from timm.utils import unwrap_model
 
 from . import functional
 from .checks import UsageError, call_library, check_integer
+from .embeddings.probing import trial
 from .head import HeadOutput, MultiMixHead
 from .loss import MultiMixLoss
-from .probing import trial
 
 _TEXT, _BAR = '#7d858d', '#4c9be8'  # readable on light and on dark pages
 _SHOWN = 4  # examples and classes of a tuple

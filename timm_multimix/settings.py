@@ -119,7 +119,8 @@ class Settings:
             raise UsageError("strength must be a number with multi_label=True, got 'auto' (it follows top-1 accuracy)")
         for name, high in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not (name == 'strength' and self.is_adaptive):
+            is_unset = value is None and getattr(Settings, name) is None
+            if not (is_unset or name == 'strength' and self.is_adaptive):
                 put(name, check_number(name, value, **({} if high is None else {'high': high})))
         for name in _DENSE if self.mode == 'multimix' else ():
             if getattr(self, name) != getattr(Settings, name):

@@ -1,5 +1,5 @@
 """How often batches are mixed: a fixed share, or one that follows how far the model fits its training images."""
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, NamedTuple, Optional, Union
 
 import torch
 import torch.distributed as dist
@@ -71,21 +71,25 @@ class AdaptiveStrength(nn.Module):
         return f'value={self.value:.3f}'
 
 
-Strength = Union[float, AdaptiveStrength]
+class FixedStrength(NamedTuple):
+    """A share of the batches that stays the same."""
+    value: float
 
 
-def create_strength(strength: Union[float, str]) -> Strength:
-    """Return the strength of `Settings`, an `AdaptiveStrength` for 'auto'."""
-    return AdaptiveStrength() if strength == 'auto' else strength
+def create_strength(strength: Union[float, str]) -> Union[FixedStrength, AdaptiveStrength]:
+    """Return the strength of `Settings`."""
+    return AdaptiveStrength() if strength == 'auto' else FixedStrength(strength)
 
 
-def share_of(strength: Strength) -> float:
-    """Return the current share of mixed batches."""
-    return strength.value if isinstance(strength, AdaptiveStrength) else strength
+@not_compiled('numpy draws what is mixed')
+def draw(share: float, image_share: float = 0.) -> str:
+    """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'.
 
-
-@not_compiled('numpy draws whether a batch is mixed')
-def draw(strength: Strength) -> bool:
-    """Draw whether to mix the next batch; a strength of 0 or 1 needs no random number."""
-    share = share_of(strength)
-    return share == 1. or (share > 0. and numpy_generator().random() < share)
+    Args:
+        share: Probability that the batch is mixed.
+        image_share: Probability that in a mixed batch it is the images.
+    """
+    mixed, kind = numpy_generator().random(2)
+    if mixed >= share:
+        return 'none'
+    return 'images' if kind < image_share else 'embeddings'

@@ -1,4 +1,4 @@
-"""timm's models, one of every kind: `python -m benchmarks.coverage` checks them all."""
+"""timm's models, one of every architecture: `python -m benchmarks.coverage` checks them all."""
 import csv
 import os
 
@@ -8,35 +8,15 @@ from benchmarks.coverage import build, check_model, write_architectures, write_m
 
 _RESULTS = os.path.join(os.path.dirname(__file__), '..', '..', 'benchmarks', 'results', 'coverage_models.csv')
 
-# small models, one per layout and kind of head, and one per kind of refusal
-SAMPLE = {
-    'test_resnet': 'served',
-    'test_convnext': 'served',
-    'test_mambaout': 'served',
-    'test_vit': 'served',
-    'test_vit4': 'served',
-    'dla46_c': 'served',
-    'levit_128s': 'served',
-    'mobilenetv4_conv_small_035': 'served',
-    'cait_xxs24_224': 'served',
-    'coat_lite_tiny': 'served',
-    'volo_d1_224': 'served',
-    'deit_tiny_distilled_patch16_224': 'served',
-    'crossvit_tiny_240': 'refused',
-    'pit_ti_224': 'refused',
-    'efficientvim_m1': 'refused',
-    'resnet50_clip': 'refused',
-}
 # served by neither mode: they have no classifier
 ENCODERS = ('qwen3_vit_88m_enc', 'mobilenetv5_300m_enc')
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow if name in ('cait_xxs24_224', 'volo_d1_224') else ()) for name in SAMPLE])
-def test_a_model_of_each_kind_is_served_or_refused(name):
+@pytest.mark.parametrize('name, dense', [
+    ('test_resnet', 'served'), ('test_vit', 'served'), ('crossvit_tiny_240', 'refused')])
+def test_a_model_is_served_or_refused(name, dense):
     row = check_model(name)
-    assert row['pooled'] == 'served', row
-    assert row['dense'] == SAMPLE[name], row
+    assert (row['pooled'], row['dense']) == ('served', dense), row
 
 
 @pytest.mark.slow

@@ -103,16 +103,6 @@ def test_the_digest_depends_on_the_images_and_not_on_their_location(image_folder
     assert len(set(digests)) == 4
 
 
-def test_images_added_later_are_refused(image_folder, tmp_path):
-    """Links to the first six images of each class would become links to more."""
-    shutil.copytree(image_folder, tmp_path / 'images')
-    prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
-    shutil.copy(tmp_path / 'images' / 'train' / 'cat' / '0.png', tmp_path / 'images' / 'train' / 'cat' / '00.png')
-    with pytest.raises(ValueError, match='subset must hold .*; delete it to rebuild it'):
-        prepare_data(RECIPE, str(tmp_path / 'images'), str(tmp_path / 'subset'))
-    assert len(os.listdir(tmp_path / 'subset' / 'train' / 'cat')) == 6
-
-
 def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp_path):
     shutil.copytree(image_folder, tmp_path / 'images')
     cats, padded = tmp_path / 'images' / 'train' / 'cat', dataclasses.replace(RECIPE, pad=4)
@@ -128,26 +118,27 @@ def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp
 
 
 @pytest.mark.parametrize('change', [
-    dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), dict(data_dir=1)])
+    dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), 'another folder',
+    'an image more'])
 def test_a_folder_of_another_subset_is_refused(change, image_folder, tmp_path):
     """Otherwise it would become the union of both, or stay as it was."""
-    folder = str(tmp_path / 'subset')
-    prepare_data(RECIPE, str(image_folder), folder)
-    elsewhere = change.pop('data_dir', None)
-    if elsewhere:
-        os.symlink(image_folder, tmp_path / 'other')
-    data_dir = str(tmp_path / 'other') if elsewhere else str(image_folder)
+    data_dir, folder = str(tmp_path / 'images'), str(tmp_path / 'subset')
+    shutil.copytree(image_folder, data_dir)
+    prepare_data(RECIPE, data_dir, folder)
+    if change == 'another folder':
+        data_dir = str(image_folder)
+    elif change == 'an image more':  # one of the first six
+        shutil.copy(tmp_path / 'images/train/cat/0.png', tmp_path / 'images/train/cat/00.png')
+    recipe = dataclasses.replace(RECIPE, **change) if isinstance(change, dict) else RECIPE
     with pytest.raises(ValueError, match='subset must hold .*, got .*; delete it to rebuild it'):
-        prepare_data(dataclasses.replace(RECIPE, **change), data_dir, folder)
+        prepare_data(recipe, data_dir, folder)
+    assert len(os.listdir(tmp_path / 'subset' / 'train' / 'cat')) == 6
 
 
-def test_a_folder_of_unknown_images_is_refused(image_folder, tmp_path):
-    (tmp_path / 'subset' / 'train').mkdir(parents=True)
-    with pytest.raises(ValueError, match='got unknown images; delete it'):
-        prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))
-
-
-def test_too_few_images_are_refused(image_folder, tmp_path):
+def test_unknown_or_too_few_images_are_refused(image_folder, tmp_path):
     with pytest.raises(ValueError, match='must have 99 images of each class, got 8 in'):
         prepare_data(Recipe('', 99, 1, 'validation'), str(image_folder), str(tmp_path / 'subset'))
     assert not (tmp_path / 'subset').exists()  # so that the next try is not refused
+    (tmp_path / 'subset' / 'train').mkdir(parents=True)
+    with pytest.raises(ValueError, match='got unknown images; delete it'):
+        prepare_data(RECIPE, str(image_folder), str(tmp_path / 'subset'))

@@ -6,19 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
-from timm.data.transforms import RandomResizedCropAndInterpolation
 
 import train_timm
 from benchmarks import recipes, train
 from benchmarks.methods import METHODS
-from benchmarks.recipes import RECIPES
 from tests.docs.pages import ROOT
 from tests.support.training_runs import rows_of
 from timm_multimix.training.checkpoints.saver import AtomicCheckpointSaver as Saver
-from timm_multimix.training.cli.parser import parse_args
 
 
 @pytest.fixture
@@ -150,21 +145,6 @@ def test_after_a_failed_run_the_others_are_made(code, made, command, tmp_path, m
     assert command('--methods', 'plain', 'multimix') == code
     assert code == 2 or 'plain-0 failed; its command was: ' in caplog.text
     assert [path.parent.name for path in tmp_path.glob('tiny/*/last.pth.tar')] == made
-
-
-def test_the_crop_of_padded_images_resizes_nothing():
-    args, _ = parse_args(f'DIR {RECIPES["cifar5000-pad-sgd"].flags}'.split())
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
-    crop = RandomResizedCropAndInterpolation(32, scale=args.scale, ratio=args.ratio, interpolation='random')
-    pixels, corners = np.asarray(image), set()
-    for _ in range(200):
-        patch = np.asarray(crop(image))
-        found = [
-            (top, left) for top in range(9) for left in range(9)
-            if np.array_equal(pixels[top:top + 32, left:left + 32], patch)]
-        corners.update(found)
-        assert len(found) == 1
-    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(9))
 
 
 @pytest.mark.slow

@@ -16,43 +16,36 @@ def problem(kind='hard', batch_size=5, num_tuples=11, positions=7, num_classes=3
     return logits.requires_grad_(), random_target(kind, batch_size, num_classes), weights
 
 
-def loss_and_grad(implementation, logits, target, blocks, label_smoothing=0.1):
-    loss = implementation(logits, blocks, LossParams(target, label_smoothing))
+def loss_and_grad(implementation, logits, target, blocks, **kwargs):
+    loss = implementation(logits, blocks, LossParams(target, 0.1, **kwargs))
     return loss.detach(), torch.autograd.grad(2.5 * loss, logits)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['hard', 'soft', 'multi-hot'])
-@pytest.mark.parametrize('name', ['chunked', pytest.param('compiled', marks=pytest.mark.slow)])
-def test_implementations_agree(name, kind):
+def test_the_compiled_implementation_agrees(kind):
     for shape in ({}, dict(positions=1), dict(batch_size=1), dict(num_tuples=1), dict(num_classes=1)):
         logits, target, weights = problem(kind, **shape)
         expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
-        torch.testing.assert_close(loss_and_grad(IMPLEMENTATIONS[name], logits, target, [weights]), expected, **CLOSE)
+        found = loss_and_grad(IMPLEMENTATIONS['compiled'], logits, target, [weights])
+        torch.testing.assert_close(found, expected, **CLOSE)
 
 
 @pytest.mark.parametrize('elements', [1, 6, 40, 99, 1000])  # one row, two, all tuples, three positions, all
-@pytest.mark.parametrize('kind', ['hard', 'multi-hot'])
-def test_any_chunk_of_positions_and_tuples_gives_the_same_loss(kind, elements, monkeypatch):
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'multi-hot'])
+@pytest.mark.parametrize('distilled', [False, True])
+def test_any_chunks_and_blocks_give_the_same_loss(distilled, kind, elements, monkeypatch):
+    """Chunks of tuples and positions, and blocks of weights, made when they are asked for, that do not divide both."""
     logits, target, weights = problem(kind)
-    expected = loss_and_grad(reference_cross_entropy, logits, target, [weights])
+    kwargs = dict(teacher_logits=torch.randn_like(logits), gamma=0.3) if distilled else {}
+    expected = loss_and_grad(reference_cross_entropy, logits, target, iter(weights.split(3, dim=1)), **kwargs)
+    torch.testing.assert_close(
+        loss_and_grad(reference_cross_entropy, logits, target, [weights], **kwargs), expected, **CLOSE)
     monkeypatch.setattr(chunked, '_CHUNK_ELEMENTS', {'cpu': elements})
     monkeypatch.setattr(chunked, '_MIN_CHUNK_ROWS', 1)
+    blocks = (block for block in weights.split(4, dim=1))
     torch.testing.assert_close(
-        loss_and_grad(chunked.chunked_cross_entropy, logits, target, [weights]), expected, **CLOSE)
-
-
-@pytest.mark.parametrize('kind', ['hard', 'soft'])
-def test_blocks_of_weights_equal_their_concatenation(kind):
-    logits, target, weights = problem(kind)
-    for name in ANYWHERE:
-        implementation = IMPLEMENTATIONS[name]
-        expected = loss_and_grad(implementation, logits, target, [weights])
-        blocks = (weights[:, k:k + 4] for k in range(0, 11, 4))  # 4, 4 and 3 tuples, made when they are asked for
-        torch.testing.assert_close(loss_and_grad(implementation, logits, target, blocks), expected, **CLOSE)
-        # the same through the public function, which has positions second
-        loss = mixed_cross_entropy(
-            logits.transpose(0, 1), target, weights.split(3, dim=1), label_smoothing=0.1, implementation=name)
-        torch.testing.assert_close(loss, expected[0], **CLOSE)
+        loss_and_grad(chunked.chunked_cross_entropy, logits, target, blocks, **kwargs), expected, **CLOSE)
 
 
 def test_gradcheck():
@@ -73,17 +66,13 @@ def test_second_derivative_is_refused_and_never_silently_wrong():
     torch.manual_seed(0)
     classifier = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     # the gradient is grad(logits) @ classifier: without the refusal one of its two derivatives would be missing
-    grad = first_gradient('chunked', classifier)
-    with pytest.raises(RuntimeError, match="no second derivatives.*implementation='reference'"):
-        grad.square().sum().backward()
-
-
-def test_second_derivative_through_the_incoming_gradient_is_refused():
+    through_logits = first_gradient('chunked', classifier)
     logits, target, weights = problem()
     loss = chunked.chunked_cross_entropy(logits, [weights], LossParams(target))
-    grad, = torch.autograd.grad(loss.square(), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match='no second derivatives'):
-        grad.square().sum().backward()
+    through_the_incoming_gradient, = torch.autograd.grad(loss.square(), logits, create_graph=True)
+    for grad in (through_logits, through_the_incoming_gradient):
+        with pytest.raises(RuntimeError, match="no second derivatives.*implementation='reference'"):
+            grad.square().sum().backward()
 
 
 def test_second_derivative_of_the_reference():

@@ -7,16 +7,16 @@ import torch.nn as nn
 from timm.loss import BinaryCrossEntropy
 
 from tests.support.models import NUM_CLASSES, build, images, labels
-from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, UsageError
+from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, Settings, UsageError
 from timm_multimix.functional import (
     dense_weights,
-    draw_alpha,
     interpolate,
     mixed_cross_entropy,
     sample_dirichlet,
     spatial_attention,
 )
 from timm_multimix.rows import mix
+from timm_multimix.settings import MODES
 
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 DENSE, ATTENTION, CLEAN = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.zeros(4, 3)
@@ -37,192 +37,52 @@ def raises(call, *parts):
     assert all(re.search(part, message) for part in parts), f'{message!r} lacks one of {parts}'
 
 
-@pytest.mark.parametrize('kwargs, parts', [
-    (dict(num_tuples=0), ('num_tuples', 'got 0', '>= 1')),
-    (dict(num_tuples=-3), ('num_tuples', 'got -3', '>= 1')),
-    (dict(num_tuples=2.5), ('num_tuples', 'integer', 'got 2.5')),
-    (dict(num_tuples=True), ('num_tuples', 'integer', 'got True')),
-    (dict(num_examples=0), ('num_examples', 'got 0', '>= 1')),
-    (dict(alpha=0.), ('alpha', 'got 0.0', '> 0')),
-    (dict(alpha=-1), ('alpha', 'got -1', '> 0')),
-    (dict(alpha=NAN), ('alpha', 'got nan', 'finite')),
-    (dict(alpha=INF), ('alpha', 'got inf', 'finite')),
-    (dict(alpha='1'), ('alpha', "got '1'", 'number')),
-    (dict(alpha=(2., 1.)), ('alpha', r'\(2.0, 1.0\)', 'low <= high')),
-    (dict(alpha=(0., 1.)), (r'alpha\[0\]', 'got 0.0', '> 0')),
-    (dict(alpha=(1., INF)), (r'alpha\[1\]', 'got inf', 'finite')),
-    (dict(alpha=(1., 2., 3.)), ('alpha', r'\(1.0, 2.0, 3.0\)', r'\(low, high\)')),
-    (dict(concentration='all'), ('concentration', "'all'", "'example', 'total'")),
-    (dict(length=0), ('length', 'got 0', '>= 1')),
-    (dict(length=6), ('length', 'got 6', r'at most.*\(5\)')),
-    (dict(positions=0), ('positions', 'got 0', '>= 1')),
-    (dict(dtype=torch.int64), ('dtype', 'torch.int64', 'floating-point')),
-], ids=case_id)
-def test_bad_arguments_of_sample_dirichlet(kwargs, parts):
-    raises(lambda: sample_dirichlet(**{'num_tuples': 3, 'num_examples': 5, 'alpha': 1., **kwargs}), *parts)
-
-
 @pytest.mark.parametrize('call, parts', [
-    (lambda: draw_alpha(None), ('alpha', 'None')),
-    (lambda: spatial_attention(torch.zeros(4, 3)), ('embeddings', r'\[b, r, d\]', r'\[4, 3\]')),
-    (lambda: spatial_attention(torch.zeros(4, 2, 3).long()), ('embeddings', 'floating-point', 'int64')),
-    (lambda: spatial_attention(torch.zeros(4, 0, 3)), ('embeddings', 'at least one position', r'\[4, 0, 3\]')),
-    (lambda: spatial_attention(DENSE, 'max'), ('kind', "'max'", "'gap', 'cam', 'none'")),
-    (lambda: spatial_attention(DENSE, activation='gelu'), ('activation', "'gelu'", "'relu', 'softmax'")),
+    (lambda: sample_dirichlet(3, 5, 1., length=6), ('length', 'got 6', r'at most.*\(5\)')),
     (lambda: spatial_attention(DENSE, 'cam', target=TARGET), ('classifier_weight', "'cam'", 'None')),
     (lambda: spatial_attention(DENSE, 'cam', classifier_weight=LOGITS), ('target', "'cam'", 'None')),
     (lambda: spatial_attention(DENSE, 'cam', classifier_weight=torch.zeros(3, 7), target=TARGET),
         ('classifier_weight', r'\[c, 3\]', r'\[3, 7\]')),
     (lambda: spatial_attention(DENSE, 'cam', classifier_weight=torch.zeros(2, 3), target=TARGET),
         ('target', r'0\.\.1', 'got 2')),
-    (lambda: dense_weights(WEIGHTS, ATTENTION), ('lam', r'\[r, n, b\]', r'\[5, 4\]')),
     (lambda: dense_weights(WEIGHTS[None], ATTENTION), ('attention', r'\[4, 1\]', r'\[4, 2\]')),
-    (lambda: dense_weights(WEIGHTS[None], ATTENTION[0]), ('attention', r'\[4, 1\]', r'\[2\]')),
     (lambda: interpolate(WEIGHTS, torch.zeros(5, 3)), ('values', r'\[5, 3\]', r'\[5, 4\]')),
     (lambda: interpolate(WEIGHTS, DENSE), ('values', r'\[4, 2, 3\]', r'weights \[5, 4\]')),
-    (lambda: interpolate(WEIGHTS[0], LOGITS), ('weights', r'\[n, b\] or \[r, n, b\]', r'\[4\]')),
-    (lambda: interpolate(WEIGHTS, TARGET), ('values', 'floating-point', 'int64')),
-], ids=case_id)
-def test_bad_inputs_of_attention_and_weights(call, parts):
-    raises(call, *parts)
-
-
-BAD_LOSS_INPUTS = {
-    'logits of one dimension': (LOGITS[0], TARGET, ('logits', r'\[b, c\] or \[b, r, c\]', r'\[3\]')),
-    'logits of integers': (LOGITS.long(), TARGET, ('logits', 'floating-point', 'int64')),
-    'logits in a list': ([[0.]], TARGET, ('logits', 'tensor', 'list')),
-    'logits without an example': (LOGITS[:0], TARGET[:0], ('logits', 'empty', r'\[0, 3\]')),
-    'logits without a class': (LOGITS[:, :0], TARGET, ('logits', 'empty', r'\[4, 0\]')),
-    'NaN logits': (LOGITS / 0., TARGET, ('logits', 'finite', '12')),
-    'an infinite logit': (LOGITS.masked_fill(torch.eye(4, 3).bool(), INF), TARGET, ('logits', 'finite', 'got 3')),
-    'a label too high': (LOGITS, TARGET + 1, ('target', r'0\.\.2', 'got 3')),
-    'a label too low': (LOGITS, TARGET - 1, ('target', r'0\.\.2', 'got -1')),
-    'too few labels': (LOGITS, TARGET[:2], ('target', r'\[4\]', r'\[2\]')),
-    'real labels': (LOGITS, TARGET.float(), ('target', 'integer', 'float32')),
-    'boolean labels': (LOGITS, TARGET.bool(), ('target', 'integer', 'bool')),
-    'labels in a list': (LOGITS, [0, 1, 2, 0], ('target', 'tensor', 'list')),
-    'soft targets of other classes': (LOGITS, torch.zeros(4, 5), ('target', r'\[4, 3\]', r'\[4, 5\]')),
-    'soft targets of integers': (LOGITS, SOFT.long(), ('target', 'floating-point', 'int64')),
-    'negative soft targets': (LOGITS, -SOFT, ('target', '>= 0', 'negative')),
-    'NaN soft targets': (LOGITS, SOFT * NAN, ('target', 'finite', 'NaN')),
-    'targets of three dimensions': (LOGITS, DENSE, ('target', r'\[4\].*\[4, 3\]', r'\[4, 2, 3\]')),
-}
-
-
-@pytest.mark.parametrize('loss', [
-    lambda logits, target: mixed_cross_entropy(logits, target, WEIGHTS),
-    MultiMixLoss(5),
-    MultiMixLoss(5, criterion=BCE),
-    lambda logits, target: mix(MultiMixLoss(5), logits, target),
-], ids=['function', 'loss', 'other criterion', 'mix'])
-@pytest.mark.parametrize('logits, target, parts', BAD_LOSS_INPUTS.values(), ids=BAD_LOSS_INPUTS)
-def test_bad_logits_and_targets(logits, target, parts, loss):
-    raises(lambda: loss(logits, target), *parts)
-
-
-@pytest.mark.parametrize('call, parts', [
     (lambda: mixed_cross_entropy(LOGITS, TARGET, WEIGHTS[:, :3]), ('weights', r'\[n, 4\]', r'\[5, 3\]')),
     (lambda: mixed_cross_entropy(LOGITS, TARGET, WEIGHTS[:0]), ('weights', 'n >= 1', r'\[0, 4\]')),
     (lambda: mixed_cross_entropy(LOGITS, TARGET, []), ('weights', 'n >= 1')),
     (lambda: mixed_cross_entropy(DENSE, TARGET, WEIGHTS), ('weights', r'\[2, n, 4\]', r'\[5, 4\]')),
     (lambda: mixed_cross_entropy(LOGITS, TARGET, [WEIGHTS, WEIGHTS.long()]), ('weights', 'floating', 'int64')),
-    (lambda: mixed_cross_entropy(LOGITS, TARGET, WEIGHTS, label_smoothing=1.5), ('label_smoothing', '<= 1', '1.5')),
-    (lambda: mixed_cross_entropy(LOGITS, TARGET, WEIGHTS, implementation='fast'),
-        ('implementation', "'auto', 'chunked', 'compiled', 'triton', 'reference'", "'fast'")),
     (lambda: mixed_cross_entropy(LOGITS.double(), TARGET, WEIGHTS, implementation='triton'),
         ('implementation', 'float32', 'CUDA', 'float64 on cpu')),
     (lambda: MultiMixLoss(5, length=5)(LOGITS, TARGET), ('length', r'batch size \(4\)', 'got 5')),
     (lambda: MultiMixLoss(5)(LOGITS, TARGET, ATTENTION), ('attention', r'\[b, r, c\]', r'\[4, 3\]')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION.t()), ('attention', r'\[4, 2\]', r'\[2, 4\]')),
+    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION * NAN), ('attention', 'finite', 'got 8 NaN')),
+    (lambda: MultiMixLoss(5)(DENSE, TARGET, -ATTENTION), ('attention', '>= 0', 'got -0.5')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, CLEAN[:2]), ('clean_logits', r'\[4, 3\]', r'\[2, 3\]')),
-    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
+    (lambda: MultiMixLoss(5)(LOGITS, TARGET, teacher_logits=DENSE), ('teacher_logits', r'\[4, 3\]', r'\[4, 2, 3\]')),
+    (lambda: MultiMixLoss(5)(LOGITS, TARGET, teacher_logits=LOGITS / 0.), ('teacher_logits', 'finite', '12')),
     (lambda: mix(MultiMixLoss(5), DENSE, TARGET, ATTENTION, SOFT[:, :2]), ('clean_logits', r'\[4, 3\]', r'\[4, 2\]')),
     (lambda: mix(MultiMixLoss(5), LOGITS, TARGET, lam=WEIGHTS[:, :3]), ('weights', r'\[5, 3\]')),
+    (lambda: Settings(input_prob='auto'), ('input_prob', 'number', "'auto', which strength='auto' replaces")),
+    (lambda: Settings(strength='auto', multi_label=True), ('strength must be a number with multi_label=True',)),
+    (lambda: MultiMixTask(build('vit'), BCE, dict(smoothing=0.1)), ('criterion or criterion_kwargs', 'smoothing')),
 ], ids=case_id)
-def test_bad_inputs_of_the_loss(call, parts):
+def test_values_that_do_not_fit_each_other(call, parts):
     raises(call, *parts)
 
 
-SETTINGS = [
-    (dict(num_tuples=0), ('num_tuples', '>= 1', 'got 0')),
-    (dict(length=1.5), ('length', 'integer', '1.5')),
-    (dict(clean_weight=-1.), ('clean_weight', '>= 0 and <= 1000', '-1')),
-    (dict(concentration='batch'), ('concentration', "'example', 'total'", "'batch'")),
-    (dict(implementation='cuda'), ('implementation', "'triton', 'reference'", "'cuda'")),
-    (dict(attention='max'), ('attention', "'gap', 'cam', 'none'", "'max'")),
-    (dict(activation='gelu'), ('activation', "'relu', 'softmax'", "'gelu'")),
-    (dict(alpha=-1.), ('alpha', '> 0', '-1')),
-    (dict(alpha=(2., 0.5)), ('alpha', r'\(2.0, 0.5\)', 'low <= high')),
-    (dict(mode='pair'), ('mode', "'multimix', 'dense-multimix'", "'pair'")),
-    (dict(mode=None), ('mode', "'multimix', 'dense-multimix'", 'None')),
-]
-SWITCHES = [
-    (dict(prob=1.1), ('prob', '<= 1', '1.1')),
-    (dict(switch_prob=-0.1), ('switch_prob', '>= 0', '-0.1')),
-    (dict(mixup_alpha=-1.), ('mixup_alpha', '>= 0', '-1')),
-    (dict(cutmix_alpha=-1.), ('cutmix_alpha', '>= 0', '-1')),
-    (dict(cutmix_alpha=NAN), ('cutmix_alpha', 'finite', 'nan')),
-    (dict(cutmix_minmax=(0.8, 0.2)), ('cutmix_minmax', r'\(0.8, 0.2\)', 'min < max')),
-    (dict(cutmix_minmax=(0.2,)), ('cutmix_minmax', r'\(0.2,\)', r'\(min, max\)')),
-    (dict(cutmix_minmax=0.3), ('cutmix_minmax', '0.3', r'\(min, max\)')),
-]
-
-
-@pytest.mark.parametrize('kwargs, parts', SETTINGS, ids=case_id)
-def test_bad_settings(kwargs, parts):
-    raises(lambda: MultiMix(num_classes=NUM_CLASSES, **kwargs), *(parts[:1] if 'implementation' in kwargs else parts))
-    raises(lambda: MultiMixTask(build('vit'), verbose=False, **kwargs), *parts)
-    raises(lambda: MultiMixHead(build('vit'), **kwargs), *parts)
-    if not {'mode', 'attention', 'activation'} & set(kwargs):
-        raises(lambda: MultiMixLoss(**kwargs), *parts)
-
-
-@pytest.mark.parametrize('kwargs, parts', SWITCHES, ids=case_id)
-def test_bad_settings_of_switching(kwargs, parts):
-    raises(lambda: MultiMix(num_classes=NUM_CLASSES, **kwargs), *parts)
-    raises(lambda: MultiMixTask(build('vit'), verbose=False, **kwargs), *parts)
-
-
-def test_bad_uses_of_the_drop_in():
-    x, target = images('vit', 4), labels(4)
-    raises(lambda: MultiMix(num_classes=NUM_CLASSES)(x, target), "mode 'multimix'", r'attach\(model\)')
-    raises(lambda: MultiMix(num_classes=5).attach(build('vit')), 'num_classes', '7', 'got 5')
-    raises(lambda: MultiMix(num_classes=0), 'num_classes', '>= 1', 'got 0')
-    raises(lambda: MultiMix(label_smoothing=2.), 'label_smoothing', '<= 1', 'got 2')
-    raises(lambda: MultiMix(mixup_alpha=(0.5, 2.)), 'mixup_alpha', 'number >= 0', r'\(0.5, 2.0\)')
-    raises(lambda: MultiMix(alpha=-1.), 'alpha', '> 0', 'got -1')
-    for kwargs in ({}, dict(cutmix_alpha=1., input_prob=1.), dict(prob=0.)):
-        mixup_fn = MultiMix(num_classes=NUM_CLASSES, num_tuples=5, **kwargs).attach(build('vit').train())
-        raises(lambda f=mixup_fn: f(x, target + NUM_CLASSES), 'target', r'0\.\.6')
-        raises(lambda f=mixup_fn: f(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
-    model = build('vit').train()
-    MultiMix(num_classes=NUM_CLASSES, num_tuples=5).attach(model).__call__(x, target)
-    raises(lambda: model(x[:2]), '4 images', 'got 2')
-
-
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('kwargs', [{}, dict(cutmix_alpha=1., input_prob=1.), dict(prob=0.)], ids=str)
-def test_bad_targets_of_a_task(kwargs, mode):
-    task = MultiMixTask(build('vit'), mode=mode, verbose=False, **kwargs)
+def test_bad_targets_of_the_drop_in_and_the_task(kwargs, mode):
+    mixup_fn = MultiMix(num_classes=NUM_CLASSES, num_tuples=5, mode=mode, **kwargs)
     x, target = images('vit', 4), labels(4)
-    raises(lambda: task(x, target + NUM_CLASSES), 'target', r'0\.\.6')
-    raises(lambda: task(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
-
-
-def test_bad_uses_of_a_teacher():
-    model, target = build('vit'), labels(4)
-    raises(lambda: MultiMixTask(model.half(), teacher_decay=0.9, verbose=False), 'teacher_decay', 'float16', '0.9')
-    kwargs = dict(teacher_decay=0.9, verbose=False)
-    raises(lambda: MultiMixTask(build('vit'), multi_label=True, **kwargs), 'cross-entropy', 'multi_label')
-    with pytest.raises(TypeError, match='NoneType'):
-        MultiMixTask(build('vit'), **kwargs)(None, target)
-    raises(lambda: MultiMixTask(build('vit'), **kwargs)(images('vit', 8), target.tolist()), 'target', 'list')
-
-
-def test_bad_criterion_kwargs():
-    model = build('vit')
-    raises(lambda: MultiMixTask(model, nn.CrossEntropyLoss(), dict(smoothing=0.1)), 'criterion_kwargs', 'smoothing')
-    raises(lambda: MultiMixTask(model, criterion_kwargs=dict(smoothing=5.)), 'smoothing', '<= 1', '5')
+    raises(lambda: mixup_fn(x, target), f"mode '{mode}'", r'attach\(model\)')
+    for call in (MultiMixTask(build('vit'), mode=mode, verbose=False, **kwargs), mixup_fn.attach(build('vit').train())):
+        raises(lambda call=call: call(x, target + NUM_CLASSES), 'target', r'0\.\.6')
+        raises(lambda call=call: call(x, target[:3]), 'target', r'\[4\]', r'\[3\]')
+    raises(lambda: MultiMix(num_classes=5, mode=mode).attach(build('vit')), 'num_classes', '7', 'got 5')
 
 
 def distilled():
@@ -231,7 +91,7 @@ def distilled():
     return model
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('make, parts', [
     (lambda: build('resnet', num_classes=0), ('test_resnet', 'num_classes=0', 'num_classes >= 1')),
     (distilled, (r'call set_distilled_training\(False\)',)),
@@ -242,6 +102,7 @@ def test_models_that_no_mode_can_train_are_refused(make, parts, mode):
             lambda: MultiMixHead(model, mode),
             lambda: MultiMixTask(model, mode=mode, verbose=False),
             lambda: MultiMix(mode=mode).attach(model),
+            lambda: MixupETask(model, verbose=False),
     ):
         raises(call, *parts)
 
@@ -252,14 +113,14 @@ def test_dense_needs_a_timm_model(model):
     mixup_fn = MultiMix(mode='dense-multimix')
     raises(lambda: mixup_fn.attach(model), type(model).__name__, 'forward_head')
     assert 'forward' not in vars(model), 'a refused model stays as it was'
-    for mode in ('multimix', 'dense-multimix'):
+    for mode in MODES:
         raises(lambda mode=mode: MultiMixHead(model, mode), f'{type(model).__name__} has no forward_', 'MultiMixLoss')
 
 
 ONE = 'cross-entropy needs at least 2 classes'
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('training', [True, False])
 def test_one_class_is_refused_under_cross_entropy(training, mode):
     """Its probability is always 1, so the loss would be 0 and the accuracy 100 %."""
@@ -279,7 +140,7 @@ def test_one_class_is_refused_under_cross_entropy(training, mode):
     raises(lambda: MultiMix(num_classes=1), 'num_classes', ONE, 'multi_label=True')
 
 
-@pytest.mark.parametrize('mode', ['multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', MODES)
 def test_one_class_works_under_binary_cross_entropy(mode):
     model, x, target = build('resnet', num_classes=1), images('resnet', 4), torch.tensor([[0.], [1.], [1.], [0.]])
     bce = BinaryCrossEntropy()

@@ -8,7 +8,7 @@ from timm.loss import SoftTargetCrossEntropy
 from tests.support.models import Positions
 from tests.support.strategies import alphas, batch_sizes, booleans, implementations, many, seeds
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss
-from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS, dense_weights, sample_dirichlet, spatial_attention
+from timm_multimix.functional import ACTIVATIONS, CONCENTRATIONS
 from timm_multimix.rows import mix
 
 BATCHES = st.sampled_from(['random', 'one class', 'identical images', 'identical images of one class'])
@@ -89,30 +89,6 @@ def test_ordinary_images_keep_their_gradient_beside_the_largest_logits(implement
     torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-4, atol=0.)
 
 
-@many
-@given(seeds, st.integers(1, 300), st.integers(1, 9), st.integers(1, 4), alphas, st.sampled_from(CONCENTRATIONS))
-def test_attention_of_zero_falls_back_to_valid_weights(seed, batch_size, num_tuples, positions, alpha, concentration):
-    torch.manual_seed(seed)
-    lam = sample_dirichlet(num_tuples, batch_size, alpha, concentration=concentration, positions=positions)
-    attention = torch.rand(batch_size, positions) * (torch.rand(batch_size, 1) < 0.5)  # zero for some images or all
-    weights = dense_weights(lam, attention)
-    assert (weights >= 0.).all() and (weights.sum(dim=-1) - 1.).abs().max() < 1e-6
-    assert torch.equal(dense_weights(lam, attention * 0.), lam)
-    nothing = spatial_attention(torch.zeros(batch_size, positions, 3))
-    torch.testing.assert_close(nothing, torch.full_like(nothing, 1. / positions))
-    logits = torch.randn(batch_size, positions, 3, requires_grad=True)
-    loss = MultiMixLoss(num_tuples, alpha=alpha, concentration=concentration)(
-        logits, torch.randint(3, (batch_size,)), attention * data_scale(seed))
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
-    assert logits.grad.sum(dim=-1).abs().max() < 1e-6
-
-
-def data_scale(seed):
-    """Return a scale that makes attention zero, so small that division by its sum would lose digits, or ordinary."""
-    return (0., 1e-38, 1.)[seed % 3]
-
-
 def make_images(kind, batch_size, size, scale, num_classes):
     images, target = make_batch(kind, scale * torch.randn(batch_size, 3, size, size), num_classes, soft=False)
     if kind == 'random':
@@ -120,55 +96,38 @@ def make_images(kind, batch_size, size, scale, num_classes):
     return images, target
 
 
-model_cases = given(
+@fewer
+@given(
     seeds, batch_sizes, st.sampled_from([2, 7]), alphas, BATCHES, st.sampled_from(['multimix', 'dense-multimix']),
-    st.integers(1, 3), st.floats(-3., 4.).map(lambda exponent: 10. ** exponent), st.data())
-
-
-@fewer
-@model_cases
-def test_the_head_on_extreme_batches(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
-    torch.manual_seed(seed)
-    model = Positions(num_classes)
-    dense = {}
-    if mode == 'dense-multimix':
-        dense.update(input_size=(3, size, size), activation=data.draw(st.sampled_from(ACTIVATIONS)))
-    head = MultiMixHead(
-        model, mode, num_tuples=data.draw(st.integers(1, 20)), alpha=alpha, clean_weight=data.draw(st.floats(0., 2.)),
-        concentration=data.draw(st.sampled_from(CONCENTRATIONS)), **dense)
-    images, target = make_images(kind, batch_size, size, scale, num_classes)
-    assert torch.equal(head(model.forward_features(images)), model(images))
-    loss = head(model.forward_features(images), target)
-    loss.backward()
-    check(loss, model, scale)
-
-
-@fewer
-@model_cases
-def test_the_drop_in_on_extreme_batches(seed, batch_size, num_classes, alpha, kind, mode, size, scale, data):
+    st.integers(1, 3), st.floats(-3., 4.).map(lambda exponent: 10. ** exponent), booleans, st.data())
+def test_head_and_drop_in_on_extreme_batches(
+        seed, batch_size, num_classes, alpha, kind, mode, size, scale, is_head, data):
     torch.manual_seed(seed)
     model = Positions(num_classes).train()
-    smoothing = data.draw(st.floats(0., 1.))
-    mixup_fn = MultiMix(
-        alpha=alpha, num_tuples=data.draw(st.integers(1, 20)), mode=mode, num_classes=num_classes,
-        label_smoothing=smoothing, clean_weight=data.draw(st.sampled_from([0., 1.])) if batch_size <= 64 else 0.,
-        **(dict(input_size=(3, size, size)) if mode == 'dense-multimix' else {}),
-    ).attach(model)
+    kwargs = dict(
+        mode=mode, alpha=alpha, num_tuples=data.draw(st.integers(1, 20)), label_smoothing=data.draw(st.floats(0., 1.)),
+        concentration=data.draw(st.sampled_from(CONCENTRATIONS)))
+    if mode == 'dense-multimix':
+        kwargs.update(input_size=(3, size, size), activation=data.draw(st.sampled_from(ACTIVATIONS)))
     images, target = make_images(kind, batch_size, size, scale, num_classes)
     before = images.clone()
-    x, y = mixup_fn(images, target)
-    logits = model(x)
-    loss = SoftTargetCrossEntropy()(logits, y)
+    if is_head:
+        head = MultiMixHead(model, clean_weight=data.draw(st.floats(0., 2.)), **kwargs)
+        assert torch.equal(head(model.forward_features(images)), model(images))
+        loss = head(model.forward_features(images), target)
+    else:
+        mixing = data.draw(st.sampled_from([{}, dict(mixup_alpha=1.), dict(cutmix_alpha=1.)]))
+        clean_weight = data.draw(st.sampled_from([0., 1.])) if batch_size <= 64 else 0.
+        mixup_fn = MultiMix(num_classes=num_classes, clean_weight=clean_weight, **mixing, **kwargs).attach(model)
+        x, y = mixup_fn(images, target)
+        logits = model(x)
+        loss = SoftTargetCrossEntropy()(logits, y)
+        assert logits.shape == y.shape and torch.isfinite(logits).all()
+        assert (y >= 0.).all() and (y.sum(dim=-1) - 1.).abs().max() < 1e-5
+        if kind.endswith('one class') and kwargs['label_smoothing'] == 0.:
+            assert (y[:, target[0]] - 1.).abs().max() < 1e-5
     loss.backward()
     assert torch.equal(images, before)
-    assert logits.shape == y.shape and torch.isfinite(logits).all()
-    assert (y >= 0.).all() and (y.sum(dim=-1) - 1.).abs().max() < 1e-5
-    if kind.endswith('one class') and smoothing == 0.:
-        assert (y[:, target[0]] - 1.).abs().max() < 1e-5
-    check(loss, model, scale)
-
-
-def check(loss, model, scale):
     assert torch.isfinite(loss) and loss >= -1e-5 * (1. + scale)
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     # the bias gets the sum of the gradients of all logits, which sum to zero over the classes

@@ -1,5 +1,4 @@
 """A law for models: what is trained is what is validated, however a model was changed, and whenever."""
-import copy
 import types
 
 import pytest
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
 
 from tests.support.models import NUM_CLASSES, labels
+from tests.support.tensors import CLONES
 from timm_multimix import MultiMix, MultiMixHead, MultiMixTask
 from timm_multimix.settings import MODES
 
@@ -243,14 +243,17 @@ def test_a_compiled_step_sees_a_new_classifier(fullgraph):
     assert model.fc.weight.grad is not None
 
 
-def test_copies_see_a_new_classifier_of_their_own():
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('clone', CLONES.values(), ids=CLONES)
+def test_copies_see_a_new_classifier_of_their_own(clone, mode):
     model = Small()
-    head = MultiMixHead(model, num_tuples=8, clean_weight=0.)
-    copied_model, copied = copy.deepcopy((model, head))
+    head = MultiMixHead(model, mode, num_tuples=8, clean_weight=0.)
+    copied_model, copied = clone((model, head))
     copied_model.fc = nn.Linear(8, NUM_CLASSES)
     copied(copied_model.forward_features(X), TARGET).backward()
-    assert copied_model.fc.weight.grad is not None
-    assert head.dense.classifier is model.fc and copied.dense.classifier is copied_model.fc
+    assert copied.model is copied_model and copied_model.fc.weight.grad is not None and model.fc.weight.grad is None
+    if mode == 'dense-multimix':
+        assert head.dense.classifier is model.fc and copied.dense.classifier is copied_model.fc
 
 
 def test_a_new_head_must_fit_the_options():

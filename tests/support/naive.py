@@ -24,47 +24,32 @@ def cross_entropy(logits, target):
     return -sum(y * (s - log_partition) for y, s in zip(target, logits, strict=True))
 
 
-def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0.):
-    """Mix the embeddings, then classify them: z `[b, d]` with Λ `[n, b]`, or `[b, r, d]` with `[r, n, b]`."""
-    if embeddings.ndim == 2:
-        embeddings, lam = embeddings.unsqueeze(1), lam.unsqueeze(0)
-    num_positions, num_tuples, batch_size = lam.shape
-    num_classes = weight.shape[0]
-    targets = soft_targets(target, num_classes, label_smoothing)
-    terms = []
-    for j in range(num_positions):
-        for k in range(num_tuples):
-            mixed_embedding = sum(lam[j, k, i] * embeddings[i, j] for i in range(batch_size))
-            mixed_target = sum(lam[j, k, i] * targets[i] for i in range(batch_size))
-            logits = [weight[c].dot(mixed_embedding) + bias[c] for c in range(num_classes)]
-            terms.append(cross_entropy(torch.stack(logits), mixed_target))
-    return sum(terms) / len(terms)
-
-
 def probabilities(logits):
     exp = [(s - logits.max().detach()).exp() for s in logits]
     return torch.stack([e / sum(exp) for e in exp])
 
 
-def distillation_loss(student, teacher, target, lam, gamma, label_smoothing=0.):
-    """Compute γ·H(ΛY, p) + (1 - γ)·H(p', p), the mean over tuples and positions, with one Λ for Y, p and p'.
+def multimix_loss(embeddings, weight, bias, target, lam, label_smoothing=0., teacher=None, gamma=None):
+    """Mix the embeddings, then classify them: z `[b, d]` with Λ `[n, b]`, or `[b, r, d]` with `[r, n, b]`.
 
-    `student` and `teacher` are (embeddings, weight, bias), shapes as in `multimix_loss`; the teacher is a constant.
+    With a teacher, constant (embeddings, weight, bias), it is γ·H(ΛY, p) + (1 - γ)·H(p', p), with one Λ for all.
     """
-    embeddings, weight, bias = student
-    teacher_embeddings, teacher_weight, teacher_bias = (x.detach() for x in teacher)
     if embeddings.ndim == 2:
-        embeddings, teacher_embeddings, lam = embeddings.unsqueeze(1), teacher_embeddings.unsqueeze(1), lam.unsqueeze(0)
+        embeddings, lam = embeddings.unsqueeze(1), lam.unsqueeze(0)
+        teacher = None if teacher is None else (teacher[0].unsqueeze(1), *teacher[1:])
     targets = soft_targets(target, weight.shape[0], label_smoothing)
     terms = []
     for j in range(lam.shape[0]):
-        for k in range(lam.shape[1]):
-            members = range(lam.shape[2])
-            logits = weight @ sum(lam[j, k, i] * embeddings[i, j] for i in members) + bias
-            teacher_logits = teacher_weight @ sum(lam[j, k, i] * teacher_embeddings[i, j] for i in members)
-            mixed_target = sum(lam[j, k, i] * targets[i] for i in members)
-            distilled = cross_entropy(logits, probabilities(teacher_logits + teacher_bias))
-            terms.append(gamma * cross_entropy(logits, mixed_target) + (1. - gamma) * distilled)
+        for row in lam[j]:
+            def mix(values, row=row):
+                return sum(w * value for w, value in zip(row, values, strict=True))
+
+            logits = weight @ mix(embeddings[:, j]) + bias
+            term = cross_entropy(logits, mix(targets))
+            if teacher is not None:
+                z, w, b = (x.detach() for x in teacher)
+                term = gamma * term + (1. - gamma) * cross_entropy(logits, probabilities(w @ mix(z[:, j]) + b))
+            terms.append(term)
     return sum(terms) / len(terms)
 
 

@@ -1,5 +1,6 @@
 """The parts of timm's train.py (1.0.23 and newer) that matter to the launcher: the loader mixes if --mixup or --cutmix
-is given, the task is a ClassificationTask, and the scheduler is stepped after each epoch."""
+is given, the task is a ClassificationTask, and the scheduler is stepped after each epoch. --record names a file for a
+record of the run."""
 import argparse
 import json
 import os
@@ -17,37 +18,16 @@ from timm.utils import get_outdir, init_distributed_device
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 parser = argparse.ArgumentParser()
-parser.add_argument('--data-dir')
-parser.add_argument('--dataset', default='')
-parser.add_argument('--train-split', default='train')
-parser.add_argument('--val-split', default='validation')
-parser.add_argument('--model')
-parser.add_argument('--gp')
-parser.add_argument('--pretrained-path')
-parser.add_argument('--initial-checkpoint', default='')
-parser.add_argument('--resume', default='')
-parser.add_argument('--no-resume-opt', action='store_true')
-parser.add_argument('--output', default='')
-parser.add_argument('--device', default='cpu')
-parser.add_argument('--aa')
-parser.add_argument('--workers', type=int, default=0)
+for name, default in dict(
+        data_dir=None, dataset='', train_split='train', val_split='validation', model=None, gp=None, aa=None,
+        pretrained_path=None, initial_checkpoint='', resume='', output='', device='cpu', workers=0, epochs=2,
+        start_epoch=0, batch_size=8, opt='sgd', lr=0.01, sched='cosine', mixup=0., cutmix=0., mixup_mode='batch',
+        mixup_off_epoch=0, smoothing=0.1, kd_model_name=None, record=None).items():
+    parser.add_argument(f'--{name.replace("_", "-")}', default=default, type=str if default is None else type(default))
 parser.add_argument('--num-classes', type=int)
 parser.add_argument('--input-size', type=int, nargs=3)
-parser.add_argument('--epochs', type=int, default=2)
-parser.add_argument('--start-epoch', type=int, default=0)
-parser.add_argument('--batch-size', type=int, default=8)
-parser.add_argument('--opt', default='sgd')
-parser.add_argument('--lr', type=float, default=0.01)
-parser.add_argument('--sched', default='cosine')
-parser.add_argument('--mixup', type=float, default=0.)
-parser.add_argument('--cutmix', type=float, default=0.)
-parser.add_argument('--mixup-mode', default='batch')
-parser.add_argument('--mixup-off-epoch', type=int, default=0)
-parser.add_argument('--smoothing', type=float, default=0.1)
-parser.add_argument('--kd-model-name')
-parser.add_argument('--compile-task', action='store_true')
-parser.add_argument('--no-update-ema', action='store_true', help='as in older scripts')
-parser.add_argument('--record', help='JSON file for a record of the run')
+for flag in ('--no-resume-opt', '--compile-task', '--no-update-ema'):  # the last as in older scripts
+    parser.add_argument(flag, action='store_true')
 
 
 def main():

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from timm.utils import unwrap_model
 
 from timm_multimix import MultiMixHead, MultiMixTask
-from timm_multimix.distributed import gather_batches
 
 BATCH, CLASSES, SIZE = 3, 5, 32
 
@@ -40,17 +39,9 @@ def start(rank, folder):
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2, timeout=timedelta(minutes=2))
 
 
-def gather_rows(rank, folder):
-    rows = torch.arange(4.).reshape(2, 2).add(10. * rank).requires_grad_()
-    joined = gather_batches(rows)
-    (joined * torch.arange(8.).reshape(4, 2) * (rank + 1.)).sum().backward()
-    labels = gather_batches(torch.tensor([rank, rank + 5]))
-    torch.save((joined.detach(), rows.grad, labels), os.path.join(folder, f'{rank}.pt'))
-
-
-def one_step(rank, folder, mode, gather, kwargs):
+def one_step(rank, folder, mode, kwargs):
     images, labels = batches()
-    task = build(mode, gather=gather, **kwargs)
+    task = build(mode, gather=True, **kwargs)
     task.prepare_distributed(device_ids=None)
     torch.manual_seed(2)  # the same tuples in both processes as in one
     result = task(images[rank], labels[rank])
@@ -103,39 +94,30 @@ def head_alone(rank, folder):
     torch.save(message, os.path.join(folder, f'{rank}.pt'))
 
 
-def three_steps(rank, folder, mode):
-    """Train on each process's own data and draws; the weights must stay the same in both."""
-    task = build(mode)
-    task.prepare_distributed(device_ids=None)
-    task.setup_ema(decay=0.9)
-    optimizer = torch.optim.SGD(task.get_eval_model().parameters(), lr=0.1, momentum=0.9)
+def three_steps(rank, folder, mode, teacher):
+    """Train on each process's own data and draws, so own statistics of batch norms; the weights start different.
+
+    Without a count of steps, no first update makes each average a copy of its model.
+    """
     torch.manual_seed(rank)
-    losses = []
+    kwargs = dict(teacher_decay=0.9, single_view=True) if teacher else {}
+    model = timm.create_model('test_resnet', num_classes=CLASSES)
+    task = MultiMixTask(model, mode=mode, num_tuples=20, verbose=False, **kwargs)
+    task.prepare_distributed(device_ids=None)
+    if not teacher:
+        task.setup_ema(decay=0.9)
+    optimizer = torch.optim.SGD(task.get_eval_model().parameters(), lr=0.1, momentum=0.9)
+    losses, states = [], []
     for step in range(3):
         images, labels = batches(step)
         loss = task(images[rank], labels[rank])['loss']
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        task.update_ema(step=step + 1)
-        losses.append(loss.item())
-    states = [copy.deepcopy(unwrap_model(task.get_eval_model(ema=ema)).state_dict()) for ema in (False, True)]
-    torch.save((losses, *states), os.path.join(folder, f'{rank}.pt'))
-
-
-def teacher_steps(rank, folder):
-    """Train with a teacher, on own data, so own batch norm statistics, and weights that only DDP makes equal."""
-    torch.manual_seed(rank)
-    model = timm.create_model('test_resnet', num_classes=CLASSES)
-    task = MultiMixTask(model, num_tuples=20, teacher_decay=0.9, single_view=True, verbose=False)
-    task.prepare_distributed(device_ids=None)
-    optimizer = torch.optim.SGD(task.get_eval_model().parameters(), lr=0.1)
-    states = []
-    for step in range(3):
-        images, labels = batches(step)
-        task(images[rank], labels[rank])['loss'].backward()
-        optimizer.step()
-        optimizer.zero_grad()
         task.update_ema()
-        states.append(copy.deepcopy(task.teacher.model.state_dict()))
-    torch.save(states, os.path.join(folder, f'{rank}.pt'))
+        losses.append(loss.item())
+        states.append(copy.deepcopy(unwrap_model(task.get_eval_model(ema=True)).state_dict()))
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    if not teacher:  # an ordinary average has the statistics of its own process
+        states = [{name: state[name] for name in weights} for state in states]
+    torch.save((losses, states, weights), os.path.join(folder, f'{rank}.pt'))

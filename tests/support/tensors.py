@@ -1,7 +1,12 @@
-"""Random weights and targets, shapes of problems, and the tolerance for results in float64."""
+"""Random weights and targets, shapes of problems, seeded calls, and the tolerance for results in float64."""
+import copy
+import pickle
+
 import torch
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
+EXACT = dict(rtol=0., atol=0.)
+CLONES = dict(deepcopy=copy.deepcopy, pickle=lambda x: pickle.loads(pickle.dumps(x)))
 ANYWHERE = ('chunked', 'reference')  # implementations for any device, dtype and machine
 SHAPES = {  # b, m, n, r (None: pooled), c, d
     'pooled': (4, 4, 6, None, 5, 3),
@@ -30,3 +35,8 @@ def random_target(kind, batch_size, num_classes):
     if kind == 'soft':
         return torch.rand(batch_size, num_classes, dtype=torch.float64).softmax(dim=-1)
     return (torch.rand(batch_size, num_classes) < 0.5).double()  # rows that do not sum to 1, some all zero
+
+
+def seeded(function, *args, seed=3, **kwargs):
+    torch.manual_seed(seed)
+    return function(*args, **kwargs)

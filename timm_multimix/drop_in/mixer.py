@@ -10,14 +10,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import get_worker_info
 from typing_extensions import Unpack
 
-from .checks import UsageError, check_integer, check_several_classes, check_target
-from .embeddings import check_classifier
-from .functional import soft_targets
-from .head import HeadOutput, MultiMixHead
-from .input_mixing import InputMixing
-from .loss import MultiMixLoss
-from .rows import mix, mixed_rows, row_counts
-from .settings import DropInArguments, Settings
+from ..checks import UsageError, check_integer, check_several_classes, check_target
+from ..embeddings import check_classifier
+from ..functional import soft_targets
+from ..head import HeadOutput, MultiMixHead
+from ..input_mixing import InputMixing
+from ..loss import MultiMixLoss
+from ..rows import mix, mixed_rows, row_counts
+from ..settings import DropInArguments, Settings
+from .targets import PendingTargets, StaleTargets
 
 _logger = logging.getLogger(__name__)
 _COPIES = 6  # approximate memory of a criterion and its gradient, in copies of the rows
@@ -177,7 +178,7 @@ class MultiMix:
             target = target.float()  # multi-hot targets of any dtype, as timm's Mixup accepts
         check_target(target, x.shape[0], self.num_classes)
         if self._batch is not None and not self._batch.seen and self._batch.rows is not None:
-            self._batch.rows.__class__ = _StaleTargets
+            self._batch.rows.__class__ = StaleTargets
         what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
         is_smooth = what == 'none' or not self.settings.is_adaptive
         smoothing = (self.settings.label_smoothing or 0.) if is_smooth else 0.
@@ -206,7 +207,7 @@ class MultiMix:
             lam = self.loss.sample_weights(soft_target, num_tuples=num_tuples)
             return _Batch('embeddings', target, soft_target, mixed_rows(self.loss, lam, soft_target, soft_target), lam)
         empty = soft_target.new_full((), float('nan')).expand(num_rows, num_classes)
-        rows = torch.Tensor._make_subclass(_PendingTargets, empty)  # not a view, as as_subclass makes
+        rows = torch.Tensor._make_subclass(PendingTargets, empty)  # not a view, as as_subclass makes
         return _Batch('embeddings', target, soft_target, rows, num_tuples=num_tuples)
 
     def _positions(self, x: torch.Tensor) -> int:
@@ -277,34 +278,3 @@ class _Batch:
     lam: Optional[torch.Tensor] = None
     num_tuples: int = 0
     seen: bool = False
-
-
-class _PendingTargets(torch.Tensor):
-    """Targets that have no values: reading them in any way is an error. `__class__` is set to torch.Tensor later."""
-    problem = (
-        "the targets of mode 'dense-multimix' have no values before model(x): pass them to the criterion after it, "
-        'unchanged, and move images and labels to their device before mixup_fn(x, y)')
-    # what timm, DistributedDataParallel and torch.compile ask of a target before the forward: nothing about its values
-    _ALLOWED = frozenset((
-        *(getattr(torch.Tensor, name).__get__ for name in (
-            '_base', 'device', 'dtype', 'grad', 'is_leaf', 'is_mkldnn', 'is_nested', 'is_quantized', 'is_sparse',
-            'layout', 'ndim', 'requires_grad', 'shape')),
-        *(getattr(torch.Tensor, name) for name in (
-            '__len__', '_is_view', 'dim', 'is_conj', 'is_floating_point', 'is_neg', 'numel', 'size', 'storage_offset',
-            'stride', 'untyped_storage')),
-    ))
-
-    def __repr__(self) -> str:
-        return f'<{self.problem}>'
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in cls._ALLOWED:
-            return super().__torch_function__(func, types, args, kwargs)
-        raise UsageError(f'{cls.problem}; got {func.__name__}')
-
-
-class _StaleTargets(_PendingTargets):
-    problem = (
-        'these targets are of an earlier batch, which the model has not run on: call x, y = mixup_fn(x, y), model(x) '
-        'and the criterion in turn for every batch')
