@@ -24,8 +24,9 @@ from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
 from .training.cli.config import read_defaults
 from .training.cli.flag import Parser
+from .training.cli.flags import GROUPS
 from .training.cli.multimix import multimix_kwargs, needs_two_views
-from .training.cli.parser import FLAGS, GROUPS, check, create_parser
+from .training.cli.parser import check, create_parser
 from .training.cli.rules import check_data
 from .training.data.classes import check_classes, class_names, write_classes
 from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
@@ -71,7 +72,7 @@ def _run(script: str, argv: List[str]) -> None:
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """Return all arguments as train_timm.py would parse them, and the command line of the script."""
     parser = create_parser(**_HELP)
-    read_defaults(parser, FLAGS, argv)
+    read_defaults(parser, argv)
     args, _ = parser.parse_known_args(argv)
     check(args)
     if args.mixup_mode not in MODES:

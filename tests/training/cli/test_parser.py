@@ -3,7 +3,8 @@ import pytest
 
 from tests.training.cli.support import assert_refused, parse
 from timm_multimix.training.cli import parser
-from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args
+from timm_multimix.training.cli.flags import FLAGS
+from timm_multimix.training.cli.parser import create_parser, parse_args
 from timm_multimix.training.schedule import scaled_learning_rate
 
 

@@ -25,10 +25,6 @@ def each_number(text: str, holds: Callable[[float], bool]) -> Allowed:
     return Allowed(text, lambda value: all(map(holds, numbers(value))))
 
 
-def one_of(*names: str) -> Allowed:
-    return Allowed(f'be one of {", ".join(map(repr, names))}', lambda value: value in names)
-
-
 FROM_0 = each_number('be >= 0', lambda x: x >= 0)
 FROM_1 = each_number('be >= 1', lambda x: x >= 1)
 ABOVE_0 = each_number('be > 0', lambda x: x > 0)
@@ -45,29 +41,15 @@ class Given:
 
     def __init__(self, *names: str, values: Sequence[str] = (), why: str = ''):
         self.names, self.values, self.why = names, values, why
-
-    @property
-    def text(self) -> str:
-        if self.values:
-            return f'{flag_name(self.names[0])} {any_of(self.values)}'
-        return any_of([flag_name(name) for name in self.names])
-
-    def reason(self, separator: str) -> str:
-        return separator + self.why if self.why else ''
+        self.text = any_of([*map(flag_name, names)]) + (f' {any_of(values)}' if values else '')
 
 
 @dataclass(frozen=True, eq=False)
 class Flag:
-    """One flag.
+    """One flag, as argparse takes it, and the conditions on its value and on other flags.
 
-    Args:
-        names: All its names, or the name of a positional argument.
-        help: Help text, to which the default is added.
-        type, default, nargs, const, choices, metavar, action: As in argparse.
-        shown_default: Default that the help shows if `default` is None, which leaves the choice to the library.
-        allowed: The values that it accepts, among those of its type.
-        needs: Conditions that must all hold if it is given.
-        excludes: Conditions of which none may hold if it is given.
+    The conditions `needs` must all hold if it is given, and none of `excludes`. The help shows `shown_default` if the
+    library chooses the default.
     """
     names: Tuple[str, ...]
     help: str
@@ -90,7 +72,6 @@ class Flag:
 
     @property
     def dest(self) -> str:
-        """The name of the argument."""
         return self.name.lstrip('-').replace('-', '_')
 
     @property
@@ -110,7 +91,6 @@ class Flag:
         return value is not None and value != '' and value != self.default
 
     def add_to(self, parser: Any) -> None:
-        """Add the flag to a parser or to an argument group."""
         default = self.shown_default if self.default is None else self.default
         shown = '' if default in (None, '', {}, []) or default is False else f' (default: {_as_typed(default)})'
         given = {

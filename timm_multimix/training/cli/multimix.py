@@ -1,16 +1,18 @@
 """The flags of MultiMix and MixupE, and the arguments of the tasks that they set."""
 import argparse
 import inspect
+import re
 from typing import Any, Dict, Tuple, Union
 
 from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
+from ...checks import UsageError
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
-from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, MODES, PAPER, Settings
+from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MODES, PAPER, Settings
 from ...tasks.mixupe import MixupETask
 from ...tasks.multimix import MultiMixTask
-from .flag import FROM_0, FROM_1, SHARE, Allowed, Flag, Given, Group, each_number, flag
+from .flag import FROM_0, Flag, Given, Group, flag
 
 OUR_MODES = (*MODES, 'mixupe')
 _MULTIMIX = Given('mixup_mode', values=MODES)
@@ -49,25 +51,22 @@ _MODE = flag(
 
 _tuples = Settings().tuples
 _MULTIMIX_FLAGS = (
-    _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N', allowed=FROM_1,
+    _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N',
           help=f'tuples per step ({_tuples()}), or per position of dense-multimix ({DENSE_TUPLES} / positions, from '
                f'{DENSE_TUPLES_RANGE[0]} to {DENSE_TUPLES_RANGE[1]}: {_tuples(49)} at 49 positions, {_tuples(196)} at '
                '196)'),
     _flag('--multimix-alpha', _MULTIMIX, type=float, nargs='+', metavar='A',
-          help='Dirichlet concentration, or the ends of a range',
-          allowed=Allowed('be one number > 0, or a range of two, 0 < low <= high',
-                          lambda alpha: len(alpha) <= 2 and 0. < alpha[0] <= alpha[-1])),
+          help='Dirichlet concentration, or the ends of a range'),
     _flag('--multimix-concentration', _MULTIMIX, choices=CONCENTRATIONS,
           help='total: alpha is the sum over a tuple, whatever its length; example: alpha of each example'),
-    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M', allowed=FROM_1,
+    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M',
           help='examples per tuple (default: the whole batch)'),
-    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy',
-          allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
+    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy'),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
-          type=float, metavar='P', allowed=SHARE,
+          type=float, metavar='P',
           help='with --mixup or --cutmix, the share of mixed batches that mix images instead of embeddings'),
-    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S', allowed=SHARE,
+    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S',
           help='share of the batches that are mixed, in addition to --mixup-prob; auto: follows the training accuracy, '
                'from none below 0.7 to all above 0.95; then only batches that are not mixed have --smoothing'),
     _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
@@ -75,15 +74,16 @@ _MULTIMIX_FLAGS = (
     _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),
     _switch('--multimix-gather', _MULTIMIX, help='mix over the batches of all processes'),
     _flag('--multimix-teacher-decay', _MULTIMIX, Given('task', values=('classification',)),
-          type=float, metavar='D', allowed=SHARE,
+          type=float, metavar='D',
           help='self-distillation from a moving average of the model with this decay'),
     _switch('--multimix-teacher-warmup', _MULTIMIX, _TEACHER, help='warm up that decay'),
-    _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G', allowed=SHARE,
+    _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G',
           help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
     _switch('--multimix-paper', _MULTIMIX,
-            help='the literal setting of the paper, without label smoothing; for long schedules'),
+            help='the literal setting of the paper, without label smoothing; for long schedules',
+            excludes=(Given(*(f'multimix_{name}' for name in PAPER if name != 'num_tuples'), why='it sets that'),)),
 )
 
 _MIXUPE_FLAGS = (
@@ -159,6 +159,16 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         switch_prob=args.mixup_switch_prob,
     )
     return {**PAPER, **given} if args.multimix_paper else given
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Let the library check the ranges of our flags; its message then names the flag, not the argument."""
+    try:
+        Settings(**multimix_kwargs(args))
+    except UsageError as error:
+        name, problem = re.match(r'(\w+)\S* (.*)', str(error)).groups()
+        named = next((flag.name for flag in _MULTIMIX_FLAGS if _keyword(flag.dest) == name), name)
+        raise UsageError(f'{named} {problem}') from error
 
 
 def mixupe_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
