@@ -33,7 +33,7 @@ def args_of(**kwargs):
     (64.0, 5, {}, 50_000, 0.6, False),
 ])
 def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplog):
-    assert warn_if_at_chance(args_of(**kwargs), epoch, dict(top1=top1), num_images, chance) == warns
+    assert warn_if_at_chance(args_of(**kwargs), epoch, top1, num_images, lambda: chance) == warns
     assert ('83.3 % of the gradient' in caplog.text) == warns
 
 
@@ -46,7 +46,7 @@ def test_warning_at_chance(top1, epoch, kwargs, num_images, chance, warns, caplo
 def test_mixing_is_blamed_only_where_plain_training_would_learn(kwargs, kept, advice, caplog):
     args = args_of(**kwargs)
     assert gradient_kept(args) == pytest.approx(kept)
-    assert warn_if_at_chance(args, 5, dict(top1=10.), 50_000, 0.1)
+    assert warn_if_at_chance(args, 5, 10., 50_000, lambda: 0.1)
     assert advice in caplog.text
 
 

@@ -17,7 +17,7 @@ STAGES = dict(  # for each stage, the function that is made to fail
     data='train_timm.create_loaders',
     datasets='timm_multimix.training.data.loaders.create_datasets',
     task='train_timm.create_task',
-    optimizer='train_timm.optimized_module',
+    optimizer='train_timm.create_optimizer',
     resume='train_timm.resume',
     scheduler='timm_multimix.training.schedule.scheduler_kwargs',
     output='train_timm.Output',
@@ -36,7 +36,7 @@ LAUNCHED = dict(
 LIBRARY = {  # calls that may fail on a user's value, and the beginning of their message
     'timm_multimix.training.model.create_model': '--model test_resnet: ',
     'timm_multimix.training.data.datasets.create_dataset': 'train split of ',
-    'train_timm.create_optimizer_v2': '--opt sgd: ',
+    'timm_multimix.training.schedule.create_optimizer_v2': '--opt sgd: ',
     'timm_multimix.training.schedule.create_scheduler_v2': '--sched cosine: ',
 }
 

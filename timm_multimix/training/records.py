@@ -96,18 +96,11 @@ class Tracker:
         self.wandb = self.tensorboard = None
         if args.log_wandb:
             self.wandb = importlib.import_module('wandb')
-            run = call_library(
-                '--log-wandb',
-                self.wandb.init,
-                project=args.wandb_project,
-                name=name,
-                config=vars(args),
-                tags=args.wandb_tags,
-                resume='must' if args.wandb_resume_id else None,
-                id=args.wandb_resume_id or None,
-                errors=Exception,  # its own have no common class
-            )
-            if args.wandb_resume_id:
+            again = dict(resume='must', id=args.wandb_resume_id) if args.wandb_resume_id else {}
+            # its errors have no common class
+            run = call_library('--log-wandb', self.wandb.init, project=args.wandb_project, name=name,
+                               config=vars(args), tags=args.wandb_tags, **again, errors=Exception)
+            if again:
                 run.config.update(vars(args), allow_val_change=True)
                 last = run.summary.get('epoch')
                 if last is not None and last >= start_epoch:

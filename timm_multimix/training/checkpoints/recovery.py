@@ -23,13 +23,8 @@ class Recovery:
     for (a loader without workers draws then; timm's is one batch ahead), and after it. When a run resumes, the loader
     reads the finished batches again, unused, so that its order and its workers are where they were.
 
-    Args:
-        runtime: Where the run computes.
-        position: The place within the epoch where the resumed checkpoint was written, or None.
-        saver: Writes the checkpoints; None except in the primary process.
-        interval: Updates between checkpoints, 0 for none.
-        accum_steps: Batches per update.
-        batch_size: Must stay the same to continue within an epoch.
+    `position` is the place within the epoch where the resumed checkpoint was written, or None; `saver` is None except
+    in the primary process; `interval` counts updates, 0 for none.
     """
 
     def __init__(
@@ -42,9 +37,8 @@ class Recovery:
             accum_steps: int = 1,
             batch_size: int = 1,
     ):
-        self.runtime, self.device = runtime, runtime.device
-        self.position, self.saver, self.interval, self.accum_steps = position, saver, interval, accum_steps
-        self.batch_size = batch_size
+        self.runtime, self.device, self.position, self.saver = runtime, runtime.device, position, saver
+        self.interval, self.accum_steps, self.batch_size = interval, accum_steps, batch_size
         self.stop = StopRequest(runtime.distributed, runtime.device)
         self._stopping = False
 
@@ -156,8 +150,7 @@ def get_rng_state(device: torch.device) -> Dict[str, Any]:
         python=random.getstate(),
     )
     if device.type != 'cpu':
-        module, where = _accelerator(device)
-        state[device.type] = module.get_rng_state(*where).cpu()
+        state[device.type] = getattr(torch, device.type).get_rng_state().cpu()
     return state
 
 
@@ -168,9 +161,4 @@ def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
     np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
     random.setstate(state['python'])
     if device.type != 'cpu':
-        module, where = _accelerator(device)
-        module.set_rng_state(state[device.type], *where)
-
-
-def _accelerator(device: torch.device) -> Tuple[Any, tuple]:
-    return getattr(torch, device.type), () if device.type == 'mps' else (device,)
+        getattr(torch, device.type).set_rng_state(state[device.type])

@@ -2,7 +2,7 @@
 import argparse
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from timm.utils import ParseKwargs
 
@@ -133,6 +133,11 @@ class NamedValues(ParseKwargs):
             if not value.split('=', 1)[0].isidentifier() or '=' not in value:
                 raise argparse.ArgumentError(self, f'must be key=value, got {value!r}')
         super().__call__(parser, namespace, values, option_string)
+
+
+def take(args: argparse.Namespace, *names: str) -> Dict[str, Any]:
+    """Arguments of a function of timm that has the names of the flags."""
+    return {name: getattr(args, name) for name in names}
 
 
 def flag_name(name: str) -> str:

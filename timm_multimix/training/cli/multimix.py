@@ -2,6 +2,7 @@
 import argparse
 import inspect
 import re
+from functools import partial
 from typing import Any, Dict, Tuple, Union
 
 from timm.optim import get_optimizer_info
@@ -39,10 +40,7 @@ def _keyword(dest: str) -> str:
     return 'num_tuples' if keyword == 'tuples' else keyword
 
 
-def _switch(name: str, *needs: Given, **declaration: Any) -> Flag:
-    return _flag(name, *needs, action='store_true', **declaration)
-
-
+_switch = partial(_flag, action='store_true')
 _MODE = flag(
     '--mixup-mode', type=str, default='batch', choices=('batch', 'pair', 'elem', *OUR_MODES),
     help="batch, pair, elem: timm's Mixup of the images, active with --mixup or --cutmix; multimix, dense-multimix: "
@@ -137,6 +135,13 @@ def default_smoothing(args: argparse.Namespace) -> float:
     return 0. if args.mixup_mode in MODES and not leaves_batches_unmixed else 0.1
 
 
+def mixup_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+    """Keyword arguments that timm's Mixup, NaFlexMixup and `MultiMixTask` share."""
+    return dict(
+        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
+        multi_label=args.task == 'multilabel')
+
+
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
     """Keyword arguments of `MultiMixTask` that the flags set; the others keep the library's defaults."""
     given = _given(args, _MULTIMIX_FLAGS)
@@ -150,14 +155,7 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         given['cutmix_minmax'] = args.cutmix_minmax
     if is_second_order(args):
         given.setdefault('implementation', 'reference')
-    given.update(
-        mode=args.mixup_mode,
-        multi_label=args.task == 'multilabel',
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-    )
+    given.update(mixup_kwargs(args), mode=args.mixup_mode)
     return {**PAPER, **given} if args.multimix_paper else given
 
 
