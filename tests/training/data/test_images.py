@@ -88,7 +88,7 @@ def test_an_unreadable_image_ends_the_run(workers, train, data):
 
 
 @pytest.mark.parametrize('more', [['--no-prefetcher'], ['--train-img-sizes', '32'], ['--aug-splits', '2'],
-                                  ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9']])
+                                  ['--mixup-mode', 'multimix', '--multimix-teacher-decay', '0.9']], ids=' '.join)
 def test_an_unreadable_image_ends_the_run_with_every_kind_of_loader(more, train, data):
     CORRUPT['text'](data / 'train' / 'dog' / '3.png')
     code, error = train(*more)
