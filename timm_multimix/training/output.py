@@ -18,7 +18,7 @@ from .cli.parser import args_text
 from .data.classes import class_names, write_classes
 from .errors import RunFailed
 from .loop import Training
-from .records import Summary, Tracker, columns_of
+from .records import Summary, Tracker
 
 _logger = logging.getLogger('train')
 
@@ -41,7 +41,7 @@ class Output:
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         if self.folder != here:
             _logger.warning(f'{here} belongs to another run; this run is in {self.folder}.')
-        self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
+        self.summary = Summary(os.path.join(self.folder, 'summary.csv'), start_epoch)
         self.results: List[Dict[str, Any]] = []
         self.tracker = Tracker(args, name, self.folder, start_epoch)
         self.saver = AtomicCheckpointSaver(
