@@ -76,8 +76,7 @@ class StopRequest:
 def shield_workers(loader: Any) -> None:
     """Let the workers of a loader survive SIGTERM, because the training process still needs their data.
 
-    When Python exits, it sends the same signal to the remaining workers and waits for them. So a worker that gets it
-    checks whether the program is exiting.
+    Only when Python exits, which sends the same signal to the remaining workers and waits for them, do they end.
     """
     inner = getattr(loader, 'loader', loader)
     if hasattr(inner, 'worker_init_fn'):

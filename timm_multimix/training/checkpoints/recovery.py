@@ -1,14 +1,12 @@
 """Checkpoints within an epoch, from which a run continues exactly."""
 import logging
-import random
 from itertools import count
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-import numpy as np
 import torch
 
 from ..progress import progress
-from ..runtime import Runtime
+from ..runtime import Runtime, get_rng_state, set_rng_state
 from ..stopping import Stopped, StopRequest
 from .saver import AtomicCheckpointSaver
 
@@ -77,26 +75,26 @@ class Recovery:
         """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
-        self._begin = self._before = get_rng_state(self.device)
+        self._begin = self._before = get_rng_state(self.device.type)
         if done:
             own = self.position['ranks'][self.runtime.rank]
             self._begin, self._before, now = own['begin'], own['before'], own['now']
             meters.load(own['meters'])
             if done == len(loader):
-                set_rng_state(now, self.device)
+                set_rng_state(now, self.device.type)
                 return
             _logger.info(f'Continuing in epoch {epoch} after {done} of {len(loader)} batches, which are read again.')
-            set_rng_state(self._begin, self.device)
+            set_rng_state(self._begin, self.device.type)
         iterator = iter(progress(loader, f'Epoch {epoch}', self.runtime.primary))
         for index in range(done):
             if index == done - 1:
-                set_rng_state(self._before, self.device)
+                set_rng_state(self._before, self.device.type)
             next(iterator, None)
         if done:
-            set_rng_state(now, self.device)
+            set_rng_state(now, self.device.type)
         for index in count(done):
             if self._stopping or self.interval:
-                self._before = get_rng_state(self.device)
+                self._before = get_rng_state(self.device.type)
             batch = next(iterator, None)
             if batch is None:
                 return
@@ -128,7 +126,7 @@ class Recovery:
             raise Stopped
 
     def _save(self, batches: int) -> None:
-        now = get_rng_state(self.device)
+        now = get_rng_state(self.device.type)
         own = dict(begin=self._begin, before=self._before, now=now, meters=self._meters.state())
         ranks = [own]
         if self.runtime.distributed:
@@ -139,26 +137,3 @@ class Recovery:
             position = dict(epoch=self._epoch, batches=batches, made_with=made_with, ranks=ranks)
             self.saver.save_recovery(
                 self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)
-
-
-def get_rng_state(device: torch.device) -> Dict[str, Any]:
-    """States of the generators of torch, numpy and Python, in a form that a checkpoint can hold without pickle."""
-    _, key, pos, has_gauss, gauss = np.random.get_state()
-    state = dict(
-        cpu=torch.get_rng_state(),
-        numpy=dict(key=torch.from_numpy(key.astype(np.int64)), pos=pos, has_gauss=has_gauss, gauss=gauss),
-        python=random.getstate(),
-    )
-    if device.type != 'cpu':
-        state[device.type] = getattr(torch, device.type).get_rng_state().cpu()
-    return state
-
-
-def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
-    """Restore what `get_rng_state` returned on the same type of device."""
-    torch.set_rng_state(state['cpu'])
-    key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
-    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
-    random.setstate(state['python'])
-    if device.type != 'cpu':
-        getattr(torch, device.type).set_rng_state(state[device.type])

@@ -103,9 +103,6 @@ def _first(condition: Given, args: argparse.Namespace) -> Optional[str]:
 
 def _combinations(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with several flags together, beyond their declarations."""
-    yield from _shapes(args)
-    yield from _losses(args)
-    yield from _mixing(args)
     if is_second_order(args):
         if args.multimix_implementation not in (None, 'reference'):
             yield (f'--multimix-implementation must be reference with --opt {args.opt}, which needs second '
@@ -120,9 +117,6 @@ def _combinations(args: argparse.Namespace) -> Iterator[str]:
     batch_size = args.validation_batch_size or args.batch_size
     if not 0 <= args.tta <= batch_size:
         yield f'--tta must be from 0 to the validation batch size ({batch_size}), got {args.tta}'
-
-
-def _shapes(args: argparse.Namespace) -> Iterator[str]:
     size = args.input_size
     if args.in_chans is not None and size and args.in_chans != size[0]:
         yield f'--in-chans must match --input-size ({size[0]}), got {args.in_chans}'
@@ -138,9 +132,6 @@ def _shapes(args: argparse.Namespace) -> Iterator[str]:
         if args.train_img_sizes and values is not None and len(values) != len(args.train_img_sizes):
             yield (f'{flag_name(name)} must have one value for each of --train-img-sizes '
                    f'({len(args.train_img_sizes)}), got {len(values)}')
-
-
-def _losses(args: argparse.Namespace) -> Iterator[str]:
     loss = loss_type(args)
     mixes = mixes_input(args) or args.mixup_mode in MODES
     if args.task == 'multilabel' and loss not in MULTI_LABEL_LOSS_TYPES:
@@ -156,9 +147,6 @@ def _losses(args: argparse.Namespace) -> Iterator[str]:
                                       ('--multimix-teacher-decay', args.multimix_teacher_decay is not None)) if given]
     if asked and loss != 'ce':
         yield f'{asked[0]} needs cross-entropy, got --loss {loss}'
-
-
-def _mixing(args: argparse.Namespace) -> Iterator[str]:
     sizes: List[int] = (args.train_img_sizes and args.train_batch_sizes) or [args.batch_size]
     which = '--train-batch-sizes' if len(sizes) > 1 else '--batch-size'
     if mixes_input(args) and any(size % 2 for size in sizes) and not args.naflex_loader:
