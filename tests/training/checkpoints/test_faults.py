@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_timm
-from tests.support.training_runs import MODES, rows_of
+from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate
@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(flags, tmp_path, m
     assert len(rows_of(tmp_path / 'run')) == 3
 
 
-@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EIO])
 def test_a_disk_full_to_the_end_is_exit_code_1_and_loses_no_checkpoint(error, flags, tmp_path, monkeypatch, capsys):
     fail_saves(monkeypatch, {1, 2}, error)
     assert train_timm.main([*flags, '--epochs', '3']) == 1
@@ -175,17 +175,20 @@ def damage(path, how):
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1:])
 
 
-@pytest.mark.parametrize('how', ['cut off', 'empty', 'garbage', 'one bit'])
-def test_a_damaged_last_checkpoint_is_skipped(how, flags, tmp_path, epochs_run, caplog):
-    flags = [*flags, '--resume', 'auto']
+def test_a_damaged_last_checkpoint_is_skipped(flags, tmp_path, epochs_run, caplog):
+    flags, folder = [*flags, '--resume', 'auto'], tmp_path / 'run'
     assert train_timm.main([*flags, '--epochs', '2']) == 0
-    folder = tmp_path / 'run'
     (folder / 'checkpoint-1.pth.tar').unlink()
-    damage(folder / 'last.pth.tar', how)
+    last = folder / 'last.pth.tar'
+    content = last.read_bytes()
+    for how in ('cut off', 'empty', 'garbage', 'one bit'):
+        last.write_bytes(content)
+        damage(last, how)
+        caplog.clear()
+        assert resume.newest_checkpoint(str(folder)) == str(folder / 'checkpoint-0.pth.tar')
+        assert 'last.pth.tar is damaged' in caplog.text
     assert train_timm.main([*flags, '--epochs', '3']) == 0
-    assert epochs_run == [0, 1, 1, 2]
-    assert any('last.pth.tar is damaged' in record.message for record in caplog.records)
-    assert whole(folder)['last.pth.tar'] == 2
+    assert epochs_run == [0, 1, 1, 2] and whole(folder)['last.pth.tar'] == 2
     assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
 
 
@@ -220,19 +223,6 @@ def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     assert train_timm.main([*flags, '--epochs', '3', '--eval-metric', 'loss']) == 0
     best = read(tmp_path / 'run' / 'model_best.pth.tar')
     assert best['epoch'] == 2 and best['metric'] == 1.
-
-
-def test_a_mistake_found_in_training_is_one_line(flags, capsys, monkeypatch):
-    """Labels beyond the classes, which the library refuses."""
-    forward = train_timm.train_one_epoch
-
-    def wrong_labels(epoch, training, loader, *args, **kwargs):
-        batches = [(images, target + 10) for images, target in loader]
-        return forward(epoch, training, batches, *args, **kwargs)
-
-    monkeypatch.setattr(train_timm, 'train_one_epoch', wrong_labels)
-    assert train_timm.main([*flags, *MODES['multimix']]) == 2
-    assert 'target must hold class indices in 0..2' in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('workers', ['0', '1'])

@@ -79,12 +79,6 @@ def test_unknown_names_in_a_config_are_warned_of(config, caplog):
     assert 'unknown names, which have no effect: 1, config, modell' in caplog.text
 
 
-def test_a_config_that_is_not_text_is_refused(tmp_path, capsys):
-    path = tmp_path / 'config.yaml'
-    path.write_bytes(b'\xff\xfe\x00')
-    assert f'--config {path}: ' in refusal(capsys, ['--config', str(path)])
-
-
 def test_a_name_may_look_like_a_number(config):
     args = parse('--config', config('experiment: 2026\npretrained_cfg_overlay: {mean: [0.1, 0.1, 0.1]}\n'))
     assert args.experiment == '2026' and args.pretrained_cfg_overlay == dict(mean=[0.1, 0.1, 0.1])
