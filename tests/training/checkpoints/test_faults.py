@@ -134,33 +134,6 @@ def test_a_file_size_limit_keeps_the_last_checkpoint(flags, tmp_path):
     assert len(rows_of(folder)) == 2
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip('only root can mount a tmpfs')
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', str(folder)]).returncode != 0:
-        pytest.skip('no tmpfs can be mounted here')
-    yield folder
-    subprocess.run(['umount', str(folder)], check=True)
-
-
-def test_a_real_disk_that_fills_up_keeps_the_last_checkpoint(flags, small_disk):
-    flags = [*flags, '--output', str(small_disk), '--resume', 'auto']
-    assert train_timm.main([*flags, '--epochs', '1']) == 0
-    folder = small_disk / 'run'
-    filler = small_disk / 'filler'
-    free = shutil.disk_usage(small_disk).free
-    filler.write_bytes(b'x' * (free - os.path.getsize(folder / 'last.pth.tar') // 2))
-    assert train_timm.main([*flags, '--epochs', '3']) == 1
-    assert set(whole(folder).values()) == {0}
-    filler.unlink()
-    assert train_timm.main([*flags, '--epochs', '3']) == 0
-    assert whole(folder)['last.pth.tar'] == 2
-    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
-
-
 def damage(path, how):
     content = path.read_bytes()
     path.unlink()  # a hard link to checkpoint-N, which stays whole
@@ -210,12 +183,6 @@ def test_an_output_folder_that_is_read_only_is_refused(flags, tmp_path, capsys):
     assert f'error: --output {tmp_path}/runs: ' in capsys.readouterr().err
 
 
-def test_a_read_only_file_system_is_refused(flags, small_disk, capsys):
-    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
-    assert train_timm.main([*flags, '--output', str(small_disk)]) == 2
-    assert 'Read-only file system' in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     validate, losses = evaluate.validate, iter([float('nan'), 2., 1.])
     monkeypatch.setattr(
@@ -225,14 +192,13 @@ def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     assert best['epoch'] == 2 and best['metric'] == 1.
 
 
-@pytest.mark.parametrize('workers', ['0', '1'])
-def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch):
+def test_an_error_of_the_program_keeps_its_traceback(flags, monkeypatch):
     def broken(self, index):
         raise ValueError('something inside a library')
 
     monkeypatch.setattr(images.CheckedImages, '__getitem__', broken)
     with pytest.raises(ValueError, match='something inside a library') as error:
-        train_timm.main([*flags, '--workers', workers])
+        train_timm.main([*flags, '--workers', '1'])
     assert not isinstance(error.value, UsageError)
 
 

@@ -73,20 +73,6 @@ def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
-@pytest.mark.slow
-def test_a_run_stopped_again_and_again_ends_the_same(six_batches, tmp_path, steps):
-    """Every run trains two batches."""
-    flags = [*six_batches, *MODES['dense'], '--resume', 'auto']
-    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    for part in range(6):
-        steps.terminate_at = 12 + 2 * part
-        assert train_timm.main([*flags, '--experiment', 'parts']) == 143
-        assert len(recoveries(tmp_path / 'parts')) <= 3
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert len(steps) == 24
-    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
-
-
 def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, steps):
     flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--recovery-interval', '2']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0

@@ -3,7 +3,6 @@ import pytest
 
 from tests.training.cli.support import refusal
 from timm_multimix.training.cli.flags import FLAGS
-from timm_multimix.training.cli.parser import create_parser
 
 each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
 
@@ -16,14 +15,6 @@ def of_its_form(flag, index=0):
     if flag.takes_names:
         return [f'a={index}']
     return [str(flag.choices[-index]) if flag.choices else str(index + 1)] * count
-
-
-@each_flag
-def test_the_last_of_a_flag_given_twice_counts(flag):
-    parser = create_parser()
-    for name in flag.names:
-        first, last = ([name, *of_its_form(flag, index)] for index in (0, 1))
-        assert getattr(parser.parse_args([*first, *last]), flag.dest) == getattr(parser.parse_args(last), flag.dest)
 
 
 @pytest.mark.parametrize('flag', ids=lambda f: f.dest, argvalues=[
