@@ -28,9 +28,9 @@ from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output
 from timm_multimix.training.records import check_installed
 from timm_multimix.training.runtime import agree_to_start, create_runtime
-from timm_multimix.training.schedule import Schedule, create_optimizer
+from timm_multimix.training.schedule import Schedule
 from timm_multimix.training.stopping import Stopped
-from timm_multimix.training.task import create_task, prepare_mixing
+from timm_multimix.training.task import create_optimizer, create_task, prepare_mixing
 
 _logger = logging.getLogger('train')
 
@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
         loader_train, loader_eval = create_loaders(args, data_config, runtime)
         task, mixup_fn = create_task(args, model, data_config, runtime)
         optimizer = create_optimizer(args, task, model, runtime.world_size)
-        schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
         if args.model_ema:
             device = 'cpu' if args.model_ema_force_cpu else None
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
         resumed = resume(checkpoint, args, task, optimizer, runtime)
+        schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
         if args.torchcompile:
             errors = *REJECTIONS, RuntimeError
             what = f'--torchcompile {args.torchcompile}'

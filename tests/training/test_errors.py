@@ -36,7 +36,7 @@ LAUNCHED = dict(
 LIBRARY = {  # calls that may fail on a user's value, and the beginning of their message
     'timm_multimix.training.model.create_model': '--model test_resnet: ',
     'timm_multimix.training.data.datasets.create_dataset': 'train split of ',
-    'timm_multimix.training.schedule.create_optimizer_v2': '--opt sgd: ',
+    'timm_multimix.training.task.create_optimizer_v2': '--opt sgd: ',
     'timm_multimix.training.schedule.create_scheduler_v2': '--sched cosine: ',
 }
 

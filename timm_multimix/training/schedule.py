@@ -1,33 +1,17 @@
-"""The optimizer, and its learning rates by timm's schedulers, with the state that a resumed run needs."""
+"""The learning rates of a run: timm's schedulers, with the state that a resumed run needs."""
 import argparse
 import logging
 import warnings
 from typing import Any, Dict, List, Optional
 
 import torch
-import torch.nn as nn
-from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
-from timm.task import FeatureDistillationTask, TrainingTask
 
 from .._timm_compat import PLATEAU_STATE, plateau_state, set_plateau_state
-from ..checks import REJECTIONS, call_library
+from ..checks import call_library
 
 _logger = logging.getLogger('train')
-
-
-def create_optimizer(
-        args: argparse.Namespace, task: TrainingTask, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
-    """Create the optimizer of the model, in feature distillation also of the projection, which is trained as well."""
-    return call_library(
-        f'--opt {args.opt}',
-        create_optimizer_v2,
-        task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model,
-        **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, world_size)),
-        **args.opt_kwargs,
-        errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
-    )
 
 
 def scaled_learning_rate(args: argparse.Namespace, world_size: int) -> float:

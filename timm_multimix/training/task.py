@@ -1,10 +1,12 @@
-"""The training task that the flags ask for, with its mixing."""
+"""The training task that the flags ask for, with its mixing and its optimizer."""
 import argparse
 import logging
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import torch
 import torch.nn as nn
 from timm.data import Mixup
+from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -14,7 +16,7 @@ from timm.task import (
     TrainingTask,
 )
 
-from ..checks import call_library
+from ..checks import REJECTIONS, call_library
 from ..settings import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
@@ -22,6 +24,7 @@ from .cli.multimix import mixes_input, mixup_kwargs, mixupe_kwargs, multimix_kwa
 from .cli.rules import loss_type
 from .model import create_by_name
 from .runtime import Runtime
+from .schedule import scaled_learning_rate
 
 _logger = logging.getLogger('train')
 
@@ -83,6 +86,19 @@ def _create_distillation_task(args: argparse.Namespace, model: nn.Module, shared
         task_loss_weight=args.task_loss_weight,
         **kwargs,
         **shared,
+    )
+
+
+def create_optimizer(
+        args: argparse.Namespace, task: TrainingTask, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
+    """Create the optimizer of the model, in feature distillation also of the projection, which is trained as well."""
+    return call_library(
+        f'--opt {args.opt}',
+        create_optimizer_v2,
+        task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model,
+        **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, world_size)),
+        **args.opt_kwargs,
+        errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
     )
 
 
