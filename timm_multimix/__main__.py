@@ -149,8 +149,17 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
             raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
         for name, per_epoch in (('step', 1), ('step_update', kwargs.get('updates_per_epoch'))):
             if scheduler is not None and per_epoch:
-                _follow(scheduler, name, per_epoch, tasks, args.mixup_off_epoch)
+                setattr(scheduler, name, partial(step, getattr(scheduler, name), name, per_epoch))
         return scheduler, epochs
+
+    def step(original: Callable, name: str, per_epoch: int, count: int, *positional: Any, **kwargs: Any):
+        """Step the scheduler, the only object that is told of every epoch; end mixing at its epoch, and log."""
+        for task in tasks:
+            task.mixup_enabled = not args.mixup_off_epoch or count // per_epoch < args.mixup_off_epoch
+            if task.verbose and name == 'step':  # on one process only
+                for metric, value in task.input_mixing.metrics().items():
+                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
+        return original(count, *positional, **kwargs)
 
     def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
         folder = name_flag('output', original, *positional, **kwargs)
@@ -173,21 +182,6 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         **{f'timm.task.{name}DistillationTask': refuse for name in ('Logit', 'Feature', 'Token')},
         **{name: partial(wrapper, pkgutil.resolve_name(name)) for name, wrapper in wrapped.items()},
     }
-
-
-def _follow(scheduler: Any, name: str, per_epoch: int, tasks: List[MultiMixTask], off_epoch: int) -> None:
-    """Hook into the scheduler, the only object told of every epoch: end mixing at `off_epoch` (0: never), and log."""
-    original = getattr(scheduler, name)
-
-    def step(count: int, *positional: Any, **kwargs: Any):
-        for task in tasks:
-            task.mixup_enabled = not off_epoch or count // per_epoch < off_epoch
-            if task.verbose and name == 'step':  # on one process only
-                for metric, value in task.input_mixing.metrics().items():
-                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
-        return original(count, *positional, **kwargs)
-
-    setattr(scheduler, name, step)
 
 
 if __name__ == '__main__':

@@ -46,13 +46,8 @@ class Given:
 class Flag:
     """One flag, as argparse takes it, and the conditions on its value and on other flags.
 
-    Args:
-        names: All its names, or the name of a positional argument; messages use the first long one.
-        shown_default: Default that the help shows if `default` is None, which leaves the choice to the library.
-        allowed: The values that it accepts, among those of its type.
-        needs: Conditions that must all hold if it is given.
-        excludes: Conditions of which none may hold if it is given.
-        form: Further arguments of argparse.
+    The conditions `needs` must all hold if it is given, and none of `excludes`. The help shows `shown_default` if the
+    library chooses the default. Messages use the first long one of its names.
     """
 
     def __init__(
