@@ -10,7 +10,6 @@ import sys
 from typing import List, Optional
 
 import torch.distributed
-from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.utils import setup_default_logging
 
 from timm_multimix.checks import REJECTIONS, call_library
@@ -19,20 +18,19 @@ from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.checkpoints.resume import find_resumed, resume
 from timm_multimix.training.cli.parser import parse_args
-from timm_multimix.training.data.classes import class_names
 from timm_multimix.training.data.folders import check_root
-from timm_multimix.training.data.loaders import create_loaders, set_epoch
-from timm_multimix.training.diagnostics import chance_level, warn_if_at_chance, warn_if_averages_lag
+from timm_multimix.training.data.loaders import create_loaders
+from timm_multimix.training.diagnostics import warn_if_averages_lag
 from timm_multimix.training.errors import INTERRUPTED, TERMINATED, exit_code
-from timm_multimix.training.evaluate import share_statistics, validate_all
+from timm_multimix.training.evaluate import validate_all
 from timm_multimix.training.loop import Training, train_one_epoch
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.output import Output
 from timm_multimix.training.records import check_installed
-from timm_multimix.training.runtime import agree_to_start, create_runtime, seed_epoch
-from timm_multimix.training.schedule import Schedule, scaled_learning_rate
+from timm_multimix.training.runtime import agree_to_start, create_runtime
+from timm_multimix.training.schedule import Schedule
 from timm_multimix.training.stopping import Stopped
-from timm_multimix.training.task import create_task, end_mixing, optimized_module, prepare_mixing
+from timm_multimix.training.task import create_optimizer, create_task, prepare_mixing
 
 _logger = logging.getLogger('train')
 
@@ -55,7 +53,6 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and return the exit code of a run that met no error."""
-    # device, data, model and task
     runtime = create_runtime(args)
     checkpoint = find_resumed(args, runtime)
     with agree_to_start(runtime):
@@ -64,48 +61,33 @@ def run(args: argparse.Namespace) -> int:
         model, data_config = create_train_model(args, runtime)
         loader_train, loader_eval = create_loaders(args, data_config, runtime)
         task, mixup_fn = create_task(args, model, data_config, runtime)
-
-        # optimizer and moving average
-        optimizer = call_library(
-            f'--opt {args.opt}',
-            create_optimizer_v2,
-            optimized_module(task, model),
-            **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, runtime.world_size)),
-            **args.opt_kwargs,
-            errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
-        )
+        optimizer = create_optimizer(args, task, model, runtime.world_size)
         if args.model_ema:
             device = 'cpu' if args.model_ema_force_cpu else None
             task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
         resumed = resume(checkpoint, args, task, optimizer, runtime)
+        schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
+        if args.torchcompile:
+            errors = *REJECTIONS, RuntimeError
+            what = f'--torchcompile {args.torchcompile}'
+            call_library(what, task.compile, backend=args.torchcompile, mode=args.torchcompile_mode, errors=errors)
+        bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
+        training = Training(args, runtime, task, optimizer, schedule, bad_steps, mixup_fn)
+        start_epoch = args.start_epoch if args.start_epoch is not None else resumed.epoch or 0
+        output = None
+        if runtime.primary:
+            where = training, loader_train.dataset, data_config['input_size'][-1], start_epoch, checkpoint
+            output = call_library(f'--output {args.output}', Output, *where, errors=OSError)
+            warn_if_averages_lag(args, schedule.num_epochs * schedule.updates_per_epoch)
+
+    # from here on processes wait for each other
     prepare_mixing(task, loader_train, data_config)
-    if args.torchcompile:
-        errors = *REJECTIONS, RuntimeError
-        what = f'--torchcompile {args.torchcompile}'
-        call_library(what, task.compile, backend=args.torchcompile, mode=args.torchcompile_mode, errors=errors)
     if runtime.distributed:
         device_ids = [runtime.device] if runtime.device.type == 'cuda' else None
         task.prepare_distributed(device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb)
-    schedule = Schedule(args, optimizer, -(-len(loader_train) // args.grad_accum_steps))
-    bad_steps = BadSteps(task.get_trainable_module(), optimizer, args.max_bad_steps)
-    training = Training(args, runtime, task, optimizer, schedule, bad_steps, mixup_fn)
-    if runtime.primary:
-        warn_if_averages_lag(args, schedule.num_epochs * schedule.updates_per_epoch)
-
-    # output
-    start_epoch = args.start_epoch if args.start_epoch is not None else resumed.epoch or 0
-    output = None
-    with agree_to_start(runtime):
-        if runtime.primary:
-            names, image_size = class_names(loader_train.dataset), data_config['input_size'][-1]
-            where = training, image_size, names, start_epoch, checkpoint
-            output = call_library(f'--output {args.output}', Output, *where, errors=OSError)
-            _logger.info(f'Scheduled epochs: {schedule.num_epochs}. Output folder: {output.folder}')
     recovery = Recovery(
         runtime, resumed.position, output and output.saver, interval=args.recovery_interval,
         accum_steps=args.grad_accum_steps, batch_size=args.batch_size)
-
-    # epochs
     schedule.begin(
         start_epoch,
         start_epoch * schedule.updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train)),
@@ -114,20 +96,11 @@ def run(args: argparse.Namespace) -> int:
     end_epoch = schedule.num_epochs if args.stop_epoch is None else min(schedule.num_epochs, args.stop_epoch)
     if start_epoch >= end_epoch:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')
-    chance = chance_level(loader_train.dataset, data_config['num_classes'])
     code = 0
     try:
         with recovery.stop:
             for epoch in range(start_epoch, end_epoch):
-                seed_epoch(args.seed, runtime, epoch)
-                set_epoch(loader_train, epoch)
-                if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
-                    end_mixing(task, mixup_fn)
                 train_metrics = train_one_epoch(epoch, training, loader_train, recovery, output and output.folder)
-                if runtime.primary:
-                    num_images = len(loader_train) * args.batch_size * runtime.world_size
-                    warn_if_at_chance(args, epoch, train_metrics, num_images, chance)
-                share_statistics(training, task.get_eval_model())
                 is_due = (epoch + 1) % args.val_interval == 0 or epoch + 1 in (args.save_epochs or ())
                 eval_metrics = None
                 if is_due or epoch + 1 == end_epoch:

@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
-from .checks import UsageError, call_library
+from .checks import REJECTIONS, UsageError, call_library
 from .settings import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
 from .training.cli.config import read_defaults
 from .training.cli.flag import Parser
+from .training.cli.flags import GROUPS
 from .training.cli.multimix import multimix_kwargs, needs_two_views
-from .training.cli.parser import FLAGS, GROUPS, check, create_parser
+from .training.cli.parser import check, create_parser
 from .training.cli.rules import check_data
 from .training.data.classes import check_classes, class_names, write_classes
-from .training.data.datasets import DATASET_ERRORS, check_splits, read_or_refuse
-from .training.data.folders import check_folders, check_root
+from .training.data.datasets import check_splits, create_split
+from .training.data.folders import check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
+from .training.model import create_by_name
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
@@ -54,6 +56,7 @@ def _run(script: str, argv: List[str]) -> None:
         raise UsageError(
             f'{script} must train a timm.task.ClassificationTask, as timm\'s train.py does from version 1.0.23 on')
     args, rest = _split_arguments(argv)
+    prepare_augmentation(args.aa)
     tasks: List[MultiMixTask] = []
     patches = {
         'sys.argv': [script, *rest],
@@ -71,7 +74,7 @@ def _run(script: str, argv: List[str]) -> None:
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """Return all arguments as train_timm.py would parse them, and the command line of the script."""
     parser = create_parser(**_HELP)
-    read_defaults(parser, FLAGS, argv)
+    read_defaults(parser, argv)
     args, _ = parser.parse_known_args(argv)
     check(args)
     if args.mixup_mode not in MODES:
@@ -89,10 +92,9 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
 
 def _taken_parser() -> Parser:
     """Return a parser for the flags that are removed from the script's command line."""
-    groups = [
-        (title, [flag for flag in flags if flag.dest in _TAKEN or flag.dest.startswith('multimix_')])
-        for title, flags in GROUPS]
-    return create_parser(groups=[group for group in groups if group[1]], allow_abbrev=False, **_HELP)
+    taken = [(title, [flag for flag in flags if flag.dest in _TAKEN or flag.dest.startswith('multimix_')])
+             for title, flags in GROUPS]
+    return create_parser(groups=[group for group in taken if group[1]], allow_abbrev=False, **_HELP)
 
 
 def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, Any]:
@@ -102,7 +104,6 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
 
     class PluggedTask(MultiMixTask):
         """A MultiMixTask with the arguments of timm's task; a class, so that isinstance works in the script."""
-        num_batches = 0
 
         def __init__(self, model, criterion=None, criterion_kwargs: Optional[Dict[str, Any]] = None, **kwargs: Any):
             if True in datasets and hasattr(model, 'num_classes'):
@@ -115,29 +116,21 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
             super().__init__(model, criterion, of_criterion or None, **kwargs)
             tasks.append(self)
 
-        def forward(self, input, target):
-            if self.teacher is not None and not self.teacher.was_updated:
-                if self.num_batches > args.grad_accum_steps:
-                    raise UsageError(
-                        f'--multimix-teacher-decay needs a script that calls task.update_ema() after each update; got '
-                        f'{self.num_batches} batches without a call')
-                self.num_batches += 1
-            return super().forward(input, target)
-
     def refuse(*_: Any, **__: Any):
         raise UsageError('the script asked for knowledge distillation, which MultiMix does not support')
+
+    def name_flag(flag: str, original: Callable, *positional: Any, **kwargs: Any):
+        what = f'--{flag} {getattr(args, flag)}'
+        return call_library(what, original, *positional, errors=(*REJECTIONS, RuntimeError), **kwargs)
 
     def create_dataset(original: Callable, *positional: Any, **kwargs: Any):
         if not args.data_dir:  # otherwise what looks like DIR may be the value of a flag of the script
             check_data(args)
         check_root(args)
-        split = kwargs.get('split', 'a')
-        what = f'{split} split of {args.dataset or args.data_dir or args.data}'
-        dataset = call_library(what, original, *positional, **kwargs, errors=DATASET_ERRORS)
-        dataset = datasets[bool(kwargs.get('is_training'))] = read_or_refuse(dataset, kwargs.get('input_img_mode'))
+        dataset = create_split(args, partial(original, *positional), **kwargs)
+        datasets[bool(kwargs.get('is_training'))] = dataset
         if len(datasets) == 2:
-            check_splits(args.train_split, args.val_split, datasets[True], datasets[False])
-        check_folders(split, dataset, args.class_map, args.input_key)
+            check_splits(args, datasets[True], datasets[False])
         return dataset
 
     def create_loader(original: Callable, *positional: Any, **kwargs: Any):
@@ -151,24 +144,34 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         return restore(path, original, of, path, optimizer and state_only(optimizer), *positional, **kwargs)
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
-        scheduler, epochs = original(*positional, **kwargs)
-        if scheduler is not None:
-            _follow(scheduler, 'step', 1, tasks, args.mixup_off_epoch)
-            _follow(scheduler, 'step_update', kwargs.get('updates_per_epoch'), tasks, args.mixup_off_epoch)
-        elif args.mixup_off_epoch:
+        scheduler, epochs = name_flag('sched', original, *positional, **kwargs)
+        if scheduler is None and args.mixup_off_epoch:
             raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
+        for name, per_epoch in (('step', 1), ('step_update', kwargs.get('updates_per_epoch'))):
+            if scheduler is not None and per_epoch:
+                setattr(scheduler, name, partial(step, getattr(scheduler, name), name, per_epoch))
         return scheduler, epochs
 
+    def step(original: Callable, name: str, per_epoch: int, count: int, *positional: Any, **kwargs: Any):
+        """Step the scheduler, the only object that is told of every epoch; end mixing at its epoch, and log."""
+        for task in tasks:
+            task.mixup_enabled = not args.mixup_off_epoch or count // per_epoch < args.mixup_off_epoch
+            if task.verbose and name == 'step':  # on one process only
+                for metric, value in task.input_mixing.metrics().items():
+                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
+        return original(count, *positional, **kwargs)
+
     def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
-        folder = original(*positional, **kwargs)
+        folder = name_flag('output', original, *positional, **kwargs)
         if True in datasets:
             write_classes(folder, class_names(datasets[True]))
         return folder
 
-    prepare_augmentation(args.aa)
     wrapped = {
         'timm.data.create_dataset': create_dataset,
         'timm.data.create_loader': create_loader,
+        'timm.models.create_model': partial(create_by_name, f'--model {args.model}', args.model),
+        'timm.optim.create_optimizer_v2': partial(name_flag, 'opt'),
         'timm.scheduler.create_scheduler_v2': create_scheduler_v2,
         'timm.task.resume_task_checkpoint': resume,
         'timm.models.resume_checkpoint': resume,
@@ -179,21 +182,6 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         **{f'timm.task.{name}DistillationTask': refuse for name in ('Logit', 'Feature', 'Token')},
         **{name: partial(wrapper, pkgutil.resolve_name(name)) for name, wrapper in wrapped.items()},
     }
-
-
-def _follow(scheduler: Any, name: str, per_epoch: Optional[int], tasks: List[MultiMixTask], off_epoch: int) -> None:
-    """Hook into the scheduler, the only object told of every epoch: end mixing at `off_epoch` (0: never), and log."""
-    original = getattr(scheduler, name)
-
-    def step(count: int, *positional: Any, **kwargs: Any):
-        for task in tasks if per_epoch else ():
-            task.mixup_enabled = not off_epoch or count // per_epoch < off_epoch
-            if task.verbose and name == 'step':  # on one process only
-                for metric, value in task.input_mixing.metrics().items():
-                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
-        return original(count, *positional, **kwargs)
-
-    setattr(scheduler, name, step)
 
 
 if __name__ == '__main__':

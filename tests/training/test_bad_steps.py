@@ -11,6 +11,7 @@ from timm.utils import NativeScaler
 
 import train_timm
 from tests.support.training_runs import MODES, rows_of
+from tests.support.training_states import assert_identical
 from timm_multimix import MultiMixTask
 from timm_multimix.training import loop
 from timm_multimix.training.bad_steps import BadSteps, Diverged
@@ -55,25 +56,16 @@ def train(data, *more, check_on_host=True, teacher=False, scaler=False, opt='ada
              optimizer=optimizer.state_dict()['state'])), metrics
 
 
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        if isinstance(a[key], dict):
-            assert_same(a[key], b[key])
-        else:
-            assert torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])), key
-
-
 @pytest.mark.parametrize('bad', [(0,), (2,), (1, 2), (3,)], ids=str)
 def test_bad_batches_leave_no_trace(bad, caplog):
     """Weights, running statistics, optimizer state and moving average are the same bit for bit, and the loss too."""
     data = batches(4, bad)
     (state, metrics) = train(data)
     (expected, expected_metrics) = train([batch for index, batch in enumerate(data) if index not in bad])
-    assert_same(state['model'], expected['model'])
-    assert_same(state['optimizer'], expected['optimizer'])
+    assert_identical(state['model'], expected['model'])
+    assert_identical(state['optimizer'], expected['optimizer'])
     if bad != (0,):  # the average begins as a copy in update 1, which is left out here
-        assert_same(state['ema'], expected['ema'])
+        assert_identical(state['ema'], expected['ema'])
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == len(bad) and f'{len(bad)} in all' in warnings[-1]
@@ -85,8 +77,8 @@ def test_the_loss_scaler_skips_bad_updates_and_they_are_counted(check_on_host, c
     data = batches(4, (1, 2))
     state, metrics = train(data, *clip, scaler=True, check_on_host=check_on_host)
     expected, expected_metrics = train([data[0], data[3]], *clip, scaler=True)
-    assert_same(state['model'], expected['model'])
-    assert_same(state['optimizer'], expected['optimizer'])
+    assert_identical(state['model'], expected['model'])
+    assert_identical(state['optimizer'], expected['optimizer'])
     assert all(torch.isfinite(value).all() for value in state['ema'].values())
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     assert any('2 in all' in record.message for record in caplog.records)
@@ -97,7 +89,7 @@ def test_bad_batches_leave_no_trace_in_the_teacher(check_on_host):
     """If the host does not see the bad batch, the teacher takes one more step towards the model, which did not move."""
     data, options = batches(4, (3,)), dict(teacher=True, check_on_host=check_on_host, opt='momentum', momentum=0.)
     state, expected = (train(part, **options)[0] for part in (data, data[:3]))  # the last: tuples take random numbers
-    assert_same(state['model'], expected['model'])
+    assert_identical(state['model'], expected['model'])
     for name, value in expected['ema'].items():
         if not check_on_host and value.is_floating_point():
             value = value.lerp(state['model'][name.removeprefix('module.')], 0.1)
@@ -108,7 +100,7 @@ def test_one_bad_batch_spoils_the_update_that_it_is_part_of():
     data = batches(6, (3,))
     state, _ = train(data, '--grad-accum-steps', '2')
     expected, _ = train(data[:2] + data[4:], '--grad-accum-steps', '2')
-    assert_same(state, expected)
+    assert_identical(state, expected)
 
 
 @pytest.mark.parametrize('clip', [[], ['--clip-grad', '1'], ['--clip-grad', '1', '--clip-mode', 'value']], ids=str)
@@ -118,14 +110,14 @@ def test_if_the_host_does_not_check_a_bad_update_has_a_zero_gradient(clip):
     state, metrics = train(data, *clip, check_on_host=False, opt='momentum', momentum=0., weight_decay=0.)
     expected, expected_metrics = train(
         [data[0], data[3]], *clip, check_on_host=True, opt='momentum', momentum=0., weight_decay=0.)
-    assert_same(state['model'], expected['model'])
+    assert_identical(state['model'], expected['model'])
     assert metrics['loss'] == pytest.approx(expected_metrics['loss'], abs=1e-12)
     assert all(torch.isfinite(value).all() for value in state['ema'].values())
 
 
 def test_checking_good_updates_changes_nothing():
     data = batches(3)
-    assert_same(train(data, check_on_host=False)[0], train(data, check_on_host=True)[0])
+    assert_identical(train(data, check_on_host=False)[0], train(data, check_on_host=True)[0])
 
 
 def test_an_infinite_gradient_of_a_finite_loss_counts_too():
@@ -142,7 +134,7 @@ def test_an_infinite_gradient_of_a_finite_loss_counts_too():
         assert not model.weight.grad.any() and not model.bias.grad.any()
         optimizer.step()
         bad_steps.check_on_host = True
-    assert_same(model.state_dict(), before)
+    assert_identical(model.state_dict(), before)
 
 
 @pytest.mark.parametrize('check_on_host, after', [(True, 3), (False, 4)])

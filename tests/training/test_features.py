@@ -15,7 +15,6 @@ from timm.layers.split_batchnorm import SplitBatchNorm2d
 from timm.task import ClassificationEvaluator
 
 import train_timm
-from tests.support.command_line import code_of
 from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
@@ -60,8 +59,7 @@ def test_augmentation_splits_with_jensen_shannon_loss(flags, steps, tmp_path):
     assert not torch.equal(clean, second)
 
 
-@pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
-@pytest.mark.parametrize('loss', ['bce', 'poly'])
+@pytest.mark.parametrize('loss, mode', [('poly', 'batch'), ('poly', 'multimix'), ('bce', 'dense-multimix')])
 def test_other_losses_train(loss, mode, flags, steps):
     assert train_timm.main([*flags, '--loss', loss, '--mixup-mode', mode, '--epochs', '1']) == 0
     names = {type(module).__name__ for module in steps[0].task.modules()}
@@ -82,10 +80,10 @@ def test_thresholded_and_smoothed_binary_cross_entropy(mode, flags, steps):
     torch.testing.assert_close(task.criterion(logits, target), expected)
 
 
-@pytest.mark.parametrize('kind', ['index', 'multihot'])
-@pytest.mark.parametrize('mixing', [
-    [], ['--mixup', '1'], ['--mixup-mode', 'multimix'], ['--mixup-mode', 'dense-multimix', '--cutmix', '1']])
-def test_multi_label_targets(mixing, kind, flags, steps, multi_label_folder, tmp_path):
+@pytest.mark.parametrize('kind, mixing', [
+    ('index', []), ('multihot', ['--mixup', '1']), ('index', ['--mixup-mode', 'multimix']),
+    ('multihot', ['--mixup-mode', 'dense-multimix', '--cutmix', '1'])])
+def test_multi_label_targets(kind, mixing, flags, steps, multi_label_folder, tmp_path):
     multi_label_folder(kind)
     flags += ['--task', 'multilabel', '--target-format', kind, '--smoothing', '0.2']
     assert train_timm.main([*flags, *mixing]) == 0
@@ -131,7 +129,7 @@ def test_knowledge_distillation(kind, flags, steps, monkeypatch, tmp_path):
         assert len(trained) == sum(len(group['params']) for group in state['optimizer']['param_groups'])
 
 
-@pytest.mark.parametrize('mode', ['batch', 'multimix', 'dense-multimix'])
+@pytest.mark.parametrize('mode', ['batch', 'dense-multimix'])
 def test_image_sizes_and_batches_follow_their_schedule(mode, flags, steps):
     flags += ['--mixup-mode', mode, '--train-img-sizes', '32', '64', '--train-batch-sizes', '8', '4']
     flags += ['--train-size-schedule', 'progressive', '--train-size-random-mix', '0']
@@ -160,9 +158,8 @@ def test_naflex(more, flags, steps, tmp_path):
 GEMMA = ['depth=1', 'embed_dim=32', 'num_heads=2', 'head_dim=16', 'intermediate_size=64', 'position_embedding_size=64']
 
 
-@pytest.mark.parametrize('model, kwargs', [
-    ('naflexvit_base_patch16_gap', ['depth=1', 'embed_dim=32', 'num_heads=2']), ('gemma4_vit_167m', GEMMA)])
-@pytest.mark.parametrize('in_chans', [1, 3])
+@pytest.mark.parametrize('in_chans, model, kwargs', [
+    (1, 'naflexvit_base_patch16_gap', ['depth=1', 'embed_dim=32', 'num_heads=2']), (3, 'gemma4_vit_167m', GEMMA)])
 def test_naflex_models_and_channels(in_chans, model, kwargs, flags, steps, capsys):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
     flags[flags.index('test_resnet')] = model
@@ -183,10 +180,12 @@ def test_torchscript(flags, steps):
 
 def test_stop_epoch_and_milestones_and_a_complete_run_stays_as_it_is(flags, tmp_path, caplog):
     flags += ['--epochs', '6', '--stop-epoch', '3', '--save-epochs', '1', '3', '--checkpoint-hist', '1']
+    flags += ['--val-interval', '6']
     flags += ['--resume', 'auto', '--sched', 'cosine', '--lr', '0.1']
     assert train_timm.main(flags) == 0
     folder = tmp_path / 'run'
-    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
+    validated = [(row['epoch'], bool(row['eval_top1'])) for row in rows_of(folder)]
+    assert validated == [('0', True), ('1', False), ('2', True)]
     assert float(rows_of(folder)[-1]['lr']) > 0.05  # the schedule is that of six epochs
     names = {name for name in os.listdir(folder) if name.startswith('milestone')}
     assert names == {'milestone-1.pth.tar', 'milestone-3.pth.tar'}
@@ -196,11 +195,6 @@ def test_stop_epoch_and_milestones_and_a_complete_run_stays_as_it_is(flags, tmp_
         assert train_timm.main(flags) == 0
     assert 'Nothing to do: 3 of 3 epochs are done.' in caplog.text
     assert before == ((folder / 'last.pth.tar').read_bytes(), (folder / 'summary.csv').read_text())
-
-
-def test_saved_images(flags, tmp_path):
-    assert train_timm.main([*flags, '--save-images']) == 0
-    assert (tmp_path / 'run' / 'train-batch-0.jpg').stat().st_size > 0
 
 
 def test_test_time_augmentation_averages_neighbours(flags, monkeypatch):
@@ -226,7 +220,7 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path, caplog):
     flags += ['--log-wandb', '--wandb-project', 'birds', '--wandb-tags', 'a', 'b', '--mixup-mode', 'multimix']
     assert train_timm.main(flags) == 0
     init, logged = wandb.init.call_args.kwargs, [call.args[0] for call in wandb.log.call_args_list]
-    assert (init['project'], init['name'], init['tags'], init['id']) == ('birds', 'run', ['a', 'b'], None)
+    assert (init['project'], init['name'], init['tags']) == ('birds', 'run', ['a', 'b']) and 'id' not in init
     assert init['config']['model'] == 'test_resnet'
     assert [values['epoch'] for values in logged] == [0, 1] and 'train_mixed_loss' in logged[0]
     assert logged[0]['eval_top1'] == float(rows_of(tmp_path / 'run')[0]['eval_top1'])
@@ -302,19 +296,17 @@ def test_args_yaml_of_a_run_is_a_config_of_the_next(flags, tmp_path):
     assert {name for name in first if first[name] != again[name]} <= {'config', 'experiment'}
 
 
-@pytest.mark.parametrize('model, mode', [('test_resnet', 'multimix'), ('test_vit', 'dense-multimix')])
+@pytest.mark.parametrize('model, mode', [('test_resnet', 'batch'), ('test_vit', 'dense-multimix')])
 def test_img_size_works_with_any_model(model, mode, flags, steps):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
     assert train_timm.main([*flags, '--img-size', '64', '--model', model, '--mixup-mode', mode, '--epochs', '1']) == 0
     assert steps[0].input.shape[-2:] == (64, 64)
 
 
-@pytest.mark.parametrize('loss, mode', [('zlpr', 'batch'), ('twoway', 'batch'), ('asl', 'multimix'), ('asl', 'batch')])
+@pytest.mark.parametrize('loss, mode', [('zlpr', 'batch'), ('twoway', 'batch'), ('asl', 'multimix')])
 def test_multi_label_losses_with_the_default_smoothing(loss, mode, flags, steps, multi_label_folder):
     multi_label_folder('index')
-    flags += ['--task', 'multilabel', '--loss', loss, '--mixup-mode', mode, '--multimix-clean-weight', '1']
-    if mode == 'batch':
-        del flags[-2:]
+    flags += ['--task', 'multilabel', '--loss', loss, '--mixup-mode', mode, '--epochs', '1']
     assert train_timm.main(flags) == 0
     assert torch.isfinite(steps[-1].result['loss'])
 
@@ -354,27 +346,11 @@ def test_second_order_optimizers(model, more, flags, steps):
     assert torch.isfinite(steps[-1].result['loss'])
 
 
-@pytest.mark.parametrize('more, message', [
-    (['--mixup-mode', 'multimix', '--multimix-implementation', 'chunked'],
-     '--multimix-implementation must be reference with --opt adahessian, which needs second derivatives, got '),
-    (['--mixup-mode', 'mixupe', '--mixupe-exact'], '--mixupe-exact does not go with --opt adahessian'),
-    (['--sync-bn'], '--sync-bn does not go with --opt adahessian'),
-])
-def test_what_gives_no_second_derivatives_is_refused(more, message, flags, capsys):
-    assert code_of(train_timm.main, [*flags, '--opt', 'adahessian', *more]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_the_initial_head_is_scaled_with_its_bias(flags, tmp_path):
     flags += ['--head-init-scale', '0', '--lr', '0', '--weight-decay', '0', '--epochs', '1']
     assert train_timm.main(flags) == 0
     state = read(tmp_path / 'run' / 'last.pth.tar')['state_dict']
     assert not state['fc.weight'].any() and not state['fc.bias'].any()
-
-
-def test_a_milestone_is_validated(flags, tmp_path):
-    assert train_timm.main([*flags, '--epochs', '3', '--val-interval', '3', '--save-epochs', '1']) == 0
-    assert [bool(row['eval_top1']) for row in rows_of(tmp_path / 'run')] == [True, False, True]
 
 
 def test_a_new_run_does_not_write_into_the_folder_of_another(flags, tmp_path, caplog):

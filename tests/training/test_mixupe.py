@@ -24,12 +24,10 @@ def mean_images(monkeypatch):
 
 
 @pytest.mark.parametrize('more', [
-    [],
     ['--mixup', '0.4', '--mixup-prob', '0.5', '--batch-size', '7', '--model-ema'],
     ['--mixupe-threshold', '0', '--mixupe-residual-grad', '--amp', '--amp-dtype', 'bfloat16', '--channels-last'],
-    ['--mixupe-exact', '--no-prefetcher', '--amp', '--amp-dtype', 'bfloat16'],
+    ['--mixupe-exact', '--no-prefetcher', '--model-dtype', 'bfloat16'],
     ['--torchcompile', 'eager', '--grad-accum-steps', '2'],
-    ['--model-dtype', 'bfloat16', '--mixupe-exact'],
 ])
 def test_a_run_writes_its_summary(more, flags, tmp_path):
     assert train_timm.main([*flags, *FLAGS, *more]) == 0
@@ -45,13 +43,12 @@ def test_eta_of_zero_trains_as_mixup(flags, tmp_path):
     assert train_timm.main([*flags, *images_alone, '--experiment', 'b']) == 0
     a, b = (read(tmp_path / name / 'last.pth.tar') for name in 'ab')
     assert_identical(dict(a['state_dict']), dict(b['state_dict']))
-    assert not any(row['train_top1'] for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'
+    assert not any(row.get('train_top1') for row in rows_of(tmp_path / 'a')), 'mixed images have no accuracy'
 
 
 @pytest.mark.parametrize('change, old', [
     (['--input-size', '3', '48', '48'], '24 images of [3, 32, 32]'),
-    (['--mean', '0', '0', '0'], 'mean [0.5, 0.5, 0.5]'),
-    (['--std', '1', '1', '1'], 'std [0.5, 0.5, 0.5]'),
+    (['--mean', '0', '0', '0', '--std', '1', '1', '1'], 'mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]'),
     (['--train-split', 'validation', '--batch-size', '6'], '24 images'),
 ], ids=lambda value: value[0] if isinstance(value, list) else '')
 def test_the_mean_image_is_estimated_anew_for_other_images(change, old, flags, tmp_path, mean_images, caplog):

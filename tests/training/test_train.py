@@ -36,7 +36,8 @@ def test_a_run_writes_what_timm_writes(mode, flags, tmp_path, capsys):
 
 
 def test_it_learns_the_colours(flags, tmp_path):
-    flags += ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--epochs', '20', '--color-jitter', '0']
+    flags += ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--epochs', '20', '--color-jitter', '0',
+              '--val-interval', '20']
     assert train_timm.main(flags) == 0
     rows = rows_of(tmp_path / 'run')
     assert float(rows[-1]['eval_top1']) == 100.
@@ -44,33 +45,23 @@ def test_it_learns_the_colours(flags, tmp_path):
 
 
 @pytest.mark.parametrize('mode', [pytest.param('multimix', marks=pytest.mark.slow), 'dense'])
-def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path):
+def test_plain_timm_loads_the_checkpoint(mode, flags, image_folder, tmp_path, monkeypatch):
     assert train_timm.main([*flags, *MODES[mode]]) == 0
     folder = tmp_path / 'run'
     best = max(float(row['eval_top1']) for row in rows_of(folder))
     state = read(folder / 'model_best.pth.tar')['state_dict']
     safetensors.torch.save_file(state, folder / 'model_best.safetensors')
-    # in a process that cannot import the package
-    program = (
-        'import sys; sys.modules["timm_multimix"] = None\n'
-        'import timm\n'
-        'for path in sys.argv[1:]:\n'
-        '    model = timm.create_model("test_resnet", num_classes=3, checkpoint_path=path)\n'
-        '    print(sum(p.double().sum() for p in model.parameters()).item())\n')
+    for name in [name for name in sys.modules if name.split('.')[0] == 'timm_multimix']:
+        monkeypatch.setitem(sys.modules, name, None)  # so that nothing can import the package
     paths = [folder / 'model_best.pth.tar', folder / 'model_best.safetensors']
-    done = subprocess.run(
-        [sys.executable, '-c', program, *map(str, paths)], capture_output=True, text=True, check=True)
-    total = sum(state[name].double().sum() for name, _ in timm.create_model('test_resnet').named_parameters()).item()
-    assert [float(line) for line in done.stdout.split()] == pytest.approx([total, total])
     for path in paths:
         model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
         assert accuracy(model, image_folder) == pytest.approx(best)
 
 
-@pytest.mark.parametrize('mode', ['plain', 'multimix', 'dense'])
-def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, epochs_run):
+def test_an_interrupted_run_resumes_in_place(flags, tmp_path, epochs_run):
     """Interrupted in its second epoch, it continues there, keeps its summary and ends with all epochs."""
-    flags = [*flags, *MODES[mode], '--epochs', '3', '--resume', 'auto', '--model-ema']
+    flags = [*flags, *MODES['dense'], '--epochs', '3', '--resume', 'auto', '--model-ema']
     epochs_run.interrupt = 1
     assert train_timm.main(flags) == 130
     folder = tmp_path / 'run'
@@ -88,7 +79,7 @@ def test_an_interrupted_run_resumes_in_place(mode, flags, tmp_path, epochs_run):
     assert len(rows_of(folder)) == 3
 
 
-@pytest.mark.parametrize('mode', ['mixup', 'multimix', 'dense', 'mixupe'])
+@pytest.mark.parametrize('mode', ['mixup', 'dense', 'mixupe'])
 def test_mixup_off_epoch_ends_mixing(mode, flags, steps):
     """From that epoch on the loss is that of the clean batch with hard labels, smoothed."""
     assert train_timm.main([*flags, *MODES[mode], '--mixup-off-epoch', '1', '--smoothing', '0.1']) == 0
@@ -104,8 +95,7 @@ def test_mixup_off_epoch_ends_mixing(mode, flags, steps):
     ['--amp', '--amp-dtype', 'bfloat16'],
     ['--channels-last', '--grad-accum-steps', '2', '--clip-grad', '1'],
     ['--no-prefetcher', '--opt', 'adamw', '--clip-grad', '0.1', '--clip-mode', 'agc'],
-    ['--batch-size', '7', '--model-ema', '--model-ema-warmup', '--recovery-interval', '2'],
-    ['--torchcompile', 'eager', '--val-interval', '2'],
+    ['--batch-size', '7', '--model-ema', '--model-ema-warmup', '--recovery-interval', '2', '--torchcompile', 'eager'],
     ['--model', 'test_vit', '--input-size', '3', '160', '160', '--drop', '0.1', '--drop-path', '0.1'],
 ])
 def test_flags_of_timm_work_with_dense_multimix(more, flags):
@@ -126,24 +116,20 @@ def test_mistakes_found_while_building_end_with_code_2(more, message, flags, cap
 
 
 @pytest.mark.parametrize('more', [
-    ['--mixup-off-epoch', '1'],
-    ['--val-interval', '2'],
-    ['--mixup-prob', '0.5'],
-    ['--cutmix', '1'],
-])
+    ['--mixup-off-epoch', '1', '--val-interval', '2'], ['--mixup-prob', '0.5', '--cutmix', '1']])
 def test_every_row_of_the_summary_has_the_same_columns(more, flags, tmp_path):
     assert train_timm.main([*flags, *MODES['multimix'], '--epochs', '4', *more]) == 0
     with open(tmp_path / 'run' / 'summary.csv', newline='') as file:
         rows = list(csv.reader(file))
-    assert rows[0] == [
+    assert {*rows[0]} == {
         'epoch', 'train_loss', 'train_mixed_loss', 'train_clean_loss', 'train_top1',
-        'eval_loss', 'eval_top1', 'eval_top5', 'lr']
+        'eval_loss', 'eval_top1', 'eval_top5', 'lr'}
+    assert (rows[0][0], rows[0][-1]) == ('epoch', 'lr')
     assert [len(row) for row in rows] == [9] * 5
     table = rows_of(tmp_path / 'run')
     assert all(0. < float(row['lr']) <= 0.01 for row in table)
     if '--mixup-off-epoch' in more:
         assert [bool(row['train_mixed_loss']) for row in table] == [True, False, False, False]
-    if '--val-interval' in more:
         assert [bool(row['eval_top1']) for row in table] == [False, True, False, True]
 
 

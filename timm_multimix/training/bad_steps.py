@@ -20,11 +20,7 @@ class BadSteps:
     an accelerator: there a bad update uses gradients of zero, and the host learns of it when a line is logged. On the
     CPU, where the check costs nothing, and with second-order optimizers, which would differentiate a bad loss again,
     the optimizer and the moving averages are not called at all; nor is the optimizer by the loss scaler of float16.
-
-    Args:
-        module: The trained module; the running statistics of its normalisation layers are restored.
-        optimizer: The optimizer whose gradients are checked.
-        limit: Bad updates in a row that end the run; 0 for no limit.
+    `limit` bad updates in a row end the run; 0 for no limit.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, limit: int):

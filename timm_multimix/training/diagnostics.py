@@ -3,7 +3,7 @@ import argparse
 import logging
 import math
 from collections import Counter
-from typing import Any, Dict
+from typing import Any, Callable
 
 from .._timm_compat import labels_of
 from ..settings import MODES, Settings
@@ -37,20 +37,21 @@ def chance_level(dataset: Any, num_classes: int) -> float:
 
 
 def warn_if_at_chance(
-        args: argparse.Namespace, epoch: int, train_metrics: Dict[str, float], num_images: int, chance: float) -> bool:
+        args: argparse.Namespace, epoch: int, top1: float, num_images: int, chance: Callable[[], float]) -> bool:
     """Warn if a MultiMix run has learnt nothing one epoch after its warm-up, or later; True if so.
 
     The accuracy of the clean logits is compared with chance plus two standard deviations of chance on `num_images`.
     The first epoch does not count, because its mean includes the untrained model.
     """
-    if args.mixup_mode not in MODES or epoch < max(args.warmup_epochs, 1) or 'top1' not in train_metrics:
+    if args.mixup_mode not in MODES or epoch < max(args.warmup_epochs, 1):
         return False
+    chance = chance()
     spread = 2. * math.sqrt(chance * (1. - chance) / num_images)
-    if train_metrics['top1'] > 100. * (chance + spread):
+    if top1 > 100. * (chance + spread):
         return False
     kept = gradient_kept(args)
     _logger.warning(
-        f'Not learning: clean train accuracy {train_metrics["top1"]:.2f} % after epoch {epoch} is at chance: always '
+        f'Not learning: clean train accuracy {top1:.2f} % after epoch {epoch} is at chance: always '
         f'predicting the most frequent class gives {100. * chance:.2f} % +- {100. * spread:.2f}. Mixing leaves '
         f'{100. * kept:.3g} % of the gradient that tells images apart. ' + (
             'So first try plain training (--mixup-mode batch) with this learning rate and warm-up.' if kept > 0.5 else

@@ -6,10 +6,10 @@ from typing import Any, Dict
 import torch
 import torch.nn as nn
 from timm.task import evaluation_sample_limit
-from timm.utils import AverageMeter, distribute_bn
+from timm.utils import AverageMeter
 
 from .checkpoints.recovery import Recovery
-from .loop import Training
+from .loop import Training, share_statistics
 from .progress import progress
 
 _logger = logging.getLogger('train')
@@ -26,13 +26,6 @@ def validate_all(training: Training, loader: Any, recovery: Recovery) -> Dict[st
     if args.multimix_teacher_decay is not None:
         metrics['student_top1'] = student_metrics['top1']
     return metrics
-
-
-def share_statistics(training: Training, model: nn.Module) -> None:
-    """Give all processes the same running statistics (--dist-bn); with --sync-bn they already have them."""
-    args, runtime = training.args, training.runtime
-    if runtime.distributed and not args.sync_bn and args.dist_bn in ('broadcast', 'reduce'):
-        distribute_bn(model, runtime.world_size, args.dist_bn == 'reduce')
 
 
 @torch.no_grad()

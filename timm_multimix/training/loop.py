@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
+import torch.nn as nn
 from timm.task import TrainingTask
-from timm.utils import AverageMeter, accuracy, dispatch_clip_grad
+from timm.utils import AverageMeter, accuracy, dispatch_clip_grad, distribute_bn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.utils import save_image
 
@@ -20,8 +21,10 @@ from ..tasks.multimix import MultiMixTask
 from .bad_steps import BadSteps
 from .checkpoints.recovery import Recovery
 from .data.classes import class_names
+from .data.loaders import set_epoch
 from .data.naflex import to_device
-from .runtime import Runtime
+from .diagnostics import chance_level, warn_if_at_chance
+from .runtime import Runtime, seed_epoch
 from .schedule import Schedule
 
 _logger = logging.getLogger('train')
@@ -101,13 +104,6 @@ def train_one_epoch(
 ) -> Dict[str, float]:
     """Train on every batch once, or on the remaining batches of an interrupted epoch.
 
-    Args:
-        epoch: Epoch number, from 0.
-        training: The parts of the run.
-        loader: Yields batches of images and labels.
-        recovery: Knows which batches remain, and writes checkpoints within the epoch.
-        output_dir: Folder for the images of --save-images.
-
     Returns:
         Means over the epoch: 'loss', and in the multimix modes the loss's parts and 'top1' of the clean logits.
     """
@@ -118,6 +114,12 @@ def train_one_epoch(
     last_group = len(loader) % accum_steps or accum_steps  # batches in the last, maybe shorter, update
     meters = TrainMeters(runtime.device)
     num_updates = epoch * updates_per_epoch + recovery.updates_done(epoch, len(loader))
+    seed_epoch(args.seed, runtime, epoch)
+    set_epoch(loader, epoch)
+    if args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+        for mixing in (task, mixup_fn):
+            if hasattr(mixing, 'mixup_enabled'):
+                mixing.mixup_enabled = False
     task.train()
     optimizer.zero_grad()
     start = time.time()
@@ -168,7 +170,19 @@ def train_one_epoch(
         meters.read(training)
     if hasattr(optimizer, 'sync_lookahead'):
         optimizer.sync_lookahead()
+    share_statistics(training, task.get_eval_model())
+    if runtime.primary and 'top1' in meters.mean:
+        num_images = len(loader) * args.batch_size * runtime.world_size
+        warn_if_at_chance(args, epoch, meters.mean['top1'], num_images, lambda: chance_level(
+            loader.dataset, task.get_eval_model().num_classes))
     return meters.mean
+
+
+def share_statistics(training: Training, model: nn.Module) -> None:
+    """Give all processes the same running statistics (--dist-bn); with --sync-bn they already have them."""
+    args, runtime = training.args, training.runtime
+    if runtime.distributed and not args.sync_bn and args.dist_bn in ('broadcast', 'reduce'):
+        distribute_bn(model, runtime.world_size, args.dist_bn == 'reduce')
 
 
 def train_step(training: Training, input: Any, target: torch.Tensor, scale: float, need_update: bool) -> Dict[str, Any]:

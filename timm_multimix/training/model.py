@@ -23,7 +23,7 @@ from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
 from ..checks import REJECTIONS, UsageError, call_library
-from .cli.flag import any_of
+from .cli.flag import any_of, take
 from .data.naflex import patch_size
 from .runtime import Runtime
 
@@ -31,11 +31,7 @@ _logger = logging.getLogger('train')
 
 
 def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.Module, Dict[str, Any]]:
-    """Create the model on its device and its data config (input_size, mean, std, interpolation, crop_pct, num_classes).
-
-    Raises:
-        UsageError: If the model is unknown or cannot be built with these flags.
-    """
+    """Create the model on its device, and its data config: input_size, mean, std, interpolation and so on."""
     in_chans = args.in_chans or (args.input_size[0] if args.input_size else 3)
     if args.fuser:
         call_library(f'--fuser {args.fuser}', set_jit_fuser, args.fuser)
@@ -51,15 +47,13 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         args.model,
         pretrained=args.pretrained or bool(args.pretrained_path),
         in_chans=in_chans,
-        num_classes=args.num_classes,
         drop_rate=args.drop,
         drop_path_rate=args.drop_connect if args.drop_path is None else args.drop_path,
         drop_block_rate=args.drop_block,
         global_pool=args.gp,
-        bn_momentum=args.bn_momentum,
-        bn_eps=args.bn_eps,
         scriptable=args.torchscript,
         pretrained_cfg_overlay=overlay or None,
+        **take(args, 'num_classes', 'bn_momentum', 'bn_eps'),
         **args.model_kwargs,
         **(dict(errors=Exception) if args.model_kwargs else {}),
     )
@@ -126,9 +120,8 @@ def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Modu
 
 def _load_initial(model: nn.Module, path: str) -> None:
     """Load the weights of --initial-checkpoint."""
-    what = f'--initial-checkpoint {path}'
-    state = _read_checkpoint('--initial-checkpoint', path)
-    if state is None:
+    what, state = f'--initial-checkpoint {path}', _read_checkpoint('--initial-checkpoint', path)
+    if state is None:  # a numpy file, which the model reads itself
         call_library(what, load_checkpoint, model, path, errors=Exception)
         return
     what += (f' does not fit this model with {model.num_classes} classes; --pretrained-path accepts another number of '
@@ -137,7 +130,6 @@ def _load_initial(model: nn.Module, path: str) -> None:
 
 
 def _read_checkpoint(flag: str, path: str) -> Optional[Dict[str, torch.Tensor]]:
-    """Read the weights in a file; None for a numpy file, which the model reads itself."""
     if not os.path.isfile(path):
         raise UsageError(f'{flag} {path}: no such file')
     if path.lower().endswith(('.npz', '.npy')):

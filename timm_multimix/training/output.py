@@ -9,15 +9,16 @@ from typing import Any, Dict, List, Optional
 
 from timm.models import safe_model_name
 from timm.utils import get_outdir
+from torch.utils.data import Dataset
 
 from .checkpoints.resume import DEFAULT_OUTPUT
 from .checkpoints.saver import AtomicCheckpointSaver
 from .cli.multimix import resolved
 from .cli.parser import args_text
-from .data.classes import write_classes
+from .data.classes import class_names, write_classes
 from .errors import RunFailed
 from .loop import Training
-from .records import Summary, Tracker, columns_of
+from .records import Summary, Tracker
 
 _logger = logging.getLogger('train')
 
@@ -25,12 +26,12 @@ _logger = logging.getLogger('train')
 class Output:
     """Checkpoints, args.yaml, classes.txt and summary.csv in this run's folder; on the primary process only.
 
-    `image_size` is part of the folder's name without --experiment; `checkpoint` is the path of the resumed one, if any.
+    `checkpoint` is the path of the resumed one, if any.
     """
 
-    def __init__(
-            self, training: Training, image_size: int, class_names: List[str], start_epoch: int, checkpoint: str = ''):
+    def __init__(self, training: Training, dataset: Dataset, image_size: int, start_epoch: int, checkpoint: str = ''):
         self.args = args = training.args
+        names = class_names(dataset)
         name = args.experiment or '-'.join(
             [datetime.now().strftime('%Y%m%d-%H%M%S'), safe_model_name(args.model), str(image_size)])
         root = args.output or DEFAULT_OUTPUT
@@ -40,13 +41,13 @@ class Output:
         self.folder = get_outdir(root, name, inc=not (continued or args.resume == 'auto'))
         if self.folder != here:
             _logger.warning(f'{here} belongs to another run; this run is in {self.folder}.')
-        self.summary = Summary(os.path.join(self.folder, 'summary.csv'), columns_of(training), start_epoch)
+        self.summary = Summary(os.path.join(self.folder, 'summary.csv'), start_epoch)
         self.results: List[Dict[str, Any]] = []
         self.tracker = Tracker(args, name, self.folder, start_epoch)
         self.saver = AtomicCheckpointSaver(
             model=training.task.get_eval_model(),
             optimizer=training.optimizer,
-            args=argparse.Namespace(**vars(args), class_names=class_names),
+            args=argparse.Namespace(**vars(args), class_names=names),
             amp_scaler=training.runtime.loss_scaler,
             checkpoint_dir=self.folder,
             recovery_dir=self.folder,
@@ -59,15 +60,16 @@ class Output:
             self.saver.load_state_dict_from_checkpoint(checkpoint)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
             file.write(args_text(args, **resolved(training.task)))
-        write_classes(self.folder, class_names)
+        write_classes(self.folder, names)
 
     def add_epoch(
             self, epoch: int, train_metrics: Dict[str, float], eval_metrics: Optional[Dict[str, float]], lr: float,
     ) -> None:
         """Write the epoch's row and checkpoint; --eval-metric ranks the checkpoint if the epoch was validated."""
-        metric = eval_metrics[self.args.eval_metric] if eval_metrics else None
+        eval_metrics = eval_metrics or {}
+        metric = eval_metrics.get(self.args.eval_metric)
         values = {f'train_{name}': value for name, value in train_metrics.items()}
-        values.update({f'eval_{name}': value for name, value in (eval_metrics or {}).items()}, lr=lr)
+        values.update({f'eval_{name}': value for name, value in eval_metrics.items()}, lr=lr)
         self.summary.add_epoch(epoch, values)
         if metric is not None and not math.isfinite(metric):
             _logger.warning(f'The metric of epoch {epoch} is {metric}: its checkpoint is not ranked.')
@@ -78,7 +80,7 @@ class Output:
         if not self.saver.failure:
             self.saver.remove_recoveries()
         self.tracker.add_epoch(epoch, values)  # last: a resumed run does not repeat it
-        validation = dict(validation=eval_metrics) if eval_metrics else {}
+        validation = {'validation': eval_metrics} if eval_metrics else {}
         self.results.append(dict(epoch=epoch, train=train_metrics, **validation))
 
     def close(self) -> None:

@@ -4,12 +4,10 @@ import csv
 import importlib
 import logging
 import os
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, List
 
 from ..checks import UsageError, call_library
 from ..settings import MODES
-from .cli.multimix import mixes_input
-from .loop import Training
 
 _logger = logging.getLogger('train')
 _GROUPS = ('epoch', 'train', 'eval', 'lr')  # of the columns, in their order
@@ -18,18 +16,16 @@ _GROUPS = ('epoch', 'train', 'eval', 'lr')  # of the columns, in their order
 class Summary:
     """The rows of the file, which is replaced with each new row, so that it is always complete.
 
-    Rows of an existing file before `start_epoch`, the first epoch that will be trained, are kept, also with columns
-    that this run does not have.
+    Rows of an existing file before `start_epoch`, the first epoch that will be trained, are kept. The columns are those
+    of any row.
     """
 
-    def __init__(self, path: str, columns: Iterable[str], start_epoch: int):
+    def __init__(self, path: str, start_epoch: int):
         self.path = path
         self.waiting = 0  # rows that did not fit on the disk
         self._rows: List[Dict[str, Any]] = []
         if os.path.exists(path):
             self._rows = [row for row in _read(path) if float(row['epoch']) < start_epoch]
-        names = dict.fromkeys((*columns, *(name for row in self._rows[:1] for name in row)))
-        self.columns = [name for group in _GROUPS for name in names if name and name.split('_')[0] == group]
 
     def add_epoch(self, epoch: int, values: Dict[str, float]) -> None:
         self._rows.append(dict(values, epoch=epoch))
@@ -39,9 +35,11 @@ class Summary:
     def write(self) -> None:
         """Write all rows; if that fails, they wait for the next epoch."""
         partial = f'{self.path}.tmp'
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        columns = [name for group in _GROUPS for name in names if name and name.split('_')[0] == group]
         try:
             with open(partial, 'w', newline='') as file:
-                writer = csv.DictWriter(file, self.columns, restval='', extrasaction='ignore')
+                writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore')
                 writer.writeheader()
                 writer.writerows(self._rows)
                 file.flush()
@@ -59,21 +57,6 @@ def _read(path: str) -> List[Dict[str, Any]]:
     if rows and 'epoch' not in rows[0]:
         raise UsageError(f'{path}: not the summary of a run: it has no column epoch; move it away')
     return [row for row in rows if (row['epoch'] or '').replace('.', '', 1).isdigit()]
-
-
-def columns_of(training: Training) -> List[str]:
-    """The columns of a run; without top-1 if images are mixed, because it would mean nothing."""
-    args = training.args
-    train, evaluation = ['loss'], [*training.task.create_evaluator().metric_names]
-    if args.mixup_mode in MODES:
-        train += ['mixed_loss', 'clean_loss', *(('strength', 'fit') if args.multimix_strength == 'auto' else ())]
-    elif args.kd_model_name:
-        train += ['task_loss', 'distill_loss']
-    if not mixes_input(args) and args.task != 'multilabel':
-        train.append('top1')
-    if args.multimix_teacher_decay is not None:
-        evaluation.append('student_top1')  # the other metrics are the teacher's
-    return ['epoch', *(f'train_{name}' for name in train), *(f'eval_{name}' for name in evaluation), 'lr']
 
 
 def check_installed(args: argparse.Namespace) -> None:
@@ -96,18 +79,11 @@ class Tracker:
         self.wandb = self.tensorboard = None
         if args.log_wandb:
             self.wandb = importlib.import_module('wandb')
-            run = call_library(
-                '--log-wandb',
-                self.wandb.init,
-                project=args.wandb_project,
-                name=name,
-                config=vars(args),
-                tags=args.wandb_tags,
-                resume='must' if args.wandb_resume_id else None,
-                id=args.wandb_resume_id or None,
-                errors=Exception,  # its own have no common class
-            )
-            if args.wandb_resume_id:
+            again = dict(resume='must', id=args.wandb_resume_id) if args.wandb_resume_id else {}
+            # its errors have no common class
+            run = call_library('--log-wandb', self.wandb.init, project=args.wandb_project, name=name,
+                               config=vars(args), tags=args.wandb_tags, **again, errors=Exception)
+            if again:
                 run.config.update(vars(args), allow_val_change=True)
                 last = run.summary.get('epoch')
                 if last is not None and last >= start_epoch:

@@ -3,11 +3,13 @@ import argparse
 import importlib
 import logging
 import platform
+import random
 import sys
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from timm.layers import set_fast_norm
@@ -109,3 +111,26 @@ def agree_to_start(runtime: Runtime) -> Iterator[None]:
             raise kind('another process could not start; its own message says why')
     if error is not None:
         raise error
+
+
+def get_rng_state(kind: str = 'cpu') -> Dict[str, Any]:
+    """States of all generators, with that of a kind of device, in a form that a checkpoint can hold without pickle."""
+    _, key, pos, has_gauss, gauss = np.random.get_state()
+    state = dict(
+        cpu=torch.get_rng_state(),
+        numpy=dict(key=torch.from_numpy(key.astype(np.int64)), pos=pos, has_gauss=has_gauss, gauss=gauss),
+        python=random.getstate(),
+    )
+    if kind != 'cpu':
+        state[kind] = getattr(torch, kind).get_rng_state().cpu()
+    return state
+
+
+def set_rng_state(state: Dict[str, Any], kind: str = 'cpu') -> None:
+    """Restore what `get_rng_state` returned on the same kind of device."""
+    torch.set_rng_state(state['cpu'])
+    key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
+    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
+    random.setstate(state['python'])
+    if kind != 'cpu':
+        getattr(torch, kind).set_rng_state(state[kind])

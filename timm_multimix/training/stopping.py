@@ -30,7 +30,6 @@ class StopRequest:
         self.distributed, self.device = distributed, device
         self._updates, self._every, self._since = 0, 1, time.monotonic()
         self._previous: Any = None
-        self._on_the_way_out = False
 
     def __enter__(self) -> 'StopRequest':
         if threading.current_thread() is threading.main_thread():  # Python allows it only there
@@ -38,18 +37,16 @@ class StopRequest:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        # a stopped run is about to end with its own exit code, and launchers repeat the signal
-        self._on_the_way_out = kind is Stopped
         if self._previous is not None:
-            if self._on_the_way_out:
-                atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's exit resets others
-            else:
-                signal.signal(signal.SIGTERM, self._previous)
+            signal.signal(signal.SIGTERM, self._ignore_once if kind is Stopped else self._previous)
+        if kind is Stopped:  # it is about to end with its own exit code, and launchers repeat the signal
+            atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python's exit resets others
 
     def _note(self, *_: object) -> None:
         self.requested = True
-        if self._on_the_way_out:  # only once, so that a program that continues after the run can be ended
-            signal.signal(signal.SIGTERM, self._previous)
+
+    def _ignore_once(self, *_: object) -> None:  # so that a program that continues after the run can be ended
+        signal.signal(signal.SIGTERM, self._previous)
 
     def agreed(self) -> bool:
         """Return after each update whether all processes end here; the answer is the same in all of them."""
@@ -79,8 +76,7 @@ class StopRequest:
 def shield_workers(loader: Any) -> None:
     """Let the workers of a loader survive SIGTERM, because the training process still needs their data.
 
-    When Python exits, it sends the same signal to the remaining workers and waits for them. So a worker that gets it
-    checks whether the program is exiting.
+    Only when Python exits, which sends the same signal to the remaining workers and waits for them, do they end.
     """
     inner = getattr(loader, 'loader', loader)
     if hasattr(inner, 'worker_init_fn'):

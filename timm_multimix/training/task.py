@@ -1,10 +1,12 @@
-"""The training task that the flags ask for, with its mixing."""
+"""The training task that the flags ask for, with its mixing and its optimizer."""
 import argparse
 import logging
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import torch
 import torch.nn as nn
 from timm.data import Mixup
+from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -14,14 +16,15 @@ from timm.task import (
     TrainingTask,
 )
 
-from ..checks import call_library
+from ..checks import REJECTIONS, call_library
 from ..settings import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
-from .cli.multimix import mixes_input, mixupe_kwargs, multimix_kwargs
+from .cli.multimix import mixes_input, mixup_kwargs, mixupe_kwargs, multimix_kwargs
 from .cli.rules import loss_type
 from .model import create_by_name
 from .runtime import Runtime
+from .schedule import scaled_learning_rate
 
 _logger = logging.getLogger('train')
 
@@ -55,16 +58,8 @@ def create_task(
     if mixes_input(args) and not args.naflex_loader:
         # on the batch, not in the loader's workers, where --mixup-off-epoch could not end it
         mixup_fn = Mixup(
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            cutmix_minmax=args.cutmix_minmax,
-            prob=args.mixup_prob,
-            switch_prob=args.mixup_switch_prob,
-            mode=args.mixup_mode,
-            label_smoothing=smoothing,
-            num_classes=data_config['num_classes'],
-            multi_label=multi_label,
-        )
+            **mixup_kwargs(args), cutmix_minmax=args.cutmix_minmax, mode=args.mixup_mode,
+            num_classes=data_config['num_classes'], label_smoothing=smoothing)
     criterion_kwargs['soft_targets'] = mixes_input(args)
     if args.kd_model_name:
         return _create_distillation_task(args, model, shared), mixup_fn
@@ -94,9 +89,17 @@ def _create_distillation_task(args: argparse.Namespace, model: nn.Module, shared
     )
 
 
-def optimized_module(task: TrainingTask, model: nn.Module) -> nn.Module:
-    """The module to optimize: the model, in feature distillation with the projection that is trained as well."""
-    return task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model
+def create_optimizer(
+        args: argparse.Namespace, task: TrainingTask, model: nn.Module, world_size: int) -> torch.optim.Optimizer:
+    """Create the optimizer of the model, in feature distillation also of the projection, which is trained as well."""
+    return call_library(
+        f'--opt {args.opt}',
+        create_optimizer_v2,
+        task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model,
+        **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, world_size)),
+        **args.opt_kwargs,
+        errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,
+    )
 
 
 def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any]) -> None:
@@ -111,10 +114,3 @@ def prepare_mixing(task: TrainingTask, loader: Any, data_config: Dict[str, Any])
         _logger.warning(f'The mean image of the checkpoint is from {task.mean_image_source or "unknown images"}.')
     _logger.info(f'Estimating the mean image from one pass over the training images: {source}.')
     task.estimate_mean_image(loader, source)
-
-
-def end_mixing(task: TrainingTask, mixup_fn: Optional[Callable]) -> None:
-    """Stop mixing: further batches are left as they are."""
-    for mixing in (task, mixup_fn):
-        if hasattr(mixing, 'mixup_enabled'):
-            mixing.mixup_enabled = False

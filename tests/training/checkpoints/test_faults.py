@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_timm
-from tests.support.training_runs import MODES, rows_of
+from tests.support.training_runs import rows_of
 from tests.support.training_states import read
 from timm_multimix import UsageError
 from timm_multimix.training import evaluate
@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_for_a_while_costs_one_checkpoint(flags, tmp_path, m
     assert len(rows_of(tmp_path / 'run')) == 3
 
 
-@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EIO])
 def test_a_disk_full_to_the_end_is_exit_code_1_and_loses_no_checkpoint(error, flags, tmp_path, monkeypatch, capsys):
     fail_saves(monkeypatch, {1, 2}, error)
     assert train_timm.main([*flags, '--epochs', '3']) == 1
@@ -134,33 +134,6 @@ def test_a_file_size_limit_keeps_the_last_checkpoint(flags, tmp_path):
     assert len(rows_of(folder)) == 2
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip('only root can mount a tmpfs')
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', str(folder)]).returncode != 0:
-        pytest.skip('no tmpfs can be mounted here')
-    yield folder
-    subprocess.run(['umount', str(folder)], check=True)
-
-
-def test_a_real_disk_that_fills_up_keeps_the_last_checkpoint(flags, small_disk):
-    flags = [*flags, '--output', str(small_disk), '--resume', 'auto']
-    assert train_timm.main([*flags, '--epochs', '1']) == 0
-    folder = small_disk / 'run'
-    filler = small_disk / 'filler'
-    free = shutil.disk_usage(small_disk).free
-    filler.write_bytes(b'x' * (free - os.path.getsize(folder / 'last.pth.tar') // 2))
-    assert train_timm.main([*flags, '--epochs', '3']) == 1
-    assert set(whole(folder).values()) == {0}
-    filler.unlink()
-    assert train_timm.main([*flags, '--epochs', '3']) == 0
-    assert whole(folder)['last.pth.tar'] == 2
-    assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
-
-
 def damage(path, how):
     content = path.read_bytes()
     path.unlink()  # a hard link to checkpoint-N, which stays whole
@@ -175,17 +148,20 @@ def damage(path, how):
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1:])
 
 
-@pytest.mark.parametrize('how', ['cut off', 'empty', 'garbage', 'one bit'])
-def test_a_damaged_last_checkpoint_is_skipped(how, flags, tmp_path, epochs_run, caplog):
-    flags = [*flags, '--resume', 'auto']
+def test_a_damaged_last_checkpoint_is_skipped(flags, tmp_path, epochs_run, caplog):
+    flags, folder = [*flags, '--resume', 'auto'], tmp_path / 'run'
     assert train_timm.main([*flags, '--epochs', '2']) == 0
-    folder = tmp_path / 'run'
     (folder / 'checkpoint-1.pth.tar').unlink()
-    damage(folder / 'last.pth.tar', how)
+    last = folder / 'last.pth.tar'
+    content = last.read_bytes()
+    for how in ('cut off', 'empty', 'garbage', 'one bit'):
+        last.write_bytes(content)
+        damage(last, how)
+        caplog.clear()
+        assert resume.newest_checkpoint(str(folder)) == str(folder / 'checkpoint-0.pth.tar')
+        assert 'last.pth.tar is damaged' in caplog.text
     assert train_timm.main([*flags, '--epochs', '3']) == 0
-    assert epochs_run == [0, 1, 1, 2]
-    assert any('last.pth.tar is damaged' in record.message for record in caplog.records)
-    assert whole(folder)['last.pth.tar'] == 2
+    assert epochs_run == [0, 1, 1, 2] and whole(folder)['last.pth.tar'] == 2
     assert [row['epoch'] for row in rows_of(folder)] == ['0', '1', '2']
 
 
@@ -207,12 +183,6 @@ def test_an_output_folder_that_is_read_only_is_refused(flags, tmp_path, capsys):
     assert f'error: --output {tmp_path}/runs: ' in capsys.readouterr().err
 
 
-def test_a_read_only_file_system_is_refused(flags, small_disk, capsys):
-    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
-    assert train_timm.main([*flags, '--output', str(small_disk)]) == 2
-    assert 'Read-only file system' in capsys.readouterr().err.splitlines()[-1]
-
-
 def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     validate, losses = evaluate.validate, iter([float('nan'), 2., 1.])
     monkeypatch.setattr(
@@ -222,27 +192,13 @@ def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     assert best['epoch'] == 2 and best['metric'] == 1.
 
 
-def test_a_mistake_found_in_training_is_one_line(flags, capsys, monkeypatch):
-    """Labels beyond the classes, which the library refuses."""
-    forward = train_timm.train_one_epoch
-
-    def wrong_labels(epoch, training, loader, *args, **kwargs):
-        batches = [(images, target + 10) for images, target in loader]
-        return forward(epoch, training, batches, *args, **kwargs)
-
-    monkeypatch.setattr(train_timm, 'train_one_epoch', wrong_labels)
-    assert train_timm.main([*flags, *MODES['multimix']]) == 2
-    assert 'target must hold class indices in 0..2' in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize('workers', ['0', '1'])
-def test_an_error_of_the_program_keeps_its_traceback(workers, flags, monkeypatch):
+def test_an_error_of_the_program_keeps_its_traceback(flags, monkeypatch):
     def broken(self, index):
         raise ValueError('something inside a library')
 
     monkeypatch.setattr(images.CheckedImages, '__getitem__', broken)
     with pytest.raises(ValueError, match='something inside a library') as error:
-        train_timm.main([*flags, '--workers', workers])
+        train_timm.main([*flags, '--workers', '1'])
     assert not isinstance(error.value, UsageError)
 
 

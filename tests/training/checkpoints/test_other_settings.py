@@ -8,15 +8,13 @@ from tests.support.training_states import read
 from timm_multimix.training.loop import train_one_epoch
 
 CHANGES = [  # flags of the first start, flags of the second
-    (['--lr', '0.1'], ['--lr', '0.001']),
     (['--lr', '0.1'], ['--lr', '0.001', '--sched', 'step', '--decay-epochs', '1', '--decay-rate', '0.5']),
     (['--lr', '0.1', '--sched', 'plateau'], ['--lr', '0.001', '--sched', 'plateau']),
-    (['--lr', '0.1', '--sched', 'none'], ['--lr', '0.2', '--sched', 'none']),
-    ([], ['--batch-size', '4', '--lr-base', '0.2']),
-    (['--weight-decay', '0.1'], ['--weight-decay', '0.01', '--momentum', '0.5']),
+    ([], ['--batch-size', '4', '--lr-base', '0.2', '--sched', 'none']),
+    (['--weight-decay', '0.1', '--layer-decay', '0.5'],
+     ['--weight-decay', '0.01', '--momentum', '0.5', '--layer-decay', '0.9']),
     (['--opt', 'adamw'], ['--opt', 'adamw', '--opt-betas', '0.5', '0.6', '--opt-eps', '1e-3']),
     (['--opt', 'lookahead_adan', '--opt-kwargs', 'no_prox=True'], ['--opt', 'lookahead_adan', '--lr', '0.3']),
-    (['--layer-decay', '0.5'], ['--layer-decay', '0.9']),
     (['--model-ema', '--model-ema-decay', '0.5'], ['--model-ema', '--model-ema-decay', '0.9', '--model-ema-warmup']),
 ]
 

@@ -3,7 +3,8 @@ import pytest
 import yaml
 
 from tests.training.cli.support import parse, refusal
-from timm_multimix.training.cli.parser import FLAGS, parse_args
+from timm_multimix.training.cli.flags import FLAGS
+from timm_multimix.training.cli.parser import parse_args
 
 
 @pytest.fixture
@@ -56,19 +57,17 @@ def test_mistakes_in_a_config_are_refused(config, capsys):
             ('a: [1\n', 'config.yaml'),
             ('a: 2026-13-45\n', 'config.yaml: month must be in 1..12'),
             ('mixup_mode: multi-mix\n', "argument --mixup-mode: invalid choice: 'multi-mix' (choose from "),
-            ('epochs: null\n', 'epochs must have a value, got None'),
+            ('epochs: null\n', 'epochs must be one text or number, got None'),
             ('epochs: many\n', "argument --epochs: invalid int value: 'many'"),
-            ('epochs: true\n', 'epochs must be int, got True'),
+            ('epochs: true\n', 'epochs must be one text or number, got True'),
             ('epochs: 0\n', '--epochs must be >= 1, got 0'),
             ('multimix_tuples: 9\n', '--multimix-tuples needs --mixup-mode multimix or dense-multimix'),
-            ('amp: 3\n', 'amp must be true or false, got 3'),
             ('amp: 1\n', 'amp must be true or false, got 1'),
-            ('model: [a, b]\n', "model must be one value, got ['a', 'b']"),
+            ('model: [a, b]\n', "model must be one text or number, got ['a', 'b']"),
             ('input_size: [3, 32]\n', 'argument --input-size: expected 3 arguments'),
-            ('aa: [a, b]\n', 'aa must be one value'),
-            ('aa: true\n', 'aa must be text, got True'),
-            ('aa: {a: b}\n', "aa must be text, got {'a': 'b'}"),
-            ('model_kwargs: [a]\n', 'model_kwargs must hold "name: value" lines'),
+            ('aa: {a: b}\n', "aa must be one text or number, got {'a': 'b'}"),
+            ('scale: [0.5, true]\n', 'scale must be text or numbers, got [0.5, True]'),
+            ('model_kwargs: [a]\n', 'model_kwargs must be "name: value" lines'),
             ('model_kwargs: {1: a}\n', "argument --model-kwargs: must be key=value, got \"1='a'\""),
             ('pretrained_cfg_overlay: 3\n', 'pretrained_cfg_overlay must hold "name: value" lines, got 3'),
     ]:
@@ -78,12 +77,6 @@ def test_mistakes_in_a_config_are_refused(config, capsys):
 def test_unknown_names_in_a_config_are_warned_of(config, caplog):
     assert parse('--config', config('modell: resnet18\nepochs: 7\nconfig: x\n1: 2\n')).epochs == 7
     assert 'unknown names, which have no effect: 1, config, modell' in caplog.text
-
-
-def test_a_config_that_is_not_text_is_refused(tmp_path, capsys):
-    path = tmp_path / 'config.yaml'
-    path.write_bytes(b'\xff\xfe\x00')
-    assert f'--config {path}: ' in refusal(capsys, ['--config', str(path)])
 
 
 def test_a_name_may_look_like_a_number(config):

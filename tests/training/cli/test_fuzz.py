@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import train_timm
 from tests.support.strategies import many
-from timm_multimix.training.cli.parser import FLAGS as TABLE
+from timm_multimix.training.cli.flags import FLAGS as TABLE
 from timm_multimix.training.cli.parser import parse_args
 
 FLAGS = {name: flag for name, flag in TABLE.items() if not flag.is_positional}

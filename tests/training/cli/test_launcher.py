@@ -2,7 +2,7 @@
 import pytest
 
 from timm_multimix.__main__ import main
-from timm_multimix.training.cli.parser import FLAGS
+from timm_multimix.training.cli.flags import FLAGS
 
 MULTIMIX = ['--mixup-mode', 'multimix']
 

@@ -1,14 +1,8 @@
 """Every flag of the table: given twice, alone, without a value, and with a value of another form."""
-import argparse
-import sys
-from unittest import mock
-
 import pytest
-import timm
 
-import train_timm
 from tests.training.cli.support import refusal
-from timm_multimix.training.cli.parser import FLAGS, create_parser, parse_args
+from timm_multimix.training.cli.flags import FLAGS
 
 each_flag = pytest.mark.parametrize('flag', [f for f in FLAGS.values() if not f.is_positional], ids=lambda f: f.dest)
 
@@ -21,14 +15,6 @@ def of_its_form(flag, index=0):
     if flag.takes_names:
         return [f'a={index}']
     return [str(flag.choices[-index]) if flag.choices else str(index + 1)] * count
-
-
-@each_flag
-def test_the_last_of_a_flag_given_twice_counts(flag):
-    parser = create_parser()
-    for name in flag.names:
-        first, last = ([name, *of_its_form(flag, index)] for index in (0, 1))
-        assert getattr(parser.parse_args([*first, *last]), flag.dest) == getattr(parser.parse_args(last), flag.dest)
 
 
 @pytest.mark.parametrize('flag', ids=lambda f: f.dest, argvalues=[
@@ -52,43 +38,3 @@ def test_a_value_of_another_form_is_refused(flag, capsys):
     for wrong, is_wrong in values.values():
         if is_wrong:
             assert '--help lists the flags' in refusal(capsys, [flag.name, *wrong])
-
-
-class Recorded(argparse.Namespace):
-    """Arguments that note which of them are read."""
-    seen = set()
-
-    def __getattribute__(self, name):
-        Recorded.seen.add(name)
-        return super().__getattribute__(name)
-
-
-SIZE = ['--img-size', '32', '--batch-size', '8', '--workers', '0', '--device', 'cpu', '--epochs', '1']
-KINDS = [  # together these reach almost every flag
-    [*SIZE, '--mixup', '1', '--bce-loss', '--train-img-sizes', '32', '--amp', '--amp-dtype', 'bfloat16', '--model-ema',
-     '--split-bn', '--resplit', '--log-wandb'],
-    [*SIZE, '--mixup-mode', 'dense-multimix', '--multimix-teacher-decay', '0.9', '--lr', '0.1', '--clip-grad', '1'],
-    [*SIZE, '--kd-model-name', 'test_resnet', '--kd-distill-type', 'feature'],
-    [*SIZE[2:], '--mixup', '1', '--model', 'naflexvit_base_patch16_gap', '--model-kwargs', 'depth=1', 'embed_dim=32',
-     'num_heads=2', '--naflex-loader', '--naflex-train-seq-lens', '4', '--naflex-max-seq-len', '4'],
-    [*SIZE, '--mixup-mode', 'mixupe'],
-]
-NOT_BY_NAME = {'config', 'local_rank', 'crop_pct', 'interpolation', 'mean', 'std'}  # read by parser or timm
-OF_OTHER_RUNS = {  # with several processes, resumed, with several labels, compiled
-    'no_ddp_bb', 'sync_bn', 'dist_bn', 'no_resume_opt', 'target_format', 'torchcompile_mode'}
-
-
-@pytest.mark.slow
-def test_every_flag_is_read(image_folder, tmp_path, monkeypatch):
-    """Each by one of a few runs."""
-    def create_model(model_name, pretrained, **kwargs):
-        return timm.create_model(model_name, **kwargs)
-
-    monkeypatch.setitem(sys.modules, 'wandb', mock.MagicMock())
-    monkeypatch.setattr('timm.task.distillation.create_model', create_model)
-    for index, kind in enumerate(KINDS):
-        args, _ = parse_args([
-            str(image_folder), '--model', 'test_resnet', '--num-classes', '3', '--output', str(tmp_path),
-            '--experiment', str(index), *kind])
-        assert train_timm.run(Recorded(**vars(args))) == 0
-    assert FLAGS.keys() - Recorded.seen == NOT_BY_NAME | OF_OTHER_RUNS

@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.data import create_dataset, create_loader
 
-from timm_multimix.training.data.views import TwoViews, make_views, views_collate
+from timm_multimix.training.data.views import make_views, views_collate
 
 
 def load(image_folder, two_views, prefetcher, workers=0, seed=0, **kwargs):
@@ -45,8 +45,3 @@ def test_views_differ_by_the_augmentation_alone(prefetcher, image_folder):
 def test_one_view_uses_timms_own_collate(prefetcher, image_folder):
     assert views_collate(False, prefetcher) is None
     assert [x.shape[0] for x, _ in load(image_folder, False, prefetcher)] == [6] * 4
-
-
-def test_the_transform_is_drawn_twice():
-    draws = iter(range(10))
-    assert TwoViews(lambda image: (image, next(draws)))('cat') == (('cat', 0), ('cat', 1))

@@ -1,14 +1,12 @@
 """Checkpoints within an epoch, from which a run continues exactly."""
 import logging
-import random
 from itertools import count
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-import numpy as np
 import torch
 
 from ..progress import progress
-from ..runtime import Runtime
+from ..runtime import Runtime, get_rng_state, set_rng_state
 from ..stopping import Stopped, StopRequest
 from .saver import AtomicCheckpointSaver
 
@@ -23,13 +21,8 @@ class Recovery:
     for (a loader without workers draws then; timm's is one batch ahead), and after it. When a run resumes, the loader
     reads the finished batches again, unused, so that its order and its workers are where they were.
 
-    Args:
-        runtime: Where the run computes.
-        position: The place within the epoch where the resumed checkpoint was written, or None.
-        saver: Writes the checkpoints; None except in the primary process.
-        interval: Updates between checkpoints, 0 for none.
-        accum_steps: Batches per update.
-        batch_size: Must stay the same to continue within an epoch.
+    `position` is the place within the epoch where the resumed checkpoint was written, or None; `saver` is None except
+    in the primary process; `interval` counts updates, 0 for none.
     """
 
     def __init__(
@@ -42,9 +35,8 @@ class Recovery:
             accum_steps: int = 1,
             batch_size: int = 1,
     ):
-        self.runtime, self.device = runtime, runtime.device
-        self.position, self.saver, self.interval, self.accum_steps = position, saver, interval, accum_steps
-        self.batch_size = batch_size
+        self.runtime, self.device, self.position, self.saver = runtime, runtime.device, position, saver
+        self.interval, self.accum_steps, self.batch_size = interval, accum_steps, batch_size
         self.stop = StopRequest(runtime.distributed, runtime.device)
         self._stopping = False
 
@@ -83,26 +75,26 @@ class Recovery:
         """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
-        self._begin = self._before = get_rng_state(self.device)
+        self._begin = self._before = get_rng_state(self.device.type)
         if done:
             own = self.position['ranks'][self.runtime.rank]
             self._begin, self._before, now = own['begin'], own['before'], own['now']
             meters.load(own['meters'])
             if done == len(loader):
-                set_rng_state(now, self.device)
+                set_rng_state(now, self.device.type)
                 return
             _logger.info(f'Continuing in epoch {epoch} after {done} of {len(loader)} batches, which are read again.')
-            set_rng_state(self._begin, self.device)
+            set_rng_state(self._begin, self.device.type)
         iterator = iter(progress(loader, f'Epoch {epoch}', self.runtime.primary))
         for index in range(done):
             if index == done - 1:
-                set_rng_state(self._before, self.device)
+                set_rng_state(self._before, self.device.type)
             next(iterator, None)
         if done:
-            set_rng_state(now, self.device)
+            set_rng_state(now, self.device.type)
         for index in count(done):
             if self._stopping or self.interval:
-                self._before = get_rng_state(self.device)
+                self._before = get_rng_state(self.device.type)
             batch = next(iterator, None)
             if batch is None:
                 return
@@ -134,7 +126,7 @@ class Recovery:
             raise Stopped
 
     def _save(self, batches: int) -> None:
-        now = get_rng_state(self.device)
+        now = get_rng_state(self.device.type)
         own = dict(begin=self._begin, before=self._before, now=now, meters=self._meters.state())
         ranks = [own]
         if self.runtime.distributed:
@@ -145,32 +137,3 @@ class Recovery:
             position = dict(epoch=self._epoch, batches=batches, made_with=made_with, ranks=ranks)
             self.saver.save_recovery(
                 self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)
-
-
-def get_rng_state(device: torch.device) -> Dict[str, Any]:
-    """States of the generators of torch, numpy and Python, in a form that a checkpoint can hold without pickle."""
-    _, key, pos, has_gauss, gauss = np.random.get_state()
-    state = dict(
-        cpu=torch.get_rng_state(),
-        numpy=dict(key=torch.from_numpy(key.astype(np.int64)), pos=pos, has_gauss=has_gauss, gauss=gauss),
-        python=random.getstate(),
-    )
-    if device.type != 'cpu':
-        module, where = _accelerator(device)
-        state[device.type] = module.get_rng_state(*where).cpu()
-    return state
-
-
-def set_rng_state(state: Dict[str, Any], device: torch.device) -> None:
-    """Restore what `get_rng_state` returned on the same type of device."""
-    torch.set_rng_state(state['cpu'])
-    key, *rest = (state['numpy'][name] for name in ('key', 'pos', 'has_gauss', 'gauss'))
-    np.random.set_state(('MT19937', key.numpy().astype(np.uint32), *rest))
-    random.setstate(state['python'])
-    if device.type != 'cpu':
-        module, where = _accelerator(device)
-        module.set_rng_state(state[device.type], *where)
-
-
-def _accelerator(device: torch.device) -> Tuple[Any, tuple]:
-    return getattr(torch, device.type), () if device.type == 'mps' else (device,)

@@ -141,38 +141,26 @@ def find_resumed(args: argparse.Namespace, runtime: Runtime) -> str:
 def newest_checkpoint(folder: str) -> Optional[str]:
     """Return the intact checkpoint that is furthest in training, or None if there are no checkpoints.
 
-    A truncated or corrupted file is skipped, with a warning that names it.
-
-    Raises:
-        UsageError: If there are checkpoints, but none is intact: a fresh start would overwrite them.
+    Damaged ones are skipped, with a warning. If all are, that is a UsageError: a fresh start would overwrite them.
     """
+    found: List[Tuple[Tuple[int, int], str]] = []
     damaged: List[str] = []
-    for names in (('last', 'recovery-*'), ('checkpoint-*',)):
-        found: List[Tuple[Tuple[int, int], str]] = []
-        for name in names:
-            for path in sorted(glob.glob(os.path.join(glob.escape(folder), f'{name}.pth.tar'))):
-                with _skip_damaged(path, damaged):
-                    place = _place(path)
-                    if place is not None:
-                        found.append((place, path))
-        for _, path in sorted(found, reverse=True):
-            with _skip_damaged(path, damaged), zipfile.ZipFile(path) as archive:
-                if bad := archive.testzip():
-                    raise ValueError(f'wrong checksum of {bad}')
-                return path
+    for name in ('last', 'recovery-*', 'checkpoint-*'):
+        for path in glob.glob(os.path.join(glob.escape(folder), f'{name}.pth.tar')):
+            with _skip_damaged(path, damaged):
+                metadata = load_checkpoint_metadata(path)
+                if position := (metadata.get('saver') or {}).get('position'):
+                    found.append(((position['epoch'], position['batches']), path))
+                elif not name.startswith('recovery'):  # timm's own do not say where in the epoch they were written
+                    found.append(((metadata['epoch'] + 1, 0), path))
+    for _, path in sorted(found, reverse=True):
+        with _skip_damaged(path, damaged), zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise ValueError(f'wrong checksum of {bad}')
+            return path
     if damaged:
         raise UsageError(f'--resume auto: no checkpoint in {folder} can be read: {"; ".join(damaged)}')
     return None
-
-
-def _place(path: str) -> Optional[Tuple[int, int]]:
-    """The epoch, and the batch within it, from which a run would continue; None if the file does not say."""
-    metadata = load_checkpoint_metadata(path)
-    position = (metadata.get('saver') or {}).get('position')
-    if position is not None:
-        return position['epoch'], position['batches']
-    # timm's own recovery files do not say where in the epoch they were written
-    return None if os.path.basename(path).startswith('recovery-') else (metadata['epoch'] + 1, 0)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """The declaration of one flag: its type, its default, the values it accepts, and the flags it needs or excludes."""
 import argparse
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from timm.utils import ParseKwargs
 
@@ -25,10 +24,6 @@ def each_number(text: str, holds: Callable[[float], bool]) -> Allowed:
     return Allowed(text, lambda value: all(map(holds, numbers(value))))
 
 
-def one_of(*names: str) -> Allowed:
-    return Allowed(f'be one of {", ".join(map(repr, names))}', lambda value: value in names)
-
-
 FROM_0 = each_number('be >= 0', lambda x: x >= 0)
 FROM_1 = each_number('be >= 1', lambda x: x >= 1)
 ABOVE_0 = each_number('be > 0', lambda x: x > 0)
@@ -45,91 +40,49 @@ class Given:
 
     def __init__(self, *names: str, values: Sequence[str] = (), why: str = ''):
         self.names, self.values, self.why = names, values, why
-
-    @property
-    def text(self) -> str:
-        if self.values:
-            return f'{flag_name(self.names[0])} {any_of(self.values)}'
-        return any_of([flag_name(name) for name in self.names])
-
-    def reason(self, separator: str) -> str:
-        return separator + self.why if self.why else ''
+        self.text = any_of([*map(flag_name, names)]) + (f' {any_of(values)}' if values else '')
 
 
-@dataclass(frozen=True, eq=False)
 class Flag:
-    """One flag.
+    """One flag, as argparse takes it, and the conditions on its value and on other flags.
 
-    Args:
-        names: All its names, or the name of a positional argument.
-        help: Help text, to which the default is added.
-        type, default, nargs, const, choices, metavar, action: As in argparse.
-        shown_default: Default that the help shows if `default` is None, which leaves the choice to the library.
-        allowed: The values that it accepts, among those of its type.
-        needs: Conditions that must all hold if it is given.
-        excludes: Conditions of which none may hold if it is given.
+    The conditions `needs` must all hold if it is given, and none of `excludes`. The help shows `shown_default` if the
+    library chooses the default. Messages use the first long one of its names.
     """
-    names: Tuple[str, ...]
-    help: str
-    type: Optional[Callable[[str], Any]] = None
-    default: Any = None
-    nargs: Union[int, str, None] = None
-    const: Optional[str] = None
-    choices: Optional[Sequence[str]] = None
-    metavar: Optional[str] = None
-    action: Union[str, type, None] = None
-    shown_default: Any = None
-    allowed: Optional[Allowed] = None
-    needs: Tuple[Given, ...] = ()
-    excludes: Tuple[Given, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The name that messages use: the first long one."""
-        return next((name for name in self.names if name.startswith('--')), self.names[0])
-
-    @property
-    def dest(self) -> str:
-        """The name of the argument."""
-        return self.name.lstrip('-').replace('-', '_')
-
-    @property
-    def is_positional(self) -> bool:
-        return not self.name.startswith('-')
-
-    @property
-    def is_switch(self) -> bool:
-        return self.action == 'store_true'
-
-    @property
-    def takes_names(self) -> bool:
-        return self.action is NamedValues
+    def __init__(
+            self,
+            *names: str,
+            help: str,
+            default: Any = None,
+            shown_default: Any = None,
+            allowed: Optional[Allowed] = None,
+            needs: Tuple[Given, ...] = (),
+            excludes: Tuple[Given, ...] = (),
+            **form: Any,
+    ):
+        self.names, self.help, self.default, self.shown_default = names, help, default, shown_default
+        self.allowed, self.needs, self.excludes, self.form = allowed, needs, excludes, form
+        self.type, self.nargs, self.choices = map(form.get, ('type', 'nargs', 'choices'))
+        self.name = next((name for name in names if name.startswith('--')), names[0])
+        self.dest = self.name.lstrip('-').replace('-', '_')
+        self.is_positional = not self.name.startswith('-')
+        self.is_switch = form.get('action') == 'store_true'
+        self.takes_names = form.get('action') is NamedValues
 
     def is_given(self, value: Any) -> bool:
         """Return whether a value is not empty and differs from the default."""
         return value is not None and value != '' and value != self.default
 
     def add_to(self, parser: Any) -> None:
-        """Add the flag to a parser or to an argument group."""
         default = self.shown_default if self.default is None else self.default
         shown = '' if default in (None, '', {}, []) or default is False else f' (default: {_as_typed(default)})'
-        given = {
-            name: getattr(self, name)
-            for name in ('type', 'nargs', 'const', 'choices', 'metavar', 'action') if getattr(self, name) is not None}
-        parser.add_argument(*self.names, default=self.default, help=self.help + shown, **given)
+        parser.add_argument(*self.names, default=self.default, help=self.help + shown, **self.form)
 
 
 Group = Tuple[str, Tuple[Flag, ...]]
-
-
-def flag(*names: str, **declaration: Any) -> Flag:
-    return Flag(names, **declaration)
-
-
-def switch(*names: str, **declaration: Any) -> Flag:
-    return Flag(names, **{'action': 'store_true', 'default': False, **declaration})
-
-
+flag = Flag
+switch = partial(flag, action='store_true', default=False)
 text = partial(flag, type=str)
 number = partial(flag, type=float)
 amount = partial(number, allowed=FROM_0)
@@ -153,6 +106,11 @@ class NamedValues(ParseKwargs):
             if not value.split('=', 1)[0].isidentifier() or '=' not in value:
                 raise argparse.ArgumentError(self, f'must be key=value, got {value!r}')
         super().__call__(parser, namespace, values, option_string)
+
+
+def take(args: argparse.Namespace, *names: str) -> Dict[str, Any]:
+    """Arguments of a function of timm that has the names of the flags."""
+    return {name: getattr(args, name) for name in names}
 
 
 def flag_name(name: str) -> str:

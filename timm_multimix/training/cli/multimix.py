@@ -1,16 +1,19 @@
 """The flags of MultiMix and MixupE, and the arguments of the tasks that they set."""
 import argparse
 import inspect
+import re
+from functools import partial
 from typing import Any, Dict, Tuple, Union
 
 from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
+from ...checks import UsageError
 from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMENTATIONS
-from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MAX_CLEAN_WEIGHT, MODES, PAPER, Settings
+from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MODES, PAPER, Settings
 from ...tasks.mixupe import MixupETask
 from ...tasks.multimix import MultiMixTask
-from .flag import FROM_0, FROM_1, SHARE, Allowed, Flag, Given, Group, each_number, flag
+from .flag import FROM_0, Flag, Given, Group, flag
 
 OUR_MODES = (*MODES, 'mixupe')
 _MULTIMIX = Given('mixup_mode', values=MODES)
@@ -37,10 +40,7 @@ def _keyword(dest: str) -> str:
     return 'num_tuples' if keyword == 'tuples' else keyword
 
 
-def _switch(name: str, *needs: Given, **declaration: Any) -> Flag:
-    return _flag(name, *needs, action='store_true', **declaration)
-
-
+_switch = partial(_flag, action='store_true')
 _MODE = flag(
     '--mixup-mode', type=str, default='batch', choices=('batch', 'pair', 'elem', *OUR_MODES),
     help="batch, pair, elem: timm's Mixup of the images, active with --mixup or --cutmix; multimix, dense-multimix: "
@@ -49,25 +49,22 @@ _MODE = flag(
 
 _tuples = Settings().tuples
 _MULTIMIX_FLAGS = (
-    _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N', allowed=FROM_1,
+    _flag('--multimix-tuples', _MULTIMIX, type=int, metavar='N',
           help=f'tuples per step ({_tuples()}), or per position of dense-multimix ({DENSE_TUPLES} / positions, from '
                f'{DENSE_TUPLES_RANGE[0]} to {DENSE_TUPLES_RANGE[1]}: {_tuples(49)} at 49 positions, {_tuples(196)} at '
                '196)'),
     _flag('--multimix-alpha', _MULTIMIX, type=float, nargs='+', metavar='A',
-          help='Dirichlet concentration, or the ends of a range',
-          allowed=Allowed('be one number > 0, or a range of two, 0 < low <= high',
-                          lambda alpha: len(alpha) <= 2 and 0. < alpha[0] <= alpha[-1])),
+          help='Dirichlet concentration, or the ends of a range'),
     _flag('--multimix-concentration', _MULTIMIX, choices=CONCENTRATIONS,
           help='total: alpha is the sum over a tuple, whatever its length; example: alpha of each example'),
-    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M', allowed=FROM_1,
+    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M',
           help='examples per tuple (default: the whole batch)'),
-    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy',
-          allowed=each_number(f'be in [0, {MAX_CLEAN_WEIGHT:g}]', lambda x: 0. <= x <= MAX_CLEAN_WEIGHT)),
+    _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy'),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
-          type=float, metavar='P', allowed=SHARE,
+          type=float, metavar='P',
           help='with --mixup or --cutmix, the share of mixed batches that mix images instead of embeddings'),
-    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S', allowed=SHARE,
+    _flag('--multimix-strength', _MULTIMIX, type=strength, metavar='S',
           help='share of the batches that are mixed, in addition to --mixup-prob; auto: follows the training accuracy, '
                'from none below 0.7 to all above 0.95; then only batches that are not mixed have --smoothing'),
     _flag('--multimix-attention', _DENSE, choices=ATTENTION_KINDS, help='attention of dense-multimix'),
@@ -75,15 +72,16 @@ _MULTIMIX_FLAGS = (
     _flag('--multimix-implementation', _MULTIMIX, choices=('auto', *IMPLEMENTATIONS), help='how the loss is computed'),
     _switch('--multimix-gather', _MULTIMIX, help='mix over the batches of all processes'),
     _flag('--multimix-teacher-decay', _MULTIMIX, Given('task', values=('classification',)),
-          type=float, metavar='D', allowed=SHARE,
+          type=float, metavar='D',
           help='self-distillation from a moving average of the model with this decay'),
     _switch('--multimix-teacher-warmup', _MULTIMIX, _TEACHER, help='warm up that decay'),
-    _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G', allowed=SHARE,
+    _flag('--multimix-gamma', _MULTIMIX, _TEACHER, type=float, metavar='G',
           help='weight of the labels; the teacher has the rest'),
     _switch('--multimix-single-view', _MULTIMIX, _TEACHER,
             help='the teacher sees the same augmented images as the model, not a second view of them'),
     _switch('--multimix-paper', _MULTIMIX,
-            help='the literal setting of the paper, without label smoothing; for long schedules'),
+            help='the literal setting of the paper, without label smoothing; for long schedules',
+            excludes=(Given(*(f'multimix_{name}' for name in PAPER if name != 'num_tuples'), why='it sets that'),)),
 )
 
 _MIXUPE_FLAGS = (
@@ -137,6 +135,13 @@ def default_smoothing(args: argparse.Namespace) -> float:
     return 0. if args.mixup_mode in MODES and not leaves_batches_unmixed else 0.1
 
 
+def mixup_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
+    """Keyword arguments that timm's Mixup, NaFlexMixup and `MultiMixTask` share."""
+    return dict(
+        mixup_alpha=args.mixup, cutmix_alpha=args.cutmix, prob=args.mixup_prob, switch_prob=args.mixup_switch_prob,
+        multi_label=args.task == 'multilabel')
+
+
 def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
     """Keyword arguments of `MultiMixTask` that the flags set; the others keep the library's defaults."""
     given = _given(args, _MULTIMIX_FLAGS)
@@ -150,15 +155,18 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         given['cutmix_minmax'] = args.cutmix_minmax
     if is_second_order(args):
         given.setdefault('implementation', 'reference')
-    given.update(
-        mode=args.mixup_mode,
-        multi_label=args.task == 'multilabel',
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-    )
+    given.update(mixup_kwargs(args), mode=args.mixup_mode)
     return {**PAPER, **given} if args.multimix_paper else given
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Let the library check the ranges of our flags; its message then names the flag, not the argument."""
+    try:
+        Settings(**multimix_kwargs(args))
+    except UsageError as error:
+        name, problem = re.match(r'(\w+)\S* (.*)', str(error)).groups()
+        named = next((flag.name for flag in _MULTIMIX_FLAGS if _keyword(flag.dest) == name), name)
+        raise UsageError(f'{named} {problem}') from error
 
 
 def mixupe_kwargs(args: argparse.Namespace) -> Dict[str, Any]:

@@ -2,21 +2,18 @@
 import argparse
 import logging
 import sys
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 import yaml
 
 from ...checks import UsageError
 from .config import read_defaults
-from .flag import Flag, Group, Parser
-from .multimix import OUR_GROUPS, default_smoothing
+from .flag import Group, Parser
+from .flags import FLAGS, GROUPS
+from .multimix import default_smoothing
 from .rules import check_args, check_data, warn_of_ignored
-from .timm_data_flags import DATA_GROUPS
-from .timm_flags import TIMM_GROUPS
 
 _logger = logging.getLogger('train')
-GROUPS: Tuple[Group, ...] = (*OUR_GROUPS, *DATA_GROUPS, *TIMM_GROUPS)
-FLAGS: Dict[str, Flag] = {flag.dest: flag for _, flags in GROUPS for flag in flags}
 _EXAMPLES = """timm's training script with MultiMix and MixupE.
 
   python train_timm.py --data-dir DIR --model resnet50 --mixup-mode dense-multimix
@@ -49,14 +46,14 @@ def parse_args(argv: Optional[List[str]] = None) -> Tuple[argparse.Namespace, st
     """Return the arguments, and the same as YAML text; a mistake ends the process with exit code 2 and one line."""
     parser = create_parser()
     try:
-        read_defaults(parser, FLAGS, argv)
+        read_defaults(parser, argv)
         args = parser.parse_args(argv)
         check(args)
         check_data(args)
     except UsageError as error:
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
         sys.exit(2)
-    warn_of_ignored(args, FLAGS)
+    warn_of_ignored(args)
     return args, args_text(args)
 
 
@@ -64,7 +61,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what cannot work, by flag, value and what is allowed, and set the defaults that depend on other flags."""
     if args.task == 'multilabel' and args.eval_metric == FLAGS['eval_metric'].default:
         args.eval_metric = 'map'  # as timm ranks checkpoints
-    check_args(args, FLAGS)
+    check_args(args)
     if args.smoothing is None:
         args.smoothing = default_smoothing(args)
     elif args.smoothing and not default_smoothing(args):

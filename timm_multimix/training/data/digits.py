@@ -12,17 +12,9 @@ _VALIDATION_SPLITS = ('val', 'valid', 'validation', 'eval', 'evaluation', 'test'
 
 
 class Digits(Dataset):
-    """1,797 scanned digits of 8 x 8 pixels, a fixed third of them held out; takes timm's transforms.
+    """1,797 scanned digits of 8 x 8 pixels: 'train' (1,198 images) or 'validation' (599), in a PIL mode.
 
     Source: scikit-learn's `load_digits` (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI).
-
-    Args:
-        split: 'train' (1,198 images) or 'validation' (599).
-        input_img_mode: PIL mode of the images.
-        transform: Transform of the PIL images; timm's create_loader sets it.
-
-    Raises:
-        ValueError: If the split is unknown, or scikit-learn is not installed.
     """
 
     class_to_idx = {str(digit): digit for digit in range(10)}

@@ -20,7 +20,7 @@ _16_BIT_FORMATS = ('PNG', 'PPM', 'JPEG2000')  # in which mode I means 16 bits
 
 
 class BadSample(UsageError):
-    """A sample that cannot be used; a worker sends it as the text of its traceback, of which the message is kept."""
+    """A sample that cannot be used; of the traceback that a worker sends as its text, the message is kept."""
 
     def __init__(self, message: str):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].strip())

@@ -7,6 +7,7 @@ from timm.data import create_loader, create_transform
 from ..._timm_compat import allow_posterize_to_black
 from ...checks import UsageError, call_library
 from ...distributed import num_processes
+from ..cli.flag import take
 from ..cli.multimix import needs_two_views
 from ..runtime import Runtime
 from ..stopping import shield_workers
@@ -23,6 +24,7 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     prepare_augmentation(args.aa)
     datasets = create_datasets(args, data_config)
     shared = dict(
+        take(args, 'worker_seeding'),
         use_prefetcher=not args.no_prefetcher,
         mean=data_config['mean'],
         std=data_config['std'],
@@ -31,25 +33,17 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         pin_memory=args.pin_mem,
         img_dtype=runtime.model_dtype,
         device=runtime.device,
-        worker_seeding=args.worker_seeding,
         persistent_workers=False,  # new workers are seeded by the epoch, so a resumed run sees the same images
     )
     keep_interpolation = args.no_aug or not args.train_interpolation
     training = dict(
+        take(args, 'batch_size', 'no_aug', 'train_crop_mode', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter',
+             'color_jitter_prob'),
         is_training=True,
-        batch_size=args.batch_size,
-        no_aug=args.no_aug,
         re_prob=args.reprob,
         re_mode=args.remode,
         re_count=args.recount,
         re_split=args.resplit,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
         grayscale_prob=args.grayscale_prob or 0.,
         gaussian_blur_prob=args.gaussian_blur_prob or 0.,
         auto_augment=args.aa,
@@ -113,6 +107,7 @@ def check_not_empty(loader: Any, batch_size: int) -> None:
 
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell the loader, its samplers and its dataset the epoch."""
-    for part in (loader, getattr(loader, 'sampler', None), getattr(loader, 'batch_sampler', None), loader.dataset):
+    for part in (loader, getattr(loader, 'sampler', None), getattr(loader, 'batch_sampler', None),
+                 getattr(loader, 'dataset', None)):
         if hasattr(part, 'set_epoch'):
             part.set_epoch(epoch)

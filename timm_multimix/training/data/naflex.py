@@ -10,7 +10,7 @@ from timm.layers import to_2tuple
 from torch.utils.data import Dataset
 
 from ...checks import UsageError
-from ..cli.multimix import mixes_input
+from ..cli.multimix import mixes_input, mixup_kwargs
 from ..runtime import Runtime
 
 
@@ -35,15 +35,8 @@ def create_naflex_loaders(
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
-            num_classes=data_config['num_classes'],
-            mixup_alpha=args.mixup,
-            cutmix_alpha=args.cutmix,
-            switch_prob=args.mixup_switch_prob,
-            prob=args.mixup_prob,
-            label_smoothing=args.smoothing,
-            mixup_off_epoch=args.mixup_off_epoch,
-            multi_label=args.task == 'multilabel',
-        )
+            **mixup_kwargs(args), mixup_off_epoch=args.mixup_off_epoch, num_classes=data_config['num_classes'],
+            label_smoothing=args.smoothing)
     loader_train = create_naflex_loader(
         datasets[0],
         train_seq_lens=tuple(args.naflex_train_seq_lens),

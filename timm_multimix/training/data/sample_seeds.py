@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..._timm_compat import set_dataset
+from ..runtime import get_rng_state, set_rng_state
 
 
 class SeededSamples(Dataset):
@@ -43,15 +44,12 @@ def seed_samples(loader: Any, seed: int) -> None:
 
 @contextmanager
 def _seeded(*numbers: int) -> Iterator[None]:
-    in_worker = get_worker_info() is not None
-    states = None if in_worker else (random.getstate(), np.random.get_state(), torch.default_generator.get_state())
+    state = None if get_worker_info() else get_rng_state()
     random.seed(' '.join(map(str, numbers)))  # hashes the text, so that neighbours have nothing in common
     np.random.seed(random.getrandbits(32))
     torch.default_generator.manual_seed(random.getrandbits(63))  # not torch.manual_seed, which also seeds the GPU
     try:
         yield
     finally:
-        if states is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.default_generator.set_state(states[2])
+        if state is not None:
+            set_rng_state(state)

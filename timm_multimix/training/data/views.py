@@ -1,7 +1,4 @@
-"""Two independently augmented views of every training image, for self-distillation (arXiv 2206.14868, section 3.3).
-
-The transform makes them, not a dataset around the dataset, so they work with every dataset of timm, also iterable ones.
-"""
+"""Two independently augmented views of every training image, for self-distillation (arXiv 2206.14868, section 3.3)."""
 from functools import partial
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -11,7 +8,7 @@ from torch.utils.data import Dataset, default_collate
 
 
 class TwoViews:
-    """A transform applied twice: a pair of views."""
+    """A transform applied twice: a pair of views. Unlike a dataset of pairs, it works with iterable datasets too."""
 
     def __init__(self, transform: Callable):
         self.transform = transform

@@ -1,9 +1,14 @@
-"""The flags of timm's script for the model, training and output, with its names, types and defaults."""
+"""All flags: after ours those of timm's script, with its names, types and defaults."""
+from typing import Dict, Tuple
+
 from timm.loss import LOSS_TYPES
 
 from .flag import (
     ABOVE_0,
+    LOW_AND_HIGH,
     SHARE_BELOW_1,
+    Allowed,
+    Flag,
     Given,
     Group,
     NamedValues,
@@ -13,13 +18,128 @@ from .flag import (
     each_number,
     flag,
     number,
-    one_of,
     share,
     switch,
     text,
 )
-from .multimix import OUR_MODES
-from .timm_data_flags import SEVERAL_VIEWS
+from .multimix import OUR_GROUPS, OUR_MODES
+
+_LOSS_SCALES = ('none', 'sqrt', 'linear')
+_INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
+SEVERAL_VIEWS = Given('mixup_mode', values=OUR_MODES, why='its batches hold several views of each image')
+_NO_CUTMIX = Given('mixup_mode', values=('mixupe',), why='it has no CutMix')
+_MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
+_UNAUGMENTED = tuple(mode for mode in _MODES if mode not in ('L', 'RGB'))
+_PROBABILITIES = Allowed(
+    'be >= 0 and not all 0', lambda values: min(values) >= 0. and 0. < sum(values) < float('inf'))
+
+DATASET: Group = ('Dataset parameters', (
+    flag('data', nargs='?', metavar='DIR', help='dataset root (or --data-dir)'),
+    flag('--data-dir', metavar='DIR', help='dataset root'),
+    flag('--dataset', metavar='NAME', default='', help="type and name, such as hfds/NAME; 'digits' needs no folder"),
+    flag('--train-split', metavar='NAME', default='train', help='split to train on'),
+    flag('--val-split', metavar='NAME', default='validation', help='split to validate on',
+         allowed=Allowed('name a split to validate on', bool)),
+    count('--train-num-samples', help='samples in the train split, for iterable datasets'),
+    count('--val-num-samples', help='samples in the validation split, for iterable datasets'),
+    switch('--dataset-download', help='let torch/ and tfds/ datasets download'),
+    text('--class-map', default='', metavar='FILE', help='file that maps classes to indices'),
+    text('--input-img-mode', metavar='MODE', help="mode of the images: 'RGB', 'L', ...", choices=_MODES),
+    text('--input-key', metavar='KEY', help='dataset key of the images'),
+    text('--target-key', metavar='KEY', help='dataset key of the labels'),
+    text('--target-format', default='index', choices=('index', 'multihot'),
+         needs=(Given('task', values=('multilabel',)),),
+         help='labels of --task multilabel: lists of class indices, or vectors of 0 and 1'),
+    switch('--dataset-trust-remote-code', help='let hfds/ datasets run code from the hub'),
+))
+
+LOADER: Group = ('Loader parameters', (
+    count('-b', '--batch-size', default=128, help='batch size, per process'),
+    count('-vb', '--validation-batch-size', help='validation batch size'),
+    count_0('-j', '--workers', default=4, help='loader processes'),
+    text('--worker-seeding', default='all', choices=('all', 'part'),
+         help="all: augmentation depends on seed, epoch and image, not on --workers; part: timm's, by worker"),
+    switch('--save-images', help='save the images of logged batches in the output folder, and in the MultiMix modes '
+                                 'pictures of what is mixed (needs matplotlib)'),
+    switch('--pin-mem', help='pin memory in the loader'),
+    switch('--no-prefetcher', help="do not use timm's prefetcher"),
+    switch('--use-multi-epochs-loader', help='keep the workers of the loader between epochs'),
+))
+
+IMAGES: Group = ('Image parameters', (
+    count('--img-size', help="image size (default: the model's)"),
+    count('--in-chans', help='input channels'),
+    count('--input-size', nargs=3, help='input size as channels height width'),
+    number('--crop-pct', metavar='N', allowed=ABOVE_0, help='share of the image kept in validation'),
+    number('--mean', nargs='+', metavar='MEAN', help='pixel mean'),
+    number('--std', nargs='+', metavar='STD', help='pixel standard deviation'),
+    text('--interpolation', default='', choices=('', *_INTERPOLATIONS), help='resize interpolation'),
+))
+
+AUGMENTATION: Group = ('Augmentation parameters', (
+    switch('--no-aug', help='no augmentation'),
+    text('--train-crop-mode', choices=('rrc', 'rkrc', 'rkrr'), help='train crop'),
+    number('--scale', nargs='+', default=[0.08, 1.0], allowed=LOW_AND_HIGH, help='area of the random crop'),
+    number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], allowed=LOW_AND_HIGH, help='aspect of the random crop'),
+    share('--hflip', default=0.5, help='probability of a horizontal flip'),
+    share('--vflip', default=0., help='probability of a vertical flip'),
+    amount('--color-jitter', default=0.4, metavar='PCT', help='color jitter'),
+    share('--color-jitter-prob', metavar='PCT', help='probability of color jitter'),
+    share('--grayscale-prob', metavar='PCT', help='probability of grayscale',
+          excludes=(Given('input_img_mode', values=('LA', 'RGBA', 'CMYK'), why='it gives 1 or 3 channels'),)),
+    share('--gaussian-blur-prob', metavar='PCT', help='probability of blur'),
+    text('--aa', metavar='NAME', help='AutoAugment policy',
+         excludes=(Given('input_img_mode', values=_UNAUGMENTED, why='it accepts only modes L and RGB'),)),
+    text('--train-interpolation', default='random', choices=('', 'random', *_INTERPOLATIONS),
+         help='resize interpolation in training'),
+    amount('--aug-repeats', default=0, help='repeated augmentation, distributed only'),
+    flag('--aug-splits', type=int, default=0, metavar='N', help='views of each image, 0 or > 1',
+         allowed=each_number('be 0 or at least 2', lambda x: x == 0 or x >= 2),
+         excludes=(
+             SEVERAL_VIEWS,
+             Given('mixup', 'cutmix', 'cutmix_minmax', why='views of one image would be mixed'),
+             Given('no_prefetcher', why='it does not join the views'))),
+    share('--reprob', default=0., metavar='PCT', help='probability of random erasing'),
+    text('--remode', default='pixel', choices=('const', 'pixel', 'rand'), help='mode of random erasing'),
+    count('--recount', default=1, help='boxes of random erasing'),
+    switch('--resplit', help='no random erasing in the first of --aug-splits'),
+    amount('--mixup', default=0.0, help='mixup alpha; active if > 0 (with mixupe 0 means 1)'),
+    amount('--cutmix', default=0.0, excludes=(_NO_CUTMIX,), help='cutmix alpha; active if > 0'),
+    number('--cutmix-minmax', nargs='+', excludes=(_NO_CUTMIX,),
+           help='smallest and largest side of the cutmix box, as shares of the image',
+           allowed=Allowed('be two numbers, 0 <= min < max <= 1',
+                           lambda pair: len(pair) == 2 and 0. <= pair[0] < pair[1] <= 1.)),
+    share('--mixup-prob', default=1.0, help='probability that a batch is mixed'),
+    share('--mixup-switch-prob', default=0.5, help='probability of cutmix if mixup is active too'),
+    count_0('--mixup-off-epoch', default=0, help='no mixing from this epoch on'),
+))
+
+SIZES: Group = ('Image size schedule parameters', (
+    count('--train-img-sizes', nargs='+', help='image sizes, one drawn for each batch',
+          excludes=tuple(map(Given, ('naflex_loader', 'use_multi_epochs_loader', 'aug_splits', 'aug_repeats')))),
+    count('--train-batch-sizes', nargs='+', help='batch size for each image size (default: --batch-size)'),
+    number('--train-size-probs', nargs='+', allowed=_PROBABILITIES, help='probability of each size (default: equal)'),
+    text('--train-size-schedule', default='constant', choices=('constant', 'progressive'),
+         help='progressive: from the first size to the last over the epochs'),
+    amount('--train-size-schedule-spread', default=0.65, help='spread of a progressive schedule, in sizes'),
+    share('--train-size-random-mix', default=0.1, help='share of batches of a random size in a progressive schedule'),
+    count('--train-batches-per-epoch', '--train-steps-per-epoch', help='batches per epoch'),
+    text('--variable-batch-loss-scale', default='none', choices=_LOSS_SCALES, help='weight of a batch by its size'),
+))
+
+NAFLEX: Group = ('NaFlex parameters', (
+    switch('--naflex-loader', help='images in their own aspect ratio, for naflexvit models',
+           excludes=(
+               Given('mixup_mode', values=OUR_MODES, why='its batches are not images of one size'),
+               *map(Given, ('aug_splits', 'aug_repeats', 'cutmix_minmax', 'split_bn', 'torchscript', 'channels_last',
+                            'save_images')))),
+    count('--naflex-train-seq-lens', nargs='+', default=[128, 256, 576, 784, 1024], help='lengths in training'),
+    count('--naflex-max-seq-len', default=576, help='sequence length in validation'),
+    count('--naflex-patch-sizes', nargs='+', help="patch sizes in training (default: the model's)"),
+    amount('--naflex-patch-size-probs', nargs='+', metavar='P', help='probability of each patch size'),
+    text('--naflex-loss-scale', default='linear', choices=_LOSS_SCALES, help='weight of a batch by its size'),
+    switch('--naflex-patchify-channels-first', help='patches with the channels first, as gemma4_vit needs them'),
+))
 
 MODEL: Group = ('Model parameters', (
     text('--task', default='classification', choices=('classification', 'multilabel'),
@@ -43,7 +163,7 @@ MODEL: Group = ('Model parameters', (
     number('--drop-connect', metavar='PCT', allowed=SHARE_BELOW_1, help='old name of --drop-path'),
     number('--drop-path', metavar='PCT', allowed=SHARE_BELOW_1, help='stochastic depth'),
     number('--drop-block', metavar='PCT', allowed=SHARE_BELOW_1, help='DropBlock'),
-    text('--fuser', default='', metavar='NAME', allowed=one_of('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
+    text('--fuser', default='', metavar='NAME', choices=('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
          help='TorchScript fuser: te, old or nvfuser'),
     switch('--torchscript', help='use torch.jit.script on the model; not with the multimix modes',
            excludes=(
@@ -55,9 +175,10 @@ MODEL: Group = ('Model parameters', (
 
 DEVICE: Group = ('Device parameters', (
     text('--device', default='cuda', help='device; cuda falls back to the CPU if there is no GPU'),
-    switch('--amp', help='automatic mixed precision'),
-    text('--amp-dtype', default='float16', allowed=one_of('float16', 'bfloat16'), help='float16 or bfloat16'),
-    text('--model-dtype', allowed=one_of('float32', 'bfloat16', 'float16'), help='dtype of the weights'),
+    switch('--amp', help='automatic mixed precision',
+           excludes=(Given('model_dtype', values=('bfloat16', 'float16'), why='it needs weights of float32'),)),
+    text('--amp-dtype', default='float16', choices=('float16', 'bfloat16'), help='dtype of mixed precision'),
+    text('--model-dtype', choices=('float32', 'bfloat16', 'float16'), help='dtype of the weights'),
     text('--device-modules', nargs='+', metavar='NAME', help='Python modules to import for the device'),
     switch('--no-ddp-bb', help='do not broadcast buffers in DDP'),
     switch('--synchronize-step', help='wait for the device at the end of each step'),
@@ -71,7 +192,7 @@ OPTIMIZER: Group = ('Optimizer parameters', (
     share('--momentum', default=0.9, metavar='M', help='momentum'),
     amount('--weight-decay', default=2e-5, help='weight decay'),
     number('--clip-grad', metavar='NORM', allowed=ABOVE_0, help='limit of gradient clipping'),
-    text('--clip-mode', default='norm', allowed=one_of('norm', 'value', 'agc'), help='kind of gradient clipping'),
+    text('--clip-mode', default='norm', choices=('norm', 'value', 'agc'), help='kind of gradient clipping'),
     number('--layer-decay', allowed=each_number('be in (0, 1]', lambda x: 0 < x <= 1), help='rate decay per layer'),
     amount('--layer-decay-min-scale', default=0, help='lowest scale of layer decay'),
     amount('--layer-decay-no-opt-scale', help='layers below this scale are not trained'),
@@ -84,7 +205,7 @@ SCHEDULE: Group = ('Learning rate schedule parameters', (
     amount('--lr', metavar='LR', help='learning rate; overrides --lr-base'),
     amount('--lr-base', default=0.1, metavar='LR', help='learning rate for a global batch of --lr-base-size'),
     count('--lr-base-size', default=256, help='base batch size'),
-    text('--lr-base-scale', default='', allowed=one_of('', 'linear', 'sqrt'), help='linear or sqrt (default: by opt)'),
+    text('--lr-base-scale', default='', choices=('', 'linear', 'sqrt'), help='linear or sqrt (default: by opt)'),
     amount('--lr-noise', nargs='+', metavar='PCT', help='start and end of learning rate noise, as shares of the run'),
     amount('--lr-noise-pct', default=0.67, metavar='PCT', help='limit of the noise'),
     amount('--lr-noise-std', default=1.0, metavar='STD', help='standard deviation of the noise'),
@@ -109,11 +230,13 @@ SCHEDULE: Group = ('Learning rate schedule parameters', (
 
 LOSS: Group = ('Loss parameters', (
     text('--loss', choices=LOSS_TYPES, help='criterion (default: ce, or bce with --task multilabel)'),
-    switch('--bce-loss', help='binary cross-entropy (BCE), the same as --loss bce'),
+    switch('--bce-loss', excludes=(Given('loss', 'jsd_loss', why='both choose the criterion'),),
+           help='binary cross-entropy (BCE), the same as --loss bce'),
     switch('--bce-sum', help='sum BCE over classes'),
     share('--bce-target-thresh', help='threshold that makes BCE targets binary'),
     amount('--bce-pos-weight', help='weight of the positive term of BCE'),
-    switch('--jsd-loss', help='cross-entropy with JS divergence over --aug-splits', excludes=(SEVERAL_VIEWS,)),
+    switch('--jsd-loss', excludes=(SEVERAL_VIEWS, Given('loss', why='both choose the criterion')),
+           help='cross-entropy with JS divergence over --aug-splits'),
     share('--smoothing',
           help='label smoothing (default: 0.1; in the multimix modes 0, but 0.1 with --multimix-strength auto)'),
 ))
@@ -124,7 +247,7 @@ BATCH_NORM: Group = ('Batch norm parameters', (
     switch('--sync-bn', help='synchronise batch norms between processes'),
     switch('--split-bn', needs=(Given('aug_splits', 'resplit'),), help='separate batch norms for each view',
            excludes=(SEVERAL_VIEWS, Given('sync_bn'))),
-    text('--dist-bn', default='reduce', allowed=one_of('', 'broadcast', 'reduce'),
+    text('--dist-bn', default='reduce', choices=('', 'broadcast', 'reduce'),
          help="running statistics after an epoch: 'broadcast', 'reduce' or ''"),
 ))
 
@@ -168,9 +291,13 @@ RUN: Group = ('Run parameters', (
     switch('--log-wandb', help='log to Weights & Biases'),
     text('--wandb-project', help='project in Weights & Biases'),
     text('--wandb-tags', nargs='+', default=[], help='tags in Weights & Biases'),
-    text('--wandb-resume-id', default='', metavar='ID', help='run to resume there'),
+    text('--wandb-resume-id', default='', metavar='ID', help='run to resume there',
+         needs=(Given('resume', why='because it belongs to the resumed run'),)),
     switch('--log-tensorboard', help='write TensorBoard events into the output folder'),
     text('-c', '--config', default='', metavar='FILE', help='YAML file of default arguments'),
 ))
 
-TIMM_GROUPS = (MODEL, DEVICE, OPTIMIZER, SCHEDULE, LOSS, BATCH_NORM, EMA, DISTILLATION, RUN)
+GROUPS: Tuple[Group, ...] = (
+    *OUR_GROUPS, DATASET, LOADER, IMAGES, AUGMENTATION, SIZES, NAFLEX, MODEL, DEVICE, OPTIMIZER, SCHEDULE, LOSS,
+    BATCH_NORM, EMA, DISTILLATION, RUN)
+FLAGS: Dict[str, Flag] = {flag.dest: flag for _, flags in GROUPS for flag in flags}
