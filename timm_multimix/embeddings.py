@@ -19,7 +19,7 @@ from .checks import UsageError, call_library, check_floats
 from .probing import FrozenStatistics, record_calls, same_random_numbers, train_without_statistics, trial
 
 _logger = logging.getLogger(__name__)
-_POOLED_WORKS = "MultiMixLoss, and MultiMixTask or MultiMix with mode 'multimix', need only model(x) and work"
+_POOLED_WORKS = "MultiMixLoss works, and MultiMixTask or MultiMix with mode 'multimix': they need only the logits"
 
 
 @dataclass(frozen=True)
