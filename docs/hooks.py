@@ -1,4 +1,7 @@
-"""Hooks of mkdocs: pages outside docs/ are shown under their own paths, and links of the repository lead there."""
+"""Hooks of mkdocs: pages outside docs/ are shown under their own paths, and links of the repository lead there.
+
+A <picture> in two colours, as GitHub shows it, follows the light or dark theme of the site.
+"""
 import posixpath
 import re
 from pathlib import Path
@@ -9,6 +12,9 @@ ROOT = Path(__file__).parents[1]
 SHOWN = (
     'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'benchmarks/README.md', 'benchmarks/results/tables/*.md',
     'benchmarks/results/figures/*.png', 'examples/*.*')
+PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img src="([^"]+)" width="(\d+)"\s+alt="([^"]+)">\s*</picture>')
+THEMED = '![{3}]({1}#only-light){{ width="{2}" }}\n![{3}]({0}#only-dark){{ width="{2}" }}'
 LINK = re.compile(r'\]\((?![a-z]+:|#)([^)#\s]+)')
 
 
@@ -26,4 +32,4 @@ def on_page_markdown(markdown, page, **_):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
         return '](' + posixpath.relpath(target.removeprefix('docs/'), posixpath.dirname(page.file.src_uri) or '.')
 
-    return LINK.sub(of_site, markdown)
+    return LINK.sub(of_site, PICTURE.sub(lambda match: THEMED.format(*match.groups()), markdown))

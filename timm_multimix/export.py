@@ -54,7 +54,7 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(prog='timm_multimix.export', description="export a checkpoint's weights")
+    parser = argparse.ArgumentParser(prog='python -m timm_multimix.export', description="write the weights alone")
     parser.add_argument('checkpoint', help='checkpoint to read, such as model_best.pth.tar')
     parser.add_argument('path', help='the .safetensors file to write')
     parser.add_argument('--no-use-ema', action='store_true', help='export the weights of the model, not of its EMA')

@@ -18,7 +18,7 @@ DENSE_TUPLES_RANGE = (32, 1000)
 """The least and the most of them at one position."""
 
 PAPER = dict(num_tuples=1000, alpha=(0.5, 2.0), concentration='example', length=None, clean_weight=0.)
-"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments. It needs hundreds of epochs."""
+"""The literal setting of the paper (arXiv 2311.05538, section 4), as keyword arguments, for long schedules."""
 
 
 @dataclass(frozen=True, repr=False)

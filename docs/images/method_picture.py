@@ -1,4 +1,4 @@
-"""Draw the picture of the method, light and dark: `python -m docs.images.method_picture`.
+"""Draw the pictures of the methods, light and dark: `python -m docs.images.method_picture`.
 
 The photographs come with scikit-image: a cat, a rocket, a cup of coffee and an astronaut, all in the public domain. The
 mixing and the attention are the library's own. Two things stand in for a model: images are mixed instead of embeddings,
@@ -7,6 +7,7 @@ and the embedding of a position is the contrast of the photograph there, on thre
 import argparse
 import os
 import sys
+from itertools import product
 from typing import Dict, List, Optional
 
 import numpy as np
@@ -48,17 +49,15 @@ def embeddings(images: torch.Tensor) -> torch.Tensor:
     return F.adaptive_avg_pool2d(torch.cat(contrasts, dim=1), GRID).flatten(2).transpose(1, 2)
 
 
-def draw(theme: str) -> Figure:
-    colors = THEMES[theme]
+def draw(picture: str, theme: str) -> Figure:
+    colors, heights = THEMES[theme], PICTURES[picture]
     torch.manual_seed(7)
     images = photographs()
-    figure = plt.figure(figsize=(7.2, 12.0), facecolor=colors['background'])
-    rows = figure.subfigures(3, 1, height_ratios=(2.85, 4.25, 4.9))
-    for row in rows:
+    figure = plt.figure(figsize=(7.2, sum(heights.values())), facecolor=colors['background'])
+    rows = figure.subfigures(len(heights), 1, height_ratios=[*heights.values()], squeeze=False)[:, 0]
+    for row, draw_row in zip(rows, heights):
         row.set_facecolor(colors['background'])
-    _mixup(rows[0], images, colors)
-    _multimix(rows[1], images, colors)
-    _dense(rows[2], images, colors)
+        draw_row(row, images, colors)
     return figure
 
 
@@ -111,6 +110,40 @@ def _dense(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
         axis.set_xlabel(label, fontsize=19, color=colors['quiet'])
 
 
+def _distillation(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
+    what = 'mixes a second view by the same weights,\nfor a teacher, the average of the model'
+    _title(row, 'Self-distillation', what, colors)
+    crop = SIDE * 3 // 4
+    views = images[..., -crop:, :crop], images[..., :crop, -crop:].flip(-1)
+    weights = functional.sample_dirichlet(1, 4, 2.)
+    grid = row.add_gridspec(2, 5, left=0.05, right=0.95, top=0.66, bottom=0.15, wspace=0.12, hspace=0.5)
+    for line, (view, name, output) in enumerate(zip(views, ('student', 'teacher'), ('$p$', "$p'$"))):
+        for index, image in enumerate(view):
+            axis = row.add_subplot(grid[line, index])
+            _photo(axis, image, index)
+            if index == 0:
+                axis.set_title(name, fontsize=19, color=colors['quiet'], loc='left')
+        axis = row.add_subplot(grid[line, 4])
+        _photo(axis, functional.interpolate(weights, view.flatten(1))[0].unflatten(0, view.shape[1:]))
+        _bar(axis, weights[0].numpy())
+        axis.set_title(output, fontsize=22, color=colors['text'])
+    row.text(
+        0.5, 0.035, "$p$ learns the labels ($\\gamma$) and $p'$ (1 - $\\gamma$)", fontsize=20, color=colors['quiet'],
+        ha='center')
+
+
+def _mixupe(row, images: torch.Tensor, colors: Dict[str, str]) -> None:
+    _title(row, 'MixupE', 'adds how the output changes on the way\nfrom an image to the mean of all images', colors)
+    mean = images.mean(dim=0)
+    axes = row.subplots(1, 4, gridspec_kw=dict(left=0.05, right=0.95, top=0.6, bottom=0.13, wspace=0.28))
+    for step, axis in enumerate(axes):
+        _photo(axis, torch.lerp(images[0], mean, step / 3.), 0 if step == 0 else None)
+    for first, second in zip(axes, axes[1:]):
+        _sign(row, first, second, '\u2192', colors)
+    for axis, text in ((axes[0], 'image'), (axes[-1], 'mean')):
+        axis.set_xlabel(text, fontsize=19, color=colors['quiet'])
+
+
 def _title(row, name: str, what: str, colors: Dict[str, str]) -> None:
     row.text(0.05, 0.97, name, fontsize=25, fontweight='bold', color=colors['text'], va='top')
     height = row.bbox.height / row.figure.dpi
@@ -140,18 +173,25 @@ def _sign(row, first, second, sign: str, colors: Dict[str, str]) -> None:
         va='center')
 
 
+PICTURES = {  # rows with their heights in inches
+    'method': {_mixup: 2.85, _multimix: 4.25, _dense: 4.9},
+    'self-distillation': {_distillation: 5.3},
+    'mixupe': {_mixupe: 3.3},
+}
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     plt.switch_backend('Agg')
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--output', default=FOLDER, help='folder of the two PNG files')
+    parser.add_argument('--output', default=FOLDER, help='folder of the PNG files')
     args = parser.parse_args(argv)
     os.makedirs(args.output, exist_ok=True)
-    for theme in THEMES:
-        figure = draw(theme)
-        path = os.path.join(args.output, f'method-{theme}.png')
+    for picture, theme in product(PICTURES, THEMES):
+        figure = draw(picture, theme)
+        path = os.path.join(args.output, f'{picture}-{theme}.png')
         figure.savefig(path, dpi=150, pil_kwargs=dict(optimize=True), metadata=dict(Software=None))
-        with Image.open(path) as picture:  # a palette takes a third of the space
-            picture.convert('RGB').quantize(256).save(path, optimize=True)
+        with Image.open(path) as drawn:  # a palette takes a third of the space
+            drawn.convert('RGB').quantize(256).save(path, optimize=True)
         plt.close(figure)
         print(path)
     return 0

@@ -43,8 +43,8 @@ def copied_flags():
 
 
 def run(command, image_folder, tmp_path, *more):
-    stock = str(ROOT / 'tests/support/stock_train.py')
-    small = {'IMAGES': str(image_folder), 'resnet50': 'test_resnet', 'PATH/train.py': stock}
+    small = {'IMAGES': str(image_folder), 'IMAGENET': str(image_folder), 'resnet50': 'test_resnet'}
+    small['PATH/train.py'] = str(ROOT / 'tests/support/stock_train.py')
     words = [small.get(word, word) for word in shlex.split(command)]
     if words[0] == 'torchrun':
         words[0:2] = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']

@@ -113,7 +113,7 @@ def test_detection(voc, tmp_path, detection):
     assert len(losses) == 2 and all(0. < loss < 100. for loss in losses)
     assert all(0. <= float(value) <= 100. for value in re.search(r'^AP (.+), AP50 (.+)$', output, re.M).groups())
     args = argparse.Namespace(model='test_resnet', checkpoint=str(checkpoint), size=64)
-    detection['create_detector'](args, 20).load_state_dict(torch.load(tmp_path / 'detector.pth'))
+    detection['create_detector'](args, 20).load_state_dict(torch.load(tmp_path / 'detector.pth', weights_only=True))
 
 
 def test_detection_reads_boxes(voc, detection):

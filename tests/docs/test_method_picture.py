@@ -1,4 +1,4 @@
-"""The picture of the method: one file per background, from photographs that need no download."""
+"""The pictures of the methods: one file per background, from photographs that need no download."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,15 +7,16 @@ from docs.images import method_picture
 from timm_multimix import functional
 
 
-def test_the_picture_is_drawn_for_light_and_dark_pages(tmp_path):
+def test_the_pictures_are_drawn_for_light_and_dark_pages(tmp_path):
     assert method_picture.main(['--output', str(tmp_path)]) == 0
-    corners = {}
-    for theme in ('light', 'dark'):
-        with Image.open(tmp_path / f'method-{theme}.png') as picture:
-            pixels = np.asarray(picture.convert('RGB'))
-        assert pixels.shape[1] >= 1000  # sharp at twice the width of a phone
-        corners[theme] = pixels[0, 0].mean()
-    assert corners['light'] > 250 and corners['dark'] < 30
+    for name in method_picture.PICTURES:
+        corners = {}
+        for theme in ('light', 'dark'):
+            with Image.open(tmp_path / f'{name}-{theme}.png') as picture:
+                pixels = np.asarray(picture.convert('RGB'))
+            assert pixels.shape[1] >= 1000  # sharp at twice the width of a phone
+            corners[theme] = pixels[0, 0].mean()
+        assert corners['light'] > 250 and corners['dark'] < 30
 
 
 def test_attention_is_on_the_objects():

@@ -7,7 +7,7 @@ import torch.nn as nn
 from ..checks import UsageError
 from .probing import same_random_numbers, train_without_statistics, trial
 
-POOLED_WORKS = "MultiMixLoss, and MultiMixTask or MultiMix with mode 'multimix', need only model(x) and work"
+POOLED_WORKS = "MultiMixLoss works, and MultiMixTask or MultiMix with mode 'multimix': they need only the logits"
 
 
 class SplitForward:
