@@ -118,6 +118,7 @@ def test_flags_that_exclude_each_other_are_refused(capsys):
         ([*MULTIMIX, '--opt', 'adahessian', '--multimix-implementation', 'chunked'],
             '--multimix-implementation must be reference with --opt adahessian, which needs second derivatives, got '),
         (['--aug-splits', '2', '--mixup', '1'], '--aug-splits does not go with --mixup'),
+        (['--no-aug', '--aug-splits', '2'], '--no-aug does not go with --aug-splits'),
         (['--aug-splits', '2', '--no-prefetcher'], '--aug-splits does not go with --no-prefetcher'),
         (['--split-bn', '--resplit', '--sync-bn'], '--split-bn does not go with --sync-bn'),
         (['--torchscript', '--torchcompile'], '--torchscript does not go with --torchcompile'),

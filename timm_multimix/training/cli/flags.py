@@ -77,7 +77,7 @@ IMAGES: Group = ('Image parameters', (
 ))
 
 AUGMENTATION: Group = ('Augmentation parameters', (
-    switch('--no-aug', help='no augmentation'),
+    switch('--no-aug', excludes=(Given('aug_splits'),), help='no augmentation'),
     text('--train-crop-mode', choices=('rrc', 'rkrc', 'rkrr'), help='train crop'),
     number('--scale', nargs='+', default=[0.08, 1.0], allowed=LOW_AND_HIGH, help='area of the random crop'),
     number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], allowed=LOW_AND_HIGH, help='aspect of the random crop'),
