@@ -75,7 +75,7 @@ def test_dropout_in_the_head(key):
 
 @pytest.mark.parametrize('output, message', [
     (lambda x: (x, x), 'logits must be a floating-point tensor .*got tuple'),
-    (lambda x: SimpleNamespace(logits=x), 'logits must be a tensor, got a SimpleNamespace: take its .logits'),
+    (lambda x: SimpleNamespace(logits=x), 'logits must be a tensor, got SimpleNamespace: take its .logits'),
 ])
 def test_a_model_that_does_not_return_one_tensor_is_refused_at_the_first_step(output, message):
     class Model(nn.Module):
