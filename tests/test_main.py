@@ -96,6 +96,7 @@ def test_a_config_serves_script_and_launcher(run, tmp_path):
     assert record['task'] == 'PluggedTask' and {step['target_dims'] for step in record['steps']} == {1}
 
 
+@pytest.mark.slow
 def test_a_compiled_task_trains(run):
     record = run('--mixup-mode', 'dense-multimix', '--compile-task', '--multimix-tuples', '16', '--cutmix', '1')
     assert record['task'] == 'PluggedTask' and all(step['loss'] > 0. for step in record['steps'])
