@@ -39,7 +39,7 @@ def test_dense_logits_are_the_head_applied_position_by_position(key):
     """A head without a target is the model's own; it has no parameters, and the model keeps its own."""
     spec, model, x = MODELS[key], build(key), images(key)
     keys, parameters = list(model.state_dict()), list(model.parameters())
-    head = MultiMixHead(model, input_size=spec.input_size)
+    head = MultiMixHead(model, 'dense-multimix', input_size=spec.input_size)
     assert list(model.state_dict()) == keys and not head.state_dict() and not list(head.parameters())
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     dense = head.dense

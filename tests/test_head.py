@@ -16,7 +16,8 @@ from timm_multimix.settings import MODES
 def test_loss_and_gradients_are_those_of_the_written_equations(attention, activation, kwargs):
     """Without attention it is the pooled form."""
     model, target, x = build('resnet').double(), labels(3), images('resnet', 3).double()
-    dense = dict(mode='multimix') if attention is None else dict(attention=attention, activation=activation)
+    dense = dict(mode='multimix') if attention is None else dict(
+        mode='dense-multimix', attention=attention, activation=activation)
     head = MultiMixHead(model, label_smoothing=0.1, **{**kwargs, **dense, 'num_tuples': 6})
     features = model.forward_features(x)
     loss, classifier = seeded(head, features, target), model.get_classifier()

@@ -12,7 +12,7 @@ LABELS = torch.tensor([2, 5])
 
 
 @pytest.mark.parametrize('make', [
-    lambda model: MultiMixHead(model, alpha=1.),
+    lambda model: MultiMixHead(model, 'dense-multimix', alpha=1.),
     lambda model: MultiMixHead(model, 'multimix'),
     pytest.param(lambda model: _task(model, 'dense-multimix'), id='dense task'),
     pytest.param(lambda model: _task(model, 'multimix'), id='task'),
@@ -31,7 +31,7 @@ def test_the_picture_shows_weights_mixed_images_and_targets(make):
 
 def test_nothing_but_the_file_changes(tmp_path):
     model = build('resnet').train()
-    head = MultiMixHead(model)
+    head = MultiMixHead(model, 'dense-multimix')
     state, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
     show(head, GREYS[:, :, :32], LABELS, str(tmp_path / 'mixing.png'))
     assert (tmp_path / 'mixing.png').read_bytes().startswith(b'\x89PNG')
@@ -56,7 +56,7 @@ def test_mistakes_are_named(make, kwargs, message):
 def test_without_matplotlib_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     with pytest.raises(ValueError, match='show needs matplotlib'):
-        show(MultiMixHead(build('resnet')), GREYS, LABELS)
+        show(MultiMixHead(build('resnet'), 'dense-multimix'), GREYS, LABELS)
 
 
 def _task(model, mode):

@@ -87,6 +87,11 @@ def test_settings_of_loss_and_task_are_shown_once():
         assert shown.count('num_tuples=7') == 1 and shown.count('label_smoothing=') == 1, shown
 
 
+def test_head_task_and_drop_in_have_one_default_mode():
+    drop_in = MultiMix(num_classes=NUM_CLASSES)
+    assert head().mode == task().settings.mode == drop_in.settings.mode == Settings().mode
+
+
 @pytest.mark.parametrize('strength', [1., 0.5])
 def test_fullgraph_says_why_the_loss_is_not_compiled(strength):
     loss = torch.compile(MultiMixLoss(strength=strength), backend='eager', fullgraph=True)

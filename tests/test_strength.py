@@ -110,7 +110,7 @@ def test_a_fixed_strength_is_the_share_of_mixed_batches():
 
 def test_a_head_of_strength_0_makes_no_pass_over_positions():
     model, x = build('resnet').train(), images('resnet', 4)
-    head, target = MultiMixHead(model, strength='auto'), torch.tensor([0, 1, 2, 0])
+    head, target = MultiMixHead(model, 'dense-multimix', strength='auto'), torch.tensor([0, 1, 2, 0])
     features, calls = model.forward_features(x), []
     model.get_classifier().register_forward_hook(lambda module, args, output: calls.append(len(output)))
     head.refresh()  # the hook is new, so the example runs again

@@ -36,7 +36,7 @@ class MultiMixHead(nn.Module):
     """MultiMix in place of a timm model's head, on the output of `model.forward_features`.
 
     ```python
-    head = MultiMixHead(model)
+    head = MultiMixHead(model, 'dense-multimix')
     features = model.forward_features(images)
     loss = head(features, target)       # in training
     logits = head(features)             # the model's ordinary logits, bit for bit
@@ -52,8 +52,7 @@ class MultiMixHead(nn.Module):
 
     Args:
         model: A timm model, or one with the same `forward_features` and `forward_head`.
-        mode: 'dense-multimix' or 'multimix', see `Settings`. Dense by default, unlike elsewhere: pooled, no head is
-            needed, because `MultiMixLoss` takes the logits of any model.
+        mode: 'multimix' or 'dense-multimix', see `Settings`. Pooled, `MultiMixLoss` on the logits does the same.
         criterion: As in `MultiMixLoss`.
         settings: Settings to use in place of mode and other keyword arguments.
         **arguments: Of `Settings`: num_tuples, alpha, length, concentration, clean_weight, label_smoothing,
@@ -68,7 +67,7 @@ class MultiMixHead(nn.Module):
     def __init__(
             self,
             model: nn.Module,
-            mode: str = 'dense-multimix',
+            mode: str = 'multimix',
             *,
             criterion: Optional[Callable] = None,
             settings: Optional[Settings] = None,

@@ -42,7 +42,7 @@ def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
     heads, shares = {}, defaultdict(list)
     for kind in ('gap', 'cam'):
         heads[kind] = MultiMixHead(
-            subject.model.model, attention=kind, input_size=tuple(subject.data_config['input_size']))
+            subject.model.model, 'dense-multimix', attention=kind, input_size=tuple(subject.data_config['input_size']))
         if heads[kind].dense.classifier is None:  # which 'cam' needs
             break
     for index in [boxed[each] for each in spread(len(boxed), args.images or len(boxed))]:

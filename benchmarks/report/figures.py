@@ -106,7 +106,8 @@ def attention(subjects: Dict[str, Subject], count: int = 8, tuples: int = 3) -> 
     pixels, labels = next(subject.batches(subject.images(), count))
     rows = {'image': pixels.permute(0, 2, 3, 1).cpu().numpy()}
     for name, subject in subjects.items():
-        head = MultiMixHead(subject.model.model, num_tuples=tuples, input_size=tuple(pixels.shape[1:]))
+        head = MultiMixHead(
+            subject.model.model, 'dense-multimix', num_tuples=tuples, input_size=tuple(pixels.shape[1:]))
         outputs, grid = look(subject, head, pixels, labels)
         rows[name] = [one / one.max().clamp(min=1e-12) for one in outputs.attention.unflatten(1, grid).cpu()]
     torch.manual_seed(0)

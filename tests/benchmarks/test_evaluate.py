@@ -160,7 +160,7 @@ def test_embeddings_are_what_the_classifier_takes():
     model = PixelModel(timm.create_model('test_vit', num_classes=3).eval(), (0.5,) * 3, (0.5,) * 3)
     pixels = torch.rand(2, 3, 160, 160)
     torch.testing.assert_close(model.model.head(model.embed(pixels)), model(pixels))
-    assert MultiMixHead(model.model, input_size=(3, 160, 160)).dense is not None
+    assert MultiMixHead(model.model, 'dense-multimix', input_size=(3, 160, 160)).dense is not None
 
 
 class Stream(IterableDataset):

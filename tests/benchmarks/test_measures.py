@@ -137,7 +137,7 @@ def test_the_map_of_a_class_is_where_its_logit_is_large(name, size):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=2).eval()
     images = Subject(PixelModel(model, (0.5,) * 3, (0.5,) * 3), {}, torch.device('cpu'), '', '')
-    head = MultiMixHead(model, input_size=(3, size, size))
+    head = MultiMixHead(model, 'dense-multimix', input_size=(3, size, size))
     image = torch.from_numpy(np.asarray(Image.linear_gradient('L').convert('RGB').resize((size, size))).copy())
     outputs, grid = look(images, head, image.permute(2, 0, 1)[None] / 255., torch.tensor([1]))
     heat = class_map(outputs.dense_logits[0, :, 1], grid, (size, size))
@@ -164,7 +164,7 @@ def test_attention_and_the_map_of_boxes(tmp_path):
     pixels, labels = next(images.batches(images.images(), 1))
     assert result['images'] == 1 and result['attention']['area'] == 25.
     for kind in ('gap', 'cam'):
-        head = MultiMixHead(model, attention=kind, input_size=(3, 64, 64))
+        head = MultiMixHead(model, 'dense-multimix', attention=kind, input_size=(3, 64, 64))
         attention = look(images, head, pixels, labels)[0].attention[0].double()
         assert attention.shape == (4,)
         assert result['attention'][f'{kind}_inside'] == pytest.approx(100. * attention[1].item())

@@ -258,7 +258,7 @@ def test_copies_see_a_new_classifier_of_their_own(clone, mode):
 
 def test_a_new_head_must_fit_the_options():
     model = Small()
-    head = MultiMixHead(model, attention='cam')
+    head = MultiMixHead(model, 'dense-multimix', attention='cam')
     model.fc = Branched(model.fc)
     with pytest.raises(ValueError, match="attention 'cam' needs a linear classifier"):
         head(model.forward_features(X), TARGET)

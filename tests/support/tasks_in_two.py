@@ -83,7 +83,7 @@ def adaptive_strength(rank, folder):
 def head_alone(rank, folder):
     """Run a head outside the module that DDP wraps."""
     model = timm.create_model('test_resnet', num_classes=CLASSES)
-    head, (images, labels) = MultiMixHead(model), batches(0)
+    head, (images, labels) = MultiMixHead(model, 'dense-multimix'), batches(0)
     message = ''
     try:
         head(model.forward_features(images[rank]), labels[rank])
