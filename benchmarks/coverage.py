@@ -8,14 +8,14 @@ model; models that the file already has are not run again.
 import collections
 import contextlib
 import copy
-import csv
 import gc
 import json
 import os
 import traceback
 import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
+import pandas as pd
 import timm
 import torch
 import torch.nn as nn
@@ -30,7 +30,6 @@ _MODEL_COLUMNS = (
     'name', 'architecture', 'pooled', 'dense', 'layout', 'prefix_tokens', 'positions', 'linear_classifier',
     'batch_norms_in_head', 'mean_is_pooled', 'stepped', 'shrunk', 'commit', 'reason',
 )
-_ARCHITECTURE_COLUMNS = ('architecture', 'names', 'pooled', 'dense', 'layout', 'reason')
 NUM_CLASSES = 7
 _LARGE = 40_000_000  # parameters above which a model is built with fewer blocks
 _HUGE = 250_000_000  # parameters above which the blocks are also narrower
@@ -215,37 +214,27 @@ def _require(condition: bool, message: str) -> None:
 
 def write_models(rows: List[Dict[str, Any]], path: str) -> None:
     """Write one line per model."""
-    rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
-    _write_csv(path, _MODEL_COLUMNS, sorted(rows, key=lambda row: row['name']))
+    _frame(rows).sort_values('name').to_csv(path, index=False)
 
 
 def write_architectures(rows: List[Dict[str, Any]], path: str) -> None:
     """Write one line per class of model: how many names are served in each mode, and why others are not."""
-    groups: Dict[str, List[Dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row['architecture'], []).append(row)
-    _write_csv(path, _ARCHITECTURE_COLUMNS, [
-        dict(
-            architecture=architecture,
-            names=len(group),
-            pooled=sum(row['pooled'] == 'served' for row in group),
-            dense=sum(row['dense'] == 'served' for row in group),
-            layout='/'.join(sorted({row['layout'] for row in group if row.get('layout')})),
-            reason='; '.join(sorted({_reason(row).split(': ', 1)[-1] for row in group} - {''})),
-        )
-        for architecture, group in sorted(groups.items())
-    ])
+    groups = _frame(rows).rename(columns=dict(name='names')).groupby('architecture')
+    groups.agg(dict(
+        names='size',
+        **dict.fromkeys(('pooled', 'dense'), lambda states: (states == 'served').sum()),
+        layout=lambda layouts: '/'.join(sorted(layouts.dropna().unique())),
+        reason=lambda reasons: '; '.join(sorted({reason.split(': ', 1)[-1] for reason in reasons} - {''})),
+    )).to_csv(path)
+
+
+def _frame(rows: List[Dict[str, Any]]) -> pd.DataFrame:
+    rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
+    return pd.DataFrame(rows, columns=_MODEL_COLUMNS, dtype=object)
 
 
 def _reason(row: Dict[str, Any]) -> str:
     return row.get('dense_reason') or row.get('pooled_reason') or ''
-
-
-def _write_csv(path: str, columns: Sequence[str], rows: List[Dict[str, Any]]) -> None:
-    with open(path, 'w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:
