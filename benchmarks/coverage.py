@@ -5,7 +5,6 @@ model takes them. The logits of every model are checked, without the package's h
 first model of each kind (class of model, head and pooling), as the column 'stepped' says. One JSON line is appended per
 model; models that the file already has are not run again.
 """
-import collections
 import contextlib
 import copy
 import gc
@@ -13,6 +12,7 @@ import json
 import os
 import traceback
 import warnings
+from collections import Counter
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 import pandas as pd
@@ -86,6 +86,7 @@ def check_model(name: str, stepped: Optional[Set[str]] = None) -> Dict[str, Any]
     return row
 
 
+@torch.no_grad()
 def build(name: str):
     """Build the model with random weights, smaller if it is large; also return the arguments that shrink it."""
     with warnings.catch_warnings():
@@ -96,25 +97,21 @@ def build(name: str):
         for kwargs in (_NARROW if size > _HUGE else ()) + (_SHALLOW if size > _LARGE else ()):
             with contextlib.suppress(Exception):  # the model lacks the argument, or does not run with it
                 model = timm.create_model(name, num_classes=NUM_CLASSES, **kwargs)
-                _run(model, example(model))
+                model.eval()(example(model))
                 return model, kwargs
         return timm.create_model(name, num_classes=NUM_CLASSES), {}
 
 
+@torch.no_grad()
 def example(model: nn.Module) -> torch.Tensor:
     """Two random images, of 128 x 128 pixels if the model takes them."""
     channels, height, width = model.pretrained_cfg['input_size']
     if height > 128 and not model.pretrained_cfg.get('fixed_input_size'):
         images = torch.randn(2, channels, 128, 128)
         with contextlib.suppress(Exception):  # the model needs its own size
-            _run(model, images)
+            model.eval()(images)
             return images
     return torch.randn(2, channels, height, width)
-
-
-@torch.no_grad()
-def _run(model: nn.Module, images: torch.Tensor) -> None:
-    model.eval()(images)
 
 
 @torch.no_grad()
@@ -247,9 +244,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     names = timm.list_models(args.models or '')
     rows: List[Dict[str, Any]] = []
-    if os.path.exists(args.output):
-        with open(args.output, encoding='utf-8') as file:
-            rows = [json.loads(line) for line in file]
+    with contextlib.suppress(FileNotFoundError), open(args.output, encoding='utf-8') as file:
+        rows += map(json.loads, file)
     done = {row['name'] for row in rows}
     stepped = {row['kind'] for row in rows if row.get('stepped')}
     with open(args.output, 'a', encoding='utf-8') as file:
@@ -268,12 +264,10 @@ def main() -> None:
             states = f'pooled {row["pooled"]}, dense {row["dense"]}'
             print(f'[{index + 1}/{len(names)}] {name}: {states} {_reason(row)}', flush=True)
             gc.collect()
-    counts = {
-        mode: dict(sorted(collections.Counter(row[mode] for row in rows).items())) for mode in ('pooled', 'dense')}
+    counts = {mode: dict(sorted(Counter(row[mode] for row in rows).items())) for mode in ('pooled', 'dense')}
     print(counts)
     if args.results:
-        commits = sorted({row['commit'] for row in rows})
-        settings = dict(models=args.models, threads=args.threads, commits=commits)
+        settings = dict(models=args.models, threads=args.threads, commits=sorted({row['commit'] for row in rows}))
         write_measured(os.path.join(args.results, 'coverage.json'), 'coverage', settings, dict(counts=counts))
         write_models(rows, os.path.join(args.results, 'coverage_models.csv'))
         write_architectures(rows, os.path.join(args.results, 'coverage_architectures.csv'))

@@ -163,7 +163,7 @@ REGIMES = {
     'finetune-few': 'finetune-few',
     'finetune': 'finetune',
 }
-"""Recipes of `benchmarks.regimes` by the regime that each stands for."""
+"""Recipes by the regime that each stands for in the tables."""
 
 _EPOCHS = re.compile(r'(--(?:epochs|warmup-epochs|val-interval|decay-epochs|decay-milestones))((?: [\d.]+)+)')
 

@@ -8,6 +8,7 @@ import argparse
 import csv
 import os
 from collections import defaultdict
+from functools import partial
 from typing import Any, Dict
 
 import numpy as np
@@ -39,12 +40,11 @@ def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
     dataset, transform, ious = subject.images(), subject.transform(), []
     names = [os.path.realpath(name) for name in dataset.filenames(absolute=True)]
     boxed = [index for index, name in enumerate(names) if name in boxes]
-    heads, shares = {}, defaultdict(list)
-    for kind in ('gap', 'cam'):
-        heads[kind] = MultiMixHead(
-            subject.model.model, 'dense-multimix', attention=kind, input_size=tuple(subject.data_config['input_size']))
-        if heads[kind].dense.classifier is None:  # which 'cam' needs
-            break
+    create = partial(
+        MultiMixHead, subject.model.model, 'dense-multimix', input_size=tuple(subject.data_config['input_size']))
+    heads, shares = dict(gap=create()), defaultdict(list)
+    if heads['gap'].dense.classifier is not None:
+        heads['cam'] = create(attention='cam')
     for index in [boxed[each] for each in spread(len(boxed), args.images or len(boxed))]:
         x0, y0, x1, y1 = (float(boxes[names[index]][name]) for name in ('x0', 'y0', 'x1', 'y1'))
         with Image.open(names[index]) as image:  # the box goes through the same transform as the image

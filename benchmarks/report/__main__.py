@@ -75,7 +75,7 @@ def add_results(report: Report, frame: pd.DataFrame, args: argparse.Namespace) -
     names = ('top-1', 'test-loss', 'calibration-error')
     content = {f'regimes-{name}': score.table() for name, score in zip(names, scores)}
     content['best-three'] = scores[0].best_three()
-    content.update({f'rule-{name}': score.rule_beside_the_usual() for name, score in zip(names[:2], scores)})
+    content.update({f'rule-{name}': score.recommendation_vs_baselines() for name, score in zip(names[:2], scores)})
     report.add_page('regimes', content, tables.origin(frame))
     report.add_page('variants', dict(variants=tables.variants_table(frame)))
     if args.figures:
@@ -111,9 +111,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             subjects = {name: subject_of(path, args) for name, path in zip(names, paths)}
             report.add_figure('attention', figures.attention(subjects))
             return 0
-        missing = [folder for folder in folders if not os.path.isdir(folder)]
-        if missing:
-            raise UsageError(f'no folder {missing[0]}')
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise UsageError(f'no folder {folder}')
         paths = [
             path for folder in folders
             for path in sorted(glob.glob(os.path.join(glob.escape(folder), '**', '*.json'), recursive=True))]

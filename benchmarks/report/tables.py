@@ -48,7 +48,7 @@ MEASURES: Dict[str, Sequence[Metric]] = {
 """Metrics of each measure but accuracy, for test images; those of outliers are means over the sets."""
 RULE = {'fitted': 'mixup+dense-multimix'}
 """The method recommended for a regime, by default Dense MultiMix; docs/when-to-use.md gives the reasons."""
-USUAL = ('plain', 'label-smoothing', 'mixup', 'cutmix', 'mixup-cutmix')
+BASELINES = ('plain', 'label-smoothing', 'mixup', 'cutmix', 'mixup-cutmix')
 """What timm users have without this package."""
 
 
@@ -183,17 +183,17 @@ class Regimes:
                 *[''] * (2 - len(differences))])
         return rows
 
-    def rule_beside_the_usual(self) -> Rows:
-        """A row per regime: what the rule recommends, minus plain training, and minus the best of `USUAL`.
+    def recommendation_vs_baselines(self) -> Rows:
+        """A row per regime: what the rule recommends, minus plain training, and minus the best of `BASELINES`.
 
         The best is the one that the rule is least ahead of, on all seeds that the two share.
         """
         metric = self.metric
-        rows = [[f'the rule, {metric.title}', 'seeds', 'minus plain (p)', 'best of the usual', 'minus that (p)']]
+        rows = [[f'the rule, {metric.title}', 'seeds', 'minus plain (p)', 'best baseline', 'minus that (p)']]
         for regime, runs in self.runs.items():
             method = rule(regime)
             ahead = {
-                name: found[0] for name in USUAL
+                name: found[0] for name in BASELINES
                 if (found := metric.difference(of_method(runs, method), of_method(runs, name)))}
             best = (min if metric.higher else max)(ahead, key=ahead.get, default='plain')
             shared = on_shared_seeds(runs[runs.method.isin([method, 'plain', best])])
@@ -248,12 +248,9 @@ def step_table(record: Dict[str, Any]) -> Rows:
 
 def timing_tables(paths: Sequence[str]) -> Dict[str, Rows]:
     """The table of each result of benchmarks.timing, by the name of its file."""
-    tables = {}
-    for path in paths:
-        record = read_record(path)
-        name = path.rpartition('/')[2].removesuffix('.json').replace('_', '-')
-        tables[name] = (loss_table if record['benchmark'] == 'loss' else step_table)(record)
-    return tables
+    records = {path.rpartition('/')[2].removesuffix('.json').replace('_', '-'): read_record(path) for path in paths}
+    kinds = dict(loss=loss_table, step=step_table)
+    return {name: kinds[record['benchmark']](record) for name, record in records.items()}
 
 
 def published(recipe: str) -> str:

@@ -125,7 +125,7 @@ def test_tables_use_shared_seeds_and_judgements_all_of_each_comparison(folder):
     add(folder, REGIMES['fitted'], 'mixup', 2, top1=64.5, loss=1., ece=0.1)
     scores = Regimes(frame_of(folder), ACCURACY[0])
     p = stats.ttest_1samp([-1., 5., 6.], 0.).pvalue
-    assert scores.rule_beside_the_usual()[2] == [
+    assert scores.recommendation_vs_baselines()[2] == [
         'fitted: Mixup + Dense MultiMix', '2', '+5.00', 'Mixup', '+0.50']
     plain, ours = (of_method(scores.runs['fitted'], name) for name in ('plain', 'mixup+dense-multimix'))
     assert ACCURACY[0].difference_cell(ours, plain) == f'+3.33 ({p:.2g})'
