@@ -27,6 +27,7 @@ from timm_multimix.training.cli.parser import FLAGS, parse_args
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 
+from . import records
 from .measures import accuracy, boxes, embeddings, outliers, robustness
 from .measures.subject import PixelModel, Subject
 from .records import add_device, check_least, create_parser, digest_of, environment, mistakes, read_record, write_record
@@ -97,7 +98,7 @@ def training_of(path: str, written: Dict[str, Any]) -> Dict[str, Any]:
     folder = os.path.dirname(path)
     args = {
         name: value for name, value in sorted(written.items())
-        if value is not None and value != (FLAGS[name].default if name in FLAGS else None)}
+        if name not in records.PLACES and value not in (None, FLAGS[name].default if name in FLAGS else None)}
     training: Dict[str, Any] = dict(args=json.loads(json.dumps(args, default=str)))
     commits, summary = (os.path.join(folder, name) for name in ('commits.txt', 'summary.csv'))
     if os.path.exists(commits):
@@ -125,6 +126,13 @@ def digest_of_data(subject: Subject) -> str:
     return digest_of(repr(files).encode())
 
 
+def _base_names(value: Any) -> Any:
+    """Leave out the folders of paths, which are those of this machine."""
+    if isinstance(value, list):
+        return [_base_names(each) for each in value]
+    return os.path.basename(value.rstrip('/')) if isinstance(value, str) else value
+
+
 def evaluate(path: str, args: argparse.Namespace) -> str:
     """Measure one checkpoint and return the path of its result, which is written after each measure.
 
@@ -147,7 +155,7 @@ def evaluate(path: str, args: argparse.Namespace) -> str:
     shared = dict(data=digest_of_data(subject), precision=args.amp_dtype or 'float32')
     for name in args.measures:
         module, existing = MEASURES[name], record['measures'].get(name)
-        own = {**{each: getattr(args, each) for each in module.SETTINGS}, **shared}
+        own = {**{each: _base_names(getattr(args, each)) for each in module.SETTINGS}, **shared}
         if existing is not None:
             changed = [each for each, value in own.items() if existing['settings'].get(each, value) != value]
             if changed:

@@ -21,6 +21,8 @@ from .methods import find
 SCHEMA_VERSION = 2
 RESULTS = os.path.join(os.path.dirname(__file__), 'results')
 """Results of the repository."""
+PLACES = frozenset('data data_dir output experiment resume'.split())
+"""Settings of train_timm.py that belong to one machine."""
 
 
 def environment() -> Dict[str, Any]:

@@ -26,7 +26,7 @@ from timm_multimix.training.errors import INTERRUPTED, TERMINATED
 
 from .methods import METHODS, find
 from .recipes import RECIPES, per_process, shortened
-from .records import COMMIT, add_methods, check_least, create_parser, mistakes
+from .records import COMMIT, PLACES, add_methods, check_least, create_parser, mistakes
 from .subset import prepare_data, write_digits
 
 _logger = logging.getLogger('benchmarks')
@@ -37,7 +37,6 @@ _MACHINE = frozenset((
     'save_epochs save_images recovery_interval log_interval log_wandb wandb_project wandb_tags wandb_resume_id '
     'log_tensorboard').split())
 """Settings of train_timm.py that leave the result as it is."""
-_PLACES = frozenset('data data_dir output experiment resume'.split())
 
 
 class Run(NamedTuple):
@@ -80,7 +79,7 @@ def _changes(expected: Dict[str, Any], found: Dict[str, Any]) -> str:
     """Describe all differences but those of machines and places; settings that are not in `found` do not count."""
     return ', '.join(
         f'{name} ({found[name]!r} instead of {value!r})' for name, value in expected.items()
-        if name not in _MACHINE | _PLACES and name != 'multimix_paper' and found.get(name, value) != value)
+        if name not in _MACHINE | PLACES and name != 'multimix_paper' and found.get(name, value) != value)
 
 
 def is_complete(folder: str) -> bool:

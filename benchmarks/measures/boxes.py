@@ -59,7 +59,8 @@ def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
                 inside = F.adaptive_avg_pool2d(torch.from_numpy(box)[None].float(), grid).flatten()
                 attention = outputs.attention[0].double().cpu()
                 shares[f'{kind}_inside'].append(float(attention @ inside.double()))
-                shares[f'{kind}_entropy'].append(float(torch.special.entr(attention).sum() / np.log(len(attention))))
+                even = np.log(max(len(attention), 2))  # a single position has no entropy
+                shares[f'{kind}_entropy'].append(float(torch.special.entr(attention).sum() / even))
             shares['area'].append(box.mean())
             heat = class_map(outputs.dense_logits[0, :, label], grid, image.shape[1:])
             regions = [largest_box(heat >= threshold) for threshold in THRESHOLDS]

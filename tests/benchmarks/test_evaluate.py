@@ -64,6 +64,8 @@ def test_every_measure_of_two_runs(trained, image_folder, measure, capsys):
     assert robust['top1'] == found['top1'] and set(robust['attacks']['pgd']) == {'4'}
     assert 0. <= record['measures']['boxes']['result']['iou50'] <= 100.
     assert set(record['measures']['embeddings']['result']['unseen']) >= {'map', 'recall1', 'knn', '1-shot'}
+    assert record['measures']['embeddings']['settings']['unseen'] == 'validation', 'a folder of this machine'
+    assert str(trained) not in json.dumps(record)
 
     assert '-0.json has robustness with other settings (steps)' in refused(
         measure, capsys, *flags, '--measures', 'robustness', *small, '--steps', 3)
