@@ -222,7 +222,7 @@ def test_label_smoothing_beside_that_of_the_criterion_is_refused(criterion, way)
     model = model_of_positions()
     make = {
         'loss': MultiMixLoss, 'multimix': functools.partial(MultiMixHead, model, 'multimix'),
-        'dense-multimix': functools.partial(MultiMixHead, model, input_size=(3, 2, 2)),
+        'dense-multimix': functools.partial(MultiMixHead, model, 'dense-multimix', input_size=(3, 2, 2)),
     }.get(way, functools.partial(MultiMixTask, model, verbose=False))
     with pytest.raises(UsageError, match='label_smoothing'):
         make(criterion=criterion, label_smoothing=0.1)
