@@ -10,8 +10,9 @@ from timm.layers import AttentionPool2d, RotAttentionPool2d
 
 from ..checks import UsageError, call_library, check_floats
 from .layout import find_layout
+from .model import POOLED_WORKS, differ, example_input, is_sharded, name_of, unsupported
 from .probing import FrozenStatistics, record_calls, same_random_numbers, train_without_statistics, trial
-from .split import POOLED_WORKS, SplitForward, differ, example_input, is_sharded, name_of, unsupported
+from .split import SplitForward
 
 _logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Set
 import torch
 import torch.nn as nn
 
-from .split import unsupported
+from .model import unsupported
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ import torch
 import torch.nn as nn
 
 from ..checks import UsageError
+from .model import POOLED_WORKS, differ, example_input, is_sharded, name_of, unsupported
 from .probing import same_random_numbers, train_without_statistics, trial
-
-POOLED_WORKS = "MultiMixLoss works, and MultiMixTask or MultiMix with mode 'multimix': they need only the logits"
 
 
 class SplitForward:
@@ -92,39 +91,6 @@ def check_classifier(model: nn.Module) -> None:
         raise UsageError(f'{name_of(model)} returns two sets of logits; call set_distilled_training(False)')
 
 
-def example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:
-    parameter = next(model.parameters())
-    if input_size is None:
-        config = getattr(model, 'pretrained_cfg', None) or {}
-        channels, height, width = config.get('input_size', (3, 224, 224))
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        channels = getattr(model, 'in_chans', None) or (first.in_channels if first is not None else channels)
-        size = getattr(getattr(model, 'patch_embed', None), 'img_size', None) or (height, width)
-        input_size = (channels, *size)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((2, *input_size), generator=generator).to(device=parameter.device, dtype=parameter.dtype)
-
-
 def _replacements(module: nn.Module) -> List[object]:
     """Return what runs before, after or in place of a module's forward."""
     return [vars(module).get('forward'), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Return whether FSDP, of either version, holds the parameters."""
-    return any(hasattr(p, 'device_mesh') or hasattr(p, '_is_flat_param') for p in model.parameters())
-
-
-def differ(logits: torch.Tensor, expected: torch.Tensor) -> bool:
-    tolerance = max(1e-4, 4 * torch.finfo(expected.dtype).eps) * expected.abs().max()
-    return not bool((logits - expected).abs().max() <= tolerance)
-
-
-def unsupported(model: nn.Module, reason: str) -> UsageError:
-    """Return the error for a model that the dense mode does not support."""
-    return UsageError(f'{name_of(model)}: {reason}; {POOLED_WORKS}')
-
-
-def name_of(model: nn.Module) -> str:
-    config = getattr(model, 'pretrained_cfg', None) or {}
-    return config.get('architecture') or type(model).__name__
