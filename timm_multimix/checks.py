@@ -140,7 +140,9 @@ def check_target(target: torch.Tensor, batch_size: int, num_classes: int) -> Non
 def check_logits(logits: torch.Tensor, finite: bool = True) -> None:
     """Check for logits `[b, c]` or `[b, r, c]` that are not empty, and finite if `finite`."""
     if not isinstance(logits, torch.Tensor) and hasattr(logits, 'logits'):
-        raise UsageError(f'logits must be a tensor, got {type(logits).__name__}: take its .logits')
+        raise UsageError(
+            f'logits must be a tensor, got {type(logits).__name__}: take its .logits (for a task, in a wrapper of the '
+            'model)')
     check_floats('logits', logits, 'bc', 'brc', finite=finite)
     if 0 in logits.shape:
         raise UsageError(f'logits must not be empty, got shape {list(logits.shape)}')

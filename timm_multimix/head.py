@@ -113,6 +113,7 @@ class MultiMixHead(nn.Module):
 
     def forward(self, features: torch.Tensor, target: Optional[torch.Tensor] = None) -> torch.Tensor:
         """Return logits `[b, c]`, or with a target `[b]` or `[b, c]` the scalar loss; see `MultiMixLoss.forward`."""
+        self._split.check_features(features)
         if target is None:
             return self.model.forward_head(features)
         if self.training:

@@ -117,6 +117,15 @@ def test_dense_needs_a_timm_model(model):
         raises(lambda mode=mode: MultiMixHead(model, mode), f'{type(model).__name__} has no forward_', 'MultiMixLoss')
 
 
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('key', ['resnet', 'vit', 'swin'])
+def test_a_head_that_is_given_images_asks_for_features(key, mode):
+    head, x = MultiMixHead(build(key), mode), images(key, 4)
+    for target in (labels(4), None):
+        raises(lambda target=target: head(x, target), 'features', 'forward_features', r'got shape \[4, 3, ')
+    raises(lambda: head([x], labels(4)), 'features', 'got list')
+
+
 ONE = 'cross-entropy needs at least 2 classes'
 
 

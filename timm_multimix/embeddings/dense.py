@@ -42,6 +42,7 @@ class DenseEmbeddings(SplitForward):
         self.layout = find_layout(model, features, example, grids)
         if not torch.isfinite(features).all():
             raise unsupported(model, 'forward_features returns NaN or infinite values for a random example')
+        self._example_shape = features.shape
         self.example_positions = self.layout.num_positions(features)
         split = self.layout.split(features)
         logits, calls = record_calls(model, lambda: call_library(

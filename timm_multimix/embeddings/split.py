@@ -22,6 +22,7 @@ class SplitForward:
     """
     _watched: Tuple[str, ...] = ()  # children whose modules must stay as they are
     _seen = None
+    _example_shape = None  # of the features, where an example could run
 
     def __init__(
             self,
@@ -60,10 +61,20 @@ class SplitForward:
     def _probe(self) -> None:
         model, example = self.model.eval(), example_input(self.model, self.input_size)
         try:
-            model.forward_head(model.forward_features(example))
+            features = model.forward_features(example)
+            model.forward_head(features)
         except Exception:  # images of another size, which is not known here
             return
+        self._example_shape = getattr(features, 'shape', None)
         self._check_forward(example)
+
+    def check_features(self, features: torch.Tensor) -> None:
+        """Refuse what has no dimension of the model's width, such as images."""
+        known, shape = self._example_shape, getattr(features, 'shape', ())
+        if known and (len(shape) != len(known) or not {shape[1], shape[-1]} & {known[1], known[-1]}):
+            raise UsageError(
+                f'features must be the output of {name_of(self.model)}.forward_features, such as {list(known)}, got '
+                f'{f"shape {list(shape)}" if shape else type(features).__name__}')
 
     def _check_forward(self, example: torch.Tensor) -> None:
         """Compare the model's own forward with its two parts, in both modes and with the same random numbers."""
