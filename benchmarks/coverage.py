@@ -209,20 +209,16 @@ def _require(condition: bool, message: str) -> None:
         raise Wrong(message)
 
 
-def write_models(rows: List[Dict[str, Any]], path: str) -> None:
-    """Write one line per model."""
-    _frame(rows).sort_values('name').to_csv(path, index=False)
-
-
-def write_architectures(rows: List[Dict[str, Any]], path: str) -> None:
-    """Write one line per class of model: how many names are served in each mode, and why others are not."""
+def write_tables(rows: List[Dict[str, Any]], folder: str) -> None:
+    """Write a line per model, and one per class of model: how many are served in each mode, and why others are not."""
+    _frame(rows).sort_values('name').to_csv(os.path.join(folder, 'coverage_models.csv'), index=False)
     groups = _frame(rows).rename(columns=dict(name='names')).groupby('architecture')
     groups.agg(dict(
         names='size',
         **dict.fromkeys(('pooled', 'dense'), lambda states: (states == 'served').sum()),
         layout=lambda layouts: '/'.join(sorted(layouts.dropna().unique())),
         reason=lambda reasons: '; '.join(sorted({reason.split(': ', 1)[-1] for reason in reasons} - {''})),
-    )).to_csv(path)
+    )).to_csv(os.path.join(folder, 'coverage_architectures.csv'))
 
 
 def _frame(rows: List[Dict[str, Any]]) -> pd.DataFrame:
@@ -269,8 +265,7 @@ def main() -> None:
     if args.results:
         settings = dict(models=args.models, threads=args.threads, commits=sorted({row['commit'] for row in rows}))
         write_measured(os.path.join(args.results, 'coverage.json'), 'coverage', settings, dict(counts=counts))
-        write_models(rows, os.path.join(args.results, 'coverage_models.csv'))
-        write_architectures(rows, os.path.join(args.results, 'coverage_architectures.csv'))
+        write_tables(rows, args.results)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """A recipe's share of a folder of images, and scikit-learn's digits as such a folder."""
+import contextlib
 import hashlib
 import json
 import os
@@ -44,7 +45,8 @@ def prepare_data(recipe: Recipe, data_dir: str, folder: str) -> str:
         if pad:
             _write_padded(source, target, pad)
         else:
-            _link(source, target)
+            with contextlib.suppress(FileExistsError):  # from an earlier or a parallel run
+                os.symlink(source, target)
     return digest
 
 
@@ -98,7 +100,9 @@ def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
         nested = [entry.name for entry in entries if entry.is_dir()]
         if nested:  # timm would read their images too
             raise UsageError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
-        images = [os.path.join(source, entry.name) for entry in entries if _is_image(entry.name)]
+        images = [  # timm's readers ignore other files
+            os.path.join(source, entry.name) for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in get_img_extensions(as_set=True)]
         classes.append((class_folder.name, images))
     return classes
 
@@ -108,11 +112,6 @@ def _first(images: List[str], count: Optional[int]) -> List[str]:
         where = os.path.dirname(images[0]) if images else 'a class without any'
         raise UsageError(f'data_dir must have {count} images of each class, got {len(images)} in {where}')
     return images[:count]
-
-
-def _is_image(name: str) -> bool:
-    """Return whether timm's readers take the file, by its extension; they ignore other files."""
-    return os.path.splitext(name)[1].lower() in get_img_extensions(as_set=True)
 
 
 def _check_names(files: List[Tuple[str, str, int]]) -> None:
@@ -140,13 +139,6 @@ def _claim(folder: str, contents: Dict[str, Any]) -> None:
         found = contents
     if found != contents:
         raise UsageError(f'{folder} must hold {contents}, got {found or "unknown images"}; delete it to rebuild it')
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.symlink(source, target)
-    except FileExistsError:  # from an earlier or a parallel run
-        pass
 
 
 def _write_padded(source: str, target: str, pad: int) -> None:

@@ -233,12 +233,6 @@ def loss_memory(size: Size, device: str, threads: int = 1) -> int:
     return peak_memory(lambda: loss(logits, target).backward(), logits.device)
 
 
-def slope(rows: List[Dict[str, Any]], axis: str, name: str) -> float:
-    """Least-squares slope of log time over log size: 1 for linear cost."""
-    return statistics.linear_regression(
-        [math.log(row['size'][axis]) for row in rows], [math.log(row['seconds'][name]) for row in rows]).slope
-
-
 def time_loss(args: argparse.Namespace) -> Dict[str, Any]:
     """Time the loss over every size, with the others at their base."""
     device = torch.device(args.device)
@@ -259,10 +253,11 @@ def time_loss(args: argparse.Namespace) -> Dict[str, Any]:
 
     row_of(base)
     sweeps = {axis: [row_of(base._replace(**{axis: value})) for value in SWEEPS[axis]] for axis in args.sweeps}
-    slopes = {}
-    for axis, rows in sweeps.items():
-        everywhere = [name for name in rows[0]['seconds'] if all(name in row['seconds'] for row in rows)]
-        slopes[axis] = {name: slope(rows, axis, name) for name in everywhere}
+    slopes = {  # least-squares slopes of log time over log size: 1 for linear cost
+        axis: {name: statistics.linear_regression(
+            [math.log(row['size'][axis]) for row in rows], [math.log(row['seconds'][name]) for row in rows]).slope
+            for name in rows[0]['seconds'] if all(name in row['seconds'] for row in rows)}
+        for axis, rows in sweeps.items()}
     sizes = (base, base._replace(tuples=10_000), base._replace(tuples=100_000), IMAGENET_21K)
     memory = [] if args.no_memory else [
         dict(size=size._asdict(), mib=run_apart(loss_memory, size, device.type, args.threads) / MIB) for size in sizes]

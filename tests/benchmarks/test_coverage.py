@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.coverage import build, check_model, write_architectures, write_models
+from benchmarks.coverage import build, check_model, write_tables
 
 _RESULTS = os.path.join(os.path.dirname(__file__), '..', '..', 'benchmarks', 'results', 'coverage_models.csv')
 
@@ -45,7 +45,7 @@ def table():
     yield rows
     if rows:
         os.makedirs('output', exist_ok=True)
-        write_architectures(rows, os.path.join('output', 'coverage_architectures.csv'))
+        write_tables(rows, 'output')
 
 
 @pytest.mark.slow
@@ -72,11 +72,10 @@ def test_the_tables_of_models_and_architectures(tmp_path):
         dict(name='a2', architecture='A', pooled='served', dense='refused', dense_reason='a2: a list', shrunk={}),
         dict(name='a1', architecture='A', pooled='served', dense='served', layout='NLC', shrunk=dict(depth=2)),
     ]
-    write_models(rows, str(tmp_path / 'models.csv'))
-    write_architectures(rows, str(tmp_path / 'architectures.csv'))
-    with open(tmp_path / 'models.csv', newline='') as file:
+    write_tables(rows, str(tmp_path))
+    with open(tmp_path / 'coverage_models.csv', newline='') as file:
         models = list(csv.DictReader(file))
     assert [row['name'] for row in models] == ['a1', 'a2', 'b']
     assert models[1]['reason'] == 'a2: a list' and models[0]['shrunk'] == "{'depth': 2}"
-    assert (tmp_path / 'architectures.csv').read_text().splitlines() == [
+    assert (tmp_path / 'coverage_architectures.csv').read_text().splitlines() == [
         'architecture,names,pooled,dense,layout,reason', 'A,2,2,1,NLC,a list', 'B,1,1,1,NCHW,']
