@@ -14,9 +14,7 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, 'python')]
 @pytest.mark.parametrize('page', [
     page if page == 'README.md' else pytest.param(page, marks=pytest.mark.slow) for page in WITH_PYTHON])
 def test_python_blocks_run(page, tmp_path):
-    output = run(page, 'python', tmp_path)
-    if page == 'README.md':  # the loop learns
-        assert float(output.split()[0]) > 0.8, output
+    run(page, 'python', tmp_path)
 
 
 @pytest.mark.slow
