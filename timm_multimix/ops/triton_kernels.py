@@ -111,11 +111,7 @@ def mixed_logsumexp(logits: torch.Tensor, weights: torch.Tensor, precision: str 
 
 
 def add_softmax(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        logsumexp: torch.Tensor,
-        scale: torch.Tensor,
-        out: torch.Tensor,
+        logits: torch.Tensor, weights: torch.Tensor, logsumexp: torch.Tensor, scale: torch.Tensor, out: torch.Tensor,
         precision: str = 'ieee',
 ) -> None:
     """Add Λᵀ diag(scale) softmax(ΛS) to `out` `[r, b, c]`; `logsumexp` and `scale` are `[r, n]`, contiguous."""
