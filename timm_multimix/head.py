@@ -28,8 +28,7 @@ class HeadOutput(NamedTuple):
         """Return the arguments for a call of `MultiMixLoss`."""
         if self.dense_logits is None:
             return dict(logits=self.clean_logits, target=target)
-        return dict(
-            logits=self.dense_logits, target=target, attention=self.attention, clean_logits=self.clean_logits)
+        return dict(logits=self.dense_logits, target=target, attention=self.attention, clean_logits=self.clean_logits)
 
 
 class MultiMixHead(nn.Module):

@@ -35,13 +35,7 @@ class Teacher(nn.Module):
         ValueError: If the weights are float16, which is too coarse for the average.
     """
 
-    def __init__(
-            self,
-            student: nn.Module,
-            forward: Callable[[nn.Module, torch.Tensor], torch.Tensor],
-            decay: float,
-            warmup: bool = False,
-    ):
+    def __init__(self, student: nn.Module, forward: Callable, decay: float, warmup: bool = False):
         super().__init__()
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
             raise UsageError(
@@ -120,9 +114,7 @@ class Teacher(nn.Module):
 
 
 def split_views(
-        images: Union[torch.Tensor, Sequence[torch.Tensor]],
-        batch_size: int,
-        single_view: bool = False,
+        images: Union[torch.Tensor, Sequence[torch.Tensor]], batch_size: int, single_view: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return the student's and the teacher's view, `[b, ch, h, w]` each.
 

@@ -98,11 +98,6 @@ class MixupETask(StepTask):
     def extra_repr(self) -> str:
         return f'eta={self.eta}, exact={self.exact}, threshold={self.threshold}, {self.input_mixing.settings}'
 
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """Current values of the arguments with a default specific to MixupE."""
-        return dict(mixup_alpha=self.input_mixing.settings.mixup_alpha, eta=self.eta)
-
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
         """Compute μ `[ch, h, w]` in one pass over a loader of (images, target), over all processes, and return it.
 

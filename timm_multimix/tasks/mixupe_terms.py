@@ -25,11 +25,7 @@ from ..functional import at_least_float32
 
 
 def mixupe_loss(
-        mixed_loss: torch.Tensor,
-        terms: torch.Tensor,
-        alpha: float,
-        eta: float,
-        threshold: Optional[float] = None,
+        mixed_loss: torch.Tensor, terms: torch.Tensor, alpha: float, eta: float, threshold: Optional[float] = None,
 ) -> torch.Tensor:
     """Return L_mix - η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix by a factor without gradient.
 

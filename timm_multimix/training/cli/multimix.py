@@ -185,7 +185,7 @@ def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
 def resolved(task: TrainingTask) -> Dict[str, Any]:
     """Return the actual values of MultiMix and MixupE flags that were left to their defaults, by argument name."""
     if isinstance(task, MixupETask):
-        return dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
+        return dict(mixup=task.input_mixing.settings.mixup_alpha, mixupe_eta=task.eta)
     if not isinstance(task, MultiMixTask):
         return {}
     # a switch has no value that says off
