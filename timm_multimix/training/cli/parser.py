@@ -23,12 +23,8 @@ _EXAMPLES = """timm's training script with MultiMix and MixupE.
 
 
 def create_parser(
-        prog: str = 'train_timm.py',
-        groups: Iterable[Group] = GROUPS,
-        *,
-        usage: str = 'train_timm.py [DIR] [flags]',
-        description: str = _EXAMPLES,
-        allow_abbrev: bool = True,
+        prog: str = 'train_timm.py', groups: Iterable[Group] = GROUPS, *, usage: str = 'train_timm.py [DIR] [flags]',
+        description: str = _EXAMPLES, allow_abbrev: bool = True,
 ) -> Parser:
     """Create a parser for groups of flags, by default for all flags."""
     form = argparse.RawDescriptionHelpFormatter
