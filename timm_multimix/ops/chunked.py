@@ -17,10 +17,7 @@ _MIN_CHUNK_ROWS = 64  # below this many rows a matrix product is bound by memory
 
 
 def add_logsumexp(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        mass: Optional[torch.Tensor],
-        grad: Optional[torch.Tensor],
+        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
         fused: bool = False,
 ) -> torch.Tensor:
     """See `one_pass.AddLogsumexp`; with `fused`, torch.compile fuses the operations between the matrix products."""

@@ -10,10 +10,7 @@ from .saturate import SUM_SCALE
 
 
 def add_logsumexp_tiled(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        mass: Optional[torch.Tensor],
-        grad: Optional[torch.Tensor],
+        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
 ) -> torch.Tensor:
     """See `one_pass.AddLogsumexp`. Uses TF32 if `torch.set_float32_matmul_precision` allows it.
 

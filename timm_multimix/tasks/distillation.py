@@ -51,7 +51,6 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the images, without gradient."""
         return self._forward(self.ema.module, images)
 
     def update(self, student: nn.Module, step: Optional[int] = None) -> None:

@@ -155,8 +155,7 @@ class MixupETask(StepTask):
 
     def _plain_loss(self, output: torch.Tensor, target: torch.Tensor, mixed: Optional[MixedImages]) -> torch.Tensor:
         soft_target = self._soft_target(target, output)
-        return self.criterion(
-            at_least_float32(output), soft_target if mixed is None else mixed.mix_target(soft_target))
+        return self.criterion(at_least_float32(output), soft_target if mixed is None else mixed.mix_target(soft_target))
 
     def _soft_target(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         check_logits(logits)
@@ -171,10 +170,7 @@ class _TwoPasses(StepModel):
     """Mixed and clean images in one forward, for DDP; with `mean_image` also the exact terms."""
 
     def forward(
-            self,
-            mixed: torch.Tensor,
-            clean: Optional[torch.Tensor] = None,
-            target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            self, mixed: torch.Tensor, clean: Optional[torch.Tensor] = None, target: Optional[Callable] = None,
             mean_image: Optional[torch.Tensor] = None,
     ) -> Union[torch.Tensor, Tuple[torch.Tensor, ...]]:
         mixed_logits = self.model(mixed)

@@ -53,10 +53,8 @@ def fast_terms(logits: torch.Tensor, target: torch.Tensor, residual_grad: bool =
 
 
 def exact_terms(
-        model: Callable[[torch.Tensor], torch.Tensor],
-        images: torch.Tensor,
-        target: Callable[[torch.Tensor], torch.Tensor],
-        mean_image: torch.Tensor,
+        model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
+        target: Callable[[torch.Tensor], torch.Tensor], mean_image: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return logits and q_i = (y_i - p_i)ᵀ J_i (μ - x_i), `[b]`, by a backward pass that is itself differentiable.
 
