@@ -29,12 +29,7 @@ def mixupe_loss(
 ) -> torch.Tensor:
     """Return L_mix - η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix by a factor without gradient.
 
-    Args:
-        mixed_loss: L_mix, a scalar.
-        terms: q, `[b]`.
-        alpha: Mixup's α.
-        eta: η.
-        threshold: Terms not below it count as 0; None for no threshold.
+    The terms are q, `[b]`; those not below the threshold count as 0.
     """
     if threshold is not None:
         terms = torch.where(terms < threshold, terms, 0.)
