@@ -22,11 +22,10 @@ from .checks import REJECTIONS, UsageError, call_library
 from .settings import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
-from .training.cli.config import read_defaults
 from .training.cli.flag import Parser
 from .training.cli.flags import GROUPS
 from .training.cli.multimix import multimix_kwargs, needs_two_views
-from .training.cli.parser import check, create_parser
+from .training.cli.parser import check, create_parser, read_defaults
 from .training.cli.rules import check_data
 from .training.data.classes import check_classes, class_names, write_classes
 from .training.data.datasets import check_splits, create_split
