@@ -132,12 +132,8 @@ class MultiMixLoss(nn.Module):
 
     @not_compiled('numpy draws the weights of the tuples')  # one graph break, instead of one at each draw and chunk
     def terms(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
-            clean_logits: Optional[torch.Tensor] = None,
-            teacher_logits: Optional[torch.Tensor] = None,
+            self, logits: torch.Tensor, target: torch.Tensor, attention: Optional[torch.Tensor] = None,
+            clean_logits: Optional[torch.Tensor] = None, teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss.
 
@@ -201,10 +197,7 @@ class MultiMixLoss(nn.Module):
         return 0. if mixed and self.settings.is_adaptive else self.label_smoothing
 
     def plain(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            mix_target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            self, logits: torch.Tensor, target: torch.Tensor, mix_target: Optional[Callable] = None,
             mixed: bool = False,
     ) -> torch.Tensor:
         """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not.
