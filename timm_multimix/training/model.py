@@ -11,7 +11,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.data.loader import adapt_to_chs
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm
-from timm.models import load_checkpoint, load_state_dict, safe_model_name, split_model_name_tag
+from timm.models import create_model, load_checkpoint, load_state_dict, safe_model_name, split_model_name_tag
 from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
@@ -95,13 +95,13 @@ def _close_names(name: str) -> List[str]:
 def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Module:
     """Call create_model, with --img-size only for models built for one size; images have that size for all models."""
     if img_size is None or 'img_size' in kwargs:
-        return timm.create_model(*args, **kwargs)
+        return create_model(*args, **kwargs)
     try:
-        return timm.create_model(*args, img_size=img_size, **kwargs)
+        return create_model(*args, img_size=img_size, **kwargs)
     except TypeError as error:
         if 'img_size' not in str(error):
             raise
-        return timm.create_model(*args, **kwargs)
+        return create_model(*args, **kwargs)
 
 
 def _load_initial(model: nn.Module, path: str) -> None:
