@@ -88,11 +88,8 @@ def run(args: argparse.Namespace) -> int:
     recovery = Recovery(
         runtime, resumed.position, output and output.saver, interval=args.recovery_interval,
         accum_steps=args.grad_accum_steps, batch_size=args.batch_size)
-    schedule.begin(
-        start_epoch,
-        start_epoch * schedule.updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train)),
-        resumed.schedule if start_epoch == resumed.epoch else None,
-    )
+    updates = start_epoch * schedule.updates_per_epoch + recovery.updates_done(start_epoch, len(loader_train))
+    schedule.begin(start_epoch, updates, resumed.schedule if start_epoch == resumed.epoch else None)
     end_epoch = schedule.num_epochs if args.stop_epoch is None else min(schedule.num_epochs, args.stop_epoch)
     if start_epoch >= end_epoch:
         _logger.info(f'Nothing to do: {start_epoch} of {end_epoch} epochs are done.')

@@ -22,11 +22,10 @@ from .checks import REJECTIONS, UsageError, call_library
 from .settings import MODES
 from .tasks.multimix import MultiMixTask
 from .training.checkpoints.resume import check_resumed, restore, state_only
-from .training.cli.config import read_defaults
 from .training.cli.flag import Parser
 from .training.cli.flags import GROUPS
 from .training.cli.multimix import multimix_kwargs, needs_two_views
-from .training.cli.parser import check, create_parser
+from .training.cli.parser import check, create_parser, read_defaults
 from .training.cli.rules import check_data
 from .training.data.classes import check_classes, class_names, write_classes
 from .training.data.datasets import check_splits, create_split
@@ -145,21 +144,31 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
 
     def create_scheduler_v2(original: Callable, *positional: Any, **kwargs: Any):
         scheduler, epochs = name_flag('sched', original, *positional, **kwargs)
-        if scheduler is None and args.mixup_off_epoch:
-            raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
-        for name, per_epoch in (('step', 1), ('step_update', kwargs.get('updates_per_epoch'))):
-            if scheduler is not None and per_epoch:
-                setattr(scheduler, name, partial(step, getattr(scheduler, name), name, per_epoch))
+        if scheduler is None:
+            if args.mixup_off_epoch:
+                raise UsageError('--mixup-off-epoch needs a --sched, which counts the epochs')
+            return scheduler, epochs
+        scheduler.step = partial(step, scheduler.step)
+        if updates_per_epoch := kwargs.get('updates_per_epoch'):
+            scheduler.step_update = partial(step_update, scheduler.step_update, updates_per_epoch)
         return scheduler, epochs
 
-    def step(original: Callable, name: str, per_epoch: int, count: int, *positional: Any, **kwargs: Any):
+    def step(original: Callable, epoch: int, *positional: Any, **kwargs: Any):
         """Step the scheduler, the only object that is told of every epoch; end mixing at its epoch, and log."""
+        begin_epoch(epoch)
         for task in tasks:
-            task.mixup_enabled = not args.mixup_off_epoch or count // per_epoch < args.mixup_off_epoch
-            if task.verbose and name == 'step':  # on one process only
+            if task.verbose:  # on one process only
                 for metric, value in task.input_mixing.metrics().items():
-                    _logger.info(f'Before epoch {count}: {metric} {value:.3f}')
-        return original(count, *positional, **kwargs)
+                    _logger.info(f'Before epoch {epoch}: {metric} {value:.3f}')
+        return original(epoch, *positional, **kwargs)
+
+    def step_update(original: Callable, updates_per_epoch: int, num_updates: int, *positional: Any, **kwargs: Any):
+        begin_epoch(num_updates // updates_per_epoch)
+        return original(num_updates, *positional, **kwargs)
+
+    def begin_epoch(epoch: int):
+        for task in tasks:
+            task.mixup_enabled = not args.mixup_off_epoch or epoch < args.mixup_off_epoch
 
     def get_outdir(original: Callable, *positional: Any, **kwargs: Any):
         folder = name_flag('output', original, *positional, **kwargs)

@@ -4,6 +4,7 @@ tests/test_timm_compat.py fails for each part that a new version of timm or torc
 """
 import os
 import shutil
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import numpy as np
@@ -131,7 +132,7 @@ class AtomicFiles(CheckpointSaver):
                 file.flush()
                 os.fsync(file.fileno())
         except Exception as error:
-            _remove(save_path)
+            Path(save_path).unlink(missing_ok=True)
             cause: Optional[BaseException] = error  # torch raises its own while handling the system's
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__cause__ or cause.__context__
@@ -143,8 +144,8 @@ class AtomicFiles(CheckpointSaver):
         os.replace(src, dst)
 
     def _duplicate(self, src, dst):
-        copy = f'{dst}.tmp'
-        _remove(copy)  # from a run that was killed right here
+        copy = Path(f'{dst}.tmp')
+        copy.unlink(missing_ok=True)  # from a run that was killed right here
         try:
             try:
                 os.link(src, copy)
@@ -152,9 +153,4 @@ class AtomicFiles(CheckpointSaver):
                 shutil.copy2(src, copy)
             os.replace(copy, dst)
         finally:
-            _remove(copy)
-
-
-def _remove(path: str) -> None:
-    if os.path.exists(path):
-        os.remove(path)
+            copy.unlink(missing_ok=True)

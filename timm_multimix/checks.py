@@ -71,13 +71,13 @@ def check_number(name: str, value: object, low: float = 0., high: float = LARGES
     return float(value)
 
 
-def check_alpha(alpha: object, name: str = 'alpha') -> Alpha:
+def check_alpha(alpha: object) -> Alpha:
     """Check a Dirichlet concentration, a number > 0 or a (low, high) range; a range of one value becomes that value."""
     if not isinstance(alpha, (tuple, list)):
-        return check_number(name, alpha, open_low=True)
-    ends = [check_number(f'{name}[{i}]', end, open_low=True) for i, end in enumerate(alpha)]
+        return check_number('alpha', alpha, open_low=True)
+    ends = [check_number(f'alpha[{i}]', end, open_low=True) for i, end in enumerate(alpha)]
     if len(ends) != 2 or ends[0] > ends[1]:
-        raise UsageError(f'{name} must be a number > 0 or a range (low, high) with low <= high, got {alpha!r}')
+        raise UsageError(f'alpha must be a number > 0 or a range (low, high) with low <= high, got {alpha!r}')
     return ends[0] if ends[0] == ends[1] else tuple(ends)
 
 

@@ -56,8 +56,7 @@ def resolve_criterion(
         criterion = nn.CrossEntropyLoss(**criterion.keywords)
     for reason, kinds in _REFUSED.items():
         if _is(criterion, kinds):
-            raise UsageError(
-                f'criterion must take mixed logits and soft targets, got {one_line(criterion)}: {reason}')
+            raise UsageError(f'criterion must take mixed logits and soft targets, got {one_line(criterion)}: {reason}')
     # timm's sum over classes is still a mean over rows
     reduction = 'mean' if getattr(criterion, 'sum_classes', False) else getattr(criterion, 'reduction', 'mean')
     if isinstance(reduction, str) and reduction not in ('mean', 'batchmean'):
@@ -132,8 +131,7 @@ def mean_over_rows(criterion: Callable, logits: torch.Tensor, target: torch.Tens
             f'got {one_line(criterion)}: {reason}') from error
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         what = f'shape {list(loss.shape)}' if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise UsageError(
-            f'criterion must average over rows and return one number, got {what} of {one_line(criterion)}')
+        raise UsageError(f'criterion must average over rows and return one number, got {what} of {one_line(criterion)}')
     if weight is None or not from_labels or target.ndim == 1:
         return loss
     return loss * (len(target) / (target @ weight.to(target.dtype)).sum())

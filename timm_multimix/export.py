@@ -5,6 +5,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Dict, List, Optional
 
 import torch
@@ -47,8 +48,7 @@ def export(checkpoint: str, path: str, use_ema: bool = True) -> Dict[str, torch.
         save_file(tensors, f'{path}.tmp', metadata=dict(metadata, format='pt'))
         os.replace(f'{path}.tmp', path)
     except (OSError, SafetensorError) as error:
-        if os.path.exists(f'{path}.tmp'):
-            os.remove(f'{path}.tmp')
+        Path(f'{path}.tmp').unlink(missing_ok=True)
         raise UsageError(f'{path}: cannot be written ({error})') from error
     return tensors
 

@@ -28,8 +28,7 @@ class HeadOutput(NamedTuple):
         """Return the arguments for a call of `MultiMixLoss`."""
         if self.dense_logits is None:
             return dict(logits=self.clean_logits, target=target)
-        return dict(
-            logits=self.dense_logits, target=target, attention=self.attention, clean_logits=self.clean_logits)
+        return dict(logits=self.dense_logits, target=target, attention=self.attention, clean_logits=self.clean_logits)
 
 
 class MultiMixHead(nn.Module):
@@ -147,12 +146,8 @@ class MultiMixHead(nn.Module):
             self.dense.warn_if_single(dense_logits.shape[1])
         with torch.set_grad_enabled(self.settings.attention_grad and torch.is_grad_enabled()):
             attention = functional.spatial_attention(
-                embeddings,
-                self.settings.attention,
-                classifier_weight=self.dense.classifier_weight if self.settings.attention == 'cam' else None,
-                target=target,
-                activation=self.settings.activation,
-            )
+                embeddings, self.settings.attention, target=target, activation=self.settings.activation,
+                classifier_weight=self.dense.classifier_weight if self.settings.attention == 'cam' else None)
         return HeadOutput(clean_logits, dense_logits, attention)
 
 

@@ -132,12 +132,8 @@ class MultiMixLoss(nn.Module):
 
     @not_compiled('numpy draws the weights of the tuples')  # one graph break, instead of one at each draw and chunk
     def terms(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
-            clean_logits: Optional[torch.Tensor] = None,
-            teacher_logits: Optional[torch.Tensor] = None,
+            self, logits: torch.Tensor, target: torch.Tensor, attention: Optional[torch.Tensor] = None,
+            clean_logits: Optional[torch.Tensor] = None, teacher_logits: Optional[torch.Tensor] = None,
     ) -> Dict[str, torch.Tensor]:
         """Return 'loss' and its parts: 'mixed_loss' in train mode, 'clean_loss' if it has a part in the loss.
 
@@ -160,7 +156,9 @@ class MultiMixLoss(nn.Module):
                 teacher_logits=teacher_logits, gamma=self.settings.gamma,
                 implementation='reference' if learned and implementation == 'auto' else implementation)
         else:
-            rows = self._mixed_rows(logits, target, self.sample_weights(logits, attention))
+            weights = self.sample_weights(logits, attention)
+            soft_target = self.smooth_target(target, logits, mixed=True)
+            rows = (functional.interpolate(weights, values).flatten(0, -2) for values in (logits, soft_target))
             mixed = mean_over_rows(self.criterion, *rows, from_labels=target.ndim == 1)
         weight = self.settings.clean_weight
         if not weight:
@@ -183,10 +181,7 @@ class MultiMixLoss(nn.Module):
                 raise UsageError(f'attention must be >= 0, got {attention.min().item():g}')
 
     def sample_weights(
-            self,
-            logits: torch.Tensor,
-            attention: Optional[torch.Tensor] = None,
-            num_tuples: Optional[int] = None,
+            self, logits: torch.Tensor, attention: Optional[torch.Tensor] = None, num_tuples: Optional[int] = None,
     ) -> torch.Tensor:
         """Sample all weights of one step, `[n, b]` or `[r, n, b]`, as the loss draws them from the same seed."""
         return torch.cat(list(self._weight_blocks(logits, attention, num_tuples)), dim=-2)
@@ -201,16 +196,8 @@ class MultiMixLoss(nn.Module):
     def _smoothing(self, mixed: bool) -> float:
         return 0. if mixed and self.settings.is_adaptive else self.label_smoothing
 
-    def _mixed_rows(self, logits, target, weights):
-        mixed_logits = functional.interpolate(weights, logits)
-        mixed_target = functional.interpolate(weights, self.smooth_target(target, logits, mixed=True))
-        return mixed_logits.flatten(0, -2), mixed_target.flatten(0, -2)
-
     def plain(
-            self,
-            logits: torch.Tensor,
-            target: torch.Tensor,
-            mix_target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            self, logits: torch.Tensor, target: torch.Tensor, mix_target: Optional[Callable] = None,
             mixed: bool = False,
     ) -> torch.Tensor:
         """Return the criterion on logits `[b, c]`, with the label smoothing of a batch that is mixed or not.
@@ -234,10 +221,7 @@ class MultiMixLoss(nn.Module):
         return -(target * log_probabilities).sum(dim=-1).mean()
 
     def _weight_blocks(
-            self,
-            logits: torch.Tensor,
-            attention: Optional[torch.Tensor],
-            num_tuples: Optional[int] = None,
+            self, logits: torch.Tensor, attention: Optional[torch.Tensor], num_tuples: Optional[int] = None,
     ) -> Iterator[torch.Tensor]:
         batch_size, device = logits.shape[0], logits.device
         positions = logits.shape[1] if logits.ndim == 3 else None

@@ -17,15 +17,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 def _cfg(first_conv: str, classifier: str) -> Dict[str, Any]:
     return dict(
-        num_classes=10,
-        input_size=(3, 32, 32),
-        crop_pct=1.,
-        interpolation='bicubic',
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        first_conv=first_conv,
-        classifier=classifier,
-    )
+        num_classes=10, input_size=(3, 32, 32), crop_pct=1., interpolation='bicubic', mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616), first_conv=first_conv, classifier=classifier)
 
 
 default_cfgs = generate_default_cfgs({
@@ -97,8 +90,7 @@ def cifar_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 def _create_preact(name: str, pretrained: bool, layers: Tuple[int, ...], **kwargs: Any) -> ResNetV2:
     # features: the stem and each stage
     feature_cfg = dict(flatten_sequential=True, out_indices=tuple(range(len(layers) + 1)))
-    return build_model_with_cfg(
-        SmallImageResNetV2, name, pretrained, layers=layers, feature_cfg=feature_cfg, **kwargs)
+    return build_model_with_cfg(SmallImageResNetV2, name, pretrained, layers=layers, feature_cfg=feature_cfg, **kwargs)
 
 
 @register_model

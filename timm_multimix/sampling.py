@@ -127,11 +127,7 @@ def _num_sticks(total: float, dtype: torch.dtype) -> int:
 
 
 def _break_sticks(
-        exponential: torch.Tensor,
-        length: int,
-        total: float,
-        generator: Optional[torch.Generator],
-) -> torch.Tensor:
+        exponential: torch.Tensor, length: int, total: float, generator: Optional[torch.Generator]) -> torch.Tensor:
     """Return Dir(κ/m·1_m) from Exp(1) variates `[..., sticks]`, which it overwrites.
 
     It is a Dirichlet process over m examples (Sethuraman 1994): the rest of a stick of length 1 is broken at Beta(1, κ)

@@ -57,7 +57,6 @@ class AdaptiveStrength(nn.Module):
 
     @property
     def accuracy(self) -> float:
-        """The average accuracy so far."""
         return float(self._accuracy)
 
     def get_extra_state(self) -> Dict[str, Any]:
@@ -77,7 +76,6 @@ class FixedStrength(NamedTuple):
 
 
 def create_strength(strength: Union[float, str]) -> Union[FixedStrength, AdaptiveStrength]:
-    """Return the strength of `Settings`."""
     return AdaptiveStrength() if strength == 'auto' else FixedStrength(strength)
 
 

@@ -78,6 +78,8 @@ def main():
             optimizer.zero_grad()
             if not args.no_update_ema:
                 task.update_ema(step=len(steps) + 1)
+            num_updates = args.start_epoch * len(loader) + len(steps) + 1
+            scheduler.step_update(num_updates=num_updates, metric=result['loss'].item())
             steps.append(dict(
                 epoch=epoch, keys=sorted(result), target_dims=target.ndim, loss=result['loss'].item(),
                 spread=input.std().item(), lr=optimizer.param_groups[0]['lr']))

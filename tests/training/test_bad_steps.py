@@ -14,9 +14,10 @@ from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import assert_identical
 from timm_multimix import MultiMixTask
 from timm_multimix.training import loop
-from timm_multimix.training.bad_steps import BadSteps, Diverged
+from timm_multimix.training.bad_steps import BadSteps
 from timm_multimix.training.checkpoints.recovery import Recovery
 from timm_multimix.training.cli.parser import parse_args
+from timm_multimix.training.errors import RunFailed
 from timm_multimix.training.runtime import create_runtime
 from timm_multimix.training.schedule import Schedule
 
@@ -147,7 +148,7 @@ def test_too_many_bad_updates_in_a_row_end_the_run(check_on_host, after):
                 yield batch
 
     seen, data = [], Loader(batches(12, (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)))
-    with pytest.raises(Diverged, match='3 updates in a row' if check_on_host else '4 updates in a row'):
+    with pytest.raises(RunFailed, match='3 updates in a row' if check_on_host else '4 updates in a row'):
         interval = '1' if check_on_host else '7'
         train(data, '--max-bad-steps', '3', '--log-interval', interval, check_on_host=check_on_host)
     assert seen[-1] == 4 + after - 1

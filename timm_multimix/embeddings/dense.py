@@ -63,8 +63,7 @@ class DenseEmbeddings(SplitForward):
             f'{name_of(model)}: forward_head must take pre_logits=True and then return the embedding; {POOLED_WORKS}',
             model.forward_head, split, pre_logits=True, errors=TypeError)
         self._check_forward(example)
-        self._norm_names = [
-            names[module] for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._norm_names = [names[module] for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._classifier_name = next(
             (names[module] for module, output in reversed(calls)
              if isinstance(module, (nn.Linear, nn.Conv2d)) and output.data_ptr() == logits.data_ptr()  # nothing follows

@@ -33,7 +33,6 @@ def differ(logits: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def unsupported(model: nn.Module, reason: str) -> UsageError:
-    """Return the error for a model that the dense mode does not support."""
     return UsageError(f'{name_of(model)}: {reason}; {POOLED_WORKS}')
 
 

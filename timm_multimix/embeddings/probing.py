@@ -6,10 +6,7 @@ import torch
 import torch.nn as nn
 
 
-def record_calls(
-        model: nn.Module,
-        run: Callable[[], torch.Tensor],
-) -> Tuple[torch.Tensor, List[Tuple[nn.Module, object]]]:
+def record_calls(model: nn.Module, run: Callable) -> Tuple[torch.Tensor, List[Tuple[nn.Module, object]]]:
     """Call `run`; return its result and the modules of `model` that it called, in order, with their outputs."""
     calls = []
     handles = [

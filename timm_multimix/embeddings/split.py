@@ -24,12 +24,7 @@ class SplitForward:
     _seen = None
     _example_shape = None  # of the features, where an example could run
 
-    def __init__(
-            self,
-            model: nn.Module,
-            input_size: Optional[Tuple[int, int, int]] = None,
-            in_call: bool = False,
-    ):
+    def __init__(self, model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None, in_call: bool = False):
         self.model = model
         self.input_size = input_size
         self.in_call = in_call

@@ -17,13 +17,9 @@ _MIN_CHUNK_ROWS = 64  # below this many rows a matrix product is bound by memory
 
 
 def add_logsumexp(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        mass: Optional[torch.Tensor],
-        grad: Optional[torch.Tensor],
-        need_sum: bool = True,
+        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
         fused: bool = False,
-) -> Optional[torch.Tensor]:
+) -> torch.Tensor:
     """See `one_pass.AddLogsumexp`; with `fused`, torch.compile fuses the operations between the matrix products."""
     exp_of_mixed = _compiled_exp_of_mixed() if fused else _exp_of_mixed
     total = logits.new_zeros(())
@@ -34,9 +30,8 @@ def add_logsumexp(
             lam = weights[here, k:k + chunk_tuples]
             exp, exp_sum, peak = exp_of_mixed(lam, logits[here])
             factor = lam @ mass.unsqueeze(-1) if mass is not None else None  # [r', n', 1]
-            if need_sum:
-                row = exp_sum.log().add_(peak).mul_(SUM_SCALE)
-                total += (row if factor is None else row * factor).sum()
+            row = exp_sum.log().add_(peak).mul_(SUM_SCALE)
+            total += (row if factor is None else row * factor).sum()
             if grad is not None:
                 scale = exp_sum.reciprocal() if factor is None else factor / exp_sum
                 if exp.shape[-1] < lam.shape[-1]:  # apply the softmax's division and the mass to the smaller factor
@@ -45,7 +40,7 @@ def add_logsumexp(
                     lam = lam * scale
                 grad[here].baddbmm_(lam.transpose(1, 2), exp)
             del exp  # before the next chunk is made
-    return total if need_sum else None
+    return total
 
 
 def _exp_of_mixed(lam: torch.Tensor, logits: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -19,8 +19,8 @@ import torch
 from .reference import LossParams
 from .saturate import SUM_SCALE, saturate
 
-AddLogsumexp = Callable[..., Optional[torch.Tensor]]
-"""The pass over the tuples, `(logits, weights, mass, grad, need_sum=True)`.
+AddLogsumexp = Callable[..., torch.Tensor]
+"""The pass over the tuples, `(logits, weights, mass, grad)`.
 
 Returns SUM_SCALE times the sum over all rows k of mass_k logsumexp((ΛS)_k), and adds the sum's derivative to `grad`.
 
@@ -29,15 +29,11 @@ Args:
     weights: Λ, `[r, n', b]`, in the dtype of the logits.
     mass: `[b]`; mass_k is (Λ mass)_k. None for 1.
     grad: `[r, b, c]`; None if it is not needed.
-    need_sum: If False, only the derivative is computed, and None is returned.
 """
 
 
 def one_pass_cross_entropy(
-        add_logsumexp: AddLogsumexp,
-        logits: torch.Tensor,
-        weight_blocks: Iterable[torch.Tensor],
-        params: LossParams,
+        add_logsumexp: AddLogsumexp, logits: torch.Tensor, weight_blocks: Iterable[torch.Tensor], params: LossParams,
 ) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
@@ -75,7 +71,7 @@ class _OnePassCrossEntropy(torch.autograd.Function):
             targets.add(weights)
             logsumexp += add_logsumexp(logits, weights, target_mass, grad)
             if teacher_logits is not None:
-                add_logsumexp(teacher_logits, weights, None, teacher_pull, need_sum=False)
+                add_logsumexp(teacher_logits, weights, None, teacher_pull)
 
         target_term = targets.term(grad, 1. if teacher_logits is None else gamma)
         if teacher_logits is not None:

@@ -32,12 +32,7 @@ class LossParams:
 
 
 def smooth_labels(
-        target: torch.Tensor,
-        num_classes: int,
-        smoothing: float,
-        *,
-        multi_label: bool = False,
-        dtype: torch.dtype,
+        target: torch.Tensor, num_classes: int, smoothing: float, *, multi_label: bool = False, dtype: torch.dtype,
 ) -> torch.Tensor:
     """Return soft targets with label smoothing, see `functional.soft_targets`; nothing is checked."""
     off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
@@ -48,10 +43,7 @@ def smooth_labels(
 
 
 def reference_cross_entropy(
-        logits: torch.Tensor,
-        weight_blocks: Iterable[torch.Tensor],
-        params: LossParams,
-) -> torch.Tensor:
+        logits: torch.Tensor, weight_blocks: Iterable[torch.Tensor], params: LossParams) -> torch.Tensor:
     """Soft cross-entropy of mixed logits against mixed targets, mean over tuples and positions.
 
     With a teacher it is γ·H(ΛY, p) + (1 - γ)·H(p', p), where p' is the softmax of the teacher's mixed logits, without

@@ -10,12 +10,8 @@ from .saturate import SUM_SCALE
 
 
 def add_logsumexp_tiled(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        mass: Optional[torch.Tensor],
-        grad: Optional[torch.Tensor],
-        need_sum: bool = True,
-) -> Optional[torch.Tensor]:
+        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
+) -> torch.Tensor:
     """See `one_pass.AddLogsumexp`. Uses TF32 if `torch.set_float32_matmul_precision` allows it.
 
     Raises:
@@ -34,7 +30,7 @@ def add_logsumexp_tiled(
     scale = torch.ones_like(logsumexp) if mass is None else weights @ mass
     if grad is not None:
         triton_kernels.add_softmax(logits, weights, logsumexp, scale, grad, precision)
-    return (logsumexp.mul_(SUM_SCALE) * scale).sum() if need_sum else None
+    return (logsumexp.mul_(SUM_SCALE) * scale).sum()
 
 
 tiled_cross_entropy = partial(one_pass_cross_entropy, add_logsumexp_tiled)

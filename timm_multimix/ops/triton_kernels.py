@@ -111,18 +111,13 @@ def mixed_logsumexp(logits: torch.Tensor, weights: torch.Tensor, precision: str 
 
 
 def add_softmax(
-        logits: torch.Tensor,
-        weights: torch.Tensor,
-        logsumexp: torch.Tensor,
-        scale: torch.Tensor,
-        out: torch.Tensor,
+        logits: torch.Tensor, weights: torch.Tensor, logsumexp: torch.Tensor, scale: torch.Tensor, out: torch.Tensor,
         precision: str = 'ieee',
 ) -> None:
     """Add Λᵀ diag(scale) softmax(ΛS) to `out` `[r, b, c]`; `logsumexp` and `scale` are `[r, n]`, contiguous."""
     num_positions, num_tuples, batch_size = weights.shape
     num_classes, block_examples = logits.shape[-1], _example_block(batch_size)
-    grid = (
-        triton.cdiv(num_classes, _BLOCKS['BLOCK_CLASSES']), triton.cdiv(batch_size, block_examples), num_positions)
+    grid = (triton.cdiv(num_classes, _BLOCKS['BLOCK_CLASSES']), triton.cdiv(batch_size, block_examples), num_positions)
     _softmax_kernel[grid](
         logits, weights, logsumexp, scale, out, num_tuples, batch_size, num_classes,
         *logits.stride(), *weights.stride(), *out.stride(),

@@ -24,24 +24,13 @@ class Teacher(nn.Module):
     It is always in eval mode: no dropout, and batch norms use running statistics, which are averaged like the weights.
     The first update makes it equal to the student (timm's rule if updates are counted). Without `warmup` it then needs
     about 1 / (1 - decay) updates, with batch norm several times as many, to be more than an early state of the student.
-
-    Args:
-        student: The module to average.
-        forward: `(module, images) -> logits` `[b, c]` or `[b, r, c]`, called with the averaged module.
-        decay: Decay of the average, in [0, 1].
-        warmup: Let the decay grow from 0, by timm's schedule.
+    With `warmup` the decay grows from 0, by timm's schedule. `forward(module, images)` returns logits of the average.
 
     Raises:
         ValueError: If the weights are float16, which is too coarse for the average.
     """
 
-    def __init__(
-            self,
-            student: nn.Module,
-            forward: Callable[[nn.Module, torch.Tensor], torch.Tensor],
-            decay: float,
-            warmup: bool = False,
-    ):
+    def __init__(self, student: nn.Module, forward: Callable, decay: float, warmup: bool = False):
         super().__init__()
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
             raise UsageError(
@@ -57,7 +46,6 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of the images, without gradient."""
         return self._forward(self.ema.module, images)
 
     def update(self, student: nn.Module, step: Optional[int] = None) -> None:
@@ -120,16 +108,12 @@ class Teacher(nn.Module):
 
 
 def split_views(
-        images: Union[torch.Tensor, Sequence[torch.Tensor]],
-        batch_size: int,
-        single_view: bool = False,
+        images: Union[torch.Tensor, Sequence[torch.Tensor]], batch_size: int, single_view: bool = False,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return the student's and the teacher's view, `[b, ch, h, w]` each.
 
-    Args:
-        images: `[2b, ch, h, w]`, all of the student's and then all of the teacher's, or a pair of `[b, ch, h, w]`;
-            with `single_view` `[b, ch, h, w]` for both.
-        batch_size: b, the number of targets.
+    `images` are `[2b, ch, h, w]`, all of the student's and then all of the teacher's, or a pair of `[b, ch, h, w]`, or
+    with `single_view` `[b, ch, h, w]` for both.
 
     Raises:
         ValueError: If the number of images does not match.

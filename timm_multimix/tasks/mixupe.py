@@ -98,11 +98,6 @@ class MixupETask(StepTask):
     def extra_repr(self) -> str:
         return f'eta={self.eta}, exact={self.exact}, threshold={self.threshold}, {self.input_mixing.settings}'
 
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """Current values of the arguments with a default specific to MixupE."""
-        return dict(mixup_alpha=self.input_mixing.settings.mixup_alpha, eta=self.eta)
-
     def estimate_mean_image(self, loader: Iterable, source: str = '') -> torch.Tensor:
         """Compute μ `[ch, h, w]` in one pass over a loader of (images, target), over all processes, and return it.
 
@@ -160,8 +155,7 @@ class MixupETask(StepTask):
 
     def _plain_loss(self, output: torch.Tensor, target: torch.Tensor, mixed: Optional[MixedImages]) -> torch.Tensor:
         soft_target = self._soft_target(target, output)
-        return self.criterion(
-            at_least_float32(output), soft_target if mixed is None else mixed.mix_target(soft_target))
+        return self.criterion(at_least_float32(output), soft_target if mixed is None else mixed.mix_target(soft_target))
 
     def _soft_target(self, target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         check_logits(logits)
@@ -176,10 +170,7 @@ class _TwoPasses(StepModel):
     """Mixed and clean images in one forward, for DDP; with `mean_image` also the exact terms."""
 
     def forward(
-            self,
-            mixed: torch.Tensor,
-            clean: Optional[torch.Tensor] = None,
-            target: Optional[Callable[[torch.Tensor], torch.Tensor]] = None,
+            self, mixed: torch.Tensor, clean: Optional[torch.Tensor] = None, target: Optional[Callable] = None,
             mean_image: Optional[torch.Tensor] = None,
     ) -> Union[torch.Tensor, Tuple[torch.Tensor, ...]]:
         mixed_logits = self.model(mixed)

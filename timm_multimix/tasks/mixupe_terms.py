@@ -25,20 +25,11 @@ from ..functional import at_least_float32
 
 
 def mixupe_loss(
-        mixed_loss: torch.Tensor,
-        terms: torch.Tensor,
-        alpha: float,
-        eta: float,
-        threshold: Optional[float] = None,
+        mixed_loss: torch.Tensor, terms: torch.Tensor, alpha: float, eta: float, threshold: Optional[float] = None,
 ) -> torch.Tensor:
     """Return L_mix - η·α / (2α + 1)·mean_i q_i, scaled to the size of L_mix by a factor without gradient.
 
-    Args:
-        mixed_loss: L_mix, a scalar.
-        terms: q, `[b]`.
-        alpha: Mixup's α.
-        eta: η.
-        threshold: Terms not below it count as 0; None for no threshold.
+    The terms are q, `[b]`; those not below the threshold count as 0.
     """
     if threshold is not None:
         terms = torch.where(terms < threshold, terms, 0.)
@@ -57,10 +48,8 @@ def fast_terms(logits: torch.Tensor, target: torch.Tensor, residual_grad: bool =
 
 
 def exact_terms(
-        model: Callable[[torch.Tensor], torch.Tensor],
-        images: torch.Tensor,
-        target: Callable[[torch.Tensor], torch.Tensor],
-        mean_image: torch.Tensor,
+        model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
+        target: Callable[[torch.Tensor], torch.Tensor], mean_image: torch.Tensor,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return logits and q_i = (y_i - p_i)ᵀ J_i (μ - x_i), `[b]`, by a backward pass that is itself differentiable.
 

@@ -89,14 +89,12 @@ class MultiMixTask(StepTask):
             self.trainable_module = _DenseModel(model, head)
         self.input_mixing = InputMixing(settings, self.loss.strength)
         # in force, for the example input
-        self.settings = replace(
-            settings, label_smoothing=self.label_smoothing, num_tuples=settings.tuples(positions))
+        self.settings = replace(settings, label_smoothing=self.label_smoothing, num_tuples=settings.tuples(positions))
         self.teacher = None
         self._shares_buffers = False
         if has_teacher:
             forward = nn.Module.__call__ if settings.mode == 'multimix' else _DenseModel.dense_logits
-            self.teacher = Teacher(
-                self.trainable_module, forward, settings.teacher_decay, settings.teacher_warmup)
+            self.teacher = Teacher(self.trainable_module, forward, settings.teacher_decay, settings.teacher_warmup)
         if self.verbose:
             _logger.info(f'{self.settings.describe(positions)}.')
 
@@ -149,11 +147,7 @@ class MultiMixTask(StepTask):
         return result
 
     def _plain_loss(
-            self,
-            output: torch.Tensor,
-            target: torch.Tensor,
-            mixed: Optional[MixedImages] = None,
-    ) -> torch.Tensor:
+            self, output: torch.Tensor, target: torch.Tensor, mixed: Optional[MixedImages] = None) -> torch.Tensor:
         check_target(target, *output.shape)
         return self.loss.plain(output, target, None if mixed is None else mixed.mix_target)
 

@@ -9,10 +9,6 @@ from .errors import RunFailed
 _logger = logging.getLogger('train')
 
 
-class Diverged(RunFailed):
-    """Too many updates in a row had gradients that are not finite."""
-
-
 class BadSteps:
     """Keeps gradients of NaN or infinity out of the weights, the optimizer, the averages and the running statistics.
 
@@ -76,7 +72,7 @@ class BadSteps:
         return not self.bad
 
     def report(self) -> None:
-        """Warn of updates skipped since the last log line; raise `Diverged` if `limit` in a row were bad."""
+        """Warn of updates skipped since the last log line; raise a `RunFailed` if `limit` in a row were bad."""
         total, _, longest = self._counts.tolist()
         if total > self._reported:
             _logger.warning(
@@ -87,7 +83,7 @@ class BadSteps:
 
     def _stop_at_limit(self, longest: int) -> None:
         if self.limit and longest >= self.limit:
-            raise Diverged(
+            raise RunFailed(
                 f'{longest} updates in a row had gradients that are not finite (--max-bad-steps {self.limit}). The '
                 f'checkpoints written before are intact. A lower --lr, --clip-grad, a longer warm-up or another '
                 f'--amp-dtype may help.')

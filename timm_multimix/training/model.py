@@ -5,20 +5,13 @@ import logging
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+import timm
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.data.loader import adapt_to_chs
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm
-from timm.models import (
-    create_model,
-    is_model,
-    list_models,
-    load_checkpoint,
-    load_state_dict,
-    safe_model_name,
-    split_model_name_tag,
-)
+from timm.models import create_model, load_checkpoint, load_state_dict, safe_model_name, split_model_name_tag
 from timm.utils.jit import set_jit_fuser
 
 from .. import models  # noqa: F401  registers them
@@ -41,18 +34,11 @@ def create_train_model(args: argparse.Namespace, runtime: Runtime) -> Tuple[nn.M
         overlay = dict(file=args.pretrained_path, num_classes=-1, **overlay)
     model = create_by_name(
         f'--model {args.model}' + (f' --pretrained-path {args.pretrained_path}' if args.pretrained_path else ''),
-        args.model,
-        _create_sized,
-        args.img_size,
-        args.model,
-        pretrained=args.pretrained or bool(args.pretrained_path),
-        in_chans=in_chans,
-        drop_rate=args.drop,
+        args.model, _create_sized, args.img_size, args.model,
+        pretrained=args.pretrained or bool(args.pretrained_path), pretrained_cfg_overlay=overlay or None,
+        in_chans=in_chans, drop_rate=args.drop, drop_block_rate=args.drop_block,
         drop_path_rate=args.drop_connect if args.drop_path is None else args.drop_path,
-        drop_block_rate=args.drop_block,
-        global_pool=args.gp,
-        scriptable=args.torchscript,
-        pretrained_cfg_overlay=overlay or None,
+        global_pool=args.gp, scriptable=args.torchscript,
         **take(args, 'num_classes', 'bn_momentum', 'bn_eps'),
         **args.model_kwargs,
         **(dict(errors=Exception) if args.model_kwargs else {}),
@@ -100,9 +86,9 @@ def _close_names(name: str) -> List[str]:
     if ':' in name:  # a model on a hub
         return []
     architecture, tag = split_model_name_tag(name)
-    if not is_model(architecture):
-        return difflib.get_close_matches(architecture.lower(), list_models(), cutoff=0.8)
-    tagged = list_models(f'{architecture}.*', pretrained=True) if tag else [name]
+    if not timm.is_model(architecture):
+        return difflib.get_close_matches(architecture.lower(), timm.list_models(), cutoff=0.8)
+    tagged = timm.list_models(f'{architecture}.*', pretrained=True) if tag else [name]
     return [] if name in tagged else difflib.get_close_matches(name, tagged, cutoff=0.)
 
 
@@ -119,7 +105,6 @@ def _create_sized(img_size: Optional[int], *args: Any, **kwargs: Any) -> nn.Modu
 
 
 def _load_initial(model: nn.Module, path: str) -> None:
-    """Load the weights of --initial-checkpoint."""
     what, state = f'--initial-checkpoint {path}', _read_checkpoint('--initial-checkpoint', path)
     if state is None:  # a numpy file, which the model reads itself
         call_library(what, load_checkpoint, model, path, errors=Exception)

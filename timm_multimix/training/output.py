@@ -45,17 +45,10 @@ class Output:
         self.results: List[Dict[str, Any]] = []
         self.tracker = Tracker(args, name, self.folder, start_epoch)
         self.saver = AtomicCheckpointSaver(
-            model=training.task.get_eval_model(),
-            optimizer=training.optimizer,
-            args=argparse.Namespace(**vars(args), class_names=names),
-            amp_scaler=training.runtime.loss_scaler,
-            checkpoint_dir=self.folder,
-            recovery_dir=self.folder,
-            decreasing=args.eval_metric == 'loss',
-            max_history=args.checkpoint_hist,
-            task=training.task,
-            schedule=training.schedule,
-        )
+            model=training.task.get_eval_model(), optimizer=training.optimizer, task=training.task,
+            args=argparse.Namespace(**vars(args), class_names=names), amp_scaler=training.runtime.loss_scaler,
+            checkpoint_dir=self.folder, recovery_dir=self.folder, decreasing=args.eval_metric == 'loss',
+            max_history=args.checkpoint_hist, schedule=training.schedule)
         if continued:
             self.saver.load_state_dict_from_checkpoint(checkpoint)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:

@@ -45,7 +45,6 @@ def seed_epoch(seed: int, runtime: Runtime, epoch: int) -> None:
 
 
 def create_runtime(args: argparse.Namespace) -> Runtime:
-    """Set up the device and the process group."""
     for module in args.device_modules or ():
         call_library(f'--device-modules {module}', importlib.import_module, module)
     wanted = args.device

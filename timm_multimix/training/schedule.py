@@ -43,13 +43,9 @@ class Schedule:
         self.on_updates, self.metric = args.sched_on_updates, args.eval_metric
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='PlateauLRScheduler is deprecated')  # its state is not saved
+            kwargs = scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss')
             self.scheduler, self.num_epochs = call_library(
-                f'--sched {args.sched}',
-                create_scheduler_v2,
-                optimizer,
-                **scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss'),
-                updates_per_epoch=updates_per_epoch,
-            )
+                f'--sched {args.sched}', create_scheduler_v2, optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
 
     def begin(self, epoch: int, updates: int, state: Optional[Dict[str, Any]] = None) -> None:
         """Set the learning rates of `epoch`, after `updates` updates in all; `state` is the checkpoint's, if any."""

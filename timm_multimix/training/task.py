@@ -3,23 +3,18 @@ import argparse
 import logging
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import timm.task
 import torch
 import torch.nn as nn
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.task import (
-    ClassificationTask,
-    FeatureDistillationTask,
-    LogitDistillationTask,
-    MultiLabelClassificationTask,
-    TokenDistillationTask,
-    TrainingTask,
-)
+from timm.task import TrainingTask
 
 from ..checks import REJECTIONS, call_library
 from ..settings import MODES
 from ..tasks.mixupe import MixupETask
 from ..tasks.multimix import MultiMixTask
+from .cli.flag import take
 from .cli.multimix import mixes_input, mixup_kwargs, mixupe_kwargs, multimix_kwargs
 from .cli.rules import loss_type
 from .model import create_by_name
@@ -30,10 +25,7 @@ _logger = logging.getLogger('train')
 
 
 def create_task(
-        args: argparse.Namespace,
-        model: nn.Module,
-        data_config: Dict[str, Any],
-        runtime: Runtime,
+        args: argparse.Namespace, model: nn.Module, data_config: Dict[str, Any], runtime: Runtime,
 ) -> Tuple[TrainingTask, Optional[Callable]]:
     """Create the task, and timm's Mixup for batches on the device if the mode uses it."""
     loss, smoothing = loss_type(args), args.smoothing
@@ -54,7 +46,7 @@ def create_task(
     if args.mixup_mode == 'mixupe':
         return MixupETask(model, prob=args.mixup_prob, **mixupe_kwargs(args), **shared), None
 
-    multi_label, mixup_fn = args.task == 'multilabel', None
+    mixup_fn = None
     if mixes_input(args) and not args.naflex_loader:
         # on the batch, not in the loader's workers, where --mixup-off-epoch could not end it
         mixup_fn = Mixup(
@@ -63,30 +55,22 @@ def create_task(
     criterion_kwargs['soft_targets'] = mixes_input(args)
     if args.kd_model_name:
         return _create_distillation_task(args, model, shared), mixup_fn
-    create = MultiLabelClassificationTask if multi_label else ClassificationTask
+    create = timm.task.MultiLabelClassificationTask if args.task == 'multilabel' else timm.task.ClassificationTask
     return call_library(f'--loss {loss}', create, model, **shared), mixup_fn
 
 
 def _create_distillation_task(args: argparse.Namespace, model: nn.Module, shared: Dict[str, Any]) -> TrainingTask:
-    """Create the task that distils the pretrained --kd-model-name into `model`."""
     create, kwargs = {
-        'logit': (LogitDistillationTask, dict(loss_type=args.kd_loss_type, temperature=args.kd_temperature)),
-        'token': (TokenDistillationTask, dict(
+        'logit': (timm.task.LogitDistillationTask, dict(loss_type=args.kd_loss_type, temperature=args.kd_temperature)),
+        'token': (timm.task.TokenDistillationTask, dict(
             distill_type=args.kd_token_distill_type, temperature=args.kd_temperature)),
-        'feature': (FeatureDistillationTask, dict(
+        'feature': (timm.task.FeatureDistillationTask, dict(
             student_feature_dim=args.kd_student_feature_dim, teacher_feature_dim=args.kd_teacher_feature_dim)),
     }[args.kd_distill_type]
+    name = args.kd_model_name
     return create_by_name(
-        f'--kd-model-name {args.kd_model_name}',
-        args.kd_model_name,
-        create,
-        student_model=model,
-        teacher_model=args.kd_model_name,
-        distill_loss_weight=args.distill_loss_weight,
-        task_loss_weight=args.task_loss_weight,
-        **kwargs,
-        **shared,
-    )
+        f'--kd-model-name {name}', name, create, student_model=model, teacher_model=name,
+        **take(args, 'distill_loss_weight', 'task_loss_weight'), **kwargs, **shared)
 
 
 def create_optimizer(
@@ -95,7 +79,7 @@ def create_optimizer(
     return call_library(
         f'--opt {args.opt}',
         create_optimizer_v2,
-        task.get_trainable_module() if isinstance(task, FeatureDistillationTask) else model,
+        task.get_trainable_module() if isinstance(task, timm.task.FeatureDistillationTask) else model,
         **dict(optimizer_kwargs(cfg=args), lr=scaled_learning_rate(args, world_size)),
         **args.opt_kwargs,
         errors=Exception if args.opt_kwargs or args.opt_betas else REJECTIONS,

@@ -26,14 +26,9 @@ class Recovery:
     """
 
     def __init__(
-            self,
-            runtime: Runtime,
-            position: Optional[Dict[str, Any]] = None,
-            saver: Optional[AtomicCheckpointSaver] = None,
-            *,
-            interval: int = 0,
-            accum_steps: int = 1,
-            batch_size: int = 1,
+            self, runtime: Runtime, position: Optional[Dict[str, Any]] = None,
+            saver: Optional[AtomicCheckpointSaver] = None, *,
+            interval: int = 0, accum_steps: int = 1, batch_size: int = 1,
     ):
         self.runtime, self.device, self.position, self.saver = runtime, runtime.device, position, saver
         self.interval, self.accum_steps, self.batch_size = interval, accum_steps, batch_size
@@ -64,15 +59,10 @@ class Recovery:
     def _made_with(self, num_batches: int) -> Dict[str, Any]:
         """The settings that must stay the same to continue within an epoch."""
         return dict(
-            batches=num_batches,
-            batch_size=self.batch_size,
-            grad_accum_steps=self.accum_steps,
-            processes=self.runtime.world_size,
-            device=self.device.type,
-        )
+            batches=num_batches, batch_size=self.batch_size, grad_accum_steps=self.accum_steps,
+            processes=self.runtime.world_size, device=self.device.type)
 
     def batches(self, loader: Any, epoch: int, meters: Any) -> Iterator[Tuple[int, Any]]:
-        """Yield the remaining (index, batch) of the epoch."""
         self._epoch, self._meters, self._num_batches = epoch, meters, len(loader)
         done = self.batches_done(epoch, len(loader))
         self._begin = self._before = get_rng_state(self.device.type)
@@ -135,5 +125,4 @@ class Recovery:
         if self.saver is not None:
             made_with = self._made_with(self._num_batches)
             position = dict(epoch=self._epoch, batches=batches, made_with=made_with, ranks=ranks)
-            self.saver.save_recovery(
-                self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)
+            self.saver.save_recovery(self._epoch, batch_idx=-(-batches // self.accum_steps) - 1, position=position)

@@ -32,11 +32,7 @@ class Resumed(NamedTuple):
 
 
 def resume(
-        path: str,
-        args: argparse.Namespace,
-        task: TrainingTask,
-        optimizer: torch.optim.Optimizer,
-        runtime: Runtime,
+        path: str, args: argparse.Namespace, task: TrainingTask, optimizer: torch.optim.Optimizer, runtime: Runtime,
 ) -> Resumed:
     """Load the checkpoint at `path`; '' for a fresh start. Where its settings differ, those of `args` hold.
 
@@ -48,15 +44,8 @@ def resume(
     metadata = check_resumed(path, None if args.no_resume_opt else args.opt)
     if runtime.primary:
         _warn_of_changes(args, metadata.get('args'))
-    epoch = restore(
-        path,
-        resume_task_checkpoint,
-        task,
-        path,
-        optimizer=None if args.no_resume_opt else state_only(optimizer),
-        loss_scaler=None if args.no_resume_opt else runtime.loss_scaler,
-        log_info=runtime.primary,
-    )
+    state = {} if args.no_resume_opt else dict(optimizer=state_only(optimizer), loss_scaler=runtime.loss_scaler)
+    epoch = restore(path, resume_task_checkpoint, task, path, **state, log_info=runtime.primary)
     if args.model_ema:  # a teacher has its own place in the task's state
         restore(path, load_task_ema_checkpoint, task, path)
         if not getattr(metadata.get('args'), 'model_ema', False) and 'teacher' in (metadata.get('task_state') or {}):

@@ -1,6 +1,5 @@
 """The declaration of one flag: its type, its default, the values it accepts, and the flags it needs or excludes."""
 import argparse
-from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from timm.utils import ParseKwargs
@@ -15,7 +14,6 @@ class Allowed(NamedTuple):
 
 
 def numbers(value: Any) -> List[float]:
-    """The numbers among the values of a flag."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return [x for x in values if isinstance(x, (int, float)) and not isinstance(x, bool)]
 
@@ -25,11 +23,6 @@ def each_number(text: str, holds: Callable[[float], bool]) -> Allowed:
 
 
 FROM_0 = each_number('be >= 0', lambda x: x >= 0)
-FROM_1 = each_number('be >= 1', lambda x: x >= 1)
-ABOVE_0 = each_number('be > 0', lambda x: x > 0)
-SHARE = each_number('be in [0, 1]', lambda x: 0 <= x <= 1)
-SHARE_BELOW_1 = each_number('be in [0, 1)', lambda x: 0 <= x < 1)
-LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair) == 2 and 0. < pair[0] <= pair[1])
 
 
 class Given:
@@ -51,14 +44,8 @@ class Flag:
     """
 
     def __init__(
-            self,
-            *names: str,
-            help: str,
-            default: Any = None,
-            shown_default: Any = None,
-            allowed: Optional[Allowed] = None,
-            needs: Tuple[Given, ...] = (),
-            excludes: Tuple[Given, ...] = (),
+            self, *names: str, help: str, default: Any = None, shown_default: Any = None,
+            allowed: Optional[Allowed] = None, needs: Tuple[Given, ...] = (), excludes: Tuple[Given, ...] = (),
             **form: Any,
     ):
         self.names, self.help, self.default, self.shown_default = names, help, default, shown_default
@@ -71,7 +58,6 @@ class Flag:
         self.takes_names = form.get('action') is NamedValues
 
     def is_given(self, value: Any) -> bool:
-        """Return whether a value is not empty and differs from the default."""
         return value is not None and value != '' and value != self.default
 
     def add_to(self, parser: Any) -> None:
@@ -81,14 +67,6 @@ class Flag:
 
 
 Group = Tuple[str, Tuple[Flag, ...]]
-flag = Flag
-switch = partial(flag, action='store_true', default=False)
-text = partial(flag, type=str)
-number = partial(flag, type=float)
-amount = partial(number, allowed=FROM_0)
-share = partial(number, allowed=SHARE)
-count = partial(flag, type=int, metavar='N', allowed=FROM_1)
-count_0 = partial(flag, type=int, metavar='N', allowed=FROM_0)
 
 
 class Parser(argparse.ArgumentParser):
@@ -114,7 +92,6 @@ def take(args: argparse.Namespace, *names: str) -> Dict[str, Any]:
 
 
 def flag_name(name: str) -> str:
-    """The flag of an argument."""
     return '--' + name.replace('_', '-')
 
 

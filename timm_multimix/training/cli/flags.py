@@ -1,28 +1,24 @@
 """All flags: after ours those of timm's script, with its names, types and defaults."""
+from functools import partial
 from typing import Dict, Tuple
 
 from timm.loss import LOSS_TYPES
 
-from .flag import (
-    ABOVE_0,
-    LOW_AND_HIGH,
-    SHARE_BELOW_1,
-    Allowed,
-    Flag,
-    Given,
-    Group,
-    NamedValues,
-    amount,
-    count,
-    count_0,
-    each_number,
-    flag,
-    number,
-    share,
-    switch,
-    text,
-)
+from .flag import FROM_0, Allowed, Flag, Given, Group, NamedValues, each_number
 from .multimix import OUR_GROUPS, OUR_MODES
+
+_FROM_1 = each_number('be >= 1', lambda x: x >= 1)
+_ABOVE_0 = each_number('be > 0', lambda x: x > 0)
+_SHARE = each_number('be in [0, 1]', lambda x: 0 <= x <= 1)
+_SHARE_BELOW_1 = each_number('be in [0, 1)', lambda x: 0 <= x < 1)
+_LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair) == 2 and 0. < pair[0] <= pair[1])
+switch = partial(Flag, action='store_true', default=False)
+text = partial(Flag, type=str)
+number = partial(Flag, type=float)
+amount = partial(number, allowed=FROM_0)
+share = partial(number, allowed=_SHARE)
+count = partial(Flag, type=int, metavar='N', allowed=_FROM_1)
+count_0 = partial(Flag, type=int, metavar='N', allowed=FROM_0)
 
 _LOSS_SCALES = ('none', 'sqrt', 'linear')
 _INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'lanczos', 'box', 'hamming')
@@ -30,15 +26,14 @@ SEVERAL_VIEWS = Given('mixup_mode', values=OUR_MODES, why='its batches hold seve
 _NO_CUTMIX = Given('mixup_mode', values=('mixupe',), why='it has no CutMix')
 _MODES = ('L', 'LA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
 _UNAUGMENTED = tuple(mode for mode in _MODES if mode not in ('L', 'RGB'))
-_PROBABILITIES = Allowed(
-    'be >= 0 and not all 0', lambda values: min(values) >= 0. and 0. < sum(values) < float('inf'))
+_PROBABILITIES = Allowed('be >= 0 and not all 0', lambda values: min(values) >= 0. and 0. < sum(values) < float('inf'))
 
 DATASET: Group = ('Dataset parameters', (
-    flag('data', nargs='?', metavar='DIR', help='dataset root (or --data-dir)'),
-    flag('--data-dir', metavar='DIR', help='dataset root'),
-    flag('--dataset', metavar='NAME', default='', help="type and name, such as hfds/NAME; 'digits' needs no folder"),
-    flag('--train-split', metavar='NAME', default='train', help='split to train on'),
-    flag('--val-split', metavar='NAME', default='validation', help='split to validate on',
+    Flag('data', nargs='?', metavar='DIR', help='dataset root (or --data-dir)'),
+    Flag('--data-dir', metavar='DIR', help='dataset root'),
+    Flag('--dataset', metavar='NAME', default='', help="type and name, such as hfds/NAME; 'digits' needs no folder"),
+    Flag('--train-split', metavar='NAME', default='train', help='split to train on'),
+    Flag('--val-split', metavar='NAME', default='validation', help='split to validate on',
          allowed=Allowed('name a split to validate on', bool)),
     count('--train-num-samples', help='samples in the train split, for iterable datasets'),
     count('--val-num-samples', help='samples in the validation split, for iterable datasets'),
@@ -70,7 +65,7 @@ IMAGES: Group = ('Image parameters', (
     count('--img-size', help="image size (default: the model's)"),
     count('--in-chans', help='input channels'),
     count('--input-size', nargs=3, help='input size as channels height width'),
-    number('--crop-pct', metavar='N', allowed=ABOVE_0, help='share of the image kept in validation'),
+    number('--crop-pct', metavar='N', allowed=_ABOVE_0, help='share of the image kept in validation'),
     number('--mean', nargs='+', metavar='MEAN', help='pixel mean'),
     number('--std', nargs='+', metavar='STD', help='pixel standard deviation'),
     text('--interpolation', default='', choices=('', *_INTERPOLATIONS), help='resize interpolation'),
@@ -79,8 +74,8 @@ IMAGES: Group = ('Image parameters', (
 AUGMENTATION: Group = ('Augmentation parameters', (
     switch('--no-aug', excludes=(Given('aug_splits'),), help='no augmentation'),
     text('--train-crop-mode', choices=('rrc', 'rkrc', 'rkrr'), help='train crop'),
-    number('--scale', nargs='+', default=[0.08, 1.0], allowed=LOW_AND_HIGH, help='area of the random crop'),
-    number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], allowed=LOW_AND_HIGH, help='aspect of the random crop'),
+    number('--scale', nargs='+', default=[0.08, 1.0], allowed=_LOW_AND_HIGH, help='area of the random crop'),
+    number('--ratio', nargs='+', default=[3. / 4., 4. / 3.], allowed=_LOW_AND_HIGH, help='aspect of the random crop'),
     share('--hflip', default=0.5, help='probability of a horizontal flip'),
     share('--vflip', default=0., help='probability of a vertical flip'),
     amount('--color-jitter', default=0.4, metavar='PCT', help='color jitter'),
@@ -93,7 +88,7 @@ AUGMENTATION: Group = ('Augmentation parameters', (
     text('--train-interpolation', default='random', choices=('', 'random', *_INTERPOLATIONS),
          help='resize interpolation in training'),
     amount('--aug-repeats', default=0, help='repeated augmentation, distributed only'),
-    flag('--aug-splits', type=int, default=0, metavar='N', help='views of each image, 0 or > 1',
+    Flag('--aug-splits', type=int, default=0, metavar='N', help='views of each image, 0 or > 1',
          allowed=each_number('be 0 or at least 2', lambda x: x == 0 or x >= 2),
          excludes=(
              SEVERAL_VIEWS,
@@ -156,13 +151,13 @@ MODEL: Group = ('Model parameters', (
     count('--grad-accum-steps', default=1, help='batches per update'),
     switch('--grad-checkpointing', help='recompute activations in backward'),
     switch('--fast-norm', help='norms in low precision under AMP'),
-    flag('--model-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the model'),
+    Flag('--model-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the model'),
     number('--head-init-scale', help='scale the initial weights of the classifier'),
     number('--head-init-bias', help='initial bias of the classifier'),
-    number('--drop', default=0.0, metavar='PCT', allowed=SHARE_BELOW_1, help='dropout'),
-    number('--drop-connect', metavar='PCT', allowed=SHARE_BELOW_1, help='old name of --drop-path'),
-    number('--drop-path', metavar='PCT', allowed=SHARE_BELOW_1, help='stochastic depth'),
-    number('--drop-block', metavar='PCT', allowed=SHARE_BELOW_1, help='DropBlock'),
+    number('--drop', default=0.0, metavar='PCT', allowed=_SHARE_BELOW_1, help='dropout'),
+    number('--drop-connect', metavar='PCT', allowed=_SHARE_BELOW_1, help='old name of --drop-path'),
+    number('--drop-path', metavar='PCT', allowed=_SHARE_BELOW_1, help='stochastic depth'),
+    number('--drop-block', metavar='PCT', allowed=_SHARE_BELOW_1, help='DropBlock'),
     text('--fuser', default='', metavar='NAME', choices=('', 'te', 'old', 'legacy', 'nvfuser', 'nvf'),
          help='TorchScript fuser: te, old or nvfuser'),
     switch('--torchscript', help='use torch.jit.script on the model; not with the multimix modes',
@@ -182,21 +177,21 @@ DEVICE: Group = ('Device parameters', (
     text('--device-modules', nargs='+', metavar='NAME', help='Python modules to import for the device'),
     switch('--no-ddp-bb', help='do not broadcast buffers in DDP'),
     switch('--synchronize-step', help='wait for the device at the end of each step'),
-    flag('--local_rank', type=int, default=0, help='set by torchrun through the environment'),
+    Flag('--local_rank', type=int, default=0, help='set by torchrun through the environment'),
 ))
 
 OPTIMIZER: Group = ('Optimizer parameters', (
     text('--opt', default='sgd', metavar='NAME', help='optimizer'),
     amount('--opt-eps', metavar='EPS', help='optimizer epsilon'),
-    number('--opt-betas', nargs='+', metavar='BETA', allowed=SHARE_BELOW_1, help='optimizer betas'),
+    number('--opt-betas', nargs='+', metavar='BETA', allowed=_SHARE_BELOW_1, help='optimizer betas'),
     share('--momentum', default=0.9, metavar='M', help='momentum'),
     amount('--weight-decay', default=2e-5, help='weight decay'),
-    number('--clip-grad', metavar='NORM', allowed=ABOVE_0, help='limit of gradient clipping'),
+    number('--clip-grad', metavar='NORM', allowed=_ABOVE_0, help='limit of gradient clipping'),
     text('--clip-mode', default='norm', choices=('norm', 'value', 'agc'), help='kind of gradient clipping'),
     number('--layer-decay', allowed=each_number('be in (0, 1]', lambda x: 0 < x <= 1), help='rate decay per layer'),
     amount('--layer-decay-min-scale', default=0, help='lowest scale of layer decay'),
     amount('--layer-decay-no-opt-scale', help='layers below this scale are not trained'),
-    flag('--opt-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the optimizer'),
+    Flag('--opt-kwargs', nargs='*', default={}, action=NamedValues, help='key=value arguments of the optimizer'),
 ))
 
 SCHEDULE: Group = ('Learning rate schedule parameters', (
@@ -209,10 +204,10 @@ SCHEDULE: Group = ('Learning rate schedule parameters', (
     amount('--lr-noise', nargs='+', metavar='PCT', help='start and end of learning rate noise, as shares of the run'),
     amount('--lr-noise-pct', default=0.67, metavar='PCT', help='limit of the noise'),
     amount('--lr-noise-std', default=1.0, metavar='STD', help='standard deviation of the noise'),
-    number('--lr-cycle-mul', default=1.0, metavar='MUL', allowed=ABOVE_0, help='cycle length multiplier'),
+    number('--lr-cycle-mul', default=1.0, metavar='MUL', allowed=_ABOVE_0, help='cycle length multiplier'),
     amount('--lr-cycle-decay', default=0.5, metavar='MUL', help='decay per cycle'),
     count('--lr-cycle-limit', default=1, help='number of cycles'),
-    number('--lr-k-decay', default=1.0, allowed=ABOVE_0, help='k of k-decay'),
+    number('--lr-k-decay', default=1.0, allowed=_ABOVE_0, help='k of k-decay'),
     amount('--warmup-lr', default=1e-5, metavar='LR', help='learning rate at the start of warm-up'),
     amount('--min-lr', default=0, metavar='LR', help='lowest learning rate'),
     count('--epochs', default=300, help='number of epochs'),
@@ -220,12 +215,12 @@ SCHEDULE: Group = ('Learning rate schedule parameters', (
     count('--stop-epoch', help='end after this many epochs; the schedule stays that of --epochs'),
     count_0('--start-epoch', help='first epoch, whatever the checkpoint says'),
     count_0('--decay-milestones', nargs='+', default=[90, 180, 270], help='epochs of decay, for multistep'),
-    number('--decay-epochs', default=90, metavar='N', allowed=ABOVE_0, help='epochs between decays'),
+    number('--decay-epochs', default=90, metavar='N', allowed=_ABOVE_0, help='epochs between decays'),
     count_0('--warmup-epochs', default=5, help='epochs of warm-up'),
     switch('--warmup-prefix', help='start the schedule after warm-up'),
     count_0('--cooldown-epochs', default=0, help='final epochs at the lowest learning rate'),
     count_0('--patience-epochs', default=10, help='epochs without improvement before a decay, for plateau'),
-    number('--decay-rate', '--dr', default=0.1, metavar='RATE', allowed=ABOVE_0, help='decay rate'),
+    number('--decay-rate', '--dr', default=0.1, metavar='RATE', allowed=_ABOVE_0, help='decay rate'),
 ))
 
 LOSS: Group = ('Loss parameters', (
@@ -269,25 +264,25 @@ DISTILLATION: Group = ('Knowledge distillation parameters', (
     text('--kd-loss-type', default='kl', help='loss of logit distillation'),
     amount('--distill-loss-weight', help='weight of the distillation loss'),
     amount('--task-loss-weight', help='weight of the label loss'),
-    number('--kd-temperature', default=4.0, allowed=ABOVE_0, help='softmax temperature'),
+    number('--kd-temperature', default=4.0, allowed=_ABOVE_0, help='softmax temperature'),
     count('--kd-student-feature-dim', help="width of the student's features (default: detected)"),
     count('--kd-teacher-feature-dim', help="width of the teacher's features (default: detected)"),
     text('--kd-token-distill-type', default='soft', choices=('soft', 'hard'), help='targets of the distillation token'),
 ))
 
 RUN: Group = ('Run parameters', (
-    flag('--seed', type=int, default=42, metavar='S', help='random seed',  # each process adds its rank
+    Flag('--seed', type=int, default=42, metavar='S', help='random seed',  # each process adds its rank
          allowed=each_number('be from 0 to 2 ** 32 - 1025', lambda x: 0 <= x <= 2 ** 32 - 1025)),
     count('--log-interval', default=50, help='updates between log lines'),
     count('--val-interval', default=1, help='epochs between validations'),
     count_0('--recovery-interval', default=0, help='updates between recovery checkpoints; 0: none'),
     count_0('--max-bad-steps', default=20, help='end after N updates in a row with gradients of NaN; 0: never'),
     count('--checkpoint-hist', default=10, help='checkpoints to keep'),
-    flag('--save-epochs', type=int, nargs='+', metavar='N', help='epochs to keep for good, as milestone-N.pth.tar'),
+    Flag('--save-epochs', type=int, nargs='+', metavar='N', help='epochs to keep for good, as milestone-N.pth.tar'),
     text('--output', default='', metavar='PATH', help='folder of runs (default: ./output/train)'),
     text('--experiment', default='', metavar='NAME', help="name of this run's folder"),
     text('--eval-metric', default='top1', metavar='NAME', help='metric of the best checkpoint'),
-    flag('--tta', type=int, default=0, metavar='N', help='in validation, average the outputs of N images in a row'),
+    Flag('--tta', type=int, default=0, metavar='N', help='in validation, average the outputs of N images in a row'),
     switch('--log-wandb', help='log to Weights & Biases'),
     text('--wandb-project', help='project in Weights & Biases'),
     text('--wandb-tags', nargs='+', default=[], help='tags in Weights & Biases'),

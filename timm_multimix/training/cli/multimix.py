@@ -13,7 +13,7 @@ from ...functional import ACTIVATIONS, ATTENTION_KINDS, CONCENTRATIONS, IMPLEMEN
 from ...settings import DENSE_TUPLES, DENSE_TUPLES_RANGE, MODES, PAPER, Settings
 from ...tasks.mixupe import MixupETask
 from ...tasks.multimix import MultiMixTask
-from .flag import FROM_0, Flag, Given, Group, flag
+from .flag import FROM_0, Flag, Given, Group
 
 OUR_MODES = (*MODES, 'mixupe')
 _MULTIMIX = Given('mixup_mode', values=MODES)
@@ -23,7 +23,6 @@ _MIXUPE = Given('mixup_mode', values=('mixupe',))
 
 
 def strength(text: str) -> Union[float, str]:
-    """A share, or 'auto'."""
     return text if text == 'auto' else float(text)
 
 
@@ -31,7 +30,7 @@ def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Fl
     """A flag with default None, for the library's own default, so it can be refused if the mode does not use it."""
     keyword = _keyword(name.lstrip('-').replace('-', '_'))
     parameter = inspect.signature(MixupETask if needs is _MIXUPE else Settings).parameters.get(keyword)
-    return flag(name, needs=(needs, *more_needs), shown_default=parameter and parameter.default, **declaration)
+    return Flag(name, needs=(needs, *more_needs), shown_default=parameter and parameter.default, **declaration)
 
 
 def _keyword(dest: str) -> str:
@@ -41,7 +40,7 @@ def _keyword(dest: str) -> str:
 
 
 _switch = partial(_flag, action='store_true')
-_MODE = flag(
+_MODE = Flag(
     '--mixup-mode', type=str, default='batch', choices=('batch', 'pair', 'elem', *OUR_MODES),
     help="batch, pair, elem: timm's Mixup of the images, active with --mixup or --cutmix; multimix, dense-multimix: "
          'mix embeddings, and with --mixup or --cutmix the images of half of the batches; mixupe: Mixup with the term '
@@ -57,8 +56,7 @@ _MULTIMIX_FLAGS = (
           help='Dirichlet concentration, or the ends of a range'),
     _flag('--multimix-concentration', _MULTIMIX, choices=CONCENTRATIONS,
           help='total: alpha is the sum over a tuple, whatever its length; example: alpha of each example'),
-    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M',
-          help='examples per tuple (default: the whole batch)'),
+    _flag('--multimix-length', _MULTIMIX, type=int, metavar='M', help='examples per tuple (default: the whole batch)'),
     _flag('--multimix-clean-weight', _MULTIMIX, type=float, metavar='W', help='weight of the plain cross-entropy'),
     _flag('--multimix-input-prob', _MULTIMIX,
           Given('mixup', 'cutmix', 'cutmix_minmax', why='which mix the images'),
@@ -106,10 +104,10 @@ OUR_GROUPS: Tuple[Group, ...] = (
 )
 
 
-def is_second_order(args: argparse.Namespace) -> bool:
+def is_second_order(opt: str) -> bool:
     """Return whether the optimizer differentiates the gradients; False for a name that timm does not know."""
     try:
-        return get_optimizer_info(args.opt.lower().split('_')[-1]).second_order
+        return get_optimizer_info(opt.lower().split('_')[-1]).second_order
     except ValueError:
         return False
 
@@ -153,7 +151,7 @@ def multimix_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
         given['single_view'] = not needs_two_views(args)
     if args.cutmix_minmax is not None:
         given['cutmix_minmax'] = args.cutmix_minmax
-    if is_second_order(args):
+    if is_second_order(args.opt):
         given.setdefault('implementation', 'reference')
     given.update(mixup_kwargs(args), mode=args.mixup_mode)
     return {**PAPER, **given} if args.multimix_paper else given
@@ -170,7 +168,6 @@ def check_settings(args: argparse.Namespace) -> None:
 
 
 def mixupe_kwargs(args: argparse.Namespace) -> Dict[str, Any]:
-    """Keyword arguments of `MixupETask` that the flags set."""
     given = _given(args, _MIXUPE_FLAGS)
     if args.mixup > 0.:
         given['mixup_alpha'] = args.mixup
@@ -185,7 +182,7 @@ def _given(args: argparse.Namespace, flags: Tuple[Flag, ...]) -> Dict[str, Any]:
 def resolved(task: TrainingTask) -> Dict[str, Any]:
     """Return the actual values of MultiMix and MixupE flags that were left to their defaults, by argument name."""
     if isinstance(task, MixupETask):
-        return dict(mixup=task.settings['mixup_alpha'], mixupe_eta=task.settings['eta'])
+        return dict(mixup=task.input_mixing.settings.mixup_alpha, mixupe_eta=task.eta)
     if not isinstance(task, MultiMixTask):
         return {}
     # a switch has no value that says off

@@ -103,7 +103,7 @@ def _first(condition: Given, args: argparse.Namespace) -> Optional[str]:
 
 def _combinations(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with several flags together, beyond their declarations."""
-    if is_second_order(args):
+    if is_second_order(args.opt):
         if args.multimix_implementation not in (None, 'reference'):
             yield (f'--multimix-implementation must be reference with --opt {args.opt}, which needs second '
                    f'derivatives, got {args.multimix_implementation!r}')

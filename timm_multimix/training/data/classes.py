@@ -54,8 +54,7 @@ def check_classes(args: argparse.Namespace, num_classes: int, dataset_train: Dat
             f'--num-classes must be at least the {needed} classes of the data, got {num_classes}; the data has '
             f'{some(train)}')
     if needed < num_classes:
-        _logger.warning(
-            f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
+        _logger.warning(f'The model has {num_classes} classes, the data {needed}; --num-classes {needed} fits them.')
     if evaluation and train != evaluation:
         lacking = [
             f'only {split} has {some(sorted(set(a) - set(b), key=str))}'

@@ -69,12 +69,7 @@ def _create_dataset(args: argparse.Namespace, channels: int, is_training: bool) 
     if args.dataset == 'digits':
         return Digits(split, input_img_mode=img_mode)
     return create_split(
-        args,
-        create_dataset,
-        name=args.dataset,
-        root=args.data_dir or args.data,
-        split=split,
-        is_training=is_training,
+        args, create_dataset, name=args.dataset, root=args.data_dir or args.data, split=split, is_training=is_training,
         download=args.dataset_download,
         repeats=args.epoch_repeats if is_training else 0,
         num_samples=args.train_num_samples if is_training else args.val_num_samples,

@@ -34,12 +34,8 @@ class CheckedImages(ImageDataset):
 
     def __init__(self, dataset: Union[ImageDataset, VisionDataset], img_mode: Optional[str] = None):
         super().__init__(
-            None,
-            reader=getattr(dataset, 'reader', dataset),
-            input_img_mode=getattr(dataset, 'input_img_mode', img_mode),
-            transform=dataset.transform,
-            target_transform=dataset.target_transform,
-        )
+            None, reader=getattr(dataset, 'reader', dataset), transform=dataset.transform,
+            target_transform=dataset.target_transform, input_img_mode=getattr(dataset, 'input_img_mode', img_mode))
         dataset.transform = dataset.target_transform = None
         self._max_retries = int(os.environ.get('TIMM_DATASET_MAX_RETRIES') or 1)
 

@@ -25,14 +25,9 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
     datasets = create_datasets(args, data_config)
     shared = dict(
         take(args, 'worker_seeding'),
-        use_prefetcher=not args.no_prefetcher,
-        mean=data_config['mean'],
-        std=data_config['std'],
-        num_workers=args.workers,
-        distributed=runtime.distributed,
-        pin_memory=args.pin_mem,
-        img_dtype=runtime.model_dtype,
-        device=runtime.device,
+        use_prefetcher=not args.no_prefetcher, pin_memory=args.pin_mem, num_workers=args.workers,
+        mean=data_config['mean'], std=data_config['std'],
+        distributed=runtime.distributed, img_dtype=runtime.model_dtype, device=runtime.device,
         persistent_workers=False,  # new workers are seeded by the epoch, so a resumed run sees the same images
     )
     keep_interpolation = args.no_aug or not args.train_interpolation
@@ -40,45 +35,27 @@ def create_loaders(args: argparse.Namespace, data_config: Dict[str, Any], runtim
         take(args, 'batch_size', 'no_aug', 'train_crop_mode', 'scale', 'ratio', 'hflip', 'vflip', 'color_jitter',
              'color_jitter_prob'),
         is_training=True,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        re_split=args.resplit,
-        grayscale_prob=args.grayscale_prob or 0.,
-        gaussian_blur_prob=args.gaussian_blur_prob or 0.,
+        re_prob=args.reprob, re_mode=args.remode, re_count=args.recount, re_split=args.resplit,
+        grayscale_prob=args.grayscale_prob or 0., gaussian_blur_prob=args.gaussian_blur_prob or 0.,
         auto_augment=args.aa,
         interpolation=data_config['interpolation'] if keep_interpolation else args.train_interpolation,
     )
     validation = dict(
-        is_training=False,
-        batch_size=args.validation_batch_size or args.batch_size,
-        interpolation=data_config['interpolation'],
-        crop_pct=data_config['crop_pct'],
-    )
+        is_training=False, batch_size=args.validation_batch_size or args.batch_size,
+        interpolation=data_config['interpolation'], crop_pct=data_config['crop_pct'])
     if args.naflex_loader:
         loaders = create_naflex_loaders(args, data_config, runtime, datasets, training, validation, shared)
     else:
         shared.update(input_size=data_config['input_size'], use_multi_epochs_loader=args.use_multi_epochs_loader)
         sizes = {} if not args.train_img_sizes else dict(
-            input_size_choices=args.train_img_sizes,
-            batch_size_choices=args.train_batch_sizes,
-            batch_choice_weights=args.train_size_probs,
-            batch_choice_seed=args.seed,
-            batch_choice_schedule=args.train_size_schedule,
-            batch_schedule_epochs=args.epochs,
+            input_size_choices=args.train_img_sizes, batch_size_choices=args.train_batch_sizes,
+            batch_choice_weights=args.train_size_probs, batch_choice_seed=args.seed,
+            batch_choice_schedule=args.train_size_schedule, batch_schedule_epochs=args.epochs,
             batch_schedule_spread=args.train_size_schedule_spread,
-            batch_schedule_random_mix=args.train_size_random_mix,
-            num_batches=args.train_batches_per_epoch,
-        )
+            batch_schedule_random_mix=args.train_size_random_mix, num_batches=args.train_batches_per_epoch)
         loader_train = create_loader(
-            datasets[0],
-            num_aug_repeats=args.aug_repeats,
-            num_aug_splits=args.aug_splits,
-            collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher),
-            **sizes,
-            **training,
-            **shared,
-        )
+            datasets[0], num_aug_repeats=args.aug_repeats, num_aug_splits=args.aug_splits,
+            collate_fn=views_collate(needs_two_views(args), not args.no_prefetcher), **sizes, **training, **shared)
         if needs_two_views(args):
             make_views(datasets[0])
         # seeds would repeat if an image came several times in an epoch, or if workers were not told the epoch
@@ -99,15 +76,12 @@ def prepare_augmentation(policy: Optional[str]) -> None:
 
 
 def check_not_empty(loader: Any, batch_size: int) -> None:
-    """Refuse a training loader without a batch."""
     if len(loader) == 0:
         num_images = -(-len(loader.dataset) // num_processes())
         raise UsageError(f'--batch-size must be at most the {num_images} training images per process, got {batch_size}')
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell the loader, its samplers and its dataset the epoch."""
-    for part in (loader, getattr(loader, 'sampler', None), getattr(loader, 'batch_sampler', None),
-                 getattr(loader, 'dataset', None)):
+    for part in (loader, *(getattr(loader, name, None) for name in ('sampler', 'batch_sampler', 'dataset'))):
         if hasattr(part, 'set_epoch'):
             part.set_epoch(epoch)

@@ -15,48 +15,28 @@ from ..runtime import Runtime
 
 
 def create_naflex_loaders(
-        args: argparse.Namespace,
-        data_config: Dict[str, Any],
-        runtime: Runtime,
-        datasets: Tuple[Dataset, Dataset],
-        training: Dict[str, Any],
-        validation: Dict[str, Any],
-        shared: Dict[str, Any],
+        args: argparse.Namespace, data_config: Dict[str, Any], runtime: Runtime, datasets: Tuple[Dataset, Dataset],
+        training: Dict[str, Any], validation: Dict[str, Any], shared: Dict[str, Any],
 ) -> Tuple[Any, Any]:
     """Create the training and validation loaders; images of different sizes are mixed in the training dataset."""
     sizes, probs = args.naflex_patch_sizes, args.naflex_patch_size_probs
     if probs and (not sizes or len(sizes) != len(probs)):
         raise UsageError(
             f'--naflex-patch-size-probs must have one value for each of --naflex-patch-sizes ({sizes}), got {probs}')
-    choices = dict(patch_size_choices=sizes, patch_size_choice_probs=probs)
-    patches: Dict[str, Any] = choices if sizes else dict(patch_size=data_config['patch_size'])
-    channels_last = not args.naflex_patchify_channels_first
-    shared = dict(shared, channels=data_config['input_size'][0], patchify_channels_last=channels_last)
+    fixed = dict(patch_size=data_config['patch_size'])
+    patches = dict(patch_size_choices=sizes, patch_size_choice_probs=probs) if sizes else fixed
+    shared = dict(
+        shared, max_seq_len=args.naflex_max_seq_len, channels=data_config['input_size'][0],
+        patchify_channels_last=not args.naflex_patchify_channels_first)
     mixup_fn = None
     if mixes_input(args):
         mixup_fn = NaFlexMixup(
             **mixup_kwargs(args), mixup_off_epoch=args.mixup_off_epoch, num_classes=data_config['num_classes'],
             label_smoothing=args.smoothing)
     loader_train = create_naflex_loader(
-        datasets[0],
-        train_seq_lens=tuple(args.naflex_train_seq_lens),
-        max_seq_len=args.naflex_max_seq_len,
-        mixup_fn=mixup_fn,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        seed=args.seed,
-        **patches,
-        **training,
-        **shared,
-    )
-    loader_eval = create_naflex_loader(
-        datasets[1],
-        max_seq_len=args.naflex_max_seq_len,
-        patch_size=data_config['patch_size'],
-        **validation,
-        **shared,
-    )
-    return loader_train, loader_eval
+        datasets[0], train_seq_lens=tuple(args.naflex_train_seq_lens), mixup_fn=mixup_fn, rank=runtime.rank,
+        world_size=runtime.world_size, seed=args.seed, **patches, **training, **shared)
+    return loader_train, create_naflex_loader(datasets[1], **fixed, **validation, **shared)
 
 
 def patch_size(model: nn.Module) -> Tuple[int, int]:
