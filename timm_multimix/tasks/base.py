@@ -67,7 +67,10 @@ class StepTask(ClassificationTask):
     def get_task_state(self, module: Optional[nn.Module] = None, ema: bool = False) -> Dict[str, Any]:
         return {} if ema else self._state()
 
-    def load_task_state(self, state: Optional[Dict[str, Any]], strict=True, module=None, ema: bool = False) -> None:
+    def load_task_state(
+            self, state: Optional[Dict[str, Any]], strict: bool = True, module: Optional[nn.Module] = None,
+            ema: bool = False,
+    ) -> None:
         if not ema:
             self._load_state(state or {})
 

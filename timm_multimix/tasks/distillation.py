@@ -30,7 +30,10 @@ class Teacher(nn.Module):
         ValueError: If the weights are float16, which is too coarse for the average.
     """
 
-    def __init__(self, student: nn.Module, forward: Callable, decay: float, warmup: bool = False):
+    def __init__(
+            self, student: nn.Module, forward: Callable[[nn.Module, torch.Tensor], torch.Tensor], decay: float,
+            warmup: bool = False,
+    ):
         super().__init__()
         if any(parameter.dtype == torch.float16 for parameter in student.parameters()):
             raise UsageError(
