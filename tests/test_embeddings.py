@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 import torch.nn as nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -205,18 +204,14 @@ def test_a_single_position_is_said_once(caplog):
     assert sum('has one position' in record.message for record in caplog.records) == 1
 
 
-def test_a_sharded_model_is_refused_and_a_built_task_can_be_sharded():
+def test_a_sharded_model_is_refused_and_a_built_task_can_be_sharded(process_group):
     tasks = pytest.importorskip('timm_multimix.tasks.multimix', exc_type=ImportError)
-    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh('cpu', (1,))
-        with pytest.raises(ValueError, match='build the task first, then shard its trainable_module'):
-            DenseEmbeddings(fully_shard(build('resnet'), mesh=mesh))
-        task = tasks.MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
-        fully_shard(task.trainable_module.model.fc, mesh=mesh)
-        fully_shard(task.trainable_module, mesh=mesh)
-        for _ in range(2):
-            task(images('resnet', 4), labels(4))['loss'].backward()
-        assert all(p.grad is not None for p in task.parameters())
-    finally:
-        dist.destroy_process_group()
+    mesh = init_device_mesh('cpu', (1,))
+    with pytest.raises(ValueError, match='build the task first, then shard its trainable_module'):
+        DenseEmbeddings(fully_shard(build('resnet'), mesh=mesh))
+    task = tasks.MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
+    fully_shard(task.trainable_module.model.fc, mesh=mesh)
+    fully_shard(task.trainable_module, mesh=mesh)
+    for _ in range(2):
+        task(images('resnet', 4), labels(4))['loss'].backward()
+    assert all(p.grad is not None for p in task.parameters())

@@ -68,11 +68,6 @@ def test_deits_binary_loss_counts_both_examples_of_a_pair_in_full():
     torch.testing.assert_close(loss, nn.BCEWithLogitsLoss()(model(x), y), rtol=0.02, atol=0.)
 
 
-def test_deits_binary_loss_is_refused_in_the_dense_form():
-    with pytest.raises(UsageError, match=r"'dense-multimix' have no values before model\(x\).*; got gt$"):
-        run_deit(*create('dense-multimix'), bce_loss=True)
-
-
 @pytest.mark.parametrize('num_workers', [0, 1])
 @pytest.mark.parametrize('mode', MODES)
 def test_in_a_collate_function_of_torchvision(mode, num_workers):

@@ -102,11 +102,8 @@ def test_draws_follow_the_seed_or_the_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_alpha_range_is_drawn_uniformly_once_per_call():
+def test_alpha_is_drawn_uniformly_from_its_range():
     torch.manual_seed(0)
     draws = torch.stack([draw_alpha((0.5, 2.)) for _ in range(2000)])
     assert draws.min() >= 0.5 and draws.max() <= 2.
     assert abs(draws.mean() - 1.25) < 0.05 and abs(draws.var() - 1.5 ** 2 / 12.) < 0.02
-    # one alpha for all tuples of a call: the variance within a call differs from call to call
-    lam = [sample_dirichlet(4000, 4, (0.01, 100.)).var(dim=0).mean() for _ in range(20)]
-    assert max(lam) > 5. * min(lam)

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from timm.loss import BinaryCrossEntropy
 
-from tests.support.models import NUM_CLASSES, build, images, labels
+from tests.support.models import NUM_CLASSES, Positions, build, images, labels
 from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, Settings, UsageError
 from timm_multimix.functional import (
     dense_weights,
@@ -17,17 +17,25 @@ from timm_multimix.functional import (
 )
 from timm_multimix.rows import mix
 from timm_multimix.settings import MODES
+from timm_multimix.tasks.distillation import split_views
 
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 DENSE, ATTENTION, CLEAN = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.zeros(4, 3)
 SOFT = torch.full((4, 3), 1. / 3.)
-NAN, INF = float('nan'), float('inf')
-BCE = nn.BCEWithLogitsLoss()
+IMAGES, BCE = torch.zeros(4, 3, 2, 2), nn.BCEWithLogitsLoss()
 
 
 def case_id(value):
     """Return the argument at fault, which is the first of the parts that a message must have."""
     return re.sub(r'\W', '', str(value[0])) if isinstance(value, tuple) else str(value) if not callable(value) else ''
+
+
+def mixupe(**kwargs):
+    return MixupETask(Positions(3), verbose=False, **kwargs)
+
+
+def taught(*args, **kwargs):
+    return MultiMixTask(*args, teacher_decay=0.9, verbose=False, **kwargs)
 
 
 def raises(call, *parts):
@@ -58,7 +66,7 @@ def raises(call, *parts):
     (lambda: MultiMixLoss(5, length=5)(LOGITS, TARGET), ('length', r'batch size \(4\)', 'got 5')),
     (lambda: MultiMixLoss(5)(LOGITS, TARGET, ATTENTION), ('attention', r'\[b, r, c\]', r'\[4, 3\]')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION.t()), ('attention', r'\[4, 2\]', r'\[2, 4\]')),
-    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION * NAN), ('attention', 'finite', 'got 8 NaN')),
+    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION * float('nan')), ('attention', 'finite', 'got 8 NaN')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, -ATTENTION), ('attention', '>= 0', 'got -0.5')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, CLEAN[:2]), ('clean_logits', r'\[4, 3\]', r'\[2, 3\]')),
     (lambda: MultiMixLoss(5)(LOGITS, TARGET, teacher_logits=DENSE), ('teacher_logits', r'\[4, 3\]', r'\[4, 2, 3\]')),
@@ -68,6 +76,31 @@ def raises(call, *parts):
     (lambda: Settings(input_prob='auto'), ('input_prob', 'number', "'auto', which strength='auto' replaces")),
     (lambda: Settings(strength='auto', multi_label=True), ('strength must be a number with multi_label=True',)),
     (lambda: MultiMixTask(build('vit'), BCE, dict(smoothing=0.1)), ('criterion or criterion_kwargs', 'smoothing')),
+    (lambda: MultiMixTask(build('vit'), criterion_kwargs=dict(smoothing=0.2), label_smoothing=0.1),
+        ('label_smoothing is given twice, 0.1 and 0.2 by criterion_kwargs',)),
+    (lambda: split_views(LOGITS, 4), ('two views of 4', r'\[8, ...\]', 'single_view=True', r'\[4, 3\]')),
+    (lambda: split_views((LOGITS, torch.zeros(5, 3)), 4), ('two views of 4', r'\[5, 3\]')),
+    (lambda: split_views((1, LOGITS), 4), ('pair of tensors', 'int')),
+    (lambda: split_views(torch.zeros(8, 3), 4, single_view=True), ('4 images', r'\[8, 3\]')),
+    (lambda: MultiMixTask(build('vit'), gamma=0.), ('gamma needs teacher_decay', 'gamma=0.0')),
+    (lambda: MultiMixTask(build('vit'), single_view=True), ('single_view needs teacher_decay',)),
+    (lambda: taught(build('vit').half()), ('teacher_decay', 'float16', '0.9')),
+    (lambda: taught(build('vit'), multi_label=True), ('teacher_decay', 'cross-entropy', 'multi_label')),
+    (lambda: taught(build('vit'), BCE), ('teacher_decay', 'cross-entropy', '0.9')),
+    (lambda: MultiMixLoss(criterion=BCE)(LOGITS, TARGET, teacher_logits=LOGITS), ('teacher_logits', 'cross-entropy')),
+    (lambda: mixupe(mixup_alpha=0.), ('mixup_alpha', '> 0', '0.0')),
+    (lambda: mixupe(criterion_kwargs=dict(smoothing=2.)), ('smoothing', '<= 1', '2.0')),
+    (lambda: mixupe(exact=True, residual_grad=True), ('residual_grad', 'exact=False')),
+    (lambda: mixupe(mean_image=IMAGES[0]), ('mean_image', 'exact=True')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0, 0]), ('mean_image', r'\[ch, h, w\]', r'\[2, 2\]')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0] / 0.), ('mean_image', 'finite')),
+    (lambda: mixupe(exact=True)(IMAGES, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0, :1])(IMAGES, TARGET), ('mean_image', r'\[3, 2, 2\]', r'\[1, 2')),
+    (lambda: mixupe(exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
+    (lambda: MixupETask(nn.SyncBatchNorm(3), exact=True, verbose=False), ('exact=True', 'SyncBatchNorm')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0]).compile(), ('exact=True', 'torch.compile')),
+    (lambda: mixupe()(IMAGES, TARGET + 1), ('target', r'0\.\.2', 'got 3')),
+    (lambda: mixupe()(IMAGES, SOFT), ('target', 'class indices', r'\[4, 3\]')),
 ], ids=case_id)
 def test_values_that_do_not_fit_each_other(call, parts):
     raises(call, *parts)

@@ -13,7 +13,11 @@ MODES = {
     'dense': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16'],
     'dense and cutmix': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--cutmix', '1'],
     'distilled': ['--mixup-mode', 'dense-multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9'],
+    'one view': [
+        '--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9',
+        '--multimix-single-view', '--multimix-teacher-warmup'],
     'mixupe': ['--mixup-mode', 'mixupe'],
+    'exact mixupe': ['--mixup-mode', 'mixupe', '--mixupe-exact'],
     'bce': ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--bce-loss'],
 }
 

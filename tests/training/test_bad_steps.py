@@ -115,11 +115,6 @@ def test_if_the_host_does_not_check_a_bad_update_has_a_zero_gradient(clip):
     assert all(torch.isfinite(value).all() for value in state['ema'].values())
 
 
-def test_checking_good_updates_changes_nothing():
-    data = batches(3)
-    assert_identical(train(data, check_on_host=False)[0], train(data, check_on_host=True)[0])
-
-
 def test_an_infinite_gradient_of_a_finite_loss_counts_too():
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.)
@@ -152,10 +147,7 @@ def test_too_many_bad_updates_in_a_row_end_the_run(check_on_host, after):
         train(data, '--max-bad-steps', '3', '--log-interval', interval, check_on_host=check_on_host)
     assert seen[-1] == 4 + after - 1
     train(data, '--max-bad-steps', '0')
-
-
-def test_fewer_bad_updates_than_the_limit_do_not_end_the_run():
-    train(batches(9, (0, 1, 3, 4, 6, 7)), '--max-bad-steps', '3')
+    train(batches(9, (0, 1, 3, 4, 6, 7)), '--max-bad-steps', '3')  # never three in a row
 
 
 def test_a_run_that_diverges_keeps_its_checkpoint(flags, tmp_path, capsys, steps):

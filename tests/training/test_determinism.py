@@ -7,25 +7,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import train_timm
+from tests.support.training_runs import MODES
 from tests.support.training_states import assert_identical, final_state
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.loaders import create_loaders
 from timm_multimix.training.data.sample_seeds import SeededSamples, seed_samples
 from timm_multimix.training.runtime import create_runtime
 
-TUPLES = ['--multimix-tuples', '16']
-EVERY_MODE = {
-    'plain': [],
-    'mixup': ['--mixup', '1'],
-    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
-    'multimix': ['--mixup-mode', 'multimix', *TUPLES],
-    'dense-multimix and cutmix': ['--mixup-mode', 'dense-multimix', *TUPLES, '--cutmix', '1'],
-    'mixupe': ['--mixup-mode', 'mixupe', '--mixup-prob', '0.5'],
-    'exact mixupe': ['--mixup-mode', 'mixupe', '--mixupe-exact'],
-    'teacher, two views': ['--mixup-mode', 'dense-multimix', *TUPLES, '--multimix-teacher-decay', '0.9'],
-    'teacher, one view': [
-        '--mixup-mode', 'multimix', *TUPLES, '--multimix-teacher-decay', '0.9', '--multimix-single-view'],
-}
 # these use every generator: crops and flips, jitter, AutoAugment, random erasing, dropout
 AUGMENTED = ['--aa', 'rand-m9-mstd0.5-inc1', '--reprob', '0.5', '--drop', '0.2', '--model-ema']
 LOADERS = {
@@ -41,10 +29,10 @@ def weights(flags, folder, name, *more):
     return final_state(folder / name)
 
 
-@pytest.mark.parametrize('mode', ['mixup', 'teacher, two views'])
+@pytest.mark.parametrize('mode', ['mixup', 'distilled'])
 def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
     """Without workers and with two; another seed gives different weights."""
-    flags = [*flags, *EVERY_MODE[mode]]
+    flags = [*flags, *MODES[mode]]
     first = weights(flags, tmp_path, 'first')
     assert_identical(weights(flags, tmp_path, 'two workers', '--workers', '2'), first)
     with pytest.raises(AssertionError):
@@ -53,9 +41,9 @@ def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', ['0', '1', '2', '3'])
-@pytest.mark.parametrize('mode', [*EVERY_MODE, *LOADERS])
+@pytest.mark.parametrize('mode', [*MODES, *LOADERS])
 def test_any_number_of_workers_gives_the_same_weights(mode, workers, flags, tmp_path):
-    flags = [*flags, *{**EVERY_MODE, **LOADERS}[mode]]
+    flags = [*flags, *{**MODES, **LOADERS}[mode]]
     first, again = (weights(flags, tmp_path, name, '--workers', n) for name, n in (('first', '0'), ('again', workers)))
     assert_identical(again, first)
 

@@ -1,4 +1,7 @@
-"""From a command line to arguments."""
+"""From a command line to arguments; the flags agree with those of timm's script (August 2026)."""
+import json
+import os
+
 import pytest
 
 from tests.training.cli.support import assert_refused, parse
@@ -62,3 +65,29 @@ def test_learning_rate_scales_with_the_global_batch(flags, lr):
 
 def test_flags_can_be_abbreviated_as_in_timm():
     assert parse('--batch-siz', '4').batch_size == 4
+
+
+with open(os.path.join(os.path.dirname(__file__), 'upstream_flags.json'), encoding='utf-8') as file:
+    UPSTREAM = json.load(file)
+NEWER = ('--stop-epoch', '--save-epochs', '--loss', '--task', '--target-format')  # of timm 1.0.31
+
+
+def test_flags_agree_with_upstreams():
+    actions = {name: action for action in create_parser()._actions for name in action.option_strings}
+    for flag in UPSTREAM:
+        for name in flag['flags']:
+            action = actions[name]
+            assert action.dest == flag['dest'], name
+            if name != '--smoothing':  # depends on the mode
+                assert action.default == flag['default'], name
+            assert getattr(action.type, '__name__', action.type) == flag['type'], name
+            assert action.nargs == flag['nargs'], name
+            if flag['choices'] is not None:  # upstream takes any name in some places
+                assert list(action.choices) == flag['choices'], name
+
+
+def test_every_other_flag_is_ours_or_newer():
+    upstream = {name for flag in UPSTREAM for name in flag['flags']}
+    ours = {name for action in create_parser()._actions for name in action.option_strings} - upstream
+    others = {name for name in ours if not name.startswith(('--multimix-', '--mixupe-'))}
+    assert others == {'-h', '--help', '--log-tensorboard', '--max-bad-steps', *NEWER}

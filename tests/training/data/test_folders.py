@@ -12,12 +12,6 @@ from timm_multimix.training.data.datasets import create_datasets
 from timm_multimix.training.data.folders import check_folders, check_root
 
 
-@pytest.fixture
-def data(image_folder, tmp_path):
-    """A copy of the images, to add to."""
-    return shutil.copytree(image_folder, tmp_path / 'data')
-
-
 @pytest.mark.parametrize('class_map', [False, True])
 def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
     (data / 'train' / '.ipynb_checkpoints').mkdir()  # of Jupyter; it sorts before the classes
@@ -44,7 +38,6 @@ def test_hidden_files_and_folders_are_not_read(class_map, data, caplog):
 
 BESIDE = {  # a path in the folder of the split, and a part of the message about it
     'a hidden folder in a class': ('dog/.cache/3.png', 'that are hidden or no images (1 .cache)'),
-    'a resource file': ('dog/._3.png', 'that are hidden or no images (1 ._3.png)'),
     'notes next to the classes': ('README.txt', 'that are hidden or no images (1 .txt)'),
     'an archive': ('dog.zip', 'that are hidden or no images (1 .zip)'),
     'an empty folder': ('fox/', 'no images in fox, so they do not become classes'),
@@ -72,21 +65,11 @@ def test_other_files_next_to_the_images_are_reported_and_make_no_class(path, sai
     assert len(dataset) == 24
 
 
-def test_a_split_whose_images_are_all_hidden_is_refused(flags, data, capsys):
-    for name in ('cat', 'dog', 'owl'):
-        (data / 'train' / name).rename(data / 'train' / f'.{name}')
-    assert train_timm.main([*flags, '--data-dir', str(data)]) == 2
-    assert f'train: all images in {data / "train"} are hidden' in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize('more, message', [
-    (['--dataset', 'cifar10'], "got 'cifar10' (did you mean torch/cifar10?); leave it out for a folder of images"),
-    (['--val-split', 'vla'], '--val-split vla: no such folder in {}, which has train, validation'),
-])
-def test_sources_are_checked_before_the_model_is_built(more, message, flags, image_folder, capsys, monkeypatch):
+def test_sources_are_checked_before_the_model_is_built(flags, capsys, monkeypatch):
     monkeypatch.setattr(train_timm, 'create_train_model', lambda *_: pytest.fail('a model was built'))
-    assert train_timm.main([*flags, *more]) == 2
-    assert message.format(image_folder) in capsys.readouterr().err.splitlines()[-1]
+    assert train_timm.main([*flags, '--dataset', 'cifar10']) == 2
+    message = "got 'cifar10' (did you mean torch/cifar10?); leave it out for a folder of images"
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('name', ['digits', 'torch/cifar10', 'HFDS/some/name', 'hfids/x', 'tfds/x', 'wds/x'])
@@ -97,22 +80,3 @@ def test_dataset_names_that_timm_reads_are_accepted(name):
 @pytest.mark.parametrize('train, val', [('train', 'val'), ('training', 'eval'), ('train/cat', 'validation/cat')])
 def test_synonyms_of_splits_are_accepted(train, val, image_folder):
     check_root(parse_args(['--data-dir', str(image_folder), '--train-split', train, '--val-split', val])[0])
-
-
-@pytest.fixture
-def one_class(data):
-    for split in ('train', 'validation'):
-        for name in ('cat', 'owl'):
-            shutil.rmtree(data / split / name)
-    return data
-
-
-def test_one_class_is_refused(flags, one_class, capsys):
-    assert train_timm.main([*flags, '--data-dir', str(one_class)]) == 2
-    assert 'train has one class, dog, from which cross-entropy learns nothing; ' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('mode', ['batch', 'multimix'])
-def test_one_class_trains_under_binary_cross_entropy(mode, flags, one_class):
-    more = ['--num-classes', '1', '--bce-loss', '--epochs', '1', '--mixup-mode', mode]
-    assert train_timm.main([*flags, '--data-dir', str(one_class), *more]) == 0

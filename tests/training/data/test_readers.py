@@ -186,11 +186,6 @@ def test_a_tar_file_trains_as_its_folder_does(argv, tmp_path, image_folder):
     assert checkpoint['args'].class_names == ['cat', 'dog', 'owl']
 
 
-def test_a_stream_without_names_trains(argv, tmp_path):
-    assert train_timm.main(argv(wds)) == 0
-    assert not (tmp_path / 'run' / 'classes.txt').exists()
-
-
 def test_the_older_reader_of_tar_files_is_read_too(argv, tmp_path):
     argv(tar)
     ours, stock = (ImageDataset(None, reader=ReaderImageTar(str(tmp_path / 'data' / 'train.tar'))) for _ in range(2))
@@ -225,9 +220,10 @@ def put(name):
     return change
 
 
-@pytest.mark.parametrize('kind', ['tar', 'wds'])
-def test_the_launcher_trains_on_other_data_than_folders(kind, argv):
-    assert launch(launcher_argv(argv(KINDS[kind]))) == 0
+@pytest.mark.parametrize('start, kind', [('script', 'wds'), ('launcher', 'wds'), ('launcher', 'tar')])
+def test_other_data_than_folders_trains(start, kind, argv, tmp_path):
+    assert STARTS[start](argv(KINDS[kind])) == 0
+    assert not (tmp_path / 'run' / 'classes.txt').exists(), 'a stream has no names'
 
 
 @pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
