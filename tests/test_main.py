@@ -37,46 +37,25 @@ def test_the_script_trains_with_multimix(mode, run):
     assert (sys.argv, timm.task.ClassificationTask) == before
 
 
-def test_the_images_of_half_of_the_batches_are_mixed(run):
+def test_the_images_of_half_of_the_batches_are_mixed_until_mixing_ends(run):
     torch.manual_seed(0)
-    steps = run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-tuples', '16', '--epochs', '6')['steps']
-    assert {step['target_dims'] for step in steps} == {1}
-    assert {'input_mixed' in step['keys'] for step in steps} == {True, False}
+    flags = ['--mixup-mode', 'multimix', '--mixup', '1', '--mixup-off-epoch', '4', '--epochs', '5']
+    images, embeddings, nothing = (True, True, False), (True, False, True), (False, False, False)
+    for more, kinds in (([], {images, embeddings, nothing}), (['--start-epoch', '4'], {nothing})):
+        steps = run(*flags, *more)['steps']
+        assert {step['target_dims'] for step in steps} == {1}
+        assert {(step['epoch'] < 4, *(name in step['keys'] for name in ('input_mixed', 'mixed_loss')))
+                for step in steps} == kinds
 
 
-def test_mixing_flags_become_arguments_of_the_task(run, monkeypatch):
-    from timm_multimix import __main__ as launcher
-    made = []
-
-    class Task(launcher.MultiMixTask):
-        def __init__(self, *args, **kwargs):
-            made.append(kwargs)
-            super().__init__(*args, **kwargs)
-
-    monkeypatch.setattr(launcher, 'MultiMixTask', Task)
-    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--cutmix', '1', '--mixup-switch-prob', '0.25',
-        '--mixup-prob', '0.75', '--multimix-paper', code=2)
-    assert not made
-    run('--mixup-mode', 'multimix', '--multimix-alpha', '0.5', '2', '--mixup', '0.8', '--cutmix', '1',
-        '--mixup-switch-prob', '0.25', '--multimix-input-prob', '0.4')
-    run('--mixup-mode', 'dense-multimix')
-    names = ('alpha', 'mixup_alpha', 'cutmix_alpha', 'switch_prob', 'input_prob')
-    assert [made[0][name] for name in names] == [(0.5, 2.), 0.8, 1., 0.25, 0.4]
-    assert made[1]['input_size'] == (3, 32, 32)
-
-
-def test_the_strength_is_logged_under_the_launcher_too(run, caplog):
+def test_mixing_flags_become_arguments_of_the_task_and_the_strength_is_logged(run, caplog):
     with caplog.at_level(logging.INFO):
-        run('--mixup-mode', 'multimix', '--mixup', '1', '--multimix-strength', 'auto', '--epochs', '4')
-    assert 'strength auto' in caplog.text and 'strength 0.000' in caplog.text
-
-
-def test_mixing_ends_at_its_epoch(run):
-    flags = ['--mixup-mode', 'multimix', '--mixup-off-epoch', '2', '--epochs', '4']
-    mixed = [(step['epoch'], 'mixed_loss' in step['keys']) for step in run(*flags)['steps']]
-    assert set(mixed) == {(0, True), (1, True), (2, False), (3, False)}
-    mixed = [(step['epoch'], 'mixed_loss' in step['keys']) for step in run(*flags, '--start-epoch', '3')['steps']]
-    assert set(mixed) == {(3, False)}
+        run('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--mixup', '0.8', '--cutmix', '1',
+            '--mixup-switch-prob', '0.25', '--multimix-input-prob', '0.4', '--multimix-strength', 'auto',
+            '--epochs', '4')
+    for part in ('x 1 position', 'alpha 0.5 to 2', 'mixup_alpha 0.8', 'cutmix_alpha 1', 'switch_prob 0.25', '40 % of',
+                 'strength auto', 'strength 0.000'):
+        assert part in caplog.text, part
 
 
 @pytest.mark.parametrize('more', [[], pytest.param(['--compile-task'], marks=pytest.mark.slow)])

@@ -1,7 +1,6 @@
 """Every example runs, learns colours, and leaves a checkpoint that timm reads without this package."""
 import argparse
 import json
-import os
 import re
 import runpy
 import shutil
@@ -13,19 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, run
 
 pytestmark = pytest.mark.slow
-
-
-def run(command, tmp_path):
-    environment = {
-        **os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
-        'PATH': os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']}
-    result = subprocess.run(
-        [str(word) for word in command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
 
 
 def example(name, image_folder, tmp_path, *more):

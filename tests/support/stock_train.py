@@ -19,10 +19,9 @@ config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 parser = argparse.ArgumentParser()
 for name, default in dict(
-        data_dir=None, dataset='', train_split='train', val_split='validation', model=None, gp=None, aa=None,
-        pretrained_path=None, initial_checkpoint='', resume='', output='', device='cpu', workers=0, epochs=2,
-        start_epoch=0, batch_size=8, opt='sgd', lr=0.01, sched='cosine', mixup=0., cutmix=0., mixup_mode='batch',
-        mixup_off_epoch=0, smoothing=0.1, record=None).items():
+        data_dir=None, dataset='', train_split='train', val_split='validation', model=None, aa=None, resume='',
+        output='', device='cpu', workers=0, epochs=2, start_epoch=0, batch_size=8, opt='sgd', lr=0.01, sched='cosine',
+        mixup=0., cutmix=0., mixup_mode='batch', mixup_off_epoch=0, smoothing=0.1, record=None).items():
     parser.add_argument(f'--{name.replace("_", "-")}', default=default, type=str if default is None else type(default))
 parser.add_argument('--num-classes', type=int)
 parser.add_argument('--input-size', type=int, nargs=3)
@@ -37,10 +36,7 @@ def main():
             parser.set_defaults(**yaml.safe_load(file))
     args = parser.parse_args(rest)
     device = init_distributed_device(args)
-    overlay = dict(file=args.pretrained_path, num_classes=-1) if args.pretrained_path else None
-    model = create_model(
-        args.model, pretrained=bool(args.pretrained_path), num_classes=args.num_classes, global_pool=args.gp,
-        checkpoint_path=args.initial_checkpoint, pretrained_cfg_overlay=overlay)
+    model = create_model(args.model, num_classes=args.num_classes)
     mixes = args.mixup > 0. or args.cutmix > 0.
     collate_fn = None
     if mixes:

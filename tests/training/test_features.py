@@ -126,32 +126,25 @@ def test_image_sizes_and_batches_follow_their_schedule(mode, flags, steps):
     assert [step.scale for step in steps] == pytest.approx(3 * [1.] + 3 * [0.5 ** 0.5])
 
 
-@pytest.mark.parametrize('more', [
-    [], ['--mixup', '1', '--cutmix', '1', '--no-prefetcher'], ['--naflex-patch-sizes', '8', '16']])
-def test_naflex(more, flags, steps, tmp_path):
+NAFLEX = ['depth=1', 'embed_dim=32', 'num_heads=2']
+GEMMA = [*NAFLEX, 'head_dim=16', 'intermediate_size=64', 'position_embedding_size=64']
+
+
+@pytest.mark.parametrize('model, kwargs, more', [
+    ('gemma4_vit_167m', GEMMA, ''),
+    *(('naflexvit_base_patch16_gap', [*NAFLEX, *kwargs], more) for kwargs, more in (
+        ([], ''), ([], '--in-chans 1'), ([], '--mixup 1 --cutmix 1 --no-prefetcher'),
+        (['enable_patch_interpolator=True'], '--naflex-patch-sizes 8 16')))])
+def test_naflex(model, kwargs, more, flags, steps):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
-    flags[flags.index('test_resnet')] = 'naflexvit_base_patch16_gap'
-    flags += ['--model-kwargs', 'depth=1', 'embed_dim=32', 'num_heads=2', '--naflex-loader']
-    flags += ['--naflex-train-seq-lens', '4', '9', '--naflex-max-seq-len', '9', '--batch-size', '8']
-    if '--naflex-patch-sizes' in more:
-        flags.insert(flags.index('--naflex-loader'), 'enable_patch_interpolator=True')
-    assert train_timm.main([*flags, *more]) == 0
+    flags[flags.index('test_resnet')] = model
+    flags += ['--model-kwargs', *kwargs, '--naflex-loader', '--naflex-train-seq-lens', '4', '9', *more.split()]
+    assert train_timm.main([*flags, '--naflex-max-seq-len', '9', '--epochs', '1']) == 0
     assert steps and set(steps[0].input) >= {'patches', 'patch_coord', 'patch_valid'}
     assert {step.scale for step in steps} == {step.input['patches'].shape[0] / 8 for step in steps}
     assert (steps[0].target.ndim == 2) == ('--mixup' in more)
-
-
-GEMMA = ['depth=1', 'embed_dim=32', 'num_heads=2', 'head_dim=16', 'intermediate_size=64', 'position_embedding_size=64']
-
-
-@pytest.mark.parametrize('in_chans, model, kwargs', [
-    (1, 'naflexvit_base_patch16_gap', ['depth=1', 'embed_dim=32', 'num_heads=2']), (3, 'gemma4_vit_167m', GEMMA)])
-def test_naflex_models_and_channels(in_chans, model, kwargs, flags, steps, capsys):
-    del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
-    flags[flags.index('test_resnet')] = model
-    flags += ['--in-chans', str(in_chans), '--model-kwargs', *kwargs, '--naflex-loader', '--epochs', '1']
-    assert train_timm.main([*flags, '--naflex-train-seq-lens', '4', '--naflex-max-seq-len', '4']) == 0
-    assert steps[0].input['patches'].shape[-1] == 16 * 16 * in_chans
+    channels = 1 if '--in-chans' in more else 3
+    assert '--naflex-patch-sizes' in more or steps[0].input['patches'].shape[-1] == 16 * 16 * channels
 
 
 def test_torchscript(flags, steps):
@@ -195,11 +188,16 @@ def test_test_time_augmentation_averages_neighbours(flags, monkeypatch):
     assert torch.equal(halved, target[::2])
 
 
-def test_weights_and_biases(flags, monkeypatch, tmp_path, caplog):
-    wandb = mock.MagicMock()
+def test_weights_and_biases_and_tensorboard(flags, monkeypatch, tmp_path, caplog):
+    wandb, tensorboard = mock.MagicMock(), mock.MagicMock()
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', tensorboard)
     flags += ['--log-wandb', '--wandb-project', 'birds', '--wandb-tags', 'a', 'b', '--mixup-mode', 'multimix']
+    flags += ['--log-tensorboard']
     assert train_timm.main(flags) == 0
+    scalars = {(name, step): value for (name, value, step), _ in
+               tensorboard.SummaryWriter.return_value.add_scalar.call_args_list}
+    assert scalars['eval/top1', 1] == float(rows_of(tmp_path / 'run')[1]['eval_top1']) and ('lr', 0) in scalars
     init, logged = wandb.init.call_args.kwargs, [call.args[0] for call in wandb.log.call_args_list]
     assert (init['project'], init['name'], init['tags']) == ('birds', 'run', ['a', 'b']) and 'id' not in init
     assert init['config']['model'] == 'test_resnet'
@@ -212,6 +210,9 @@ def test_weights_and_biases(flags, monkeypatch, tmp_path, caplog):
     update = wandb.init.return_value.config.update
     assert update.call_args.args[0]['lr'] == 0.02 and update.call_args.kwargs == dict(allow_val_change=True)
     assert 'epochs 1 to 1 are there already, and Weights & Biases will show them twice' in caplog.text
+    # otherwise the epochs that are trained again would appear twice
+    assert tensorboard.SummaryWriter.call_args_list == [
+        mock.call(str(tmp_path / 'run'), purge_step=epoch) for epoch in (0, 1)]
 
 
 @pytest.mark.parametrize('flag, module, package', [
@@ -221,20 +222,6 @@ def test_a_missing_logging_package_is_named(flag, module, package, flags, monkey
     assert train_timm.main([*flags, flag]) == 2
     assert f'error: {flag} needs {package} (pip install {package}): ' in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / 'run').exists()
-
-
-def test_tensorboard(flags, monkeypatch, tmp_path):
-    tensorboard = mock.MagicMock()
-    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', tensorboard)
-    assert train_timm.main([*flags, '--log-tensorboard']) == 0
-    scalars = {(name, step): value for (name, value, step), _ in
-               tensorboard.SummaryWriter.return_value.add_scalar.call_args_list}
-    assert scalars['eval/top1', 1] == float(rows_of(tmp_path / 'run')[1]['eval_top1']) and ('lr', 0) in scalars
-    first = str(tmp_path / 'run' / 'checkpoint-0.pth.tar')
-    assert train_timm.main([*flags, '--log-tensorboard', '--resume', first]) == 0
-    # otherwise the epochs that are trained again would appear twice
-    assert tensorboard.SummaryWriter.call_args_list == [
-        mock.call(str(tmp_path / 'run'), purge_step=epoch) for epoch in (0, 1)]
 
 
 def test_device_modules(flags, monkeypatch):

@@ -1,4 +1,4 @@
-"""Signals, and the death of one of two processes; each test prints the seconds that it took (shown by pytest -s)."""
+"""Signals, and the death of one of two processes."""
 import os
 import re
 import signal
@@ -90,7 +90,6 @@ def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
         os.kill(pid, signal.SIGTERM)
     run.processes[0].send_signal(signal.SIGTERM)
     code, seconds = run.end()
-    print(f'SIGTERM to exit: {seconds:.1f} s')
     assert code == 143 and seconds < 30., run.text()
     assert 'Traceback' not in run.text()
     assert list((tmp_path / 'run').glob('recovery-1-*'))
@@ -117,7 +116,6 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)  # the second comes some updates later, or when both are ending already
     ended = [run.end(index) for index in range(len(run.processes))]
-    print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
     assert all(seconds < 30. for _, seconds in ended)
     if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
         assert [code for code, _ in ended] == [143, 143], run.text() + run.text(1)
@@ -137,7 +135,6 @@ def test_when_one_of_two_is_killed_the_other_ends(rank, start, tmp_path):
     run.processes[rank].kill()
     code, seconds = run.end(1 - rank)
     assert 'Traceback' in run.text(1 - rank)
-    print(f'kill -9 of process {rank} of two: the other ended after {seconds:.1f} s')
     assert code not in (0, None) and seconds < 60.
     for path in (tmp_path / 'run').glob('*.pth.tar'):
         assert 'tmp' in path.name or 'state_dict' in read(path), path
@@ -168,7 +165,6 @@ def test_a_failure_at_the_start_of_one_process_ends_both(failing, start, tmp_pat
         environments[1]['PYTHONPATH'] = f'{tmp_path}/broken:.'
     run = start('--epochs', '1', *more, environments=environments)
     ended = [run.end(index) for index in range(2)]
-    print(f'One of two fails at the start: both ended after {max(seconds for _, seconds in ended):.1f} s')
     assert [code for code, _ in ended] == [2, 2], run.text() + run.text(1)
     assert 'another process could not start' in run.text(1 - failing)
     assert ('--output' if failing == 0 else 'dataset digits needs scikit-learn') in run.text(failing)

@@ -76,13 +76,14 @@ def test_mixup_off_epoch_ends_mixing(mode, more, flags, steps):
     ('dense', '--no-prefetcher --opt adamw --clip-grad 0.1 --clip-mode agc'),
     ('dense', '--batch-size 7 --model-ema --model-ema-warmup --recovery-interval 2 --torchcompile eager'),
     ('dense', '--model test_vit --input-size 3 64 64 --img-size 64 --drop 0.1 --drop-path 0.1'),
-    ('distilled', '--amp --amp-dtype bfloat16 --torchcompile eager'),
+    ('distilled', '--amp --amp-dtype bfloat16'),
+    pytest.param('distilled', '--torchcompile eager', marks=pytest.mark.slow),
     ('distilled', '--mixup-off-epoch 1 --epochs 2 --cutmix 1 --mixup-prob 0.7'),
     ('distilled', '--model-dtype bfloat16 --multimix-gamma 0'),
     ('mixupe', '--mixup 0.4 --mixup-prob 0.5 --batch-size 7 --model-ema'),
     ('mixupe', '--mixupe-threshold 0 --mixupe-residual-grad --amp --amp-dtype bfloat16 --channels-last'),
     ('mixupe', '--mixupe-exact --no-prefetcher --model-dtype bfloat16'),
-    ('mixupe', '--torchcompile eager --grad-accum-steps 2'),
+    pytest.param('mixupe', '--torchcompile eager --grad-accum-steps 2', marks=pytest.mark.slow),
 ])
 def test_flags_of_timm_work_in_every_mode(mode, more, flags, tmp_path):
     assert train_timm.main([*flags, *MODES[mode], '--epochs', '1', *more.split()]) == 0

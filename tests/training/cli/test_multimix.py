@@ -4,7 +4,7 @@ import yaml
 
 from tests.training.cli.support import parse
 from timm_multimix.settings import PAPER
-from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs, needs_two_views
+from timm_multimix.training.cli.multimix import mixupe_kwargs, multimix_kwargs
 from timm_multimix.training.cli.parser import parse_args
 
 MULTIMIX = ('--mixup-mode', 'multimix')
@@ -45,14 +45,6 @@ def test_label_smoothing_is_off_by_default_where_embeddings_are_mixed(flags, smo
     assert not caplog.records
     assert parse(*flags, '--smoothing', '0.2').smoothing == 0.2
     assert ('--smoothing 0.2 with' in caplog.text) == (smoothing == 0.)
-
-
-def test_a_teacher_needs_two_views_unless_it_is_unused_or_shares_the_view():
-    teacher = [*MULTIMIX, '--multimix-teacher-decay', '0.99']
-    assert needs_two_views(parse(*teacher)) and multimix_kwargs(parse(*teacher))['single_view'] is False
-    assert not needs_two_views(parse(*teacher, '--multimix-single-view'))
-    assert not needs_two_views(parse(*teacher, '--multimix-gamma', '1'))
-    assert not needs_two_views(parse(*MULTIMIX))
 
 
 def test_mixupe_flags_become_arguments():

@@ -5,10 +5,9 @@ from PIL import Image
 from timm.data import create_dataset
 
 import train_timm
+from tests.support.training_runs import loaders_of
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.images import BadSample, CheckedImages
-from timm_multimix.training.data.loaders import create_loaders
-from timm_multimix.training.runtime import create_runtime
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = np.stack([RAMP, RAMP.T, RAMP[::-1]], axis=-1)
@@ -114,7 +113,7 @@ def test_alpha_is_kept_where_it_is_a_channel(tmp_path):
 
 
 @pytest.mark.parametrize('mode, more', [
-    ('L', []), ('L', ['--img-size', '32', '--aa', 'rand-m9-mstd0.5-inc1']), ('RGB', ['--no-prefetcher']),
+    ('L', []), ('L', ['--img-size', '32', '--aa', 'rand-m9-mstd0.5-inc1']),
     ('RGBA', ['--no-prefetcher', '--mean', '0.5', '--std', '0.5']), ('RGBA', ['--img-size', '32'])])
 def test_runs_on_any_number_of_channels(mode, more, flags):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
@@ -145,8 +144,5 @@ def test_every_augmentation_of_every_mode_works_or_is_refused_at_start(mode, kin
             parse_args(argv)
         assert f'error: --{kind} does not go with --input-img-mode {mode}: ' in capsys.readouterr().err
         return
-    args, _ = parse_args(argv)
-    config = dict(input_size=(channels, 32, 32), mean=(0.5,) * channels, std=(0.5,) * channels, interpolation='bicubic',
-                  crop_pct=1., num_classes=3)
-    loader, _ = create_loaders(args, config, create_runtime(args))
+    (loader, _), *_ = loaders_of(argv)
     assert all(images.shape == (8, channels, 32, 32) for images, _ in loader)
