@@ -90,22 +90,6 @@ def test_building_changes_neither_model_nor_generators(key):
     assert list(after) == list(state) and all(torch.equal(after[name], state[name]) for name in state)
 
 
-@pytest.mark.parametrize('key', ['mobilenetv4', 'repvit', 'levit'])
-def test_batch_norms_of_the_head_keep_their_statistics(key):
-    model = build(key)
-    dense = DenseEmbeddings(model)
-    features = model.forward_features(images(key))
-    model.train()
-    before = copy.deepcopy(model.state_dict())
-    logits, _ = dense(features)
-    assert dense.batch_norms and all(norm.track_running_stats for norm in dense.batch_norms)
-    after = model.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    # in train mode they normalise by the current positions, as any layer in train mode does
-    model.eval()
-    assert not torch.allclose(logits, dense(features)[0], **CLOSE)
-
-
 def test_other_input_sizes_and_channels():
     model = build('resnet', in_chans=1)
     dense = DenseEmbeddings(model)

@@ -97,6 +97,7 @@ def test_timms_environment_variable_lets_unreadable_images_be_skipped(train, dat
 def test_a_batch_is_at_most_the_images_of_a_process(data, monkeypatch):
     argv = ['--data-dir', str(data), '--num-classes', '3', '--device', 'cpu', '--workers', '0', '--batch-size']
     loaders = partial(loaders_of, world_size=2, distributed=True)
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
     monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 2)
     monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
     assert len(loaders([*argv, '12'])[0][0]) == 1
