@@ -1,10 +1,11 @@
-"""Signals, and the death of one of two processes."""
+"""Signals, and the death of one of two processes; each test prints the seconds that it took (shown by pytest -s)."""
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,15 +82,29 @@ def two_by_hand(port):
     return [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
+def children_of(run):
+    done = subprocess.run(['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def workers_of(run):
+    """Return the pids of the two processes that torchrun has started, by rank."""
+    environments = {pid: '\0' + Path(f'/proc/{pid}/environ').read_text() for pid in children_of(run)}
+    found = {pid: re.search(r'\0RANK=(\d)', text) for pid, text in environments.items()}
+    ranks = {int(match.group(1)): pid for pid, match in found.items() if match}
+    assert set(ranks) == {0, 1}
+    return ranks
+
+
 def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
     """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
-    for pid in [run.processes[0].pid, *map(int, subprocess.run(
-            ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split())]:
+    for pid in [run.processes[0].pid, *children_of(run)]:
         os.kill(pid, signal.SIGTERM)
     run.processes[0].send_signal(signal.SIGTERM)
     code, seconds = run.end()
+    print(f'SIGTERM to exit: {seconds:.1f} s')
     assert code == 143 and seconds < 30., run.text()
     assert 'Traceback' not in run.text()
     assert list((tmp_path / 'run').glob('recovery-1-*'))
@@ -116,6 +131,7 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)  # the second comes some updates later, or when both are ending already
     ended = [run.end(index) for index in range(len(run.processes))]
+    print(f'SIGTERM to exit of two processes, {launcher}: {max(seconds for _, seconds in ended):.1f} s')
     assert all(seconds < 30. for _, seconds in ended)
     if launcher == 'by hand':  # torchrun itself ends with code 1 after every signal
         assert [code for code, _ in ended] == [143, 143], run.text() + run.text(1)
@@ -127,14 +143,21 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
+@pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
 @pytest.mark.parametrize('rank', [0, 1])
-def test_when_one_of_two_is_killed_the_other_ends(rank, start, tmp_path):
-    """They are started by hand, so that only the processes themselves can end each other."""
-    run = start('--epochs', '50', environments=two_by_hand(free_port()))
-    run.wait_for(r'Train: 1 \[ +5/')
-    run.processes[rank].kill()
-    code, seconds = run.end(1 - rank)
-    assert 'Traceback' in run.text(1 - rank)
+def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_path):
+    if launcher == 'torchrun':
+        run = start('--epochs', '50', torchrun=True)
+        run.wait_for(r'Train: 1 \[ +5/')
+        os.kill(workers_of(run)[rank], signal.SIGKILL)
+        code, seconds = run.end()
+    else:
+        run = start('--epochs', '50', environments=two_by_hand(free_port()))
+        run.wait_for(r'Train: 1 \[ +5/')
+        run.processes[rank].kill()
+        code, seconds = run.end(1 - rank)
+        assert 'Traceback' in run.text(1 - rank)
+    print(f'kill -9 of process {rank} of two, {launcher}: all ended after {seconds:.1f} s')
     assert code not in (0, None) and seconds < 60.
     for path in (tmp_path / 'run').glob('*.pth.tar'):
         assert 'tmp' in path.name or 'state_dict' in read(path), path
@@ -165,6 +188,7 @@ def test_a_failure_at_the_start_of_one_process_ends_both(failing, start, tmp_pat
         environments[1]['PYTHONPATH'] = f'{tmp_path}/broken:.'
     run = start('--epochs', '1', *more, environments=environments)
     ended = [run.end(index) for index in range(2)]
+    print(f'One of two fails at the start: both ended after {max(seconds for _, seconds in ended):.1f} s')
     assert [code for code, _ in ended] == [2, 2], run.text() + run.text(1)
     assert 'another process could not start' in run.text(1 - failing)
     assert ('--output' if failing == 0 else 'dataset digits needs scikit-learn') in run.text(failing)

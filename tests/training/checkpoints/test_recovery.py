@@ -204,6 +204,7 @@ def test_killed_at_random_moments_every_resume_works(flags, tmp_path):
             if name.endswith('.pth.tar') and 'tmp' not in name:
                 assert 'state_dict' in read(folder / name), name
         progress.append(read(folder / 'last.pth.tar')['epoch'] if (folder / 'last.pth.tar').exists() else -1)
+    print(f'Last whole epoch after each of {len(progress)} kills: {progress}')
     assert progress == sorted(progress) and progress[0] < progress[-1]
     assert train_timm.main(flags) == 0
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
