@@ -1,5 +1,6 @@
 """One thread per process: more do not help small tensors, and the threads of parallel processes would compete."""
 import os
+import shutil
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
@@ -10,6 +11,8 @@ import torch.distributed as dist  # noqa: E402
 from PIL import Image  # noqa: E402
 
 pytest.register_assert_rewrite('tests.support')  # failures there show their values, as in tests
+from tests.support.command_line import SCRIPT  # noqa: E402
+
 torch.set_num_threads(1)
 
 CLASSES = ('cat', 'dog', 'owl')
@@ -37,3 +40,17 @@ def image_folder(tmp_path_factory):
                 pixels[..., index] += 150
                 Image.fromarray(pixels).save(folder / f'{i}.png')
     return root
+
+
+@pytest.fixture
+def data(image_folder, tmp_path):
+    """A copy of the images, to add to or to spoil."""
+    return shutil.copytree(image_folder, tmp_path / 'data')
+
+
+@pytest.fixture
+def launched(image_folder, tmp_path):
+    """Arguments of the launcher for a short run of a stock script, as a list to add to."""
+    return [
+        SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
+        '--input-size', '3', '32', '32', '--record', str(tmp_path / 'log.json')]

@@ -101,16 +101,6 @@ def test_the_loss_is_least_at_the_documented_margin(kwargs, margin):
 
 
 @pytest.mark.parametrize('dense', [False, True])
-def test_in_eval_mode_it_is_the_plain_criterion(dense):
-    """A batch smaller than a tuple is fine, because nothing is mixed."""
-    inputs = logits, target, *_, clean_logits = problem(dense)
-    criterion = MultiMixLoss(length=5, label_smoothing=0.1).eval()
-    expected = F.cross_entropy(clean_logits if dense else logits, target, label_smoothing=0.1)
-    for _ in range(2):
-        torch.testing.assert_close(criterion(*inputs), expected, **CLOSE)
-
-
-@pytest.mark.parametrize('dense', [False, True])
 @pytest.mark.parametrize('elements, min_rows', [(1, 1), (1, 2), (50, 1), (1000, 1)])
 def test_tuples_sampled_in_blocks_give_the_same_loss(elements, min_rows, dense, monkeypatch):
     monkeypatch.setattr(loss_module, '_BLOCK_ELEMENTS', {'cpu': elements})
@@ -154,19 +144,6 @@ def test_gradient_through_attention():
     weights = seeded(criterion.sample_weights, logits, attention.softmax(dim=-1))
     expected = torch.autograd.grad(by_hand(weights, logits, target, clean_logits, 3., 0.)['loss'], (logits, attention))
     torch.testing.assert_close(grads, expected, **CLOSE)
-
-
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize('dense', [False, True])
-def test_dtypes_of_loss_and_gradient(dtype, dense):
-    logits, target, attention, clean_logits = problem(dense)
-    attention = None if attention is None else attention.float()
-    logits = logits.detach().to(dtype).requires_grad_()
-    clean_logits = None if clean_logits is None else clean_logits.to(dtype)
-    loss = MultiMixLoss(num_tuples=9)(logits, target, attention, clean_logits)
-    loss.backward()
-    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.isfinite(loss) and logits.grad.dtype == dtype and torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize('teacher', [False, True])

@@ -56,7 +56,7 @@ def test_a_clean_weight_that_would_need_too_many_rows_is_refused(clean_weight):
 @pytest.mark.parametrize('soft', [False, True])
 def test_in_eval_mode_rows_are_the_clean_batch(soft, dense):
     logits, target, attention, clean_logits = problem(dense, soft=soft)
-    criterion = MultiMixLoss(length=3, label_smoothing=0.1).eval()
+    criterion = MultiMixLoss(length=5, label_smoothing=0.1).eval()
     rows, soft_target = mix(criterion, logits, target, attention, clean_logits)
     loss = criterion(logits, target, attention, clean_logits)
     torch.testing.assert_close(SoftTargetCrossEntropy()(rows, soft_target.double()), loss, rtol=1e-6, atol=1e-6)

@@ -20,8 +20,8 @@ def test_mean_and_variance_are_those_of_dirichlet(alpha, length, concentration):
     torch.testing.assert_close(lam.var(dim=0), torch.full((length,), variance).double(), rtol=0.05, atol=0.)
 
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('num_examples, total', [(4, 2.), (160, 0.3), (160, 2.)])
+@pytest.mark.parametrize('num_examples, total, dtype', [
+    (4, 2., torch.float32), (160, 0.3, torch.float32), (160, 2., torch.float64)])
 def test_weights_of_tuples_are_distributed_as_numpys(num_examples, total, dtype):
     """Of few examples, and of many that share a small total, which are drawn by stick-breaking."""
     torch.manual_seed(0)
@@ -53,13 +53,14 @@ def test_all_examples_and_pairs_are_drawn_alike():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('concentration', ['example', 'total'])
 @pytest.mark.parametrize('alpha', [1e-4, 1e-8, 1e-30])
-def test_tiny_alpha_is_one_hot(alpha, concentration, dtype):
+def test_tiny_alpha_is_one_hot_and_large_alpha_uniform(alpha, concentration, dtype):
     torch.manual_seed(0)
     lam = sample_dirichlet(2000, 8, alpha, concentration=concentration, dtype=dtype)
     assert lam.dtype == dtype and torch.isfinite(lam).all()
     one_hot = lam.double().max(dim=-1).values > 0.999
     assert one_hot.double().mean() > (0.99 if alpha == 1e-4 else 0.999)
     torch.testing.assert_close(lam.double().mean(dim=0), torch.full((8,), 0.125).double(), rtol=0.25, atol=0.)
+    assert (sample_dirichlet(100, 5, 1. / alpha) - 0.2).abs().max() < 0.02
 
 
 @pytest.mark.parametrize('num_examples', [1, 3])
@@ -76,10 +77,6 @@ def test_gamma_variates_of_zero_give_no_nan(num_examples, monkeypatch):
     monkeypatch.setattr(np.random, 'default_rng', lambda seed: Zeros())
     lam = sample_dirichlet(4, num_examples, 1e-8)
     torch.testing.assert_close(lam.sum(dim=-1), torch.ones(4))
-
-
-def test_large_alpha_is_uniform():
-    assert all((sample_dirichlet(100, 5, alpha) - 0.2).abs().max() < 0.02 for alpha in (1e4, 1e8, 1e30, 1e300))
 
 
 def test_draws_follow_the_seed_or_the_generator():
@@ -102,11 +99,8 @@ def test_draws_follow_the_seed_or_the_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_alpha_range_is_drawn_uniformly_once_per_call():
+def test_alpha_is_drawn_uniformly_from_its_range():
     torch.manual_seed(0)
     draws = torch.stack([draw_alpha((0.5, 2.)) for _ in range(2000)])
     assert draws.min() >= 0.5 and draws.max() <= 2.
     assert abs(draws.mean() - 1.25) < 0.05 and abs(draws.var() - 1.5 ** 2 / 12.) < 0.02
-    # one alpha for all tuples of a call: the variance within a call differs from call to call
-    lam = [sample_dirichlet(4000, 4, (0.01, 100.)).var(dim=0).mean() for _ in range(20)]
-    assert max(lam) > 5. * min(lam)

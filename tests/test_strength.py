@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.models import NUM_CLASSES, build, images
+from tests.support.models import NUM_CLASSES, Positions, build, images
 from timm_multimix import MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask
 from timm_multimix.strength import AdaptiveStrength
 
@@ -39,7 +39,7 @@ class Run:
     """Steps on images that a model fits, because their labels are its own predictions."""
 
     def __init__(self, kind, strength='auto'):
-        model, x = build('vit').train(), images('vit', 4)
+        model, x = Positions(NUM_CLASSES).train(), torch.randn(4, 3, 2, 2)
         target, kwargs = model(x).argmax(dim=1), dict(num_tuples=8, strength=strength)
         if kind == 'loss':
             holder = MultiMixLoss(**kwargs)

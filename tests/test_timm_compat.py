@@ -1,5 +1,7 @@
-"""What is private in timm and torch is where _timm_compat expects it, in the lowest and in the newest version."""
+"""What is private in timm and torch is where _timm_compat expects it; an older timm is refused where it must be."""
+import importlib
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+import timm_multimix
 from timm_multimix import _timm_compat
 
 
@@ -77,27 +80,38 @@ def test_images_of_a_folder_can_be_left_out(image_folder):
     assert [label for _, label in dataset] == [0] * 8 + [1] * 8
 
 
-def test_timm_calls_our_way_to_write_files(tmp_path, monkeypatch):
+def test_timm_calls_our_way_to_write_files(tmp_path):
     """Each of the three methods, or a kill could leave a damaged file."""
-    calls = []
-
-    class Saver(_timm_compat.AtomicFiles):
-        def _save(self, *args):
-            calls.append('save')
-            super()._save(*args)
-
-        def _replace(self, *args):
-            calls.append('replace')
-            super()._replace(*args)
-
-        def _duplicate(self, *args):
-            calls.append('duplicate')
-            super()._duplicate(*args)
-
-    for name in ('_save', '_replace', '_duplicate'):
+    def watched(name):
+        def method(self, *args):
+            calls.append(name)
+            getattr(_timm_compat.AtomicFiles, name)(self, *args)
         assert callable(getattr(CheckpointSaver, name))
+        return method
+
+    calls, names = [], ('_save', '_replace', '_duplicate')
+    saver_class = type('Saver', (_timm_compat.AtomicFiles,), {name: watched(name) for name in names})
     model = timm.create_model('test_resnet', num_classes=3)
-    saver = Saver(model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+    saver = saver_class(
+        model, torch.optim.SGD(model.parameters()), checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
     saver.save_checkpoint(0, 1.)
-    assert calls == ['save', 'replace', 'duplicate', 'duplicate']
+    assert calls == ['_save', '_replace', '_duplicate', '_duplicate']
     assert sorted(os.listdir(tmp_path)) == ['checkpoint-0.pth.tar', 'last.pth.tar', 'model_best.pth.tar']
+
+
+@pytest.mark.parametrize('package', ['timm_multimix.tasks', 'timm_multimix.training'])
+def test_tasks_and_scripts_say_which_timm_they_need(package, monkeypatch):
+    monkeypatch.setattr(timm, '__version__', '1.0.30')
+    for name in [name for name in sys.modules if name.startswith(('timm_multimix.tasks', package))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ('tasks', 'training'):
+        monkeypatch.delattr(timm_multimix, name, raising=False)
+    with pytest.raises(ImportError, match='need timm 1.0.31 or newer, got timm 1.0.30; MultiMixLoss'):
+        importlib.import_module(package)
+
+
+def test_the_package_lists_its_tasks_and_refuses_other_names():
+    assert {*timm_multimix.__all__} <= {*dir(timm_multimix)}
+    assert timm_multimix.MultiMixTask.__module__ == 'timm_multimix.tasks.multimix'
+    with pytest.raises(AttributeError, match="module 'timm_multimix' has no attribute 'MultiMixer'"):
+        timm_multimix.MultiMixer  # noqa: B018

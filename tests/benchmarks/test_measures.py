@@ -8,7 +8,6 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.measures import accuracy, boxes
 from benchmarks.measures.embeddings import few_shot, measure_space
@@ -35,6 +34,7 @@ def subject(logits, labels):
 
 
 def test_accuracy_is_that_of_all_images_at_once():
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second
     logits, labels = torch.randn(50, 8), torch.randint(8, (50,))
     found = accuracy.measure(subject(logits, labels), None)
     order = logits.argsort(dim=-1, descending=True)

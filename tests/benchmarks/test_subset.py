@@ -18,14 +18,19 @@ def prepared(recipe, data_dir, folder):
     return folder
 
 
-def test_the_subset_is_the_first_images_of_each_class(image_folder, tmp_path):
-    folder = prepared(RECIPE, str(image_folder), str(tmp_path / 'subset'))
+@pytest.mark.parametrize('pad', [0, 4])
+def test_the_subset_is_the_first_images_of_each_class(pad, data, tmp_path):
+    for name in ('cat/0.txt', 'cat/.hidden', '.DS_Store'):
+        (data / 'train' / name).write_text('a note')
+    recipe = dataclasses.replace(RECIPE, pad=pad)
+    folder = prepared(recipe, str(data), str(tmp_path / 'subset'))
     for split, count in (('train', 6), ('validation', 3)):
+        assert sorted(os.listdir(os.path.join(folder, split))) == ['cat', 'dog', 'owl']
         for name in ('cat', 'dog', 'owl'):
             images = sorted(os.listdir(os.path.join(folder, split, name)))
             assert images == [f'{index}.png' for index in range(count)]
             assert os.path.getsize(os.path.join(folder, split, name, images[0])) > 0
-    assert prepared(RECIPE, str(image_folder), folder) == folder  # a second call keeps it
+    assert prepared(recipe, str(data), folder) == folder  # a second call keeps it
 
 
 def test_padded_images_get_a_black_border(image_folder, tmp_path):
@@ -78,18 +83,6 @@ def test_the_rest_of_the_images_is_held_out(image_folder, tmp_path):
         assert not train & rest and train | rest == everything
 
 
-def test_files_that_are_not_images_are_ignored(image_folder, tmp_path):
-    shutil.copytree(image_folder, tmp_path / 'images')
-    for name in ('cat/0.txt', 'cat/.hidden', '.DS_Store'):
-        (tmp_path / 'images' / 'train' / name).write_text('a note')
-    for pad in (0, 4):
-        recipe = dataclasses.replace(RECIPE, pad=pad)
-        folder = prepared(recipe, str(tmp_path / 'images'), str(tmp_path / f'subset-{pad}'))
-        images = sorted(os.listdir(os.path.join(folder, 'train', 'cat')))
-        assert images == [f'{index}.png' for index in range(6)]
-        assert sorted(os.listdir(os.path.join(folder, 'train'))) == ['cat', 'dog', 'owl']
-
-
 def test_the_digest_depends_on_the_images_and_not_on_their_location(image_folder, tmp_path):
     def digest(name, recipe=RECIPE):
         return prepare_data(recipe, str(tmp_path / name), str(tmp_path / f'{name}-{len(os.listdir(tmp_path))}'))
@@ -103,35 +96,31 @@ def test_the_digest_depends_on_the_images_and_not_on_their_location(image_folder
     assert len(set(digests)) == 4
 
 
-def test_images_of_one_name_and_folders_in_a_class_are_refused(image_folder, tmp_path):
-    shutil.copytree(image_folder, tmp_path / 'images')
-    cats, padded = tmp_path / 'images' / 'train' / 'cat', dataclasses.replace(RECIPE, pad=4)
+def test_images_of_one_name_and_folders_in_a_class_are_refused(data, tmp_path):
+    cats, padded = data / 'train' / 'cat', dataclasses.replace(RECIPE, pad=4)
     with Image.open(cats / '0.png') as image:
         image.convert('RGB').save(cats / '0.jpg')
     with pytest.raises(ValueError, match='images of different names in a class, got .*cat/0.jpg and .*cat/0.png'):
-        prepare_data(padded, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+        prepare_data(padded, str(data), str(tmp_path / 'subset'))
     (cats / '0.jpg').unlink()
     (cats / 'more').mkdir()
     with pytest.raises(ValueError, match='the images of a class in one folder, got more in .*cat'):
-        prepare_data(padded, str(tmp_path / 'images'), str(tmp_path / 'subset'))
+        prepare_data(padded, str(data), str(tmp_path / 'subset'))
     assert not (tmp_path / 'subset').exists()
 
 
 @pytest.mark.parametrize('change', [
     dict(train_per_class=1), dict(eval_per_class=1), dict(pad=2), dict(unseen_classes=('cat',)), 'another folder',
     'an image more'])
-def test_a_folder_of_another_subset_is_refused(change, image_folder, tmp_path):
+def test_a_folder_of_another_subset_is_refused(change, image_folder, data, tmp_path):
     """Otherwise it would become the union of both, or stay as it was."""
-    data_dir, folder = str(tmp_path / 'images'), str(tmp_path / 'subset')
-    shutil.copytree(image_folder, data_dir)
-    prepare_data(RECIPE, data_dir, folder)
-    if change == 'another folder':
-        data_dir = str(image_folder)
-    elif change == 'an image more':  # one of the first six
-        shutil.copy(tmp_path / 'images/train/cat/0.png', tmp_path / 'images/train/cat/00.png')
+    folder = str(tmp_path / 'subset')
+    prepare_data(RECIPE, str(data), folder)
+    if change == 'an image more':  # one of the first six
+        shutil.copy(data / 'train/cat/0.png', data / 'train/cat/00.png')
     recipe = dataclasses.replace(RECIPE, **change) if isinstance(change, dict) else RECIPE
     with pytest.raises(ValueError, match='subset must hold .*, got .*; delete it to rebuild it'):
-        prepare_data(recipe, data_dir, folder)
+        prepare_data(recipe, str(image_folder if change == 'another folder' else data), folder)
     assert len(os.listdir(tmp_path / 'subset' / 'train' / 'cat')) == 6
 
 

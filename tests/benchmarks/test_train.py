@@ -70,17 +70,10 @@ def test_a_run_with_values_left_to_the_library_is_recognised(method, flag, value
 
 
 @pytest.mark.parametrize('flags, message', [
-    ('--epochs 80 --lr 1', 'which changes epochs (80 instead of 2), lr (1.0 instead of 0.01)'),
-    ('--workers many', "invalid int value: 'many'"),
-    ('--no-such-flag', 'unrecognized arguments: --no-such-flag'),
-    ('--val-split train', "which changes val_split ('train' instead of 'validation')"),
-])
-def test_flags_that_change_the_budget_are_refused(flags, message, command, tmp_path, capsys):
-    assert message in refused(command, capsys, f'--flags={flags}')
-    assert not os.listdir(tmp_path)
-
-
-@pytest.mark.parametrize('flags, message', [
+    (['--flags=--epochs 80 --lr 1'], 'which changes epochs (80 instead of 2), lr (1.0 instead of 0.01)'),
+    (['--flags=--workers many'], "invalid int value: 'many'"),
+    (['--flags=--no-such-flag'], 'unrecognized arguments: --no-such-flag'),
+    (['--flags=--val-split train'], "which changes val_split ('train' instead of 'validation')"),
     (['--methods', 'mixap'], "must be one of plain, .*, got 'mixap'"),
     (['--nproc', '4'], '--nproc must divide the batch size'),
     (['--nodes', '2'], '--nodes needs --rendezvous HOST:PORT'),
@@ -91,6 +84,7 @@ def test_mistakes_are_refused(flags, message, command, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     text = refused(command, capsys, *flags)
     assert all(part in text for part in message.split('.*')), text
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize('at', [0, 1])

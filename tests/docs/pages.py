@@ -1,5 +1,8 @@
-"""The pages of the documentation: their text, fenced blocks and prose."""
+"""The pages of the documentation: their text, fenced blocks and prose; and a way to run what they show."""
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -8,6 +11,17 @@ PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ('*.md', 'docs/**/*.md', '.github/**/*.md', 'benchmarks/README.md', 'benchmarks/results/tables/*.md')
     for path in ROOT.glob(pattern))
+
+
+def run(command: List[object], folder: Path) -> str:
+    """Run a command in a folder, on a CPU; return what it prints."""
+    environment = {
+        **os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
+        'PATH': os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']}
+    result = subprocess.run(
+        [str(word) for word in command], cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def text(page: str) -> str:

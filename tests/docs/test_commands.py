@@ -3,15 +3,13 @@
 All commands and flags of the pages, the examples and the help are parsed.
 """
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, blocks, prose_with_spans, text
+from tests.docs.pages import PAGES, ROOT, blocks, prose_with_spans, run, text
 from timm_multimix import __main__ as launcher
 from timm_multimix.settings import MODES
 from timm_multimix.training.cli.parser import check, create_parser
@@ -42,7 +40,7 @@ def copied_flags():
     return [(place, [word for word in shlex.split(flags) if word not in ('...', '$@')]) for place, flags in found]
 
 
-def run(command, image_folder, tmp_path, *more):
+def run_documented(command, image_folder, tmp_path, *more):
     small = {'IMAGES': str(image_folder), 'IMAGENET': str(image_folder), 'resnet50': 'test_resnet'}
     small['PATH/train.py'] = str(ROOT / 'tests/support/stock_train.py')
     words = [small.get(word, word) for word in shlex.split(command)]
@@ -50,11 +48,7 @@ def run(command, image_folder, tmp_path, *more):
         words[0:2] = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     else:
         words[0] = sys.executable
-    words = [str(ROOT / word) if word == 'train_timm.py' else word for word in words]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
-    result = subprocess.run(
-        [*words, *SMALL, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run([*(ROOT / word if word == 'train_timm.py' else word for word in words), *SMALL, *more], tmp_path)
 
 
 def test_every_command_is_known():
@@ -69,14 +63,14 @@ def test_every_command_is_known():
 @pytest.mark.slow
 @pytest.mark.parametrize('command', [command for command in SCRIPTS if 'timm_multimix' not in command])
 def test_the_training_commands_run(command, image_folder, tmp_path):
-    run(command, image_folder, tmp_path, *OURS, '--output', str(tmp_path))
+    run_documented(command, image_folder, tmp_path, *OURS, '--output', str(tmp_path))
     assert (tmp_path / 'run' / 'model_best.pth.tar').exists()
 
 
 @pytest.mark.slow
 def test_the_launcher_command_runs(image_folder, tmp_path):
     command, = (command for command in SCRIPTS if 'timm_multimix' in command)
-    run(command, image_folder, tmp_path, '--record', str(tmp_path / 'record.json'))
+    run_documented(command, image_folder, tmp_path, '--record', str(tmp_path / 'record.json'))
     assert json.loads((tmp_path / 'record.json').read_text())['task'] == 'PluggedTask'
 
 

@@ -1,7 +1,6 @@
 """Every example runs, learns colours, and leaves a checkpoint that timm reads without this package."""
 import argparse
 import json
-import os
 import re
 import runpy
 import shutil
@@ -13,19 +12,9 @@ import timm
 import torch
 from PIL import Image
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, run
 
 pytestmark = pytest.mark.slow
-
-
-def run(command, tmp_path):
-    environment = {
-        **os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': '',
-        'PATH': os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH']}
-    result = subprocess.run(
-        [str(word) for word in command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
 
 
 def example(name, image_folder, tmp_path, *more):
@@ -42,25 +31,15 @@ def example(name, image_folder, tmp_path, *more):
     return output
 
 
-def test_plain_loop(image_folder, tmp_path):
-    output = example('plain_loop.py', image_folder, tmp_path, '--epochs', 12, '--device', 'cpu')
-    epochs = re.findall(r'^epoch \d+: loss ([\d.]+), accuracy ([\d.]+), validation accuracy ([\d.]+)$', output, re.M)
-    assert len(epochs) == 12
-    assert float(epochs[-1][0]) < float(epochs[0][0])
-    assert float(epochs[-1][2]) > 0.8
-
-
-def test_lightning_module(image_folder, tmp_path):
-    pytest.importorskip('lightning', reason='needs the extra examples')
-    output = example('lightning_module.py', image_folder, tmp_path, '--epochs', 12, '--accelerator', 'cpu')
-    assert float(re.findall(r"'validation_accuracy': ([\d.]+)", output)[-1]) > 0.8
-
-
-def test_hf_trainer(image_folder, tmp_path):
-    pytest.importorskip('transformers', reason='needs the extra examples')
-    pytest.importorskip('accelerate', reason='needs the extra examples')
-    output = example('hf_trainer.py', image_folder, tmp_path, '--epochs', 12, '--cpu')
-    assert float(re.findall(r"'eval_accuracy': '?([\d.]+)", output)[-1]) > 0.8
+@pytest.mark.parametrize('name, on_cpu, accuracy, packages', [
+    ('plain_loop.py', '--device cpu', r'validation accuracy ([\d.]+)$', ''),
+    ('lightning_module.py', '--accelerator cpu', r"'validation_accuracy': ([\d.]+)", 'lightning'),
+    ('hf_trainer.py', '--cpu', r"'eval_accuracy': '?([\d.]+)", 'transformers accelerate')])
+def test_an_example_learns(name, on_cpu, accuracy, packages, image_folder, tmp_path):
+    for package in packages.split():
+        pytest.importorskip(package, reason='needs the extra examples')
+    output = example(name, image_folder, tmp_path, '--epochs', 12, *on_cpu.split())
+    assert float(re.findall(accuracy, output, re.M)[-1]) > 0.8
 
 
 def voc_set(root, split, images):

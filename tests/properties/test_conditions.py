@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch._dynamo.testing import CompileCounter
 
-from tests.support.models import NUM_CLASSES, build, gradients, images, labels
+from tests.support.models import NUM_CLASSES, Positions, build, gradients, images, labels
 from timm_multimix import MultiMixHead, MultiMixLoss, MultiMixTask
 
 
@@ -89,25 +89,15 @@ def test_a_model_that_does_not_return_one_tensor_is_refused_at_the_first_step(ou
 
 def test_models_from_outside_timm():
     """Pooled mode takes any module that returns logits; dense mode needs timm's methods in full."""
-    class Bare(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(3, NUM_CLASSES)
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, NUM_CLASSES))
+    check_trained(run(bare, None, 'multimix', x=torch.randn(4, 3, 8, 8)))
 
-        def forward(self, x):
-            return self.fc(x.mean((2, 3)))
-
-    check_trained(run(Bare(), None, 'multimix', x=torch.randn(4, 3, 8, 8)))
-
-    class NoEmbedding(Bare):
-        def forward_features(self, x):
-            return x
-
+    class NoEmbedding(Positions):
         def forward_head(self, x):
-            return self.fc(x.mean((2, 3)))
+            return super().forward_head(x)
 
     with pytest.raises(ValueError, match='NoEmbedding: forward_head must take pre_logits=True'):
-        MultiMixTask(NoEmbedding(), mode='dense-multimix', verbose=False)
+        MultiMixTask(NoEmbedding(NUM_CLASSES), mode='dense-multimix', verbose=False)
 
 
 def test_a_compiled_step_does_not_compile_again():

@@ -1,15 +1,28 @@
-"""Every bad input is a UsageError that names the argument, what it was and what is allowed."""
-import re
+"""Every bad input is a UsageError that names the argument, what it was and what is allowed.
 
+Every public constructor and function, given anything for any argument, works or does that. For a value of another type
+Python's own error is enough; a number out of range is always refused.
+"""
+import fractions
+import inspect
+import numbers
+import re
+import typing
+
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from hypothesis import given
+from hypothesis import strategies as st
 from timm.loss import BinaryCrossEntropy
 
-from tests.support.models import NUM_CLASSES, build, images, labels
+from tests.support.models import NUM_CLASSES, Positions, build, images, labels
+from tests.support.strategies import many
 from timm_multimix import MixupETask, MultiMix, MultiMixHead, MultiMixLoss, MultiMixTask, Settings, UsageError
 from timm_multimix.functional import (
     dense_weights,
+    draw_alpha,
     interpolate,
     mixed_cross_entropy,
     sample_dirichlet,
@@ -17,17 +30,25 @@ from timm_multimix.functional import (
 )
 from timm_multimix.rows import mix
 from timm_multimix.settings import MODES
+from timm_multimix.tasks.distillation import split_views
 
 LOGITS, TARGET, WEIGHTS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]), torch.full((5, 4), 0.25)
 DENSE, ATTENTION, CLEAN = torch.zeros(4, 2, 3), torch.full((4, 2), 0.5), torch.zeros(4, 3)
 SOFT = torch.full((4, 3), 1. / 3.)
-NAN, INF = float('nan'), float('inf')
-BCE = nn.BCEWithLogitsLoss()
+IMAGES, BCE = torch.zeros(4, 3, 2, 2), nn.BCEWithLogitsLoss()
 
 
 def case_id(value):
     """Return the argument at fault, which is the first of the parts that a message must have."""
     return re.sub(r'\W', '', str(value[0])) if isinstance(value, tuple) else str(value) if not callable(value) else ''
+
+
+def mixupe(**kwargs):
+    return MixupETask(Positions(3), verbose=False, **kwargs)
+
+
+def taught(*args, **kwargs):
+    return MultiMixTask(*args, teacher_decay=0.9, verbose=False, **kwargs)
 
 
 def raises(call, *parts):
@@ -58,7 +79,7 @@ def raises(call, *parts):
     (lambda: MultiMixLoss(5, length=5)(LOGITS, TARGET), ('length', r'batch size \(4\)', 'got 5')),
     (lambda: MultiMixLoss(5)(LOGITS, TARGET, ATTENTION), ('attention', r'\[b, r, c\]', r'\[4, 3\]')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION.t()), ('attention', r'\[4, 2\]', r'\[2, 4\]')),
-    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION * NAN), ('attention', 'finite', 'got 8 NaN')),
+    (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION * float('nan')), ('attention', 'finite', 'got 8 NaN')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, -ATTENTION), ('attention', '>= 0', 'got -0.5')),
     (lambda: MultiMixLoss(5)(DENSE, TARGET, ATTENTION, CLEAN[:2]), ('clean_logits', r'\[4, 3\]', r'\[2, 3\]')),
     (lambda: MultiMixLoss(5)(LOGITS, TARGET, teacher_logits=DENSE), ('teacher_logits', r'\[4, 3\]', r'\[4, 2, 3\]')),
@@ -68,6 +89,31 @@ def raises(call, *parts):
     (lambda: Settings(input_prob='auto'), ('input_prob', 'number', "'auto', which strength='auto' replaces")),
     (lambda: Settings(strength='auto', multi_label=True), ('strength must be a number with multi_label=True',)),
     (lambda: MultiMixTask(build('vit'), BCE, dict(smoothing=0.1)), ('criterion or criterion_kwargs', 'smoothing')),
+    (lambda: MultiMixTask(build('vit'), criterion_kwargs=dict(smoothing=0.2), label_smoothing=0.1),
+        ('label_smoothing is given twice, 0.1 and 0.2 by criterion_kwargs',)),
+    (lambda: split_views(LOGITS, 4), ('two views of 4', r'\[8, ...\]', 'single_view=True', r'\[4, 3\]')),
+    (lambda: split_views((LOGITS, torch.zeros(5, 3)), 4), ('two views of 4', r'\[5, 3\]')),
+    (lambda: split_views((1, LOGITS), 4), ('pair of tensors', 'int')),
+    (lambda: split_views(torch.zeros(8, 3), 4, single_view=True), ('4 images', r'\[8, 3\]')),
+    (lambda: MultiMixTask(build('vit'), gamma=0.), ('gamma needs teacher_decay', 'gamma=0.0')),
+    (lambda: MultiMixTask(build('vit'), single_view=True), ('single_view needs teacher_decay',)),
+    (lambda: taught(build('vit').half()), ('teacher_decay', 'float16', '0.9')),
+    (lambda: taught(build('vit'), multi_label=True), ('teacher_decay', 'cross-entropy', 'multi_label')),
+    (lambda: taught(build('vit'), BCE), ('teacher_decay', 'cross-entropy', '0.9')),
+    (lambda: MultiMixLoss(criterion=BCE)(LOGITS, TARGET, teacher_logits=LOGITS), ('teacher_logits', 'cross-entropy')),
+    (lambda: mixupe(mixup_alpha=0.), ('mixup_alpha', '> 0', '0.0')),
+    (lambda: mixupe(criterion_kwargs=dict(smoothing=2.)), ('smoothing', '<= 1', '2.0')),
+    (lambda: mixupe(exact=True, residual_grad=True), ('residual_grad', 'exact=False')),
+    (lambda: mixupe(mean_image=IMAGES[0]), ('mean_image', 'exact=True')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0, 0]), ('mean_image', r'\[ch, h, w\]', r'\[2, 2\]')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0] / 0.), ('mean_image', 'finite')),
+    (lambda: mixupe(exact=True)(IMAGES, TARGET), ('mean_image', 'estimate_mean_image', 'None')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0, :1])(IMAGES, TARGET), ('mean_image', r'\[3, 2, 2\]', r'\[1, 2')),
+    (lambda: mixupe(exact=True).estimate_mean_image([]), ('loader', 'at least one batch')),
+    (lambda: MixupETask(nn.SyncBatchNorm(3), exact=True, verbose=False), ('exact=True', 'SyncBatchNorm')),
+    (lambda: mixupe(exact=True, mean_image=IMAGES[0]).compile(), ('exact=True', 'torch.compile')),
+    (lambda: mixupe()(IMAGES, TARGET + 1), ('target', r'0\.\.2', 'got 3')),
+    (lambda: mixupe()(IMAGES, SOFT), ('target', 'class indices', r'\[4, 3\]')),
 ], ids=case_id)
 def test_values_that_do_not_fit_each_other(call, parts):
     raises(call, *parts)
@@ -164,3 +210,126 @@ def test_one_class_works_under_binary_cross_entropy(mode):
     mixed, soft = mixup_fn(x, target)
     losses.append(bce(model(mixed), soft))
     assert all(loss.isfinite() and loss > 0.1 for loss in losses)
+
+
+ANYTHING = [
+    None, True, False, 0, 1, 2, -1, 10 ** 400, 0., 0.5, 1., -0.5, 1e-300, 1e300, float('nan'), float('inf'), 1j,
+    '', 'gap', 'relu', 'multimix', 'batch', 'total', 'auto', '1', b'1', (), (0.5,), (0.5, 2.), (2., 0.5), ('a', 'b'),
+    (None, 1), [0.1, 0.2], (1, 2, 3), (3, 2, 2), (3, 'x', 2), (3, -2, 2), {}, {'smoothing': 0.1}, {'a': 1},
+    {'smoothing': 'x'}, {1: 2}, set(), object(), print, int, np.float32(0.5), np.int64(2), np.bool_(True),
+    np.zeros(3), np.zeros((2, 3)),
+    fractions.Fraction(1, 2), torch.tensor(0.5), torch.tensor(2), torch.tensor(True), torch.zeros(3),
+    torch.full((4, 3), float('nan')), torch.zeros(0, 3), torch.zeros(4, 2, 3).long(), torch.zeros(4, 0, 3),
+    torch.float16, torch.int64, torch.device('cpu'), nn.Linear(3, 2), nn.CrossEntropyLoss(),
+    nn.MSELoss(reduction='sum'), Positions(2), range(2), torch.arange(4), torch.arange(4) - 1, torch.zeros(4).bool(),
+    -torch.eye(4, 3), torch.eye(4, 3), torch.zeros(4, 0), torch.zeros(4, 2, 3),
+]
+OURS = dict(num_tuples=3)
+DEFAULTS = {
+    MultiMixLoss: OURS,
+    MultiMixHead: lambda: dict(OURS, model=Positions(3)),
+    MultiMix: OURS,
+    MultiMixTask: lambda: dict(OURS, model=Positions(3), verbose=False),
+    MixupETask: lambda: dict(model=Positions(3), verbose=False),
+    sample_dirichlet: dict(num_tuples=2, num_examples=4, alpha=1.),
+    draw_alpha: dict(alpha=1.),
+    spatial_attention: dict(embeddings=torch.zeros(4, 2, 3)),
+    dense_weights: dict(lam=torch.full((2, 5, 4), 0.25), attention=torch.full((4, 2), 0.5)),
+    interpolate: dict(weights=WEIGHTS, values=LOGITS),
+    mixed_cross_entropy: dict(logits=LOGITS, target=TARGET, weights=WEIGHTS),
+    **{MultiMixLoss(5, criterion=criterion).forward: dict(logits=LOGITS, target=TARGET)
+       for criterion in (None, nn.BCEWithLogitsLoss())},
+    mix: dict(loss=MultiMixLoss(5), logits=LOGITS, target=TARGET),
+}
+
+
+def arguments(call):
+    names = []
+    for name, parameter in inspect.signature(call).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            names += typing.get_args(parameter.annotation)[0].__annotations__
+        elif name != 'settings':
+            names.append(name)
+    return names
+
+
+calls = pytest.mark.parametrize('call', DEFAULTS, ids=lambda call: call.__name__)
+
+RANGES = {  # the lowest and the highest value allowed for each numeric argument
+    **dict.fromkeys(
+        ['num_tuples', 'num_examples', 'length', 'positions', 'num_classes'], (1, 2 ** 31 - 1)),
+    **dict.fromkeys(
+        ['label_smoothing', 'gamma', 'prob', 'switch_prob', 'input_prob', 'strength', 'teacher_decay'], (0., 1.)),
+    **dict.fromkeys(['mixup_alpha', 'cutmix_alpha', 'eta'], (0., 1e308)),
+    'alpha': (1e-308, 1e308),
+    'clean_weight': (0., 1000.),
+    'threshold': (-1e308, 1e308),
+}
+NAMES = ('mode', 'attention', 'activation', 'concentration', 'implementation', 'kind')
+
+
+def is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def attempt(call, changes):
+    """Call it; a refusal says which argument, what is allowed and what it got, unless one of them has a wrong type."""
+    defaults = DEFAULTS[call]
+    try:
+        return call(**{**(defaults() if callable(defaults) else defaults), **changes})
+    except UsageError as error:
+        message = str(error)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        right_type = [
+            is_number(value) if name in RANGES else isinstance(value, str) and name in NAMES
+            for name, value in changes.items()]
+        if all(right_type):
+            raise
+        return None
+    assert any(re.search(OTHER_NAMES.get(name, name), message) for name in changes), f'{message!r} for {changes}'
+    if not {'model', 'input_size', 'criterion_kwargs', 'multi_label'} & set(changes):  # where timm may say it
+        assert re.search('must|need|not both|given twice', message) and 'got' in message, f'{message!r} for {changes}'
+
+
+# other names by which a message may call an argument
+OTHER_NAMES = dict(
+    model='model|has no|Linear|Positions', input_size='input_size|Positions', lam='lam|attention|weights',
+    logits='logits|weights',
+    multi_label='multi_label|criterion_kwargs', criterion_kwargs="criterion|smoothing|'a'")
+
+
+def values_for(name):
+    gpu = {'device': int}.get(name, ())  # the index of a GPU, if there is one
+    return [value for value in ANYTHING if not isinstance(value, gpu)]
+
+
+@calls
+def test_any_value_for_one_argument_works_or_is_refused_by_name(call):
+    for name in arguments(call):
+        for value in values_for(name):
+            made = attempt(call, {name: value})
+            if name in RANGES and is_number(value):
+                low, high = RANGES[name]
+                assert low <= value <= high or made is None, (name, value)
+
+
+@many
+@given(st.sampled_from(list(DEFAULTS)), st.data())
+def test_any_values_for_several_arguments_work_or_are_refused_by_name(call, data):
+    names = data.draw(st.lists(st.sampled_from(arguments(call)), min_size=1, max_size=4, unique=True))
+    attempt(call, {name: data.draw(st.sampled_from(values_for(name))) for name in names})
+
+
+@many
+@given(st.dictionaries(st.sampled_from(arguments(MultiMixLoss)), st.sampled_from(ANYTHING), min_size=1, max_size=2))
+def test_what_is_accepted_can_be_used(changes):
+    """A loss that could be built gives a finite number, or says what does not fit the batch."""
+    if isinstance(changes.get('num_tuples'), int) and changes['num_tuples'] > 1000:
+        return
+    criterion = attempt(MultiMixLoss, changes)
+    if criterion is None:
+        return
+    try:
+        assert torch.isfinite(criterion(LOGITS, TARGET))
+    except ValueError as error:
+        assert str(error).startswith('length must be at most the batch size (4)')

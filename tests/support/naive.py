@@ -7,13 +7,9 @@ import torch
 
 def soft_targets(target, num_classes, label_smoothing=0.):
     """Convert class indices `[b]` or soft targets `[b, c]` to smoothed targets `[b, c]`."""
-    rows = []
-    for y in target:
-        if target.ndim == 1:
-            row = [1. if c == int(y) else 0. for c in range(num_classes)]
-        else:
-            row = [float(v) for v in y]
-        rows.append([(1. - label_smoothing) * v + label_smoothing / num_classes for v in row])
+    if target.ndim == 1:
+        target = torch.tensor([[float(c == int(y)) for c in range(num_classes)] for y in target])
+    rows = [[(1. - label_smoothing) * float(v) + label_smoothing / num_classes for v in row] for row in target]
     return torch.tensor(rows, dtype=torch.float64)
 
 

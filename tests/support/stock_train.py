@@ -12,21 +12,20 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models import create_model
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.task import ClassificationTask, LogitDistillationTask, resume_task_checkpoint
+from timm.task import ClassificationTask, resume_task_checkpoint
 from timm.utils import get_outdir, init_distributed_device
 
 config_parser = argparse.ArgumentParser(add_help=False)
 config_parser.add_argument('-c', '--config', default='')
 parser = argparse.ArgumentParser()
 for name, default in dict(
-        data_dir=None, dataset='', train_split='train', val_split='validation', model=None, gp=None, aa=None,
-        pretrained_path=None, initial_checkpoint='', resume='', output='', device='cpu', workers=0, epochs=2,
-        start_epoch=0, batch_size=8, opt='sgd', lr=0.01, sched='cosine', mixup=0., cutmix=0., mixup_mode='batch',
-        mixup_off_epoch=0, smoothing=0.1, kd_model_name=None, record=None).items():
+        data_dir=None, dataset='', train_split='train', val_split='validation', model=None, aa=None, resume='',
+        output='', device='cpu', workers=0, epochs=2, start_epoch=0, batch_size=8, opt='sgd', lr=0.01, sched='cosine',
+        mixup=0., cutmix=0., mixup_mode='batch', mixup_off_epoch=0, smoothing=0.1, record=None).items():
     parser.add_argument(f'--{name.replace("_", "-")}', default=default, type=str if default is None else type(default))
 parser.add_argument('--num-classes', type=int)
 parser.add_argument('--input-size', type=int, nargs=3)
-for flag in ('--no-resume-opt', '--compile-task', '--no-update-ema'):  # the last as in older scripts
+for flag in ('--no-resume-opt', '--compile-task'):
     parser.add_argument(flag, action='store_true')
 
 
@@ -37,10 +36,7 @@ def main():
             parser.set_defaults(**yaml.safe_load(file))
     args = parser.parse_args(rest)
     device = init_distributed_device(args)
-    overlay = dict(file=args.pretrained_path, num_classes=-1) if args.pretrained_path else None
-    model = create_model(
-        args.model, pretrained=bool(args.pretrained_path), num_classes=args.num_classes, global_pool=args.gp,
-        checkpoint_path=args.initial_checkpoint, pretrained_cfg_overlay=overlay)
+    model = create_model(args.model, num_classes=args.num_classes)
     mixes = args.mixup > 0. or args.cutmix > 0.
     collate_fn = None
     if mixes:
@@ -53,8 +49,6 @@ def main():
         dataset, tuple(args.input_size), args.batch_size, is_training=True, auto_augment=args.aa,
         num_workers=args.workers, collate_fn=collate_fn, device=device)
     optimizer = create_optimizer_v2(model, args.opt, lr=args.lr, weight_decay=2e-5)
-    if args.kd_model_name:
-        LogitDistillationTask(student_model=model, teacher_model=args.kd_model_name)
     criterion = SoftTargetCrossEntropy() if mixes else LabelSmoothingCrossEntropy(args.smoothing)
     task = built = ClassificationTask(model=model, criterion=criterion, device=device, dtype=None, verbose=True)
     assert isinstance(task, ClassificationTask)
@@ -76,8 +70,7 @@ def main():
             result['loss'].backward()
             optimizer.step()
             optimizer.zero_grad()
-            if not args.no_update_ema:
-                task.update_ema(step=len(steps) + 1)
+            task.update_ema(step=len(steps) + 1)
             num_updates = args.start_epoch * len(loader) + len(steps) + 1
             scheduler.step_update(num_updates=num_updates, metric=result['loss'].item())
             steps.append(dict(

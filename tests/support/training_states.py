@@ -16,7 +16,8 @@ def read(path):
 def final_state(folder):
     """Return the part of the last checkpoint that must be equal if two runs end alike."""
     checkpoint = read(folder / 'last.pth.tar')
-    return {key: checkpoint[key] for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer') if key in checkpoint}
+    keys = ('epoch', 'state_dict', 'state_dict_ema', 'optimizer', 'task_state')
+    return {key: checkpoint[key] for key in keys if key in checkpoint}
 
 
 def assert_identical(a, b):

@@ -7,25 +7,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import train_timm
+from tests.support.training_runs import MODES, loaders_of
 from tests.support.training_states import assert_identical, final_state
-from timm_multimix.training.cli.parser import parse_args
-from timm_multimix.training.data.loaders import create_loaders
 from timm_multimix.training.data.sample_seeds import SeededSamples, seed_samples
-from timm_multimix.training.runtime import create_runtime
 
-TUPLES = ['--multimix-tuples', '16']
-EVERY_MODE = {
-    'plain': [],
-    'mixup': ['--mixup', '1'],
-    'cutmix': ['--cutmix', '1', '--mixup-mode', 'elem'],
-    'multimix': ['--mixup-mode', 'multimix', *TUPLES],
-    'dense-multimix and cutmix': ['--mixup-mode', 'dense-multimix', *TUPLES, '--cutmix', '1'],
-    'mixupe': ['--mixup-mode', 'mixupe', '--mixup-prob', '0.5'],
-    'exact mixupe': ['--mixup-mode', 'mixupe', '--mixupe-exact'],
-    'teacher, two views': ['--mixup-mode', 'dense-multimix', *TUPLES, '--multimix-teacher-decay', '0.9'],
-    'teacher, one view': [
-        '--mixup-mode', 'multimix', *TUPLES, '--multimix-teacher-decay', '0.9', '--multimix-single-view'],
-}
 # these use every generator: crops and flips, jitter, AutoAugment, random erasing, dropout
 AUGMENTED = ['--aa', 'rand-m9-mstd0.5-inc1', '--reprob', '0.5', '--drop', '0.2', '--model-ema']
 LOADERS = {
@@ -41,10 +26,9 @@ def weights(flags, folder, name, *more):
     return final_state(folder / name)
 
 
-@pytest.mark.parametrize('mode', ['mixup', 'teacher, two views'])
-def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
+def test_the_same_seed_gives_the_same_weights(flags, tmp_path):
     """Without workers and with two; another seed gives different weights."""
-    flags = [*flags, *EVERY_MODE[mode]]
+    flags = [*flags, *MODES['distilled']]
     first = weights(flags, tmp_path, 'first')
     assert_identical(weights(flags, tmp_path, 'two workers', '--workers', '2'), first)
     with pytest.raises(AssertionError):
@@ -53,9 +37,9 @@ def test_the_same_seed_gives_the_same_weights(mode, flags, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('workers', ['0', '1', '2', '3'])
-@pytest.mark.parametrize('mode', [*EVERY_MODE, *LOADERS])
+@pytest.mark.parametrize('mode', [*MODES, *LOADERS])
 def test_any_number_of_workers_gives_the_same_weights(mode, workers, flags, tmp_path):
-    flags = [*flags, *{**EVERY_MODE, **LOADERS}[mode]]
+    flags = [*flags, *{**MODES, **LOADERS}[mode]]
     first, again = (weights(flags, tmp_path, name, '--workers', n) for name, n in (('first', '0'), ('again', workers)))
     assert_identical(again, first)
 
@@ -88,24 +72,19 @@ def test_the_generators_of_training_are_left_alone():
     assert Draws()[0] == expected
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
 @pytest.mark.parametrize('more', [
     [], ['--aug-repeats', '3'], ['--use-multi-epochs-loader'], ['--worker-seeding', 'part']], ids=' '.join)
 def test_samples_are_seeded_only_if_seeds_cannot_repeat(more, flags, monkeypatch):
-    """Seeds would repeat if an image comes several times in an epoch, or if workers are not told the epoch."""
-    args, _ = parse_args([*flags, *more])
-    config = dict(input_size=(3, 32, 32), mean=(0.5,), std=(0.5,), interpolation='bicubic', crop_pct=1., num_classes=3)
-    runtime = create_runtime(args)._replace(distributed=bool(args.aug_repeats))
+    """They would repeat if an image comes twice in an epoch, or workers are not told the epoch; a stream has none."""
     monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: 1)
     monkeypatch.setattr(torch.distributed, 'get_rank', lambda *_: 0)
-    loader, _ = create_loaders(args, config, runtime)
+    (loader, _), *_ = loaders_of([*flags, *more], distributed='--aug-repeats' in more)
     assert isinstance(loader.dataset, SeededSamples) == (not more)
-
-
-def test_a_stream_cannot_be_seeded():
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter(())
-
-    loader = DataLoader(Stream())
-    seed_samples(loader, 0)
-    assert isinstance(loader.dataset, Stream)
+    stream = DataLoader(Stream())
+    seed_samples(stream, 0)
+    assert isinstance(stream.dataset, Stream)

@@ -4,35 +4,24 @@ import os
 import pytest
 
 import train_timm
-from tests.support.command_line import SCRIPT, code_of, only_line
-from tests.support.training_states import read
+from tests.support.command_line import code_of, only_line
 from timm_multimix import UsageError
 from timm_multimix.__main__ import main as launch
 
 MULTIMIX = ['--mixup-mode', 'multimix', '--multimix-tuples', '8']
-OF_THE_PROGRAM = [RuntimeError, ValueError]
-STAGES = dict(  # for each stage, the function that is made to fail
-    device='train_timm.create_runtime',
-    model='train_timm.create_train_model',
-    data='train_timm.create_loaders',
-    datasets='timm_multimix.training.data.loaders.create_datasets',
-    task='train_timm.create_task',
-    optimizer='train_timm.create_optimizer',
-    resume='train_timm.resume',
-    scheduler='timm_multimix.training.schedule.scheduler_kwargs',
-    output='train_timm.Output',
-    training='train_timm.train_one_epoch',
-    step='timm_multimix.loss.MultiMixLoss.terms',
-    validation='train_timm.validate_all',
-    summary='timm_multimix.training.output.Output.add_epoch',
-)
-LAUNCHED = dict(
-    dataset='timm.data.create_dataset',
-    task='timm_multimix.__main__.multimix_kwargs',
-    loader='timm.data.create_loader',
-    step='timm_multimix.loss.MultiMixLoss.terms',
-    update='timm_multimix.tasks.multimix.MultiMixTask.update_ema',
-)
+STAGES = {  # for each stage, the function that is made to fail
+    'train_timm.py': [
+        'train_timm.create_runtime', 'train_timm.create_train_model', 'train_timm.create_loaders',
+        'timm_multimix.training.data.loaders.create_datasets', 'train_timm.create_task', 'train_timm.create_optimizer',
+        'train_timm.resume', 'timm_multimix.training.schedule.scheduler_kwargs', 'train_timm.Output',
+        'train_timm.train_one_epoch', 'timm_multimix.loss.MultiMixLoss.terms', 'train_timm.validate_all',
+        'timm_multimix.training.output.Output.add_epoch'],
+    'timm_multimix': [
+        'timm.data.create_dataset', 'timm_multimix.__main__.multimix_kwargs', 'timm.data.create_loader',
+        'timm_multimix.loss.MultiMixLoss.terms', 'timm_multimix.tasks.multimix.MultiMixTask.update_ema'],
+}
+each_stage = pytest.mark.parametrize(
+    'program, where', [(program, where) for program, stages in STAGES.items() for where in stages])
 LIBRARY = {  # calls that may fail on a user's value, and the beginning of their message
     'timm_multimix.training.model.create_model': '--model test_resnet: ',
     'timm_multimix.training.data.datasets.create_dataset': 'train split of ',
@@ -42,11 +31,10 @@ LIBRARY = {  # calls that may fail on a user's value, and the beginning of their
 
 
 @pytest.fixture
-def launched(image_folder, tmp_path):
-    """The arguments of the same run under the launcher."""
-    return [
-        SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
-        '--input-size', '3', '32', '32', '--record', str(tmp_path / 'log.json'), *MULTIMIX]
+def start(flags, launched):
+    """A function that runs train_timm.py, or a stock script under the launcher."""
+    return lambda program: (
+        train_timm.main([*flags, *MULTIMIX]) if program == 'train_timm.py' else launch([*launched, *MULTIMIX]))
 
 
 @pytest.fixture
@@ -60,43 +48,23 @@ def fail(monkeypatch):
     return fail
 
 
-@pytest.mark.parametrize('stage', STAGES)
-def test_a_mistake_is_one_line(stage, flags, fail, capsys):
-    fail(STAGES[stage], UsageError('--flag must be 1, got 2'))
-    assert train_timm.main([*flags, *MULTIMIX]) == 2
-    assert only_line(capsys) == 'train_timm.py: error: --flag must be 1, got 2'
-
-
-def test_the_debug_log_has_the_traceback(flags, fail, caplog):
-    fail(STAGES['model'], UsageError('--flag must be 1, got 2'))
+@each_stage
+def test_a_mistake_is_one_line(program, where, start, fail, capsys, caplog):
+    """The traceback is in the debug log of the script."""
+    fail(where, UsageError('--flag must be 1, got 2'))
     with caplog.at_level('DEBUG', 'train'):
-        assert train_timm.main([*flags, *MULTIMIX]) == 2
-    assert 'UsageError: --flag must be 1, got 2' in caplog.text
-
-
-@pytest.mark.parametrize('stage', STAGES)
-def test_an_error_of_the_program_keeps_its_traceback(stage, flags, fail):
-    for kind in OF_THE_PROGRAM:
-        error = fail(STAGES[stage], kind('of the program'))
-        with pytest.raises(kind) as raised:
-            train_timm.main([*flags, *MULTIMIX])
-        assert raised.value is error
-
-
-@pytest.mark.parametrize('stage', LAUNCHED)
-def test_a_mistake_under_the_launcher(stage, launched, fail, capsys):
-    fail(LAUNCHED[stage], UsageError('--flag must be 1, got 2'))
-    assert launch(launched) == 2
+        assert start(program) == 2
     line = only_line(capsys)
-    assert line.startswith('timm_multimix: error: ') and line.endswith('--flag must be 1, got 2')
+    assert line.startswith(f'{program}: error: ') and line.endswith('--flag must be 1, got 2')
+    assert 'UsageError: --flag must be 1, got 2' in caplog.text or program == 'timm_multimix'
 
 
-@pytest.mark.parametrize('stage', LAUNCHED)
-def test_an_error_of_the_program_under_the_launcher(stage, launched, fail):
-    for kind in [TypeError] if stage == 'dataset' else OF_THE_PROGRAM:
-        error = fail(LAUNCHED[stage], kind('of the program'))
+@each_stage
+def test_an_error_of_the_program_keeps_its_traceback(program, where, start, fail):
+    for kind in [TypeError] if where == 'timm.data.create_dataset' else [RuntimeError, ValueError]:
+        error = fail(where, kind('of the program'))
         with pytest.raises(kind) as raised:
-            launch(launched)
+            start(program)
         assert raised.value is error
 
 
@@ -126,8 +94,10 @@ MISTAKES = [
      '--model test_resnet.r160_in2k: Invalid pretrained tag (r160_in2k) for test_resnet. (RuntimeError); did you mean '
      'test_resnet.r160_in1k?'),
     (['--gp', 'nosuch'], '--model test_resnet: '),
+    (['--mixup-mode', 'dense-multimix', '--model', 'crossvit_9_240', '--input-size', '3', '240', '240'],
+     'crossvit_9_240: forward_features returns a list'),
     (['--data-dir', '/does/not/exist'], '--data-dir /does/not/exist: no such folder'),
-    (['--dataset', 'foo/bar'], "--dataset must be digits or start with one of "),
+    (['--dataset', 'cifar10'], "--dataset must be digits or start with one of "),
     (['--val-split', 'nosuch'], '--val-split nosuch: no such folder in '),
     (['--val-split', 'train/cat'], '--train-split train and --val-split train/cat read the same images '),
     (['--opt', 'nosuch'], '--opt nosuch: '),
@@ -142,7 +112,6 @@ MISTAKES = [
     (['--batch-size', '100'], '--batch-size must be at most the 24 training images per process, got 100'),
     (['--multimix-implementation', 'triton'], "implementation='triton' needs "),
     (['--multimix-alpha', '-1'], '--multimix-alpha must be '),
-    (['--no-such-flag'], 'unrecognized arguments: --no-such-flag'),
     (['--config', '/does/not/exist'], '--config /does/not/exist: '),
     (['--kd-model-name', 'resnet18'], '--kd-model-name does not go with --mixup-mode multimix'),
     (['--mixup-mode', 'nosuch'], 'argument --mixup-mode: invalid choice: '),
@@ -150,7 +119,23 @@ MISTAKES = [
 
 
 OF_THE_SCRIPT = (  # flags whose values the launcher leaves to the script
-    '--gp', '--device', '--initial-checkpoint', '--pretrained-path', '--no-such-flag')
+    '--gp', '--device', '--initial-checkpoint', '--pretrained-path')
+OF_OTHER_MODES = [
+    (['--task', 'multilabel'], '--task multilabel needs lists of class indices'),
+    (['--naflex-loader'], '--naflex-loader needs a naflexvit or gemma4_vit model, got ResNet'),
+    # one layer for its class and one for its distillation token
+    (['--model', 'levit_128s', '--head-init-scale', '0.1'],
+     '--head-init-scale needs a model whose classifier is one layer with a weight, got a tuple'),
+    (['--model', 'levit_128s', '--head-init-bias', '0.1'],
+     '--head-init-bias needs a model whose classifier is one layer with a bias, got a tuple'),
+    (['--device-modules', 'no_such_module'], '--device-modules no_such_module: '),
+    (['--amp'], 'needs --amp-dtype bfloat16'),
+    (['--opt-kwargs', 'foo=1'], '--opt sgd: '),
+    (['--torchcompile', 'nosuch'], '--torchcompile nosuch: '),
+    (['--input-img-mode', 'L'], '--input-img-mode L does not give the 3 channels of the input size'),
+    (['--input-size', '4', '32', '32'], '--input-img-mode RGB does not give the 4 channels of the input size'),
+    (['--aug-repeats', '3'], '--aug-repeats needs several processes (torchrun), got 3.0 in one'),
+]
 
 
 @pytest.mark.parametrize('more, message', MISTAKES, ids=[' '.join(more) for more, _ in MISTAKES])
@@ -159,26 +144,11 @@ def test_mistakes_and_how_the_launcher_reports_them(more, message, flags, launch
     line = only_line(capsys).removeprefix('train_timm.py: ')
     assert line.startswith(f'error: {message}')
     if more[0] not in OF_THE_SCRIPT:
-        assert code_of(launch, [*launched, *more]) == 2
+        assert code_of(launch, [*launched, *MULTIMIX, *more]) == 2
         assert only_line(capsys).removeprefix('timm_multimix: ') == line
 
 
-def test_a_checkpoint_of_another_number_of_classes_is_refused_with_advice(flags, tmp_path, capsys):
-    assert train_timm.main([*flags, '--epochs', '1', '--num-classes', '5']) == 0
-    path = str(tmp_path / 'run' / 'last.pth.tar')
-    more = ['--epochs', '1', '--experiment', 'next']
-    assert train_timm.main([*flags, *more, '--initial-checkpoint', path]) == 2
-    line = only_line(capsys)
-    assert (f'--initial-checkpoint {path} does not fit this model with 3 classes; '
-            f'--pretrained-path accepts another') in line
-    assert 'size mismatch for fc.weight' in line
-    assert train_timm.main([*flags, *more, '--pretrained-path', path]) == 0, 'the flag that the message suggests works'
-
-
-def test_a_checkpoint_of_another_optimizer_is_refused_with_advice(flags, tmp_path, capsys):
-    assert train_timm.main([*flags, '--epochs', '1']) == 0
-    path = str(tmp_path / 'run' / 'last.pth.tar')
-    assert read(path)['args'].opt == 'sgd'
-    assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path]) == 2
-    assert f'--resume {path}: its optimizer is sgd, that of this run is adamw; give --opt sgd, or ' in only_line(capsys)
-    assert train_timm.main([*flags, '--opt', 'adamw', '--resume', path, '--no-resume-opt']) == 0
+@pytest.mark.parametrize('more, message', OF_OTHER_MODES, ids=[' '.join(more) for more, _ in OF_OTHER_MODES])
+def test_mistakes_found_while_building(more, message, flags, capsys):
+    assert train_timm.main([*flags, *more]) == 2
+    assert message in only_line(capsys)

@@ -1,16 +1,16 @@
 """Signals, and the death of one of two processes; each test prints the seconds that it took (shown by pytest -s)."""
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import train_timm
-from tests.support.training_runs import MODES
+from tests.support.training_runs import MODES, rows_of
 from tests.support.training_states import assert_identical, final_state, free_port, read
 from timm_multimix.training.runtime import FORKS_MAY_HANG
 
@@ -19,16 +19,16 @@ pytestmark = pytest.mark.slow
 # enough batches that a signal arrives during training
 FLAGS = (
     '--dataset digits --model test_resnet --num-classes 10 --input-size 3 32 32 --batch-size 16 --workers 1 '
-    '--lr 0.01 --device cpu --log-interval 1 --resume auto --experiment run').split() + MODES['multimix']
+    '--lr 0.01 --device cpu --log-interval 1 --resume auto --experiment run').split()
 
 
 class Run:
     """train_timm.py in separate processes: one for each of `environments`, or two under torchrun."""
 
-    def __init__(self, tmp_path, *more, environments=(None,), torchrun=False):
+    def __init__(self, tmp_path, *more, mode=MODES['multimix'], environments=(None,), torchrun=False):
         command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
         command = command if torchrun else [sys.executable]
-        command += [train_timm.__file__, *FLAGS, '--output', str(tmp_path)]
+        command += [train_timm.__file__, *FLAGS, *mode, '--output', str(tmp_path)]
         if FORKS_MAY_HANG and (torchrun or len(environments) > 1):
             command += ['--workers', '0']
         command += more
@@ -82,31 +82,25 @@ def two_by_hand(port):
     return [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
 
 
+def children_of(run):
+    done = subprocess.run(['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
 def workers_of(run):
     """Return the pids of the two processes that torchrun has started, by rank."""
-    ranks = {}
-    for pid in subprocess.run(
-            ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split():
-        with open(f'/proc/{pid}/environ') as file:
-            match = re.search(r'\0RANK=(\d)', '\0' + file.read())
-        if match:
-            ranks[int(match.group(1))] = int(pid)
+    environments = {pid: '\0' + Path(f'/proc/{pid}/environ').read_text() for pid in children_of(run)}
+    found = {pid: re.search(r'\0RANK=(\d)', text) for pid, text in environments.items()}
+    ranks = {int(match.group(1)): pid for pid, match in found.items() if match}
     assert set(ranks) == {0, 1}
     return ranks
-
-
-def check_whole(folder):
-    for name in os.listdir(folder):
-        if name.endswith('.pth.tar') and 'tmp' not in name:
-            assert 'state_dict' in read(folder / name), name
 
 
 def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
     """The signal goes to the run and the workers of its loader, and to the run a second time."""
     run = start('--epochs', '2', '--workers', '2')
     run.wait_for(r'Train: 1 \[ +5/')
-    for pid in [run.processes[0].pid, *map(int, subprocess.run(
-            ['pgrep', '-P', str(run.processes[0].pid)], capture_output=True, text=True).stdout.split())]:
+    for pid in [run.processes[0].pid, *children_of(run)]:
         os.kill(pid, signal.SIGTERM)
     run.processes[0].send_signal(signal.SIGTERM)
     code, seconds = run.end()
@@ -122,8 +116,8 @@ def test_sigterm_ends_with_code_143_and_nothing_is_lost(start, tmp_path):
 @pytest.mark.parametrize('launcher, flags', [
     ('torchrun', []),
     ('by hand', []),
-    ('by hand', ['--multimix-teacher-decay', '0.9']),
-], ids=['torchrun', 'by hand', 'teacher'])
+    ('by hand', ['--multimix-teacher-decay', '0.9', '--mixup', '1', '--multimix-strength', 'auto']),
+], ids=['torchrun', 'by hand', 'teacher and strength'])
 def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags, start, tmp_path):
     """Both stop at the same update, and together continue from there."""
     def launch(*more):
@@ -149,34 +143,6 @@ def test_sigterm_stops_two_processes_together_and_they_continue(launcher, flags,
     assert_identical(final_state(tmp_path / 'run'), final_state(tmp_path / 'whole'))
 
 
-def test_the_strength_continues_in_both_processes(tmp_path):
-    """With --multimix-strength auto and a stop within an epoch, both restore strength, average and weights."""
-    def run(name, stop_at, *more, code=0):
-        flags = [*FLAGS, '--epochs', '2', '--batch-size', '64', '--mixup', '1', '--multimix-strength', 'auto',
-                 '--workers', '0', '--output', str(tmp_path), *more]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, '-m', 'tests.support.training_in_two', str(tmp_path / name), str(stop_at), *flags],
-                env={**os.environ, 'PYTHONPATH': '.', **environment}, stderr=subprocess.PIPE, text=True,
-                stdout=subprocess.DEVNULL)
-            for environment in two_by_hand(free_port())]
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-        assert [process.returncode for process in processes] == [code, code], errors
-        return [json.loads((tmp_path / f'{name}-{rank}').read_text()) for rank in range(2)]
-
-    whole = run('whole', -1, '--experiment', 'whole')
-    stopped = run('stopped', 12, code=143)
-    assert list((tmp_path / 'run').glob('recovery-1-*'))
-    resumed = run('resumed', -1)
-    for rank in range(2):
-        assert 12 < stopped[rank]['batches'] < whole[rank]['batches']
-        assert stopped[rank]['batches'] + resumed[rank]['batches'] == whole[rank].pop('batches')
-        assert 0. < whole[rank]['value'] and 0. < stopped[rank]['accuracy'] != whole[rank]['accuracy']
-        del resumed[rank]['batches']
-        assert resumed[rank] == whole[rank]
-    assert whole[0]['value'] == whole[1]['value'] and whole[0]['accuracy'] == whole[1]['accuracy']
-
-
 @pytest.mark.parametrize('launcher', ['torchrun', 'by hand'])
 @pytest.mark.parametrize('rank', [0, 1])
 def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_path):
@@ -193,8 +159,18 @@ def test_when_one_of_two_is_killed_the_other_ends(launcher, rank, start, tmp_pat
         assert 'Traceback' in run.text(1 - rank)
     print(f'kill -9 of process {rank} of two, {launcher}: all ended after {seconds:.1f} s')
     assert code not in (0, None) and seconds < 60.
-    check_whole(tmp_path / 'run')
+    for path in (tmp_path / 'run').glob('*.pth.tar'):
+        assert 'tmp' in path.name or 'state_dict' in read(path), path
     assert read(tmp_path / 'run' / 'last.pth.tar')['epoch'] == 0
+
+
+@pytest.mark.parametrize('mode', ['dense and cutmix', 'distilled', 'mixupe', 'exact mixupe'])
+def test_two_processes_may_draw_differently(mode, start, tmp_path):
+    """Each decides for itself whether to mix; the metrics are still summed over both."""
+    run = start('--epochs', '1', '--mixup-prob', '0.5', mode=MODES[mode], torchrun=True)
+    assert run.end()[0] == 0, run.text()
+    row, = rows_of(tmp_path / 'run')
+    assert 0. < float(row['train_loss']) < 10. and 0. < float(row.get('train_mixed_loss', 1.)) < 10.
 
 
 @pytest.mark.parametrize('failing', [0, 1])

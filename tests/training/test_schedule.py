@@ -8,7 +8,7 @@ from timm.scheduler import scheduler_factory
 
 import train_timm
 from tests.support.training_runs import rows_of
-from tests.support.training_states import assert_identical, final_state, read
+from tests.support.training_states import assert_identical, final_state
 from timm_multimix.training import evaluate
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.schedule import Schedule
@@ -126,17 +126,6 @@ def test_a_resumed_run_has_the_same_rates(flags, tmp_path, steps, metrics):
     assert rates(steps) == whole
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
-
-
-def test_plateau_without_its_state_would_jump_back(flags, tmp_path, steps, metrics):
-    """The state in the checkpoint decides: with `--no-resume-opt` the rates begin anew."""
-    flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto']
-    assert train_timm.main([*flags, '--stop-epoch', '4']) == 0
-    state = read(tmp_path / 'run' / 'last.pth.tar')['saver']['schedule']
-    assert state['best'] == 41. and state['rates'] == pytest.approx([0.005, 0.005]) and state['num_bad_epochs'] == 0
-    steps.clear()
-    assert train_timm.main([*flags, '--no-resume-opt', '--stop-epoch', '5']) == 0
-    assert rates(steps) == [pytest.approx(0.01)] * 3
 
 
 def test_validating_a_last_epoch_out_of_turn_does_not_change_the_rates(flags, tmp_path, steps, metrics):

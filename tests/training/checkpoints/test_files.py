@@ -11,7 +11,7 @@ from timm.task import ClassificationTask
 from timm.utils import CheckpointSaver
 
 import train_timm
-from tests.support.command_line import SCRIPT, code_of, only_line
+from tests.support.command_line import code_of, only_line
 from timm_multimix.__main__ import main as launch
 
 FLAGS = ('--resume', '--initial-checkpoint', '--pretrained-path')
@@ -32,6 +32,11 @@ FILES = {  # each with the flags that accept it
     'a tensor': (),
     'a list': (),
     'other numbers': (),
+}
+ADVICE = {
+    ('--resume', 'another optimizer'): 'its optimizer is adamw, that of this run is sgd; give --opt adamw, or ',
+    ('--initial-checkpoint', 'another class count'):
+        'does not fit this model with 3 classes; --pretrained-path accepts another',
 }
 
 
@@ -72,19 +77,18 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def run(flags, image_folder, tmp_path, monkeypatch, capsys):
+def run(flags, launched, monkeypatch, capsys):
     """A function that runs train_timm.py or the launcher up to the first epoch; None, or the line that refuses."""
     def begin(*args, **kwargs):
         raise Begun
 
     monkeypatch.setattr(train_timm, 'prepare_mixing', begin)
     monkeypatch.setattr('timm.scheduler.create_scheduler_v2', begin)
-    launched = [SCRIPT, '--data-dir', str(image_folder), '--model', 'test_resnet', '--num-classes', '3',
-                '--input-size', '3', '32', '32', '--mixup-mode', 'multimix']
 
     def run(main, *more):
+        argv = launched if main is launch else flags
         try:
-            assert code_of(main, [*(launched if main is launch else flags), *more]) == 2
+            assert code_of(main, [*argv, '--mixup-mode', 'multimix', *more]) == 2
         except Begun:
             return None
         return only_line(capsys)
@@ -100,7 +104,7 @@ def test_a_file_works_or_is_refused_by_flag_and_path(main, name, flag, files, ru
     if flag in FILES[name]:
         assert line is None
     elif line is not None or (flag, name) != ('--resume', 'a.safetensors'):  # which newer versions of torch read
-        assert f'{flag} {path}' in line
+        assert f'{flag} {path}' in line and ADVICE.get((flag, name), '') in line
 
 
 def test_a_checkpoint_of_another_optimizer_works_without_its_state(files, run):

@@ -1,9 +1,11 @@
-"""A run stopped within an epoch continues from there, bit for bit."""
+"""A run that is stopped, interrupted or killed continues, and ends as an uninterrupted one, bit for bit."""
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -29,24 +31,32 @@ def recoveries(folder):
     return sorted(name for name in os.listdir(folder) if name.startswith('recovery'))
 
 
-SLOW = pytest.mark.slow
+SLOW, STRENGTH = pytest.mark.slow, '--mixup-mode multimix --multimix-strength auto'
 
 
-@pytest.mark.parametrize('more', [
-    'dense and cutmix', '--workers 2 --reprob 0.5 --remode pixel', '--no-prefetcher --grad-accum-steps 2',
-    pytest.param('--mixup 1 --sched-on-updates --warmup-epochs 1', marks=SLOW),
-    pytest.param('--reprob 0.5 --model-ema --opt adamw', marks=SLOW), pytest.param('distilled', marks=SLOW),
-])
-@pytest.mark.parametrize('at', [pytest.param(1, marks=SLOW), 8])
-def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, steps):
-    """In the first and the second epoch: draws, data, averages and schedule are those of an uninterrupted run."""
+WITH_AVERAGE = '--mixup-mode multimix --model-ema'
+
+
+QUICK = [
+    STRENGTH, 'dense and cutmix', '--workers 2 --reprob 0.5 --remode pixel', '--no-prefetcher --grad-accum-steps 2']
+LONG = ['--mixup 1 --sched-on-updates --warmup-epochs 1', '--reprob 0.5 --model-ema --opt adamw', 'distilled']
+
+
+@pytest.mark.parametrize('more, at', [
+    (WITH_AVERAGE, 11), *((more, 8) for more in QUICK), *(pytest.param(*case, marks=SLOW) for case in (
+        (WITH_AVERAGE, 5), *((more, 8) for more in LONG), *((more, 1) for more in (*QUICK, *LONG))))])
+def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, steps, monkeypatch):
+    """In the first or the second epoch, or at the end of one, which is still validated: draws, data, averages,
+    strength and schedule are those of an uninterrupted run."""
+    monkeypatch.setattr(strength, 'NOT_FITTED', 0.01)  # so few batches reach no higher accuracy
+    monkeypatch.setattr(strength, 'FITTED', 0.2)
     flags = [*six_batches, *MODES.get(more, more.split()), '--resume', 'auto']
     assert train_timm.main([*flags, '--experiment', 'whole']) == 0
     assert len(steps) == 12
     steps.terminate_at = 12 + at
     assert train_timm.main([*flags, '--experiment', 'parts']) == 143
     accum = 2 if '--grad-accum-steps' in more else 1
-    done = (at // accum + 2) * accum  # the rest of that update, and one more
+    done = min((at // accum + 2) * accum, (at // 6 + 1) * 6)  # the rest of that update and one more, if there is one
     assert len(steps) == 12 + done
     epoch, batch = divmod(done - 1, 6)
     assert recoveries(tmp_path / 'parts') == [f'recovery-{epoch}-{batch // accum}.pth.tar']
@@ -55,22 +65,7 @@ def test_a_stopped_run_continues_exactly(more, at, six_batches, tmp_path, steps)
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
     assert not recoveries(tmp_path / 'parts')
-
-
-@pytest.mark.parametrize('at, left, where', [
-    pytest.param(5, 6, 'recovery-0-5', marks=SLOW), (11, 0, 'recovery-1-5')])
-def test_a_run_stopped_at_the_end_of_an_epoch_still_validates_it(at, left, where, six_batches, tmp_path, steps):
-    """Its training is kept; its validation is done when the run continues."""
-    flags = [*six_batches, *MODES['multimix'], '--resume', 'auto', '--model-ema']
-    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    steps.terminate_at = 12 + at
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 143
-    assert recoveries(tmp_path / 'parts') == [where + '.pth.tar']
-    assert len(steps) == 24 - left
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    assert len(steps) == 24
-    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
-    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+    assert more != STRENGTH or final_state(tmp_path / 'whole')['task_state']['strength']['value'] > 0.
 
 
 def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, steps):
@@ -94,49 +89,23 @@ def test_recovery_interval_bounds_what_a_crash_costs(six_batches, tmp_path, step
     assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
 
 
-def test_another_batch_size_begins_the_epoch_anew(six_batches, tmp_path, steps, caplog):
-    flags = [*six_batches, '--resume', 'auto']
-    steps.terminate_at = 8
-    assert train_timm.main(flags) == 143 and len(steps) == 10
-    assert train_timm.main([*flags, '--batch-size', '8']) == 0
-    assert len(steps) == 13
-    assert any('epoch 1 starts again' in record.message for record in caplog.records)
-    assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
-
-
-def test_a_position_written_by_version_0_1_begins_the_epoch_anew(six_batches, tmp_path, steps, caplog):
-    """As version 0.1 wrote it: all random states as one tensor of bytes."""
+@pytest.mark.parametrize('more, trained', [(['--batch-size', '8'], 3), ([], 6)], ids=['batch size', 'version'])
+def test_with_another_batch_size_or_version_the_epoch_begins_anew(more, trained, six_batches, tmp_path, steps, caplog):
     flags = [*six_batches, '--resume', 'auto']
     steps.terminate_at = 8
     assert train_timm.main(flags) == 143 and len(steps) == 10
     path, = (tmp_path / 'run').glob('recovery-*')
     checkpoint = read(path)
-    del checkpoint['saver']['position']['ranks']
-    checkpoint['saver']['position']['states'] = torch.zeros(1, 100, dtype=torch.uint8)
-    torch.save(checkpoint, path)
-    assert train_timm.main(flags) == 0
-    assert len(steps) == 16
-    warning, = (record.message for record in caplog.records if 'before 0.2' in record.message)
-    assert 'epoch 1 starts again' in warning
+    model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
+    assert_identical(dict(model.state_dict()), dict(checkpoint['state_dict']))
+    if not more:  # as version 0.1 wrote it: all random states as one tensor of bytes
+        del checkpoint['saver']['position']['ranks']
+        checkpoint['saver']['position']['states'] = torch.zeros(1, 100, dtype=torch.uint8)
+        torch.save(checkpoint, path)
+    assert train_timm.main([*flags, *more]) == 0
+    assert len(steps) == 10 + trained
+    assert 'epoch 1 starts again' in caplog.text and ('before 0.2' in caplog.text) == (not more)
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['0', '1']
-
-
-def test_the_strength_continues_where_it_was(six_batches, tmp_path, steps, monkeypatch):
-    """With --multimix-strength auto: the strength, the average that it follows, and thus the weights."""
-    monkeypatch.setattr(strength, 'NOT_FITTED', 0.01)  # so few batches reach no higher accuracy
-    monkeypatch.setattr(strength, 'FITTED', 0.2)
-    flags = [*six_batches, '--epochs', '4', *MODES['multimix'], '--multimix-strength', 'auto', '--resume', 'auto']
-    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
-    steps.terminate_at = 24 + 7
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 143
-    within, = (tmp_path / 'parts').glob('recovery-*')
-    stopped = read(within)['task_state']['strength']
-    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
-    parts, whole = (
-        read(tmp_path / name / 'last.pth.tar')['task_state']['strength'] for name in ('parts', 'whole'))
-    assert parts == whole != stopped and 0. < stopped['accuracy'] < 1. and 0. < whole['value']
-    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
-    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
 def test_the_signal_handler_is_restored(six_batches):
@@ -147,17 +116,19 @@ def test_the_signal_handler_is_restored(six_batches):
 
 def test_a_repeated_signal_does_not_change_the_exit_code():
     """Launchers repeat it while Python exits, which takes a while; the checkpoint is written by then."""
-    program = (
-        'import os, signal, torch\n'
-        'from timm_multimix.training.stopping import Stopped, StopRequest\n'
-        'try:\n'
-        '    with StopRequest(False, torch.device("cpu")) as stop:\n'
-        '        os.kill(os.getpid(), signal.SIGTERM)\n'
-        '        assert stop.agreed()\n'
-        '        raise Stopped\n'
-        'except Stopped:\n'
-        '    os.kill(os.getpid(), signal.SIGTERM)\n')
-    assert subprocess.run([sys.executable, '-c', program]).returncode == 0
+    def program():
+        try:
+            with StopRequest(False, CPU) as stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stop.agreed()
+                raise Stopped
+        except Stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    process = multiprocessing.get_context('fork').Process(target=program)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_program_that_continues_after_a_stop_can_be_ended():
@@ -181,14 +152,6 @@ def test_a_program_that_continues_after_a_stop_can_be_ended():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_timm_reads_a_recovery_checkpoint(six_batches, tmp_path, steps):
-    steps.terminate_at = 1
-    assert train_timm.main(six_batches) == 143
-    path, = (tmp_path / 'run').glob('recovery-*')
-    model = timm.create_model('test_resnet', num_classes=3, checkpoint_path=str(path))
-    assert_identical(dict(model.state_dict()), dict(read(path)['state_dict']))
-
-
 def test_every_generator_is_restored():
     def draw():
         return [torch.rand(3).tolist(), np.random.randn(3).tolist(), [random.gauss(0., 1.) for _ in range(3)],
@@ -200,3 +163,52 @@ def test_every_generator_is_restored():
     first = draw()
     set_rng_state(state)
     assert draw() == first
+
+
+@pytest.mark.parametrize('mode, workers', [
+    *((mode, '0') for mode in ('dense and cutmix', 'distilled', 'one view', 'exact mixupe')),
+    *(pytest.param(mode, '2', marks=SLOW) for mode in ('plain', 'mixup', 'multimix', 'dense and cutmix', 'mixupe'))])
+def test_a_resumed_run_is_bit_identical(mode, workers, flags, tmp_path, epochs_run):
+    """Crops, flips, CutMix, dropout, tuples, order of the images, teacher and mean image continue where they were."""
+    flags = [*flags, *MODES[mode], '--epochs', '3', '--workers', workers, '--drop', '0.2', '--resume', 'auto']
+    flags += [] if mode == 'distilled' else ['--model-ema']
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    epochs_run.interrupt = 1
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 130
+    assert train_timm.main([*flags, '--experiment', 'parts']) == 0
+    assert epochs_run == [0, 1, 2, 0, 1, 2]
+    assert_identical(final_state(tmp_path / 'parts'), final_state(tmp_path / 'whole'))
+    assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_every_resume_works(flags, tmp_path):
+    """After each of thirty kill -9 the run continues from a whole checkpoint; it ends as an uninterrupted one."""
+    flags = [*flags, *MODES['multimix'], '--epochs', '40', '--resume', 'auto', '--checkpoint-hist', '3',
+             '--recovery-interval', '2', '--model-ema']
+    folder = tmp_path / 'run'
+    rng = random.Random(0)
+    progress = []
+    for _ in range(30):
+        # the delay counts from the start of training, where every epoch takes some tenths of a second
+        with open(tmp_path / 'log', 'w+') as log:
+            run = subprocess.Popen([sys.executable, '-m', 'train_timm', *flags], stdout=log, stderr=log)
+            while 'Train: ' not in (tmp_path / 'log').read_text() and run.poll() is None:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0., 1.))
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+        text = (tmp_path / 'log').read_text()
+        assert 'Traceback' not in text and ': error:' not in text and 'damaged' not in text, text
+        for name in os.listdir(folder):
+            if name.endswith('.pth.tar') and 'tmp' not in name:
+                assert 'state_dict' in read(folder / name), name
+        progress.append(read(folder / 'last.pth.tar')['epoch'] if (folder / 'last.pth.tar').exists() else -1)
+    print(f'Last whole epoch after each of {len(progress)} kills: {progress}')
+    assert progress == sorted(progress) and progress[0] < progress[-1]
+    assert train_timm.main(flags) == 0
+    assert train_timm.main([*flags, '--experiment', 'whole']) == 0
+    assert_identical(final_state(folder), final_state(tmp_path / 'whole'))
+    assert not (tmp_path / 'run-1').exists()
+    assert rows_of(folder) == rows_of(tmp_path / 'whole')
+    assert [row['epoch'] for row in rows_of(folder)] == [*map(str, range(40))]

@@ -18,16 +18,12 @@ def test_a_third_is_held_out_and_nothing_is_in_both():
     assert np.array_equal(ours[np.lexsort(ours.T)], images[order])
 
 
-def test_every_class_is_in_both_splits_and_the_split_is_fixed():
+def test_every_class_is_in_both_splits_which_are_fixed_and_hold_images():
     for split in ('train', 'validation'):
         assert set(Digits(split).targets) == set(range(10))
         assert np.array_equal(Digits(split).images, Digits(split).images)
-
-
-def test_items_are_images_with_class_indices():
     image, target = Digits('train', input_img_mode='L', transform=np.asarray)[0]
-    assert image.shape == (8, 8) and isinstance(target, int)
-    assert Digits('val')[0][0].mode == 'RGB'
+    assert image.shape == (8, 8) and isinstance(target, int) and Digits('val')[0][0].mode == 'RGB'
 
 
 def test_an_unknown_split_is_refused():

@@ -1,10 +1,12 @@
-"""Images of every mode that Pillow opens are read correctly, or refused with their path."""
+"""Images of every mode are read or refused with their path; so is every augmentation of them."""
 import numpy as np
 import pytest
 from PIL import Image
 from timm.data import create_dataset
 
 import train_timm
+from tests.support.training_runs import loaders_of
+from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.images import BadSample, CheckedImages
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -111,9 +113,36 @@ def test_alpha_is_kept_where_it_is_a_channel(tmp_path):
 
 
 @pytest.mark.parametrize('mode, more', [
-    ('L', []), ('L', ['--img-size', '32', '--aa', 'rand-m9-mstd0.5-inc1']), ('RGB', ['--no-prefetcher']),
+    ('L', []), ('L', ['--img-size', '32', '--aa', 'rand-m9-mstd0.5-inc1']),
     ('RGBA', ['--no-prefetcher', '--mean', '0.5', '--std', '0.5']), ('RGBA', ['--img-size', '32'])])
 def test_runs_on_any_number_of_channels(mode, more, flags):
     del flags[flags.index('--input-size'):flags.index('--input-size') + 4]
     more = [*more, '--input-img-mode', mode, '--in-chans', str(len(mode)), '--epochs', '1']
     assert train_timm.main([*flags, *more]) == 0
+
+
+AUGMENTATIONS = {
+    'aa': [['--aa', name] for name in (
+        'rand-m9-mstd0.5-inc1', 'original', 'originalr', 'v0', 'v0r', '3a', 'augmix-m5-w4-d2')],
+    'grayscale-prob': [['--grayscale-prob', '1']],
+    'others': [['--color-jitter-prob', '1'], ['--gaussian-blur-prob', '1'], ['--train-crop-mode', 'rkrc'],
+               ['--train-crop-mode', 'rkrr'], ['--hflip', '1', '--vflip', '1']],
+}
+ALL = [(kind, more) for kind, group in AUGMENTATIONS.items() for more in group]
+UNFIT = {'LA': ('aa', 'grayscale-prob'), 'RGBA': ('aa', 'grayscale-prob'), 'CMYK': ('aa', 'grayscale-prob'),
+         'YCbCr': ('aa',), 'HSV': ('aa',), 'L': (), 'RGB': ()}
+
+
+@pytest.mark.parametrize('kind, more', ALL, ids=[' '.join(more) for _, more in ALL])
+@pytest.mark.parametrize('mode', UNFIT)
+def test_every_augmentation_of_every_mode_works_or_is_refused_at_start(mode, kind, more, image_folder, capsys):
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    argv = ['--data-dir', str(image_folder), '--input-img-mode', mode, '--in-chans', str(channels), *more,
+            '--num-classes', '3', '--img-size', '32', '--batch-size', '8', '--workers', '0', '--device', 'cpu']
+    if kind in UNFIT[mode]:
+        with pytest.raises(SystemExit):
+            parse_args(argv)
+        assert f'error: --{kind} does not go with --input-img-mode {mode}: ' in capsys.readouterr().err
+        return
+    (loader, _), *_ = loaders_of(argv)
+    assert next(iter(loader))[0].shape == (8, channels, 32, 32)

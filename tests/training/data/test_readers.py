@@ -1,7 +1,6 @@
 """Every kind of data that timm reads: a run reads the same images, with the same labels and in the same order."""
 import itertools
 import json
-import logging
 import os
 import random
 import shutil
@@ -17,13 +16,13 @@ from torchvision.datasets import FashionMNIST
 
 import train_timm
 from tests.support.command_line import SCRIPT
+from tests.support.training_runs import loaders_of
+from tests.support.training_states import read
 from timm_multimix.__main__ import main as launch
 from timm_multimix.training.cli.parser import parse_args
 from timm_multimix.training.data.classes import class_names, write_classes
 from timm_multimix.training.data.datasets import create_datasets
 from timm_multimix.training.data.images import CheckedImages
-from timm_multimix.training.data.loaders import create_loaders
-from timm_multimix.training.runtime import create_runtime
 
 TARS = ['--train-split', 'train.tar', '--val-split', 'validation.tar']
 SPLITS = ('train', 'validation')
@@ -131,18 +130,13 @@ def argv(image_folder, tmp_path, monkeypatch):
 
 
 def loaders(argv):
-    """Return our loaders and those of timm's own script, and the arguments."""
-    args, _ = parse_args([*argv, '--worker-seeding', 'part'])
-    channels = args.in_chans or 3
-    config = dict(
-        input_size=(channels, 32, 32), mean=(0.5,) * channels, std=(0.5,) * channels, interpolation='bicubic',
-        crop_pct=1., num_classes=args.num_classes)
-    ours = create_loaders(args, config, create_runtime(args))
+    """Return our loaders and those of timm's own script."""
+    ours, args, config = loaders_of([*argv, '--worker-seeding', 'part'])
     stock = []
     for training in (True, False):
         dataset = create_dataset(
             args.dataset, root=args.data_dir, split=args.train_split if training else args.val_split,
-            is_training=training, class_map='', batch_size=8, seed=42, input_img_mode='RGB' if channels == 3 else 'L',
+            is_training=training, class_map='', batch_size=8, seed=42, input_img_mode='L' if args.in_chans else 'RGB',
             num_samples=args.train_num_samples if training else args.val_num_samples)
         augmentation = dict(scale=args.scale, ratio=args.ratio, color_jitter=0.4, interpolation='random')
         stock.append(create_loader(
@@ -176,19 +170,10 @@ def test_images_labels_and_order_are_those_of_timm_and_classes_have_their_names(
             assert torch.equal(images, stock_images) and torch.equal(labels, stock_labels)
 
 
-def test_a_tar_file_trains_as_its_folder_does(argv, tmp_path, image_folder):
-    flags = argv(tar)
-    for more in ([], ['--data-dir', str(image_folder), '--train-split', 'train', '--val-split', 'validation']):
-        assert train_timm.main([*flags, *more, '--experiment', 'folder' if more else 'tar']) == 0
-    assert (tmp_path / 'tar' / 'summary.csv').read_text() == (tmp_path / 'folder' / 'summary.csv').read_text()
-    assert (tmp_path / 'tar' / 'classes.txt').read_text().split() == ['cat', 'dog', 'owl']
-    checkpoint = torch.load(tmp_path / 'tar' / 'last.pth.tar', weights_only=False)
-    assert checkpoint['args'].class_names == ['cat', 'dog', 'owl']
-
-
-def test_a_stream_without_names_trains(argv, tmp_path):
-    assert train_timm.main(argv(wds)) == 0
-    assert not (tmp_path / 'run' / 'classes.txt').exists()
+def test_the_names_of_the_classes_of_a_tar_file_are_in_folder_and_checkpoint(argv, tmp_path):
+    assert train_timm.main(argv(tar)) == 0
+    assert (tmp_path / 'run' / 'classes.txt').read_text().split() == ['cat', 'dog', 'owl']
+    assert read(tmp_path / 'run' / 'last.pth.tar')['args'].class_names == ['cat', 'dog', 'owl']
 
 
 def test_the_older_reader_of_tar_files_is_read_too(argv, tmp_path):
@@ -225,9 +210,10 @@ def put(name):
     return change
 
 
-@pytest.mark.parametrize('kind', ['tar', 'wds'])
-def test_the_launcher_trains_on_other_data_than_folders(kind, argv):
-    assert launch(launcher_argv(argv(KINDS[kind]))) == 0
+@pytest.mark.parametrize('start, kind', [('script', 'wds'), ('launcher', 'wds'), ('launcher', 'tar')])
+def test_other_data_than_folders_trains(start, kind, argv, tmp_path):
+    assert STARTS[start](argv(KINDS[kind])) == 0
+    assert not (tmp_path / 'run' / 'classes.txt').exists(), 'a stream has no names'
 
 
 @pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
@@ -257,8 +243,7 @@ def test_hidden_files_and_folders_of_a_tar_file_are_not_read(argv, caplog):
         put('dog/._3.png')(images)
 
     args, _ = parse_args(argv(spoilt(change)))
-    with caplog.at_level(logging.WARNING, 'train'):
-        dataset, _ = create_datasets(args, dict(input_size=(3, 32, 32), num_classes=3))
+    dataset, _ = create_datasets(args, dict(input_size=(3, 32, 32), num_classes=3))
     assert class_names(dataset) == ['cat', 'dog', 'owl']
     assert [label for _, label in dataset] == [0] * 8 + [1] * 8 + [2] * 8
     assert 'data/train.tar that are hidden or no images (1 ._3.png, 1 .ipynb_checkpoints)' in caplog.text
@@ -293,8 +278,7 @@ def test_an_order_in_which_timm_and_torchvision_differ_is_told(torchvision, argv
         return ['--dataset', 'torch/image_folder'] if torchvision else []
 
     args, _ = parse_args(argv(make))
-    with caplog.at_level(logging.WARNING, 'train'):
-        dataset, _ = create_datasets(args, dict(input_size=(3, 32, 32), num_classes=3))
+    dataset, _ = create_datasets(args, dict(input_size=(3, 32, 32), num_classes=3))
     assert class_names(dataset) == (['10', '2', '3'] if torchvision else ['2', '3', '10'])
     said = f"Class 0 is {'10' if torchvision else '2'}: it is 2 in timm's order and 10 in torchvision's"
     assert said in caplog.text
@@ -309,9 +293,8 @@ def test_classes_txt_is_a_class_map_that_gives_its_order(argv, image_folder, tmp
 
 
 def test_a_folder_of_a_run_with_other_classes_is_told(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, 'train'):
-        write_classes(str(tmp_path), ['a b', 'c'])
-        write_classes(str(tmp_path), ['a b', 'c'])
-        assert not caplog.text
-        write_classes(str(tmp_path), ['c', 'a b'])
+    write_classes(str(tmp_path), ['a b', 'c'])
+    write_classes(str(tmp_path), ['a b', 'c'])
+    assert not caplog.text
+    write_classes(str(tmp_path), ['c', 'a b'])
     assert 'was of other classes: a b, c; now c, a b.' in caplog.text

@@ -39,9 +39,3 @@ def test_views_differ_by_the_augmentation_alone(prefetcher, image_folder):
         assert torch.equal(*images.split(6))
     erased = [x for x, _ in load(image_folder, True, prefetcher, re_prob=1., hflip=0., color_jitter=0., scale=(1., 1.))]
     assert not torch.equal(*erased[0].split(6)), 'random erasing is drawn for each view'
-
-
-@pytest.mark.parametrize('prefetcher', [True, False])
-def test_one_view_uses_timms_own_collate(prefetcher, image_folder):
-    assert views_collate(False, prefetcher) is None
-    assert [x.shape[0] for x, _ in load(image_folder, False, prefetcher)] == [6] * 4
