@@ -34,6 +34,7 @@ def test_default_number_of_tuples(positions, tuples):
     (lambda: MultiMix(aplha=5), 'has no argument aplha, got aplha=5; did you mean alpha?'),
     (lambda: head(cleanweight=5), 'has no argument cleanweight, got cleanweight=5; did you mean clean_weight?'),
     (lambda: task(smoothing=0.1), 'did you mean label_smoothing?'),
+    (lambda: task(mixup_prob=0.1), 'did you mean prob?'),
     (lambda: task(verbos=True), 'did you mean verbose?'),
     (lambda: task(zzz=1), 'MultiMixTask has no argument zzz, got zzz=1$'),
     (lambda: MultiMixLoss(alpha=1., settings=Settings()), 'settings or keyword arguments, not both'),

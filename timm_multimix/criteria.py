@@ -117,6 +117,8 @@ def mean_over_rows(criterion: Callable, logits: torch.Tensor, target: torch.Tens
         ValueError: If the criterion does not take soft targets, or returns more than one number.
     """
     weight = class_weight(criterion)
+    if weight is not None and len(weight) != logits.shape[1]:
+        raise UsageError(f'weight of the criterion must have {logits.shape[1]} classes, got {len(weight)}')
     if from_labels and _smooths_rows(criterion):
         raise UsageError(
             f'target must be [b, c] for a criterion with smooth_dense, got class indices for {one_line(criterion)}')

@@ -127,8 +127,9 @@ class MultiMixLoss(nn.Module):
         if self.training and not loss.requires_grad and not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                'The MultiMix loss or head is in train mode and mixes, but nothing has a gradient. For validation call '
-                'its own eval(), and train() before training again: model.eval() does not change its mode.')
+                'The MultiMix loss, head or task is in train mode and mixes, but nothing has a gradient. For '
+                'validation call its own eval(), and train() before training again: model.eval() does not change its '
+                'mode.')
 
     @not_compiled('numpy draws the weights of the tuples')  # one graph break, instead of one at each draw and chunk
     def terms(

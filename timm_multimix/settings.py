@@ -152,7 +152,8 @@ class Settings:
         for name, value in given.items():
             if name not in arguments.__annotations__:
                 known = [*inspect.signature(owner).parameters, *arguments.__annotations__]
-                meant = difflib.get_close_matches(name, known, 1)
+                meant = [_FLAG_NAMES.get(name)] if _FLAG_NAMES.get(name) in known else difflib.get_close_matches(
+                    name, known, 1)
                 hint = '; MultiMixTask has' if name in NAMES else f'; did you mean {meant[0]}?' if meant else ''
                 raise UsageError(f'{owner.__name__} has no argument {name}, got {name}={value!r}{hint}')
         return cls(**{**given, **others})
@@ -225,6 +226,9 @@ class Settings:
 
 
 NAMES = tuple(field.name for field in fields(Settings))
+_FLAG_NAMES = dict(  # of timm's script
+    mixup='mixup_alpha', cutmix='cutmix_alpha', mixup_prob='prob', mixup_switch_prob='switch_prob',
+    mixup_mode='mode', smoothing='label_smoothing')
 _CHOICES = dict(
     mode=MODES, concentration=CONCENTRATIONS, attention=ATTENTION_KINDS, activation=ACTIVATIONS,
     attention_grad=(False, True))

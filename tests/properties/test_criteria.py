@@ -247,15 +247,18 @@ def test_targets_outside_0_and_1_are_refused_for_several_labels():
             losses('task multimix', None, model_of_positions(), bad, True, multi_label=True)
 
 
-@pytest.mark.parametrize('way', ['loss', 'multimix', 'dense-multimix'])
+@pytest.mark.parametrize('way', ['loss', 'task', 'multimix', 'dense-multimix'])
 def test_a_loss_that_mixes_in_validation_warns_once(way, caplog):
     model = model_of_positions()
     options = dict(input_size=(3, 2, 2)) if 'dense' in way else {}
-    criterion = MultiMixLoss() if way == 'loss' else MultiMixHead(model, way, **options)
     features = model if way == 'loss' else model.forward_features
+    if way == 'task':
+        criterion = MultiMixTask(model, verbose=False)
+    else:
+        criterion = MultiMixLoss() if way == 'loss' else MultiMixHead(model, way, **options)
 
     def run():
-        return criterion(features(X), HARD)
+        return criterion(X, HARD)['loss'] if way == 'task' else criterion(features(X), HARD)
 
     run().backward()
     model.forward_features = lambda x: x.detach()

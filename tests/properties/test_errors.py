@@ -141,6 +141,7 @@ def distilled():
 @pytest.mark.parametrize('make, parts', [
     (lambda: build('resnet', num_classes=0), ('test_resnet', 'num_classes=0', 'num_classes >= 1')),
     (distilled, (r'call set_distilled_training\(False\)',)),
+    (lambda: 'resnet18', ('model must be a torch.nn.Module', "got 'resnet18'")),
 ])
 def test_models_that_no_mode_can_train_are_refused(make, parts, mode):
     model = make()

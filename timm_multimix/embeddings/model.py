@@ -6,7 +6,8 @@ import torch.nn as nn
 
 from ..checks import UsageError
 
-POOLED_WORKS = "MultiMixLoss works, and MultiMixTask or MultiMix with mode 'multimix': they need only the logits"
+POOLED_WORKS = (
+    "MultiMixLoss works, and MultiMixTask or MultiMix with mode 'multimix': they need only the logits, as a tensor")
 
 
 def example_input(model: nn.Module, input_size: Optional[Tuple[int, int, int]]) -> torch.Tensor:

@@ -32,13 +32,15 @@ class SplitForward:
 
     def refresh(self) -> bool:
         """Run the example if the model's head, hooks or methods have changed since; return whether they have."""
+        check_classifier(self.model)
         seen = self._look()
         if self._seen is not None and (
                 seen == self._seen or (seen[0] == self._seen[0] and is_sharded(self.model))):  # which adds hooks
             return False
         if not (hasattr(self.model, 'forward_features') and hasattr(self.model, 'forward_head')):
-            raise UsageError(f'{name_of(self.model)} has no forward_features and forward_head; {POOLED_WORKS}')
-        check_classifier(self.model)
+            raise UsageError(
+                f'{name_of(self.model)} has no forward_features and forward_head, which docs/own-models.md adds; '
+                f'{POOLED_WORKS}')
         with trial(self.model):
             self._probe()
         self._seen = self._look()
@@ -91,6 +93,8 @@ class SplitForward:
 
 def check_classifier(model: nn.Module) -> None:
     """Refuse models that no mode can train: without classes, or with two sets of logits."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f'model must be a torch.nn.Module, got {model!r}')
     if getattr(model, 'num_classes', None) == 0:
         raise UsageError(f'{name_of(model)} has num_classes=0, no classifier to train; build it with num_classes >= 1')
     if getattr(model, 'distilled_training', False):

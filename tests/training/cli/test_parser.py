@@ -16,6 +16,7 @@ from timm_multimix.training.schedule import scaled_learning_rate
 def test_malformed_flags_are_refused_in_one_line(capsys):
     assert_refused(capsys, [
         (['--unknown-flag'], 'unrecognized arguments: --unknown-flag (--help lists the flags)'),
+        (['--multimix-aplha', '2'], '--multimix-aplha (did you mean --multimix-alpha? --help lists the flags)'),
         (['--epochs', 'many'], "argument --epochs: invalid int value: 'many' (--help lists the flags)"),
         (['--model-kwargs', 'a'], "must be key=value, got 'a'"),
         (['--opt-kwargs', '=1'], "must be key=value, got '=1'"),

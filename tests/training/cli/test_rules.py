@@ -4,8 +4,7 @@ import itertools
 import pytest
 
 from tests.training.cli.support import assert_refused, parse, refusal
-from timm_multimix.training.cli.flag import SHARE
-from timm_multimix.training.cli.flags import FLAGS
+from timm_multimix.training.cli.flags import FLAGS, SHARE
 
 MULTIMIX = ('--mixup-mode', 'multimix')
 MIXUPE = ('--mixup-mode', 'mixupe')
@@ -42,6 +41,7 @@ def test_values_of_our_flags_out_of_range_are_refused(capsys):
         ([*MULTIMIX, '--multimix-tuples', '0'], '--multimix-tuples must be >= 1, got 0'),
         ([*MULTIMIX, '--multimix-teacher-decay', '1.5'], '--multimix-teacher-decay must be >= 0 and <= 1, got 1.5'),
         ([*MULTIMIX, '--multimix-strength', 'auto', '--task', 'multilabel'], '--multimix-strength must be a number'),
+        ([*MULTIMIX, '--multimix-strength', 'on'], "--multimix-strength: must be a number from 0 to 1 or 'auto', got"),
         ([*MIXUPE, '--mixupe-eta', '-1'], '--mixupe-eta must be >= 0, got -1.0'),
     ])
 

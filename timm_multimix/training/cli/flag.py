@@ -1,5 +1,6 @@
 """The declaration of one flag: its type, its default, the values it accepts, and the flags it needs or excludes."""
 import argparse
+import difflib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from timm.utils import ParseKwargs
@@ -73,7 +74,10 @@ class Parser(argparse.ArgumentParser):
     """Raises a UsageError, where argparse would exit after a usage message that is longer than a screen."""
 
     def error(self, message: str):
-        raise UsageError(f'{message} (--help lists the flags)')
+        unknown = message.partition('unrecognized arguments: ')[2].split()[:1]
+        meant = [name for text in unknown for name in difflib.get_close_matches(
+            text, self._option_string_actions, 1, 0.8)]
+        raise UsageError(f'{message} ({f"did you mean {meant[0]}? " if meant else ""}--help lists the flags)')
 
 
 class NamedValues(ParseKwargs):

@@ -9,14 +9,14 @@ from .multimix import OUR_GROUPS, OUR_MODES
 
 _FROM_1 = each_number('be >= 1', lambda x: x >= 1)
 _ABOVE_0 = each_number('be > 0', lambda x: x > 0)
-_SHARE = each_number('be in [0, 1]', lambda x: 0 <= x <= 1)
+SHARE = each_number('be in [0, 1]', lambda x: 0 <= x <= 1)
 _SHARE_BELOW_1 = each_number('be in [0, 1)', lambda x: 0 <= x < 1)
 _LOW_AND_HIGH = Allowed('be two numbers, 0 < low <= high', lambda pair: len(pair) == 2 and 0. < pair[0] <= pair[1])
 switch = partial(Flag, action='store_true', default=False)
 text = partial(Flag, type=str)
 number = partial(Flag, type=float)
 amount = partial(number, allowed=FROM_0)
-share = partial(number, allowed=_SHARE)
+share = partial(number, allowed=SHARE)
 count = partial(Flag, type=int, metavar='N', allowed=_FROM_1)
 count_0 = partial(Flag, type=int, metavar='N', allowed=FROM_0)
 

@@ -23,7 +23,10 @@ _MIXUPE = Given('mixup_mode', values=('mixupe',))
 
 
 def strength(text: str) -> Union[float, str]:
-    return text if text == 'auto' else float(text)
+    try:
+        return text if text == 'auto' else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1 or 'auto', got {text!r}") from error
 
 
 def _flag(name: str, needs: Given, *more_needs: Given, **declaration: Any) -> Flag:
