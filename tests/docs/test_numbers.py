@@ -21,7 +21,7 @@ RECIPES = {
 }
 FIRST = {'short': 1, 'vit': 2, 'fitted': 11, 'noisy': 2, 'few': 1, 'finetune': 2, 'fitted-noisy': 1}  # judging seed
 PLAIN, SMOOTH, MIXUP, BOTH, HALF = 'plain', 'label-smoothing', 'mixup', 'mixup-cutmix', 'mixup-half'
-DENSE, OURS = 'dense-multimix', 'mixup+dense-multimix'
+DENSE, OURS, AUTO = 'dense-multimix', 'mixup+dense-multimix', 'strength'
 # not a number of its own: part of a name (ResNet-18, ViT-Ti/16), a code span, a link, a list mark
 NAMES = re.compile(r'`[^`]*`|\]\([^)]*\)|\b[A-Za-z][A-Za-z-]*[-/]?\d[\w/-]*')
 NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)*')
@@ -86,7 +86,9 @@ def content():
     served, dense = (coverage[form]['served'] for form in ('pooled', 'dense'))
     models = served + coverage['pooled']['refused']
     return {
-        'README.md: why': ['1,250', *(x for method in (OURS, HALF, MIXUP, PLAIN) for x in of('fitted', method))],
+        'README.md: why': [
+            '1,250', *(x for method in (AUTO, PLAIN, MIXUP) for x in of('fitted', method)),
+            '5,000', *(x for method in (AUTO, PLAIN, MIXUP) for x in of('short', method))],
         'README.md: setting': [],
         'README.md: accuracy': [
             *(x for case in cases for x in [
@@ -103,13 +105,14 @@ def content():
             *(x for case in ('short', 'vit', 'fitted', 'noisy', 'few', 'finetune', 'fitted-noisy')
               for method in (PLAIN, SMOOTH, MIXUP, BOTH, HALF, DENSE, OURS) for x in of(case, method)),
             '5', *lead('fitted', OURS, PLAIN), *lead('fitted', OURS, BOTH), *lead('fitted', OURS, HALF),
+            *of('fitted', AUTO), *of('short', AUTO), *(mean(case, AUTO, 'loss') for case in ('fitted', 'short')),
             '5', *lead('noisy', DENSE, PLAIN),
             *lead('fitted-noisy', OURS, PLAIN, 'top1', 3), *lead('fitted-noisy', BOTH, OURS, 'top1', 3),
             ahead('few', DENSE, PLAIN, 'loss'), '5', p('few', DENSE, PLAIN, 'loss'),
             -worst,
             '1,000', ahead('fitted', tuples, DENSE, 'top1', 6), '6', p('fitted', tuples, DENSE, 'top1', 6),
             *of('short', literal), *of('fitted', literal), '3',
-            *(ahead(case, PLAIN, literal, 'top1', 3) for case in ('short', 'fitted')), '2,000'],
+            *(ahead(case, PLAIN, literal, 'top1', 3) for case in ('short', 'fitted'))],
         'docs/evidence.md: cost-full': [
             '16', '224', (steps(resnet, DENSE)[0], steps(vit, DENSE)[0]),
             (steps(resnet, dense_distilled)[0], steps(vit, dense_distilled)[0]),
@@ -118,7 +121,8 @@ def content():
         'docs/when-to-use.md: when': [
             '100', ahead('fitted', OURS, PLAIN), ahead('fitted', OURS, MIXUP, 'top1', 3), ahead('fitted', OURS, BOTH),
             ahead('fitted-noisy', BOTH, PLAIN, 'top1', 3), ahead('fitted-noisy', OURS, PLAIN, 'top1', 3),
-            min(gains), max(gains), '1,250'],
+            min(gains), max(gains), '1,250', '70', '95', '1,250', ahead('fitted', AUTO, PLAIN, 'top1', 3),
+            ahead('short', AUTO, PLAIN, 'top1', 3), ahead('short', PLAIN, OURS, 'top1', 3)],
         'docs/methods/dense-multimix.md: cost-dense': [
             *steps(resnet, DENSE), '224', '49', *steps(vit, DENSE), '196',
             *steps('cifar_resnet14', DENSE, 'timing/step_cifar5000-pad-sgd.json'), '14', '64',
