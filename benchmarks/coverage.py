@@ -211,19 +211,16 @@ def _require(condition: bool, message: str) -> None:
 
 def write_tables(rows: List[Dict[str, Any]], folder: str) -> None:
     """Write a line per model, and one per class of model: how many are served in each mode, and why others are not."""
-    _frame(rows).sort_values('name').to_csv(os.path.join(folder, 'coverage_models.csv'), index=False)
-    groups = _frame(rows).rename(columns=dict(name='names')).groupby('architecture')
+    rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
+    frame = pd.DataFrame(rows, columns=_MODEL_COLUMNS, dtype=object)
+    frame.sort_values('name').to_csv(os.path.join(folder, 'coverage_models.csv'), index=False)
+    groups = frame.rename(columns=dict(name='names')).groupby('architecture')
     groups.agg(dict(
         names='size',
         **dict.fromkeys(('pooled', 'dense'), lambda states: (states == 'served').sum()),
         layout=lambda layouts: '/'.join(sorted(layouts.dropna().unique())),
         reason=lambda reasons: '; '.join(sorted({reason.split(': ', 1)[-1] for reason in reasons} - {''})),
     )).to_csv(os.path.join(folder, 'coverage_architectures.csv'))
-
-
-def _frame(rows: List[Dict[str, Any]]) -> pd.DataFrame:
-    rows = [{**row, 'reason': _reason(row), 'shrunk': row.get('shrunk') or ''} for row in rows]
-    return pd.DataFrame(rows, columns=_MODEL_COLUMNS, dtype=object)
 
 
 def _reason(row: Dict[str, Any]) -> str:

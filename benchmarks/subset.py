@@ -91,7 +91,7 @@ def _files(recipe: Recipe, data_dir: str, folder: str) -> Iterator[Tuple[str, st
 
 def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
     """List the classes of a split with the paths of their images, in order of name."""
-    classes = []
+    classes, extensions = [], get_img_extensions(as_set=True)
     for class_folder in _sorted_entries(os.path.join(data_dir, split)):
         if not class_folder.is_dir():
             continue
@@ -102,7 +102,7 @@ def _classes(data_dir: str, split: str) -> List[Tuple[str, List[str]]]:
             raise UsageError(f'data_dir must have the images of a class in one folder, got {nested[0]} in {source}')
         images = [  # timm's readers ignore other files
             os.path.join(source, entry.name) for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in get_img_extensions(as_set=True)]
+            if os.path.splitext(entry.name)[1].lower() in extensions]
         classes.append((class_folder.name, images))
     return classes
 

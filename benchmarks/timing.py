@@ -253,11 +253,13 @@ def time_loss(args: argparse.Namespace) -> Dict[str, Any]:
 
     row_of(base)
     sweeps = {axis: [row_of(base._replace(**{axis: value})) for value in SWEEPS[axis]] for axis in args.sweeps}
-    slopes = {  # least-squares slopes of log time over log size: 1 for linear cost
-        axis: {name: statistics.linear_regression(
-            [math.log(row['size'][axis]) for row in rows], [math.log(row['seconds'][name]) for row in rows]).slope
-            for name in rows[0]['seconds'] if all(name in row['seconds'] for row in rows)}
-        for axis, rows in sweeps.items()}
+    slopes: Dict[str, Dict[str, float]] = {}  # of log time over log size, by least squares: 1 for linear cost
+    for axis, rows in sweeps.items():
+        sizes = [math.log(row['size'][axis]) for row in rows]
+        everywhere = [name for name in rows[0]['seconds'] if all(name in row['seconds'] for row in rows)]
+        slopes[axis] = {
+            name: statistics.linear_regression(sizes, [math.log(row['seconds'][name]) for row in rows]).slope
+            for name in everywhere}
     sizes = (base, base._replace(tuples=10_000), base._replace(tuples=100_000), IMAGENET_21K)
     memory = [] if args.no_memory else [
         dict(size=size._asdict(), mib=run_apart(loss_memory, size, device.type, args.threads) / MIB) for size in sizes]
