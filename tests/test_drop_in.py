@@ -260,9 +260,9 @@ def test_wrapped_models_are_refused_with_advice():
         model(images('resnet', 2))
 
 
-@pytest.mark.parametrize('mode, what', [('dense-multimix', 'step'), *(
-    pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ('multimix', 'model'), ('multimix', 'step'), ('dense-multimix', 'model')))])
+@pytest.mark.slow
+@pytest.mark.parametrize('what', ['model', 'step'])
+@pytest.mark.parametrize('mode', MODES)
 def test_an_attached_model_and_a_whole_step_may_be_compiled(mode, what):
     model, x, target = build('resnet').train(), images('resnet', 4), labels(4)
     eager = copy.deepcopy(model)

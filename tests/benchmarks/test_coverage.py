@@ -13,7 +13,8 @@ ENCODERS = ('qwen3_vit_88m_enc', 'mobilenetv5_300m_enc')
 
 
 @pytest.mark.parametrize('name, dense', [
-    ('test_resnet', 'served'), ('test_vit', 'served'), ('crossvit_tiny_240', 'refused')])
+    ('test_resnet', 'served'), ('test_vit', 'served'),
+    pytest.param('crossvit_tiny_240', 'refused', marks=pytest.mark.slow)])
 def test_a_model_is_served_or_refused(name, dense):
     row = check_model(name)
     assert (row['pooled'], row['dense']) == ('served', dense), row

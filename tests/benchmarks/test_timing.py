@@ -69,6 +69,7 @@ def test_the_times_of_the_loss_are_written(tmp_path, monkeypatch):
         assert slope == pytest.approx(math.log(large['seconds'][name] / small['seconds'][name], 4))
 
 
+@pytest.mark.slow
 def test_memory_of_the_loss():
     """It includes the gradient of the logits, but not the logits."""
     logits = 8 * 4 * 20_000 * 4
@@ -115,6 +116,7 @@ def test_the_drop_in_mixes_on_a_model_of_its_own():
     assert seen['plain'] == [4] and sum(seen[DROP_IN]) > 4  # the dense form also sees every position
 
 
+@pytest.mark.slow
 def test_the_times_of_steps_are_written(tmp_path, capsys, monkeypatch):
     run_apart = timing.run_apart  # takes seconds, so for one method alone
     monkeypatch.setattr(timing, 'run_apart', lambda *call: run_apart(*call) if call[-1] == 'plain' else 3 * MIB)

@@ -7,6 +7,7 @@ from docs.images import method_picture
 from timm_multimix import functional
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn_for_light_and_dark_pages(tmp_path):
     assert method_picture.main(['--output', str(tmp_path)]) == 0
     for name in method_picture.PICTURES:

@@ -109,6 +109,13 @@ def test_a_restored_schedule_has_the_same_rates(name, on_updates):
             assert [run.update() for _ in range(18 - done)] == whole[done:], (more, done)
 
 
+@pytest.mark.parametrize('flags, warns', [
+    ('--epochs 5', True), ('--epochs 6', False), ('--epochs 5 --sched none', False)])
+def test_a_run_that_is_all_warm_up_is_warned_of(flags, warns, caplog):
+    Run(parse_args(['folder', *flags.split()])[0])
+    assert ('never reaches its full value: --warmup-epochs 5 of --epochs 5.' in caplog.text) == warns
+
+
 def test_a_resumed_run_has_the_same_rates(flags, tmp_path, steps, metrics):
     """Ended by --stop-epoch, and by SIGTERM within an epoch."""
     flags = [*flags, *MORE, '--sched', 'plateau', '--resume', 'auto', '--checkpoint-hist', '10']

@@ -2,6 +2,7 @@
 import logging
 import signal
 import sys
+import traceback
 from typing import Callable, Optional
 
 from ..checks import UsageError
@@ -32,4 +33,5 @@ def exit_code(prog: str, run: Callable[[], Optional[int]]) -> int:
             raise
         _logger.debug('Traceback of the error:', exc_info=True)
         print(f'{prog}: error: {message}', file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # else loaders end with the garbage, 5 seconds a worker
         return 1 if isinstance(error, RunFailed) else 2

@@ -46,6 +46,10 @@ class Schedule:
             kwargs = scheduler_kwargs(args, decreasing_metric=args.eval_metric == 'loss')
             self.scheduler, self.num_epochs = call_library(
                 f'--sched {args.sched}', create_scheduler_v2, optimizer, **kwargs, updates_per_epoch=updates_per_epoch)
+        if self.scheduler is not None and args.epochs <= args.warmup_epochs:
+            _logger.warning(
+                f'The learning rate never reaches its full value: --warmup-epochs {args.warmup_epochs} of --epochs '
+                f'{args.epochs}.')
 
     def begin(self, epoch: int, updates: int, state: Optional[Dict[str, Any]] = None) -> None:
         """Set the learning rates of `epoch`, after `updates` updates in all; `state` is the checkpoint's, if any."""

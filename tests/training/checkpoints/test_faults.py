@@ -118,6 +118,7 @@ def test_without_hard_links_or_room_for_a_copy_the_old_file_stays(tmp_path, monk
     assert sorted(os.listdir(tmp_path)) == ['best', 'last']
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_keeps_the_last_checkpoint(flags, tmp_path):
     """A limit set by the operating system makes the write really fail, even without privileges."""
     assert train_timm.main([*flags, '--epochs', '1']) == 0
@@ -185,6 +186,7 @@ def test_a_metric_of_nan_does_not_stay_the_best(flags, tmp_path, monkeypatch):
     assert best['epoch'] == 2 and best['metric'] == 1.
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_ends_the_program(flags):
     """It ends although the traceback keeps the loader alive and the loader's workers ignore SIGTERM."""
     program = (

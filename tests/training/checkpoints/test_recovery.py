@@ -31,15 +31,11 @@ def recoveries(folder):
     return sorted(name for name in os.listdir(folder) if name.startswith('recovery'))
 
 
-SLOW, STRENGTH = pytest.mark.slow, '--mixup-mode multimix --multimix-strength auto'
-
-
-WITH_AVERAGE = '--mixup-mode multimix --model-ema'
-
-
-QUICK = [
-    STRENGTH, 'dense and cutmix', '--workers 2 --reprob 0.5 --remode pixel', '--no-prefetcher --grad-accum-steps 2']
-LONG = ['--mixup 1 --sched-on-updates --warmup-epochs 1', '--reprob 0.5 --model-ema --opt adamw', 'distilled']
+SLOW = pytest.mark.slow
+STRENGTH, WITH_AVERAGE = '--mixup-mode multimix --multimix-strength auto', '--mixup-mode multimix --model-ema'
+QUICK = [STRENGTH, 'dense and cutmix', '--workers 2 --reprob 0.5 --remode pixel']
+LONG = ['--no-prefetcher --grad-accum-steps 2', '--mixup 1 --sched-on-updates --warmup-epochs 1',
+        '--reprob 0.5 --model-ema --opt adamw', 'distilled']
 
 
 @pytest.mark.parametrize('more, at', [

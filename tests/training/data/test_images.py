@@ -1,4 +1,5 @@
 """Images that cannot be read and labels that fit no class end a run with their path; folders are checked before."""
+import multiprocessing
 import os
 import shutil
 from functools import partial
@@ -81,6 +82,7 @@ def test_an_unreadable_image_ends_the_run_with_every_kind_of_loader(name, more, 
     truncated_jpeg(data / name)
     code, error = train(*more)
     assert code == 2 and error.startswith(f'train_timm.py: error: {data / name} cannot be read: ')
+    assert not multiprocessing.active_children()  # ended at once, not when garbage is collected
 
 
 def test_timms_environment_variable_lets_unreadable_images_be_skipped(train, data, monkeypatch, caplog):
