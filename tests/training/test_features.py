@@ -308,7 +308,8 @@ def test_late_epochs_are_seeded(flags, tmp_path):
     assert [row['epoch'] for row in rows_of(tmp_path / 'run')] == ['4295']
 
 
-@pytest.mark.parametrize('name, picture', [('plain', 'train-batch-0.jpg'), ('distilled', 'mixed-batch-0.png')])
+@pytest.mark.parametrize('name, picture', [
+    ('plain', 'train-batch-0.jpg'), pytest.param('distilled', 'mixed-batch-0.png', marks=pytest.mark.slow)])
 def test_pictures_are_saved_and_change_nothing(name, picture, flags, tmp_path):
     flags = [*flags, *MODES[name], '--epochs', '1']
     assert train_timm.main([*flags, '--experiment', 'a']) == 0

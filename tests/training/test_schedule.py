@@ -135,6 +135,7 @@ def test_a_resumed_run_has_the_same_rates(flags, tmp_path, steps, metrics):
     assert rows_of(tmp_path / 'parts') == rows_of(tmp_path / 'whole')
 
 
+@pytest.mark.slow
 def test_validating_a_last_epoch_out_of_turn_does_not_change_the_rates(flags, tmp_path, steps, metrics):
     """With --val-interval; otherwise the rates would depend on where a run was stopped."""
     flags = [*flags, *NOISE_FREE, '--sched', 'plateau', '--resume', 'auto', '--val-interval', '2']
