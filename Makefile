@@ -26,6 +26,8 @@ evidence-small:
 	$(call python,install_requires bench) -m benchmarks.report $(EVIDENCE_OUTPUT)/results --figures \
 		--output $(EVIDENCE_OUTPUT)/report
 
+# pytest has a process per core
+test test-all test-lowest: export OMP_NUM_THREADS ?= 1
 test:
 	$(call python,install_requires dev) -m $(PYTEST)
 

@@ -10,6 +10,7 @@ from timm_multimix import MultiMixLoss, functional
 triton = pytest.importorskip('triton', reason='no Triton on this machine')
 
 
+@pytest.mark.slow
 def test_the_kernels_equal_the_written_equations():
     done = subprocess.run([sys.executable, '-m', 'tests.ops.interpreted'], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith('all equal\n'), done.stderr

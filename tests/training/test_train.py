@@ -216,8 +216,9 @@ def mean_images(monkeypatch):
 
 @pytest.mark.parametrize('change, old', [
     (['--input-size', '3', '48', '48'], '24 images of [3, 32, 32]'),
-    (['--mean', '0', '0', '0', '--std', '1', '1', '1'], 'mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]'),
-    (['--train-split', 'validation', '--batch-size', '6'], '24 images'),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (['--mean', '0', '0', '0', '--std', '1', '1', '1'], 'mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]'),
+        (['--train-split', 'validation', '--batch-size', '6'], '24 images'))),
 ], ids=lambda value: value[0] if isinstance(value, list) else '')
 def test_the_mean_image_is_estimated_anew_for_other_images_alone(change, old, flags, tmp_path, mean_images, caplog):
     flags = [*flags, *MODES['exact mixupe']]

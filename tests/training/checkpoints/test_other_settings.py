@@ -40,7 +40,9 @@ def flags(flags):
     return [flag for flag in flags if flag not in ('--lr', '0.01')]
 
 
-@pytest.mark.parametrize('before, after', CHANGES, ids=[' '.join(after) for _, after in CHANGES])
+@pytest.mark.parametrize('before, after', [
+    pytest.param(*case, marks=[pytest.mark.slow] * (index > 1), id=' '.join(case[1]))
+    for index, case in enumerate(CHANGES)])
 def test_a_run_that_resumes_with_other_flags_does_what_its_args_yaml_says(before, after, flags, tmp_path, epochs):
     """Its second epoch has the settings of a run with these flags from the start; the optimizer's state is kept."""
     assert train_timm.main([*flags, *before, '--stop-epoch', '1']) == 0
