@@ -2,7 +2,9 @@
 
     python examples/lightning_module.py IMAGES --model resnet18 --epochs 20
 
-The task is part of the module, so the features and the head run inside the forward that Lightning's DDP wraps.
+The task is part of the module, so the features and the head run inside the forward that Lightning's DDP wraps. From a
+checkpoint of Lightning, `MultiMixModule.load_from_checkpoint(PATH, model=timm.create_model(...),
+mode='dense-multimix').model` is the plain timm model.
 """
 import argparse
 
@@ -41,6 +43,7 @@ class MultiMixModule(lightning.LightningModule):
         images, labels = batch
         result = self.task(images, labels)
         self.log('loss', result['loss'].detach(), prog_bar=True)
+        self.log_dict(self.task.input_mixing.metrics())  # with strength='auto': strength, and the accuracy it follows
         if not result.get('input_mixed'):   # logits of mixed images do not belong to these labels
             self.log('accuracy', (result['output'].argmax(dim=1) == labels).float().mean(), prog_bar=True)
         return result['loss']

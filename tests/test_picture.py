@@ -1,4 +1,5 @@
 """The picture of a batch."""
+import re
 import sys
 
 import pytest
@@ -27,6 +28,14 @@ def test_the_picture_shows_weights_mixed_images_and_targets(make):
         bars = dict(zip((text.get_text() for text in row[3].get_yticklabels()), row[3].patches))
         assert bars['owl'].get_width() == pytest.approx(owl, abs=0.006)
         assert float(row[0].get_title().split()[-1].strip('%')) >= 50., 'the largest weight is first'
+
+
+def test_the_share_of_examples_that_are_not_drawn_is_told():
+    images = torch.rand(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    axes = show(MultiMixHead(build('resnet'), 'multimix', alpha=100.), images, torch.arange(7), num_tuples=1).axes
+    shares = [float(axis.get_title().split()[-1].strip('%')) for axis in axes[:4]]
+    rest = re.fullmatch(r'mixed, rest (\d+)%', axes[4].get_title())
+    assert float(rest[1]) + sum(shares) == pytest.approx(100., abs=2.5)
 
 
 def test_nothing_but_the_file_changes(tmp_path):

@@ -1,6 +1,6 @@
 """MultiMix as a loss on any model's own logits."""
 import logging
-from typing import Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 import torch
 import torch.nn as nn
@@ -70,6 +70,7 @@ class MultiMixLoss(nn.Module):
         self.settings = settings or Settings.of(MultiMixLoss, LossArguments, arguments, num_tuples=num_tuples)
         self.criterion, self.label_smoothing = resolve_criterion(criterion, self.settings.label_smoothing)
         self.strength = create_strength(self.settings.strength)
+        self.register_load_state_dict_pre_hook(_with_or_without_strength)
 
     def extra_repr(self) -> str:
         listed = self.settings.listed('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'gamma')
@@ -236,6 +237,15 @@ class MultiMixLoss(nn.Module):
                 length=self.settings.length, positions=positions, device=device,
                 dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
             yield lam if attention is None else functional.dense_weights(lam, attention)
+
+
+def _with_or_without_strength(loss: MultiMixLoss, state_dict: Dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a state of strength 'auto' be loaded without it, as for validation, and the reverse."""
+    key = f'{prefix}strength._extra_state'
+    if loss.settings.is_adaptive:
+        state_dict.setdefault(key, loss.strength.get_extra_state())
+    else:
+        state_dict.pop(key, None)
 
 
 def _check_several_classes(logits: torch.Tensor) -> None:

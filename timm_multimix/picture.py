@@ -27,9 +27,9 @@ def show(
 ) -> Any:
     """Draw what a training step mixes, a tuple in each row: the examples with the largest weights, and the targets.
 
-    In the dense form the brightness of an example shows its weight at each position. 'mixed' is all images mixed by the
-    weights, in place of their embeddings. Tuples are sampled anew, with the model in eval mode; model, task and random
-    state are not changed.
+    In the dense form the brightness of an example shows its weight at each position. 'mixed' is all images of the batch
+    mixed by the weights, in place of their embeddings; beside it the share of those not drawn. Tuples are sampled anew,
+    with the model in eval mode; model, task and random state are not changed.
 
     Args:
         task: A `MultiMixTask` or a `MultiMixHead`.
@@ -60,10 +60,12 @@ def show(
     for row, weight, mixed_target in zip(axes, weights, targets):
         shares = weight.mean(dim=(1, 2))
         light = F.interpolate(weight[:, None], images.shape[-2:], mode='nearest')  # [b, 1, h, w]
-        for axis, index in zip(row[:shown], shares.argsort(descending=True).tolist()):
+        largest, rest = (part.tolist() for part in shares.argsort(descending=True).tensor_split([shown]))
+        for axis, index in zip(row[:shown], largest):
             brightness = 0.2 + 0.8 * (light[index] / light.max()).sqrt() if dense else 1.
             _draw_image(axis, images[index] * brightness, f'{names[labels[index]]} {shares[index]:.0%}')
-        _draw_image(row[shown], (light * images).sum(dim=0), 'mixed')
+        others = f', rest {shares[rest].sum():.0%}' if rest else ''
+        _draw_image(row[shown], (light * images).sum(dim=0), f'mixed{others}')
         row[-1].set_box_aspect(images.shape[2] / images.shape[3])
         _draw_target(row[-1], mixed_target, names, 'mean target' if dense else 'target')
     if path is not None:

@@ -159,7 +159,7 @@ def train_one_epoch(
                 if args.save_images:
                     path = os.path.join(output_dir, f'train-batch-{batch_idx}.jpg')
                     save_image(input, path, padding=0, normalize=True)
-                    if isinstance(task, MultiMixTask):
+                    if 'mixed_loss' in terms:  # this batch's embeddings were mixed
                         path = os.path.join(output_dir, f'mixed-batch-{batch_idx}.png')
                         show(task, input[:batch_size], labels, path, class_names=class_names(loader.dataset))
         if is_update:
