@@ -160,6 +160,7 @@ REGIMES = {
     'vit': 'cifar5000-pad-vit',
     'fitted': 'cifar1250-pad-sgd',
     'noisy': 'cifar5000-noisy',
+    'fitted, noisy': 'cifar1250-noisy',
     'finetune-few': 'finetune-few',
     'finetune': 'finetune',
 }

@@ -75,7 +75,8 @@ def add_results(report: Report, frame: pd.DataFrame, args: argparse.Namespace) -
     names = ('top-1', 'test-loss', 'calibration-error')
     content = {f'regimes-{name}': score.table() for name, score in zip(names, scores)}
     content['best-three'] = scores[0].best_three()
-    content.update({f'rule-{name}': score.recommendation_vs_baselines() for name, score in zip(names[:2], scores)})
+    for name, score in zip(names[:2], scores):
+        content[f'recommended-{name}'] = score.recommendation_vs_baselines()
     report.add_page('regimes', content, tables.origin(frame))
     report.add_page('variants', dict(variants=tables.variants_table(frame)))
     if args.figures:

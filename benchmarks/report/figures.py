@@ -17,7 +17,7 @@ from timm_multimix import MultiMixHead  # noqa: E402
 
 from ..measures.subject import Subject, look  # noqa: E402
 from .frame import entry_of, methods_of, of_method  # noqa: E402
-from .tables import ACCURACY, Regimes, rule  # noqa: E402
+from .tables import ACCURACY, Regimes  # noqa: E402
 
 _SIZES = dict(tuples='n', positions='r', classes='c', batch_size='b')
 
@@ -44,7 +44,7 @@ def accuracy(frame: pd.DataFrame) -> Figure:
 
 
 def regimes(scores: Sequence[Regimes]) -> Figure:
-    """How far each method is from plain training in each regime, green if it is better; a frame marks the rule."""
+    """How far each method is from plain training in each regime, green if it is better."""
     methods = scores[0].methods
     figure, axes = plt.subplots(
         1, len(scores), figsize=(5. * len(scores), 0.42 * len(methods) + 1.4), constrained_layout=True, squeeze=False)
@@ -59,14 +59,9 @@ def regimes(scores: Sequence[Regimes]) -> Figure:
         axis.imshow(
             differences, cmap='RdYlGn' if metric.higher else 'RdYlGn_r', norm=TwoSlopeNorm(0., -reach, reach),
             aspect='auto', alpha=0.7)
-        for row, method in enumerate(methods):
-            for column, regime in enumerate(names):
-                if not np.isnan(differences[row, column]):
-                    axis.text(
-                        column, row, f'{differences[row, column]:+.{metric.digits - 1}f}', ha='center', va='center',
-                        fontsize=8)
-                if rule(regime) == method:
-                    axis.add_patch(plt.Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, fill=False, linewidth=2))
+        for row, column in np.argwhere(~np.isnan(differences)):
+            axis.text(
+                column, row, f'{differences[row, column]:+.{metric.digits - 1}f}', ha='center', va='center', fontsize=8)
         axis.set_xticks(range(len(names)), names, rotation=30, ha='right')
         labels = [textwrap.fill(entry_of(method).label, 24) for method in methods]
         axis.set_yticks(range(len(methods)), labels, fontsize=8)

@@ -46,14 +46,10 @@ MEASURES: Dict[str, Sequence[Metric]] = {
     ),
 }
 """Metrics of each measure but accuracy, for test images; those of outliers are means over the sets."""
-RULE = {'fitted': 'mixup+dense-multimix'}
-"""The method recommended for a regime, by default Dense MultiMix; docs/when-to-use.md gives the reasons."""
+RECOMMENDED = 'strength'
+"""The one setting of the pages, whose form was chosen before it was judged."""
 BASELINES = ('plain', 'label-smoothing', 'mixup', 'cutmix', 'mixup-cutmix')
 """What timm users have without this package."""
-
-
-def rule(regime: str) -> str:
-    return RULE.get(regime, 'dense-multimix')
 
 
 def accuracy_table(frame: pd.DataFrame, against: Sequence[str]) -> Rows:
@@ -144,22 +140,20 @@ class Regimes:
         means = self.means(regime)
         return 1 + list(means.values()).index(means[method]) if method in means else None
 
-    def row(self, label: str, methods: Dict[str, str]) -> List[str]:
-        """Return a table row for the method in `methods` of each regime: cells, mean rank, worst difference."""
-        pairs = [(regime, methods[regime]) for regime in self.runs]
-        ranks = [self.rank(*pair) for pair in pairs]
-        differences = [difference for pair in pairs if (difference := self.difference(*pair)) is not None]
-        row = [label, *(self.metric.cell(self.own(*pair)) for pair in pairs)]
+    def row(self, method: str) -> List[str]:
+        """Return the table row of a method: a cell for each regime, mean rank, worst difference."""
+        ranks = [self.rank(regime, method) for regime in self.runs]
+        differences = [found for regime in self.runs if (found := self.difference(regime, method)) is not None]
+        row = [entry_of(method).label, *(self.metric.cell(self.own(regime, method)) for regime in self.runs)]
         if None in ranks or not differences:
             return [*row, '', '']
         worst = (min if self.metric.higher else max)(differences)
         return [*row, f'{statistics.fmean(ranks):.1f}', f'{worst:+.{self.metric.digits}f}']
 
     def table(self) -> Rows:
-        """A header, a row per method, and one that follows the rule."""
+        """A header and a row per method."""
         header = [self.metric.title, *self.runs, 'mean rank', 'worst difference from plain']
-        rows = [self.row(entry_of(method).label, dict.fromkeys(self.runs, method)) for method in self.methods]
-        return [header, *rows, self.row('**by the rule**', {regime: rule(regime) for regime in self.runs})]
+        return [header, *map(self.row, self.methods)]
 
     def best_three(self) -> Rows:
         """A row per regime: the best three methods of its table, on all seeds that the three share.
@@ -184,22 +178,22 @@ class Regimes:
         return rows
 
     def recommendation_vs_baselines(self) -> Rows:
-        """A row per regime: what the rule recommends, minus plain training, and minus the best of `BASELINES`.
+        """A row per regime: the recommended setting minus plain training, and minus the best of `BASELINES`.
 
-        The best is the one that the rule is least ahead of, on all seeds that the two share.
+        The best is the one that it is least ahead of, on all seeds that the two share.
         """
         metric = self.metric
-        rows = [[f'the rule, {metric.title}', 'seeds', 'minus plain (p)', 'best baseline', 'minus that (p)']]
+        label = f'{entry_of(RECOMMENDED).label}, {metric.title}'
+        rows = [[label, 'seeds', 'minus plain (p)', 'best baseline', 'minus that (p)']]
         for regime, runs in self.runs.items():
-            method = rule(regime)
             ahead = {
                 name: found[0] for name in BASELINES
-                if (found := metric.difference(of_method(runs, method), of_method(runs, name)))}
+                if (found := metric.difference(of_method(runs, RECOMMENDED), of_method(runs, name)))}
             best = (min if metric.higher else max)(ahead, key=ahead.get, default='plain')
-            shared = on_shared_seeds(runs[runs.method.isin([method, 'plain', best])])
-            own, plain, usual = (of_method(shared, name) for name in (method, 'plain', best))
+            shared = on_shared_seeds(runs[runs.method.isin([RECOMMENDED, 'plain', best])])
+            own, plain, usual = (of_method(shared, name) for name in (RECOMMENDED, 'plain', best))
             rows.append([
-                f'{regime}: {entry_of(method).label}', seeds_of(own), metric.difference_cell(own, plain),
+                regime, seeds_of(own), metric.difference_cell(own, plain),
                 entry_of(best).label, metric.difference_cell(own, usual)])
         return rows
 
