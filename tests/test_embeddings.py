@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from torch.distributed import fsdp
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from tests.support.models import MODELS, NUM_CLASSES, build, images, labels
 from timm_multimix import MultiMixHead
@@ -188,14 +188,15 @@ def test_a_single_position_is_said_once(caplog):
     assert sum('has one position' in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.skipif(not hasattr(fsdp, 'fully_shard'), reason='needs torch 2.6')
 def test_a_sharded_model_is_refused_and_a_built_task_can_be_sharded(process_group):
     tasks = pytest.importorskip('timm_multimix.tasks.multimix', exc_type=ImportError)
     mesh = init_device_mesh('cpu', (1,))
     with pytest.raises(ValueError, match='build the task first, then shard its trainable_module'):
-        DenseEmbeddings(fully_shard(build('resnet'), mesh=mesh))
+        DenseEmbeddings(fsdp.fully_shard(build('resnet'), mesh=mesh))
     task = tasks.MultiMixTask(build('resnet').train(), mode='dense-multimix', num_tuples=8, verbose=False)
-    fully_shard(task.trainable_module.model.fc, mesh=mesh)
-    fully_shard(task.trainable_module, mesh=mesh)
+    fsdp.fully_shard(task.trainable_module.model.fc, mesh=mesh)
+    fsdp.fully_shard(task.trainable_module, mesh=mesh)
     for _ in range(2):
         task(images('resnet', 4), labels(4))['loss'].backward()
     assert all(p.grad is not None for p in task.parameters())
