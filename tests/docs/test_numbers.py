@@ -7,19 +7,12 @@ from functools import lru_cache
 import pytest
 from scipy.stats import ttest_rel
 
+from benchmarks.recipes import REGIMES
 from tests.docs.pages import PAGES, ROOT, text
 
 RESULTS = ROOT / 'benchmarks/results'
-RECIPES = {
-    'short': 'cifar5000-pad-sgd',
-    'vit': 'cifar5000-pad-vit',
-    'fitted': 'cifar1250-pad-sgd',
-    'noisy': 'cifar5000-noisy',
-    'few': 'finetune-few',
-    'finetune': 'finetune',
-    'fitted-noisy': 'cifar1250-noisy',
-}
-FIRST = {'short': 1, 'vit': 2, 'fitted': 11, 'noisy': 2, 'few': 1, 'finetune': 2, 'fitted-noisy': 1}  # judging seed
+FIRST = {  # judging seed
+    'short': 1, 'vit': 2, 'fitted': 11, 'noisy': 2, 'finetune-few': 1, 'finetune': 2, 'fitted, noisy': 1}
 PLAIN, SMOOTH, MIXUP, BOTH, HALF = 'plain', 'label-smoothing', 'mixup', 'mixup-cutmix', 'mixup-half'
 DENSE, OURS, AUTO = 'dense-multimix', 'mixup+dense-multimix', 'strength'
 NINE = (PLAIN, SMOOTH, MIXUP, 'cutmix', BOTH, HALF, DENSE, OURS, AUTO)
@@ -31,7 +24,7 @@ NUMBER = re.compile(r'[-+]?\d[\d,]*(?:\.\d+)*')
 @lru_cache(None)
 def values(regime, method, metric='top1', seeds=3):
     """A metric of a method over the judging seeds."""
-    names = [f'runs/{RECIPES[regime]}/{method}-{FIRST[regime] + i}.json' for i in range(seeds)]
+    names = [f'runs/{REGIMES[regime]}/{method}-{FIRST[regime] + i}.json' for i in range(seeds)]
     return [json.loads((RESULTS / name).read_text())['measures']['accuracy']['result'][metric] for name in names]
 
 
@@ -63,7 +56,7 @@ def rank(method, metric, sign):
     """Mean rank among the nine methods that all regimes have."""
     return statistics.fmean(
         1 + sum(sign * mean(regime, other, metric) > sign * mean(regime, method, metric) for other in NINE)
-        for regime in RECIPES)
+        for regime in REGIMES)
 
 
 def p(regime, method, other, metric='top1', seeds=5):
@@ -89,7 +82,7 @@ def content():
     """Return the numbers of each block: text for settings, a tuple for results that are written as one number."""
     resnet, vit = 'resnet18', 'vit_tiny_patch16_224'
     distilled, dense_distilled = 'multimix-distilled', 'dense-multimix-distilled'
-    cases = ('fitted', 'fitted-noisy', 'short', 'vit', 'noisy', 'few', 'finetune')
+    cases = ('fitted', 'fitted, noisy', 'short', 'vit', 'noisy', 'finetune-few', 'finetune')
     scratch, tuned = cases[2:5], cases[5:]
     unfitted = cases[2:]
     worst = min(ahead(case, method, PLAIN, 'top1', 3) for case in unfitted for method in (MIXUP, 'cutmix', BOTH))
@@ -109,25 +102,25 @@ def content():
         'README.md: setting': [],
         'README.md: accuracy': [
             *(x for case in cases for x in [
-                *({'noisy': ['40'], 'fitted-noisy': ['40'], 'few': ['30']}.get(case, [])),
+                *({'noisy': ['40'], 'fitted, noisy': ['40'], 'finetune-few': ['30']}.get(case, [])),
                 *(mean(case, method) for method in (PLAIN, SMOOTH, MIXUP, BOTH, AUTO)),
                 gain(case, AUTO, 'loss')]),
-            '3', gain('fitted', AUTO), gain('fitted-noisy', AUTO), gain('fitted-noisy', BOTH),
+            '3', gain('fitted', AUTO), gain('fitted, noisy', AUTO), gain('fitted, noisy', BOTH),
             *gains(unfitted, AUTO), *gains(cases, DENSE)],
         'README.md: models': [served, models, '1.0.31', dense],
         'docs/faq.md: models': [dense, models, '1.0.31'],
         'README.md: cost': [
             '1', steps(resnet, 'multimix')[0], steps(resnet, DENSE)[0], steps(resnet, dense_distilled)[0], '0.03'],
         'docs/evidence.md: regimes': [
-            *(x for case in ('short', 'vit', 'fitted', 'noisy', 'few', 'finetune', 'fitted-noisy')
+            *(x for case in ('short', 'vit', 'fitted', 'noisy', 'finetune-few', 'finetune', 'fitted, noisy')
               for x in (mean(case, method) for method in (PLAIN, SMOOTH, MIXUP, BOTH, HALF, DENSE, OURS, AUTO))),
             '5', *lead('fitted', OURS, PLAIN), *lead('fitted', OURS, BOTH), *lead('fitted', OURS, HALF),
-            '0', gain('fitted', AUTO), gain('fitted', BOTH), gain('fitted-noisy', AUTO), gain('fitted-noisy', BOTH),
+            '0', gain('fitted', AUTO), gain('fitted', BOTH), gain('fitted, noisy', AUTO), gain('fitted, noisy', BOTH),
             -gain('noisy', AUTO), gains(unfitted, AUTO)[1], *gains(tuned, AUTO, 'loss'),
             *(rank(method, *by) for method in (AUTO, DENSE) for by in (('top1', 1), ('loss', -1))),
             '5', *lead('noisy', DENSE, PLAIN),
-            *lead('fitted-noisy', OURS, PLAIN, 'top1', 3), *lead('fitted-noisy', BOTH, OURS, 'top1', 3),
-            ahead('few', DENSE, PLAIN, 'loss'), '5', p('few', DENSE, PLAIN, 'loss'),
+            *lead('fitted, noisy', OURS, PLAIN, 'top1', 3), *lead('fitted, noisy', BOTH, OURS, 'top1', 3),
+            ahead('finetune-few', DENSE, PLAIN, 'loss'), '5', p('finetune-few', DENSE, PLAIN, 'loss'),
             -worst,
             '1,000', ahead('fitted', tuples, DENSE, 'top1', 6), '6', p('fitted', tuples, DENSE, 'top1', 6),
             *of('short', literal), *of('fitted', literal), '3',
@@ -139,7 +132,7 @@ def content():
             '100,000', '1,000'],
         'docs/when-to-use.md: when': [
             '70', '95', gain('fitted', AUTO), gain('fitted', BOTH), gain('fitted', MIXUP),
-            gain('fitted-noisy', AUTO), gain('fitted-noisy', BOTH),
+            gain('fitted, noisy', AUTO), gain('fitted, noisy', BOTH),
             *gains(scratch, AUTO), *gains(scratch, SMOOTH), *gains(scratch, DENSE),
             *gains(tuned, AUTO), *gains(tuned, AUTO, 'loss'), *gains(tuned, DENSE), gains(tuned, DENSE, 'loss')[1],
             '100', '1,250'],

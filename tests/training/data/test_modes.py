@@ -81,6 +81,8 @@ def test_images_of_every_mode_are_read_correctly(kind, channels, tmp_path):
     try:
         expected = Image.open(path).copy() if meant is None else Image.fromarray(meant)
     except OSError as error:
+        if kind != 'YCbCr':
+            raise
         pytest.skip(f'Pillow {PIL.__version__} does not read the YCbCr that it wrote: {error}')
     for mode in MODES[channels]:
         image = read(path, mode)
