@@ -1,7 +1,7 @@
 """The fields of benchmark results, and a small size for the loss benchmark."""
 from benchmarks.evaluate import MEASURES
 from benchmarks.records import SCHEMA_VERSION, environment
-from benchmarks.timing import Size
+from benchmarks.timing.loss import Size
 
 SMALL = Size(batch_size=4, width=16, classes=5, tuples=32, positions=3)
 FIELDS = dict(
