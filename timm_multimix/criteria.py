@@ -69,8 +69,7 @@ def resolve_criterion(
         if weight is not None and weight.ndim > 1 and len(weight) > 1:
             raise UsageError(f'{name} of the criterion must be [c], one for each class, got {list(weight.shape)}')
 
-    own = getattr(criterion, 'label_smoothing', None) or getattr(criterion, 'smoothing', None)
-    own = own if isinstance(own, numbers.Real) else 0.
+    own = _own_smoothing(criterion)
     smoothing = one_smoothing(label_smoothing, own, 'criterion')
     is_weighted = class_weight(criterion) is not None
     if is_weighted and label_smoothing:
@@ -95,6 +94,16 @@ def one_smoothing(label_smoothing: Optional[float], other: float, source: str) -
 def smooths_labels(criterion: Optional[Callable]) -> bool:
     """Return whether the criterion has smoothing for class indices alone: soft targets are to be smoothed before."""
     return _is(criterion, _SMOOTHS_LABELS) and bool(criterion.smoothing) and not _smooths_rows(criterion)
+
+
+def smooths_itself(criterion: Optional[Callable]) -> bool:
+    """Return whether the criterion, if it is not plain cross-entropy, smooths whatever targets it gets."""
+    return bool(_own_smoothing(criterion)) and not smooths_labels(criterion)
+
+
+def _own_smoothing(criterion: Optional[Callable]) -> float:
+    own = getattr(criterion, 'label_smoothing', None) or getattr(criterion, 'smoothing', None)
+    return own if isinstance(own, numbers.Real) else 0.
 
 
 def class_weight(criterion: Optional[Callable]) -> Optional[torch.Tensor]:

@@ -1,6 +1,7 @@
 """Communication between the processes of a run."""
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 
 
 def has_process_group() -> bool:
@@ -11,6 +12,11 @@ def has_process_group() -> bool:
 def num_processes() -> int:
     """Return the number of processes of this run; 1 without a process group."""
     return dist.get_world_size() if has_process_group() else 1
+
+
+def synchronizes(model: nn.Module) -> bool:
+    """Return whether a forward has collective operations, so that all processes must run it equally often."""
+    return any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
 
 def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
@@ -24,8 +30,6 @@ def gather_batches(tensor: torch.Tensor) -> torch.Tensor:
 
 def agree(number: int, device: torch.device) -> int:
     """Return the number of the first process, in all of them."""
-    if num_processes() == 1:
-        return number
     agreed = torch.tensor(number, device=device)
     dist.broadcast(agreed, src=0)
     return int(agreed)

@@ -179,7 +179,10 @@ class MultiMix:
         check_target(target, x.shape[0], self.num_classes)
         if self._batch is not None and not self._batch.seen and self._batch.rows is not None:
             self._batch.rows.__class__ = StaleTargets
-        what = self.input_mixing.draw() if self.mixup_enabled and self.model.training else 'none'
+        what = 'none'
+        if self.mixup_enabled and self.model.training:
+            what = self.input_mixing.draw(None if self._head is None else self.model)
+            row_counts(self.loss, len(x), self._positions(x))  # a mistake shows at once, even if nothing is mixed
         is_smooth = what == 'none' or not self.settings.is_adaptive
         smoothing = (self.settings.label_smoothing or 0.) if is_smooth else 0.
         soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.settings.multi_label)
@@ -194,7 +197,7 @@ class MultiMix:
 
     def _prepare(self, x: torch.Tensor, target: torch.Tensor, soft_target: torch.Tensor) -> '_Batch':
         batch_size, num_classes = soft_target.shape
-        positions = None if self._head is None else self._positions(x)
+        positions = self._positions(x)
         num_tuples, clean_copies = row_counts(self.loss, batch_size, positions)
         num_rows = num_tuples * (positions or 1) + batch_size * clean_copies
         if not self._has_logged:
@@ -210,8 +213,10 @@ class MultiMix:
         rows = torch.Tensor._make_subclass(PendingTargets, empty)  # not a view, as as_subclass makes
         return _Batch('embeddings', target, soft_target, rows, num_tuples=num_tuples)
 
-    def _positions(self, x: torch.Tensor) -> int:
-        """Return the number of positions r for images of this size, found by a forward on one image."""
+    def _positions(self, x: torch.Tensor) -> Optional[int]:
+        """Return the number of positions r for images of this size, found by a forward on one image; None if pooled."""
+        if self._head is None:
+            return None
         if x.shape[1:] not in self._num_positions:
             self._num_positions[x.shape[1:]] = self._head.dense.num_positions(x[:1])
         return self._num_positions[x.shape[1:]]
@@ -241,8 +246,8 @@ class MultiMix:
             outputs = HeadOutput(forward(x, *args, **kwargs))
         logits = self._mixed_logits(batch, outputs) if batch.what == 'embeddings' else outputs.clean_logits
         self.clean_logits = None if batch.what == 'images' else outputs.clean_logits.detach()
-        if not batch.seen:
-            self.input_mixing.observe(self.clean_logits, batch.target)
+        if not batch.counted:
+            batch.counted = self.input_mixing.observe(outputs.clean_logits, batch.target, batch.what == 'images')
         batch.seen = True
         return logits
 
@@ -278,3 +283,4 @@ class _Batch:
     lam: Optional[torch.Tensor] = None
     num_tuples: int = 0
     seen: bool = False
+    counted: bool = False  # not by a forward without gradient, as under checkpoint(use_reentrant=True)

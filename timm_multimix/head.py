@@ -41,10 +41,10 @@ class MultiMixHead(nn.Module):
     logits = head(features)             # the model's ordinary logits, bit for bit
     ```
 
-    The head refers to the model and owns no parameters; its state_dict is empty. The head runs the model on two
-    random images to learn how its features are laid out, and that its forward does nothing else; again if the model's
-    head, hooks or methods change. If the head is in eval mode, the loss is the plain criterion. The mode is its own:
-    validation needs `head.eval()` as well as `model.eval()`.
+    The head refers to the model and owns no parameters; its state_dict holds strength 'auto' only. The head runs the
+    model on two random images to learn how its features are laid out, and that its forward does nothing else; again if
+    the model's head, hooks or methods change. If the head is in eval mode, the loss is the plain criterion. The mode is
+    its own: validation needs `head.eval()` as well as `model.eval()`.
 
     With several processes, features and head must run inside the forward of the module that DistributedDataParallel
     wraps, or gradients are not averaged; `MultiMixTask` takes care of this.
@@ -117,15 +117,15 @@ class MultiMixHead(nn.Module):
             return self.model.forward_head(features)
         if self.training:
             _check_gradients_are_averaged(self.model)
-        if self.training and self.loss.is_mixed():
+        if self.training and self.loss.is_mixed(self.model):
             outputs = self.outputs(features, target)
             loss = self.loss.terms(**outputs.loss_inputs(target))['loss']
-            self.loss.warn_without_gradient(loss)
         else:  # without the pass over the positions
             self.refresh()
             outputs = HeadOutput(self.model.forward_head(features))
             check_target(target, *outputs.clean_logits.shape)
             loss = self.loss.plain(outputs.clean_logits, target)
+        self.loss.warn_without_gradient(loss)
         self.loss.observe(outputs.clean_logits, target)
         return loss
 

@@ -4,6 +4,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import torch
+import torch.nn as nn
 
 from .sampling import numpy_generator
 from .settings import Settings
@@ -41,14 +42,13 @@ class InputMixing:
         """True if `draw` may return different choices."""
         return self.settings.prob < 1. or self.settings.mixes_images or self.settings.strength != 1.
 
-    CHOICES = ('embeddings', 'images', 'none')
-
-    def draw(self) -> str:
-        """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'."""
+    def draw(self, model: Optional[nn.Module] = None, gather: bool = False) -> str:
+        """Draw what is mixed in the next batch: 'embeddings', 'images' or 'none'; see `strength.draw`."""
         if not self.is_random:
             return 'embeddings'
         settings = self.settings
-        return draw(settings.prob * self.strength.value, settings.input_prob if settings.mixes_images else 0.)
+        image_share = settings.input_prob if settings.mixes_images else 0.
+        return draw(settings.prob * self.strength.value, image_share, model, gather)
 
     @torch.compiler.disable
     def mix(self, images: torch.Tensor) -> MixedImages:
@@ -82,12 +82,11 @@ class InputMixing:
                 sides += start, start + side
         return sides
 
-    def observe(self, logits: Optional[torch.Tensor], target: torch.Tensor) -> None:
-        """Pass strength 'auto' the logits of a batch whose images were not mixed; None if they were mixed."""
-        if self.settings.is_adaptive:
-            self.strength.observe(logits, target)
+    def observe(self, logits: torch.Tensor, target: torch.Tensor, is_mixed: bool) -> bool:
+        """Let strength 'auto' count a batch, see `AdaptiveStrength.observe`; True if nothing is left to count."""
+        return not self.settings.is_adaptive or self.strength.observe(logits, target, is_mixed=is_mixed)
 
-    def state_dict(self) -> Dict[str, Dict[str, float]]:
+    def state_dict(self) -> Dict[str, torch.Tensor]:
         """Return what resuming needs: the state of strength 'auto'; {} for a fixed one."""
         return {'strength': self.strength.get_extra_state()} if self.settings.is_adaptive else {}
 

@@ -9,8 +9,10 @@ from typing_extensions import Unpack
 
 from . import functional
 from .checks import UsageError, check_floats, check_logits, check_several_classes, check_target, not_compiled
-from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_labels
+from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_itself, smooths_labels
+from .distributed import num_processes
 from .ops.saturate import saturate
+from .sampling import check_length
 from .settings import LossArguments, Settings, former_attribute
 from .strength import create_strength, draw
 
@@ -67,10 +69,25 @@ class MultiMixLoss(nn.Module):
         super().__init__()
         if settings is not None and (arguments or num_tuples is not None):
             raise UsageError(f'pass settings or keyword arguments, not both; got {arguments}, num_tuples={num_tuples}')
-        self.settings = settings or Settings.of(MultiMixLoss, LossArguments, arguments, num_tuples=num_tuples)
+        self._settings = settings or Settings.of(MultiMixLoss, LossArguments, arguments, num_tuples=num_tuples)
         self.criterion, self.label_smoothing = resolve_criterion(criterion, self.settings.label_smoothing)
+        if self.settings.is_adaptive and smooths_itself(self.criterion):
+            raise UsageError(
+                "strength 'auto' leaves label smoothing out of mixed batches, so the criterion must not have its own, "
+                f'got {one_line(self.criterion)}')
         self.strength = create_strength(self.settings.strength)
         self.register_load_state_dict_pre_hook(_with_or_without_strength)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        if settings.strength != self._settings.strength:
+            raise UsageError(
+                f'strength must stay {self._settings.strength!r}, got {settings.strength!r}: build another loss')
+        self._settings = settings
 
     def extra_repr(self) -> str:
         listed = self.settings.listed('num_tuples', 'alpha', 'length', 'concentration', 'clean_weight', 'gamma')
@@ -106,22 +123,22 @@ class MultiMixLoss(nn.Module):
         """
         if not self.training or self.is_mixed():
             loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
-            self.warn_without_gradient(loss)
         else:
             self.check_inputs(logits, target, attention, clean_logits)
             loss = self.plain(pooled_logits(logits, clean_logits), target)
+        self.warn_without_gradient(loss)
         self.observe(pooled_logits(logits, clean_logits), target)
         return loss
 
-    def is_mixed(self) -> bool:
-        """Draw whether to mix the next batch; a strength of 0 or 1 needs no random number."""
+    def is_mixed(self, model: Optional[nn.Module] = None) -> bool:
+        """Draw whether to mix the next batch, see `strength.draw`; a strength of 0 or 1 needs no random number."""
         share = self.strength.value
-        return share == 1. or share > 0. and draw(share) == 'embeddings'
+        return share == 1. or share > 0. and draw(share, model=model) == 'embeddings'
 
     def observe(self, clean_logits: torch.Tensor, target: torch.Tensor) -> None:
         """Let strength 'auto' count a training batch; `forward` does so."""
         if self.training and self.settings.is_adaptive:
-            self.strength.observe(clean_logits.detach(), target)
+            self.strength.observe(clean_logits, target)
 
     def warn_without_gradient(self, loss: torch.Tensor) -> None:
         """Warn, once, of mixing where nothing is trained: validation with a loss that is still in train mode."""
@@ -206,6 +223,9 @@ class MultiMixLoss(nn.Module):
 
         `mix_target` mixes soft targets as the images were mixed.
         """
+        if self.training:  # known at the first batch, even if mixing begins much later
+            num_processes_in_batch = num_processes() if self.settings.gather else 1
+            check_length(self.settings.length, len(logits) * num_processes_in_batch)
         logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
         mixed = mixed or mix_target is not None
         is_weighted = class_weight(self.criterion) is not None

@@ -6,6 +6,7 @@ import torch
 from . import functional
 from .checks import UsageError
 from .loss import MultiMixLoss, pooled_logits
+from .sampling import check_length
 
 
 class RowCounts(NamedTuple):
@@ -26,8 +27,8 @@ def mix(
     """Return mixed logits and mixed targets as rows, for any criterion that averages over rows.
 
     Rows have no weights, so the clean term becomes whole copies of the unmixed batch: see `row_counts`. The mean over
-    rows is the loss, except for the rounding of their number and the number of tuples. If the loss is in eval mode, the
-    rows are the clean batch.
+    rows is the loss, except for the rounding of their number and the number of tuples. If the loss is in eval mode, or
+    its strength leaves this batch unmixed, the rows are the clean batch.
 
     Args:
         loss: The loss whose settings are used.
@@ -38,8 +39,10 @@ def mix(
         Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
     """
     loss.check_inputs(logits, target, attention, clean_logits)
-    clean = pooled_logits(logits, clean_logits), loss.smooth_target(target, logits, mixed=loss.training)
-    if not loss.training:
+    is_mixed = loss.training and loss.is_mixed()
+    clean = pooled_logits(logits, clean_logits), loss.smooth_target(target, logits, is_mixed)
+    loss.observe(clean[0], target)
+    if not is_mixed:
         return clean
     if lam is None:
         num_tuples = row_counts(loss, len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
@@ -60,8 +63,10 @@ def row_counts(loss: MultiMixLoss, batch_size: int, positions: Optional[int] = N
     Together the mixed and clean rows are about as many as the loss has tuples.
 
     Raises:
-        ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows.
+        ValueError: If whole copies of the batch match `clean_weight` only with more than twice as many rows, or tuples
+            are longer than the batch.
     """
+    check_length(loss.settings.length, batch_size)
     weight, r = loss.settings.clean_weight, positions or 1
     num_rows = loss.settings.tuples(positions) * r
     num_tuples = max(round(num_rows / (r * (1. + weight))), 1)

@@ -10,6 +10,11 @@ from .checks import Alpha, UsageError, check_alpha, check_choice, check_integer,
 CONCENTRATIONS = ('example', 'total')
 
 
+def check_length(length: Optional[int], num_examples: int) -> None:
+    if length is not None and length > num_examples:
+        raise UsageError(f'length must be at most the batch size ({num_examples}), got {length}')
+
+
 @not_compiled('numpy draws the weights of the tuples')
 def sample_dirichlet(
         num_tuples: int,
@@ -51,8 +56,7 @@ def sample_dirichlet(
     num_tuples, num_examples = check_integer('num_tuples', num_tuples), check_integer('num_examples', num_examples)
     check_choice('concentration', concentration, CONCENTRATIONS)
     length = num_examples if length is None else check_integer('length', length)
-    if length > num_examples:
-        raise UsageError(f'length must be at most the batch size ({num_examples}), got {length}')
+    check_length(length, num_examples)
     if not dtype.is_floating_point:
         raise UsageError(f'dtype must be a floating-point type of torch, got {dtype!r}')
     device = torch.device('cpu' if device is None else device)

@@ -122,6 +122,9 @@ class Settings:
             is_unset = value is None and getattr(Settings, name) is None
             if not (is_unset or name == 'strength' and self.is_adaptive):
                 put(name, check_number(name, value, **({} if high is None else {'high': high})))
+        if self.is_adaptive and self.mixes_images and self.input_prob == 1.:
+            raise UsageError(
+                "input_prob must be below 1 with strength='auto', which follows the accuracy on unmixed images, got 1")
         for name in _DENSE if self.mode == 'multimix' else ():
             if getattr(self, name) != getattr(Settings, name):
                 raise UsageError(

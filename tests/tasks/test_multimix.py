@@ -3,7 +3,6 @@ import logging
 
 import pytest
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
 
@@ -71,13 +70,3 @@ def test_one_line_says_what_is_mixed(caplog):
         assert part in line
     in_force = task.settings.in_force()
     assert in_force['num_tuples'] == 512 and 'input_prob' in in_force and 'gamma' not in in_force
-
-
-def test_processes_that_synchronize_batch_norms_draw_the_same(monkeypatch):
-    """Otherwise they would wait for each other in different passes."""
-    asked = []
-    monkeypatch.setattr('timm_multimix.tasks.base.agree', lambda number, device: asked.append(number) or number)
-    for convert, together in ((lambda model: model, False), (nn.SyncBatchNorm.convert_sync_batchnorm, True)):
-        task = make(convert(build('resnet')), mixup_alpha=1.)
-        task._draw()
-        assert bool(asked) == together

@@ -9,7 +9,6 @@ from timm.utils import unwrap_model
 
 from ..checks import UsageError, call_library
 from ..criteria import one_smoothing, resolve_criterion
-from ..distributed import agree
 from ..embeddings import check_classifier
 from ..input_mixing import InputMixing
 
@@ -82,14 +81,6 @@ class StepTask(ClassificationTask):
         return {'loss': loss, 'output': output, 'input_mixed': mixed is not None}
 
     def _draw(self) -> str:
-        """Draw what is mixed in the next batch: the same in all processes if they wait for each other within a step."""
-        if not (self.training and self.mixup_enabled):
-            return 'none'
-        what = self.input_mixing.draw()
-        if self.input_mixing.is_random and (self.gather or self._synchronizes()):
-            what = InputMixing.CHOICES[agree(InputMixing.CHOICES.index(what), self.device)]
-        return what
-
-    def _synchronizes(self) -> bool:
-        """Return whether a forward has collective operations, so that all processes must run it equally often."""
-        return any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
+        """Draw what is mixed in the next batch."""
+        is_mixed = self.training and self.mixup_enabled
+        return self.input_mixing.draw(self.trainable_module, self.gather) if is_mixed else 'none'

@@ -8,6 +8,7 @@ from timm.loss import SoftTargetCrossEntropy
 
 from ..checks import LARGEST, UsageError, check_floats, check_logits, check_number, check_several_classes, check_target
 from ..criteria import one_line
+from ..distributed import synchronizes
 from ..functional import at_least_float32, soft_targets
 from ..input_mixing import InputMixing, MixedImages
 from ..settings import Settings
@@ -80,7 +81,7 @@ class MixupETask(StepTask):
             raise UsageError('residual_grad=True needs exact=False, got exact=True, in which y - p is a constant')
         self.residual_grad = residual_grad
         self.exact = exact
-        if exact and self._synchronizes():
+        if exact and synchronizes(model):
             raise UsageError('exact=True needs second derivatives, which SyncBatchNorm in the model does not support')
         self.register_buffer('mean_image', None)
         self.mean_image_source = ''

@@ -142,9 +142,9 @@ class MultiMixTask(StepTask):
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             result = {**self.loss.terms(**inputs), 'output': outputs.clean_logits}
-            self.loss.warn_without_gradient(result['loss'])
+        self.loss.warn_without_gradient(result['loss'])
         if self.mixup_enabled:
-            self.input_mixing.observe(None if what == 'images' else result['output'].detach(), target)
+            self.input_mixing.observe(result['output'], target, what == 'images')
         return result
 
     def _plain_loss(

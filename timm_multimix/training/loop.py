@@ -95,8 +95,9 @@ class TrainMeters:
         self.last_loss = last_loss / training.runtime.world_size
         sums, counts = numbers[:len(METRICS)], numbers[len(METRICS):]
         self.mean = {name: total / count for name, total, count in zip(METRICS, sums, counts) if count}
-        if isinstance(training.task, MultiMixTask):  # current values of --multimix-strength auto, not means
-            self.mean.update(training.task.input_mixing.metrics())
+        task = training.task
+        if isinstance(task, MultiMixTask) and task.mixup_enabled:  # current strength 'auto', not a mean
+            self.mean.update(task.input_mixing.metrics())
 
 
 def train_one_epoch(
