@@ -182,7 +182,8 @@ class MultiMix:
         what = 'none'
         if self.mixup_enabled and self.model.training:
             what = self.input_mixing.draw(None if self._head is None else self.model)
-            row_counts(self.loss, len(x), self._positions(x))  # a mistake shows at once, even if nothing is mixed
+            if self.settings.is_adaptive:  # a mistake shows at the first batch, though mixing may begin much later
+                row_counts(self.loss, len(x), self._positions(x))
         is_smooth = what == 'none' or not self.settings.is_adaptive
         smoothing = (self.settings.label_smoothing or 0.) if is_smooth else 0.
         soft_target = soft_targets(target, self.num_classes, smoothing, multi_label=self.settings.multi_label)

@@ -117,7 +117,8 @@ class MultiMixHead(nn.Module):
             return self.model.forward_head(features)
         if self.training:
             _check_gradients_are_averaged(self.model)
-        if self.training and self.loss.is_mixed(self.model):
+        is_mixed = self.training and self.loss.is_mixed(self.model)
+        if is_mixed:
             outputs = self.outputs(features, target)
             loss = self.loss.terms(**outputs.loss_inputs(target))['loss']
         else:  # without the pass over the positions
@@ -125,7 +126,7 @@ class MultiMixHead(nn.Module):
             outputs = HeadOutput(self.model.forward_head(features))
             check_target(target, *outputs.clean_logits.shape)
             loss = self.loss.plain(outputs.clean_logits, target)
-        self.loss.warn_without_gradient(loss)
+        self.loss.warn_without_gradient(loss, is_mixed)
         self.loss.observe(outputs.clean_logits, target)
         return loss
 

@@ -121,12 +121,13 @@ class MultiMixLoss(nn.Module):
             ValueError: If shapes do not fit, labels are out of range, values are not finite (checked on the CPU only),
                 `length` exceeds the batch size, cross-entropy gets a single class, or another criterion a teacher.
         """
-        if not self.training or self.is_mixed():
+        is_mixed = self.training and self.is_mixed()
+        if is_mixed or not self.training:
             loss = self.terms(logits, target, attention, clean_logits, teacher_logits)['loss']
         else:
             self.check_inputs(logits, target, attention, clean_logits)
             loss = self.plain(pooled_logits(logits, clean_logits), target)
-        self.warn_without_gradient(loss)
+        self.warn_without_gradient(loss, is_mixed)
         self.observe(pooled_logits(logits, clean_logits), target)
         return loss
 
@@ -140,14 +141,14 @@ class MultiMixLoss(nn.Module):
         if self.training and self.settings.is_adaptive:
             self.strength.observe(clean_logits, target)
 
-    def warn_without_gradient(self, loss: torch.Tensor) -> None:
-        """Warn, once, of mixing where nothing is trained: validation with a loss that is still in train mode."""
-        if self.training and not loss.requires_grad and not self._has_warned:
+    def warn_without_gradient(self, loss: torch.Tensor, is_mixed: bool) -> None:
+        """Warn, once, of train mode where nothing is trained, as in validation, if batches are or may become mixed."""
+        warns = self.training and not loss.requires_grad and (is_mixed or self.settings.is_adaptive)
+        if warns and not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                'The MultiMix loss, head or task is in train mode and mixes, but nothing has a gradient. For '
-                'validation call its own eval(), and train() before training again: model.eval() does not change its '
-                'mode.')
+                'The MultiMix loss, head or task is in train mode, but nothing has a gradient. For validation call its '
+                'own eval(), and train() before training again: model.eval() does not change its mode.')
 
     @not_compiled('numpy draws the weights of the tuples')  # one graph break, instead of one at each draw and chunk
     def terms(
@@ -223,9 +224,8 @@ class MultiMixLoss(nn.Module):
 
         `mix_target` mixes soft targets as the images were mixed.
         """
-        if self.training:  # known at the first batch, even if mixing begins much later
-            num_processes_in_batch = num_processes() if self.settings.gather else 1
-            check_length(self.settings.length, len(logits) * num_processes_in_batch)
+        if self.training and self.settings.is_adaptive:  # at the first batch, though mixing may begin much later
+            check_length(self.settings.length, len(logits) * (num_processes() if self.settings.gather else 1))
         logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
         mixed = mixed or mix_target is not None
         is_weighted = class_weight(self.criterion) is not None

@@ -28,7 +28,7 @@ def mix(
 
     Rows have no weights, so the clean term becomes whole copies of the unmixed batch: see `row_counts`. The mean over
     rows is the loss, except for the rounding of their number and the number of tuples. If the loss is in eval mode, or
-    its strength leaves this batch unmixed, the rows are the clean batch.
+    its strength leaves this batch unmixed, the rows are the clean batch. Strength 'auto' counts the batch.
 
     Args:
         loss: The loss whose settings are used.
@@ -39,14 +39,14 @@ def mix(
         Logits `[N, c]` and targets `[N, c]`; N is r·n plus the rows of the copies.
     """
     loss.check_inputs(logits, target, attention, clean_logits)
+    counts = row_counts(loss, len(logits), logits.shape[1] if logits.ndim == 3 else None) if loss.training else None
     is_mixed = loss.training and loss.is_mixed()
     clean = pooled_logits(logits, clean_logits), loss.smooth_target(target, logits, is_mixed)
     loss.observe(clean[0], target)
     if not is_mixed:
         return clean
     if lam is None:
-        num_tuples = row_counts(loss, len(logits), logits.shape[1] if logits.ndim == 3 else None).num_tuples
-        lam = loss.sample_weights(logits, num_tuples=num_tuples)
+        lam = loss.sample_weights(logits, num_tuples=counts.num_tuples)
     weights = lam if attention is None else functional.dense_weights(lam, attention)
     return mixed_rows(loss, weights, logits, clean[0]), mixed_rows(loss, weights, clean[1], clean[1])
 

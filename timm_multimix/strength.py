@@ -30,7 +30,7 @@ class AdaptiveStrength(nn.Module):
     def __init__(self):
         super().__init__()
         # on the device of the logits; not a buffer, which a cast of the model would round
-        self._accuracy = torch.zeros((), dtype=torch.float32)
+        self._accuracy = torch.zeros((), dtype=torch.float32, device='cpu')
         self._renewed = 0.  # the accuracy when the strength was renewed
         self._num_batches = 0  # since then
 
@@ -79,13 +79,13 @@ class AdaptiveStrength(nn.Module):
         return float(self._accuracy)
 
     def get_extra_state(self) -> torch.Tensor:
-        """Return the state as integers, which averages of weights copy; they ask at every step, so nothing waits."""
+        """Return the state as integers, which averages of weights do not average."""
         numbers = (self._accuracy.new_full((), number) for number in (self._renewed, self._num_batches))
         return torch.stack([self._accuracy, *numbers]).view(torch.int32)
 
     def set_extra_state(self, state: torch.Tensor) -> None:
-        self._accuracy, renewed, num_batches = state.cpu().view(torch.float32)
-        self._renewed, self._num_batches = float(renewed), int(num_batches)
+        accuracy, renewed, num_batches = state.cpu().view(torch.float32)
+        self._accuracy, self._renewed, self._num_batches = accuracy.clone(), float(renewed), int(num_batches)
 
     def extra_repr(self) -> str:
         return f'value={self.value:.3f}'

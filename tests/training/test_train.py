@@ -80,6 +80,7 @@ def test_mixup_off_epoch_ends_mixing(mode, more, flags, steps):
     ('dense', '--channels-last --grad-accum-steps 2 --clip-grad 1'),
     ('dense', '--no-prefetcher --opt adamw --clip-grad 0.1 --clip-mode agc'),
     ('dense', '--batch-size 7 --model-ema --model-ema-warmup --recovery-interval 2'),
+    ('dense', '--multimix-strength auto --model-ema'),
     pytest.param('dense', '--torchcompile eager --model-ema', marks=pytest.mark.slow),
     ('dense', '--model test_vit --input-size 3 64 64 --img-size 64 --drop 0.1 --drop-path 0.1'),
     ('distilled', '--amp --amp-dtype bfloat16'),
@@ -110,6 +111,12 @@ def test_every_row_of_the_summary_has_the_same_columns(more, flags, tmp_path):
     if '--mixup-off-epoch' in more:
         assert [bool(row['train_mixed_loss']) for row in table] == [True, False, False, False]
         assert [bool(row['eval_top1']) for row in table] == [False, True, False, True]
+
+
+def test_the_summary_has_the_strength_while_it_is_in_force(flags, tmp_path):
+    more = ['--epochs', '2', '--mixup-off-epoch', '1', '--multimix-strength', 'auto']
+    assert train_timm.main([*flags, *MODES['multimix'], *more]) == 0
+    assert [row['train_strength'] for row in rows_of(tmp_path / 'run')] == ['0.0', '']
 
 
 TAUGHT = ['--mixup-mode', 'multimix', '--multimix-tuples', '16', '--multimix-teacher-decay', '0.9']

@@ -77,10 +77,11 @@ class Teacher(nn.Module):
     def share(self, *, weights: bool) -> None:
         """Copy batch norm statistics from the first process to all, as DDP does for the student; or also weights."""
         module = self.ema.module
-        buffers = [*module.buffers()]
+        parameters = dict(module.named_parameters())
         groups: Dict[torch.dtype, List[torch.Tensor]] = {}  # one message for each dtype
-        for tensor in [*module.parameters(), *buffers] if weights else filter(torch.is_floating_point, buffers):
-            groups.setdefault(tensor.dtype, []).append(tensor)
+        for name, tensor in module.state_dict().items():
+            if weights or (name not in parameters and tensor.is_floating_point()):
+                groups.setdefault(tensor.dtype, []).append(tensor)
         for group in groups.values():
             flat = torch.cat([tensor.flatten() for tensor in group])
             dist.broadcast(flat, src=0)

@@ -142,7 +142,7 @@ class MultiMixTask(StepTask):
             if self.gather:
                 inputs = {name: gather_batches(tensor) for name, tensor in inputs.items()}
             result = {**self.loss.terms(**inputs), 'output': outputs.clean_logits}
-        self.loss.warn_without_gradient(result['loss'])
+        self.loss.warn_without_gradient(result['loss'], what == 'embeddings')
         if self.mixup_enabled:
             self.input_mixing.observe(result['output'], target, what == 'images')
         return result
@@ -198,7 +198,7 @@ class _DenseModel(StepModel):
 
     def __init__(self, model: nn.Module, head: MultiMixHead):
         super().__init__(model)
-        self.head = head
+        self.__dict__['head'] = head  # not a submodule: an average of the weights needs no strength 'auto'
 
     def forward(self, input: torch.Tensor, target: Optional[torch.Tensor] = None) -> Union[HeadOutput, torch.Tensor]:
         if target is None:
