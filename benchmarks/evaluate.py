@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Optional
 import torch
 import yaml
 from timm.models import load_checkpoint
+from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from timm_multimix import UsageError
 from timm_multimix.checks import call_library
@@ -38,6 +39,8 @@ MEASURES = dict(accuracy=accuracy, robustness=robustness, outliers=outliers, emb
 _MODEL_FLAGS = (
     'model', 'num_classes', 'img_size', 'input_size', 'in_chans', 'gp', 'model_kwargs', 'mean', 'std', 'interpolation',
     'crop_pct')
+_READING = ('class_map', 'input_key', 'target_key', 'input_img_mode')
+_AVERAGES = {'state_dict_ema', 'model_ema'}
 
 
 def training_args(path: str) -> Dict[str, Any]:
@@ -46,7 +49,7 @@ def training_args(path: str) -> Dict[str, Any]:
     if not os.path.exists(path):
         return {}
     with open(path, encoding='utf-8') as file:
-        return yaml.safe_load(file)
+        return yaml.safe_load(file) or {}
 
 
 def subject_of(path: str, args: argparse.Namespace) -> Subject:
@@ -62,8 +65,12 @@ def subject_of(path: str, args: argparse.Namespace) -> Subject:
     given = {name: value for name in _MODEL_FLAGS if (value := getattr(args, name)) is not None}
     if 'model' not in given and not written.get('model'):
         raise UsageError(f'{path} has no args.yaml beside it: give --model, and --num-classes unless it is the default')
-    settings, _ = parse_args([args.data_dir])  # what neither says has the script's default
+    if args.use_ema and (path.endswith('.safetensors') or not _AVERAGES & load_checkpoint_metadata(path).keys()):
+        raise UsageError(f'{path} holds no averaged weights for --use-ema')
+    settings, _ = parse_args([args.data_dir or 'DIR'])  # what neither says has the script's default
     vars(settings).update(written)
+    if args.img_size and not args.input_size:
+        settings.input_size = None  # of the training, which timm prefers
     # the weights are those of the checkpoint, on one device
     vars(settings).update(
         given, pretrained=False, pretrained_path=None, initial_checkpoint='', distributed=False, torchscript=False,
@@ -78,7 +85,17 @@ def subject_of(path: str, args: argparse.Namespace) -> Subject:
     return Subject(
         pixel_model, data_config, device, args.dataset, args.data_dir,
         args.split or written.get('val_split') or 'validation', args.batch_size, args.workers,
-        getattr(torch, args.amp_dtype) if args.amp_dtype else None)
+        getattr(torch, args.amp_dtype) if args.amp_dtype else None,
+        {name: value for name in _READING if (value := written.get(name))}, classes_of(path))
+
+
+def classes_of(path: str) -> List[str]:
+    """Return the names of the classes that were trained on, from the classes.txt beside a checkpoint; else nothing."""
+    path = os.path.join(os.path.dirname(path), 'classes.txt')
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:
+        return file.read().splitlines()
 
 
 def identity(path: str, written: Dict[str, Any], args: argparse.Namespace) -> Dict[str, Any]:
@@ -148,11 +165,12 @@ def evaluate(path: str, args: argparse.Namespace) -> str:
     record = dict(benchmark='evaluate', settings=settings, training=training_of(path, written), measures={})
     if os.path.exists(target):
         existing = read_record(target)
-        if existing['settings']['checkpoint'] != settings['checkpoint']:
+        if any(existing['settings'][name] != settings[name] for name in ('checkpoint', 'ema')):
             raise UsageError(f'{target} is of other weights than {path}; delete it, or give other --results')
         record['measures'] = existing['measures']
     subject = subject_of(path, args)
-    shared = dict(data=digest_of_data(subject), precision=args.amp_dtype or 'float32')
+    shared = dict(data=digest_of_data(subject), precision=args.amp_dtype or 'float32', pixels=json.loads(json.dumps(
+        {name: subject.data_config[name] for name in ('input_size', 'interpolation', 'crop_pct', 'mean', 'std')})))
     for name in args.measures:
         module, existing = MEASURES[name], record['measures'].get(name)
         own = {**{each: _base_names(getattr(args, each)) for each in module.SETTINGS}, **shared}
@@ -181,8 +199,9 @@ def find_checkpoints(patterns: List[str]) -> List[str]:
     for pattern in patterns:
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
         paths += [os.path.join(path, 'last.pth.tar') if os.path.isdir(path) else path for path in found]
-        if not found or not os.path.isfile(paths[-1]):
-            raise UsageError(f'no checkpoint {pattern}')
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing or not found:
+            raise UsageError(f'no checkpoint {missing[0] if missing else pattern}')
     return paths
 
 

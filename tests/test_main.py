@@ -152,6 +152,9 @@ def test_the_script_gets_all_flags_but_those_of_mixing(script, capsys):
     assert given.split()[1:] == [
         'DIR', '--lr', '0.1', '--own', 'x', '--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode',
         'batch', '--smoothing', '0']
+    assert main([script, 'DIR', *MULTIMIX, '--eval', '--log', 'x']) == 0, 'they only begin like flags of timm'
+    assert main([script, 'DIR', *MULTIMIX, '--cutmix-m', '0.2', '0.8']) == 2
+    assert '--cutmix-minmax must be written in full, got --cutmix-m' in capsys.readouterr().err
 
 
 def test_help_lists_the_flags_that_the_launcher_takes(capsys):

@@ -7,6 +7,7 @@ import torch
 
 from tests.support.models import build
 from timm_multimix import MultiMix, MultiMixHead, show
+from timm_multimix.picture import grid_of
 
 GREYS = torch.tensor([0., 1.]).view(2, 1, 1, 1).expand(2, 3, 64, 32).contiguous()  # a black and a white image
 LABELS = torch.tensor([2, 5])
@@ -60,6 +61,11 @@ def test_nothing_but_the_file_changes(tmp_path):
 def test_mistakes_are_named(make, kwargs, message):
     with pytest.raises(ValueError, match=message):
         show(make(build('resnet')), **{**dict(images=GREYS, target=LABELS), **kwargs})
+
+
+@pytest.mark.parametrize('size, grid', [((32, 128), (2, 8)), ((224, 224), (4, 4)), ((48, 32), (5, 3))])
+def test_positions_form_the_grid_of_the_image(size, grid):
+    assert grid_of(grid[0] * grid[1], *size) == grid
 
 
 def test_without_matplotlib_it_says_so(monkeypatch):

@@ -72,7 +72,7 @@ def _run(script: str, argv: List[str]) -> None:
 
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     """Return all arguments as train_timm.py would parse them, and the command line of the script."""
-    parser = create_parser(**_HELP)
+    parser = create_parser(allow_abbrev=False, **_HELP)  # the script's own flags may begin like ours
     read_defaults(parser, argv)
     args, _ = parser.parse_known_args(argv)
     check(args)
@@ -84,6 +84,8 @@ def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
     if args.cutmix_minmax is not None and args.config:
         raise UsageError('--cutmix-minmax must not be in --config, where the script would read it too')
     _, rest = _taken_parser().parse_known_args(argv)
+    if short := next((argument for argument in rest if argument.startswith('--cutmix-')), None):
+        raise UsageError(f'--cutmix-minmax must be written in full, got {short}: the script would mix by it, too')
     # explicit, because the script may read other values from the same --config
     not_mixed = ['--mixup', '0', '--cutmix', '0', '--mixup-off-epoch', '0', '--mixup-mode', 'batch']
     return args, [*rest, *not_mixed, '--smoothing', f'{args.smoothing:g}']

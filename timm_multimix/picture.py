@@ -1,6 +1,6 @@
 """A picture of what MultiMix mixes in a batch."""
 import importlib
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +90,15 @@ def _mix(task, images, target, num_tuples):
         weights = loss.sample_weights(inputs['logits'], inputs.get('attention'), num_tuples)
         targets = functional.interpolate(weights, loss.smooth_target(target, inputs['logits'], mixed=True))
     weights, targets = (x if x.ndim == 3 else x[None] for x in (weights, targets))  # the pooled form is one position
-    side = (len(weights) * images.shape[-2] / images.shape[-1]) ** 0.5
-    rows = next(rows for rows in (max(round(side), 1), 1) if len(weights) % rows == 0)  # no grid: one row
-    return weights.permute(1, 2, 0).unflatten(2, (rows, -1)).float().cpu(), targets.mean(dim=0).float().cpu()
+    grid = grid_of(len(weights), *images.shape[-2:])
+    return weights.permute(1, 2, 0).unflatten(2, grid).float().cpu(), targets.mean(dim=0).float().cpu()
+
+
+def grid_of(num_positions: int, height: int, width: int) -> Tuple[int, int]:
+    """Return the rows and columns of the positions of an image of this size; one row for tokens that form no grid."""
+    side = (num_positions * height / width) ** 0.5
+    rows = next(rows for rows in (max(round(side), 1), 1) if num_positions % rows == 0)
+    return rows, num_positions // rows
 
 
 def _draw_image(axis, image, title):

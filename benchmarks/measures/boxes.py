@@ -35,8 +35,10 @@ def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
     if not os.path.exists(path):
         raise UsageError(f'--boxes must be a file with the columns path, x0, y0, x1, y1, got {path}')
     with open(path, newline='') as file:
-        boxes = {
-            os.path.realpath(os.path.join(os.path.dirname(path), row['path'])): row for row in csv.DictReader(file)}
+        rows = [*csv.DictReader(file)]
+    boxes = {os.path.realpath(os.path.join(os.path.dirname(path), row['path'])): row for row in rows}
+    if len(boxes) < len(rows):
+        raise UsageError(f'{path} must have one box for each image, got {len(rows)} for {len(boxes)} images')
     dataset, transform, ious = subject.images(), subject.transform(), []
     names = [os.path.realpath(name) for name in dataset.filenames(absolute=True)]
     boxed = [index for index, name in enumerate(names) if name in boxes]

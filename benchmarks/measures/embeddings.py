@@ -47,7 +47,8 @@ def _embed(subject: Subject, folder: Any, args: argparse.Namespace):
     counts = torch.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < 2:
         raise UsageError(
-            f'{folder or subject.root} must give two images of each of two classes, got {counts.tolist()}')
+            f'{folder or subject.root} must give two images of each class, of two classes, got {len(labels)} of '
+            f'{len(counts)}: raise --images')
     return embeddings, labels
 
 

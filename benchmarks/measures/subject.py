@@ -1,17 +1,24 @@
 """A trained model and the images that it is measured on, both with pixels in [0, 1]."""
+import argparse
 import itertools
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.data import create_dataset, create_transform
+from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torchvision.datasets import VisionDataset
 
 from timm_multimix import MultiMixHead, UsageError
+from timm_multimix.picture import grid_of
+from timm_multimix.training.data.classes import class_names, some
+from timm_multimix.training.data.digits import Digits
+from timm_multimix.training.data.folders import check_folders, check_root
+from timm_multimix.training.data.images import CheckedImages
 
 Batches = Iterator[Tuple[torch.Tensor, torch.Tensor]]
 
@@ -42,7 +49,8 @@ class PixelModel(nn.Module):
 class Subject:
     """A model in eval mode with frozen weights, and its test images: a split of a folder, or of timm's `dataset` there.
 
-    `data_config` has what timm's transform of validation needs; `amp_dtype` is the precision of autocast, if any.
+    `data_config` has what timm's transform of validation needs; `amp_dtype` is the precision of autocast, if any;
+    `reading` are arguments of timm's create_dataset, and `classes` the names of the model's classes, if known.
     """
     model: PixelModel
     data_config: Dict[str, Any]
@@ -53,14 +61,34 @@ class Subject:
     batch_size: int = 128
     workers: int = 0
     amp_dtype: Optional[torch.dtype] = None
+    reading: Dict[str, Any] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     def images(self, folder: Optional[str] = None) -> Dataset:
-        """Create the dataset of test images, or of a folder with a subfolder per class or just images."""
+        """Create the dataset of test images, or of a folder with a subfolder per class or just images.
+
+        Raises:
+            UsageError: If there is no such data, or its classes are not those of the model.
+        """
+        name, root, split = (self.dataset, self.root, self.split) if folder is None else ('', folder, 'validation')
+        reading = self.reading if folder is None else {}
+        mode = reading.get('input_img_mode') or ('L' if self.data_config['input_size'][0] == 1 else 'RGB')
+        if name:
+            check_root(argparse.Namespace(dataset=name))
         try:
-            name, root, split = (self.dataset, self.root, self.split) if folder is None else ('', folder, 'validation')
-            dataset = create_dataset(name, root=root, split=split)
+            dataset = Digits(split, mode) if name == 'digits' else create_dataset(
+                name, root=root, split=split, **{**reading, 'input_img_mode': mode})
         except (AssertionError, OSError, RuntimeError, ValueError) as error:  # no folder, no images, no such name
             raise UsageError(f'{folder or self.root} must hold images that timm reads: {error}') from error
+        if isinstance(dataset, (ImageDataset, VisionDataset)):
+            dataset = CheckedImages(dataset, mode)
+        if folder is None:
+            check_folders(split, dataset, reading.get('class_map', ''), reading.get('input_key'))
+            names = class_names(dataset)
+            if self.classes and names and names != [*self.classes]:
+                raise UsageError(
+                    f'{root} must have the classes that the model was trained on, {some(self.classes)}, got '
+                    f'{some(names)}')
         dataset.transform = self.transform()
         return dataset
 
@@ -94,7 +122,10 @@ class Subject:
     def collect(self, function: Callable, dataset: Dataset, limit: Optional[int]) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return what `function` makes of the pixels of every batch, and the labels, both on the CPU."""
         rows = [(function(pixels).float().cpu(), labels.cpu()) for pixels, labels in self.batches(dataset, limit)]
-        return torch.cat([row for row, _ in rows]), torch.cat([labels for _, labels in rows])
+        values = torch.cat([row for row, _ in rows])
+        if not values.isfinite().all():
+            raise UsageError('the model returns NaN or infinite values, so nothing but its accuracy can be measured')
+        return values, torch.cat([labels for _, labels in rows])
 
 
 def spread(count: int, limit: int) -> range:
@@ -108,18 +139,13 @@ def look(subject: Subject, head: MultiMixHead, pixels: torch.Tensor, labels: tor
     """Return what a head makes of images, and the height and width of its grid of positions."""
     features = subject.model.model.forward_features(subject.model.normalise(pixels))
     outputs = head.outputs(features, labels)
-    return outputs, grid_size(features, head.dense.layout.format, outputs.dense_logits.shape[1])
+    layout = head.dense.layout.format
+    if layout == 'NLC':
+        return outputs, grid_of(outputs.dense_logits.shape[1], *pixels.shape[-2:])
+    return outputs, tuple(features.shape[2:] if layout == 'NCHW' else features.shape[1:3])
 
 
 def class_map(logits: torch.Tensor, grid: Tuple[int, int], size: Tuple[int, int]) -> np.ndarray:
     """Enlarge the dense logits `[r]` of a class to an image, as `[h, w]` in [0, 1]."""
     heat = F.interpolate(logits.unflatten(0, grid)[None, None], size, mode='bilinear')[0, 0].float().cpu().numpy()
     return (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
-
-
-def grid_size(features: torch.Tensor, layout: str, num_positions: int) -> Tuple[int, int]:
-    """Height and width of the grid of positions, or a single row for tokens that form no square."""
-    if layout != 'NLC':
-        return tuple(features.shape[2:] if layout == 'NCHW' else features.shape[1:3])
-    side = round(num_positions ** 0.5)
-    return (side, side) if side * side == num_positions else (1, num_positions)

@@ -3,6 +3,7 @@ import argparse
 import json
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -116,6 +117,8 @@ def test_a_file_of_weights_needs_its_model(stock, image_folder, tmp_path, measur
     torch.save(torch.load(folder / 'last.pth.tar', weights_only=False)['state_dict'], weights)
     flags = [weights, '--data-dir', image_folder / 'validation']
     assert 'no checkpoint nowhere.pth' in refused(measure, capsys, 'nowhere.pth', *flags[1:])
+    assert 'no checkpoint' in refused(measure, capsys, str(weights.parent.parent / '*'), *flags[1:])
+    assert 'holds no averaged weights' in refused(measure, capsys, *flags, '--model', 'test_resnet', '--use-ema')
     assert 'has no args.yaml beside it: give --model' in refused(measure, capsys, *flags)
     assert 'does not fit --model test_resnet with 5 classes' in refused(
         measure, capsys, *flags, '--model', 'test_resnet', '--num-classes', 5)
@@ -131,7 +134,8 @@ def test_a_file_of_weights_needs_its_model(stock, image_folder, tmp_path, measur
     (['--images', '-1'], '--images must be >= 0, got -1'),
     (['--measures', 'boxes'], '--boxes must be a file with the columns path, x0, y0, x1, y1'),
     (['--measures', 'outliers', '--outliers', 'cars'], "--outliers must be folders of images or noise, .* got 'cars'"),
-    (['--measures', 'embeddings', '--images', '2'], 'must give two images of each of two classes'),
+    (['--measures', 'embeddings', '--images', '3'], 'must give two images of each class, of two .* raise --images'),
+    (['--dataset', 'cifar10'], "--dataset must be digits or start with .* got 'cifar10'"),
     (['--num-classes', '2'], 'does not fit --model test_resnet with 2 classes'),
 ])
 def test_mistakes_are_refused(flags, message, stock, image_folder, measure, capsys):
@@ -139,12 +143,67 @@ def test_mistakes_are_refused(flags, message, stock, image_folder, measure, caps
     assert all(part in text for part in message.split('.*')), text
 
 
-def test_images_are_those_of_validation_and_the_model_normalises(stock, image_folder):
+def test_classes_are_those_of_the_training(stock, image_folder, tmp_path, measure, capsys):
+    run, data = tmp_path / 'runs' / 'mapped', tmp_path / 'data'
+    shutil.copytree(stock[0], run)
+    shutil.copytree(image_folder / 'validation', data / 'validation')
+    names = sorted(path.name for path in (data / 'validation').iterdir())
+    (run / 'classes.txt').write_text('\n'.join(names))
+    (data / 'validation' / '.hidden').mkdir()
+    shutil.copy(data / 'validation' / names[0] / '0.png', data / 'validation' / '.hidden')
+    flags = [run / 'last.pth.tar', '--data-dir', data]
+    result = measure(*flags)['runs/mapped-42.json']['measures']['accuracy']['result']
+    assert result['images'] == 12 and result['top1'] == pytest.approx(stock[1])
+    (tmp_path / 'map.txt').write_text('\n'.join(names[::-1]))
+    args = yaml.safe_load((run / 'args.yaml').read_text())
+    (run / 'args.yaml').write_text(yaml.safe_dump({**args, 'class_map': str(tmp_path / 'map.txt')}))
+    assert f'must have the classes that the model was trained on, {", ".join(names)}, got' in refused(
+        measure, capsys, *flags, '--recipe', 'other')
+    (run / 'classes.txt').write_text('\n'.join(names[::-1]))
+    subject = subject_with(run / 'last.pth.tar', data)
+    assert [label for _, label in subject.images()] == [2] * 4 + [1] * 4 + [0] * 4
+    shutil.rmtree(data / 'validation' / names[1])  # without the map, the next class would get its index
+    (run / 'args.yaml').write_text(yaml.safe_dump(args))
+    (run / 'classes.txt').write_text('\n'.join(names))
+    assert 'must have the classes' in refused(measure, capsys, *flags, '--recipe', 'third')
+
+
+def test_another_measurement_is_not_kept_as_this_one(stock, image_folder, measure, capsys):
+    flags = [stock[0] / 'last.pth.tar', '--data-dir', image_folder, '--method', 'kept']
+    measure(*flags)
+    assert 'is of other weights' in refused(measure, capsys, *flags, '--use-ema')
+    assert 'has accuracy with other settings (pixels)' in refused(measure, capsys, *flags, '--img-size', 64)
+
+
+def test_images_are_read_as_in_training(stock, tmp_path):
+    for name in ('a', 'b', 'c'):
+        (tmp_path / 'validation' / name).mkdir(parents=True)
+        Image.fromarray(np.full((32, 32), 257 * 100, dtype=np.uint16)).save(tmp_path / 'validation' / name / '0.png')
+    subject = subject_with(stock[0] / 'last.pth.tar', tmp_path, '--img-size', '64')
+    pixels, _ = next(subject.batches(subject.images()))
+    torch.testing.assert_close(pixels, torch.full((3, 3, 64, 64), 100 / 255))
+    (tmp_path / 'validation' / 'b' / '0.png').write_text('no image')
+    with pytest.raises(ValueError, match='0.png cannot be read'):
+        next(subject.batches(subject.images()))
+
+
+def test_models_of_grey_images_are_measured(image_folder, tmp_path, measure):
+    torch.save(timm.create_model('test_resnet', num_classes=3, in_chans=1).state_dict(), tmp_path / 'grey.pth')
+    record, = measure(
+        tmp_path / 'grey.pth', '--data-dir', image_folder, '--model', 'test_resnet', '--num-classes', 3,
+        '--in-chans', 1, '--measures', 'accuracy', 'outliers', '--outliers', 'noise').values()
+    assert record['measures']['outliers']['result']['sets']['noise']['images'] == 12
+
+
+def subject_with(path, data, *more):
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    args = parser.parse_args(
-        ['--data-dir', str(image_folder), '--device', 'cpu', '--batch-size', '5', '--workers', '0'])
-    subject = evaluate.subject_of(str(stock[0] / 'last.pth.tar'), args)
+    return evaluate.subject_of(
+        str(path), parser.parse_args(['--data-dir', str(data), '--device', 'cpu', '--workers', '0', *more]))
+
+
+def test_images_are_those_of_validation_and_the_model_normalises(stock, image_folder):
+    subject = subject_with(stock[0] / 'last.pth.tar', image_folder, '--batch-size', '5')
     batches = list(subject.batches(subject.images()))
     assert [len(labels) for _, labels in batches] == [5, 5, 2]
     pixels, labels = (torch.cat(parts) for parts in zip(*batches))

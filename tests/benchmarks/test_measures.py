@@ -170,3 +170,7 @@ def test_attention_and_the_map_of_boxes(tmp_path):
         assert result['attention'][f'{kind}_inside'] == pytest.approx(100. * attention[1].item())
         entropy = -sum(each * np.log(each) for each in attention.tolist() if each) / np.log(4.)
         assert result['attention'][f'{kind}_entropy'] == pytest.approx(100. * entropy)
+    with open(tmp_path / 'boxes.csv', 'a') as file:
+        file.write('a/0.png,0,0,8,8\n')
+    with pytest.raises(ValueError, match='one box for each image, got 3 for 2 images'):
+        boxes.measure(images, argparse.Namespace(boxes=None, images=0))
