@@ -118,6 +118,16 @@ def test_images_are_read_as_in_train_timm(run, data, capsys):
     assert f'timm_multimix: error: {data / "train" / "cat" / "3.png"}' in error and ' cannot be read: ' in error
 
 
+def test_a_flag_of_the_script_may_have_a_value_before_the_folder(launched, tmp_path):
+    with open(launched[0], encoding='utf-8') as file:
+        source = file.read()
+    source = source.replace('parser = argparse.ArgumentParser()', 'parser = argparse.ArgumentParser()\n'
+                            "parser.add_argument('--own')\nparser.add_argument('data', nargs='?')", 1)
+    (tmp_path / 'own.py').write_text(source.replace('root=args.data_dir', 'root=args.data_dir or args.data'))
+    folder, *flags = launched[2:]
+    assert main([str(tmp_path / 'own.py'), '--own', 'x', folder, *flags, '--mixup-mode', 'multimix']) == 0
+
+
 def test_a_run_that_resumes_with_another_lr_uses_it(run, tmp_path):
     model = timm.create_model('test_resnet', num_classes=3)
     optimizer = create_optimizer_v2(model, 'sgd', lr=0.5, weight_decay=2e-5, momentum=0.9)

@@ -125,7 +125,9 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         return call_library(what, original, *positional, errors=(*REJECTIONS, RuntimeError), **kwargs)
 
     def create_dataset(original: Callable, *positional: Any, **kwargs: Any):
-        if not args.data_dir:  # otherwise what looks like DIR may be the value of a flag of the script
+        # the script knows its folder; what looks like DIR may be the value of a flag of its own
+        args.data_dir = kwargs.get('root') or args.data_dir
+        if not args.data_dir:
             check_data(args)
         check_root(args)
         dataset = create_split(args, partial(original, *positional), **kwargs)
