@@ -25,6 +25,7 @@ from timm.utils.checkpoint_saver import load_checkpoint_metadata
 from timm_multimix import UsageError
 from timm_multimix.checks import call_library
 from timm_multimix.training.cli.parser import FLAGS, parse_args
+from timm_multimix.training.data.classes import read_classes
 from timm_multimix.training.model import create_train_model
 from timm_multimix.training.runtime import Runtime
 
@@ -86,16 +87,8 @@ def subject_of(path: str, args: argparse.Namespace) -> Subject:
         pixel_model, data_config, device, args.dataset, args.data_dir,
         args.split or written.get('val_split') or 'validation', args.batch_size, args.workers,
         getattr(torch, args.amp_dtype) if args.amp_dtype else None,
-        {name: value for name in _READING if (value := written.get(name))}, classes_of(path))
-
-
-def classes_of(path: str) -> List[str]:
-    """Return the names of the classes that were trained on, from the classes.txt beside a checkpoint; else nothing."""
-    path = os.path.join(os.path.dirname(path), 'classes.txt')
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding='utf-8', errors='surrogateescape') as file:
-        return file.read().splitlines()
+        {name: value for name in _READING if (value := written.get(name))},
+        read_classes(os.path.dirname(path)) or ())
 
 
 def identity(path: str, written: Dict[str, Any], args: argparse.Namespace) -> Dict[str, Any]:
@@ -198,10 +191,11 @@ def find_checkpoints(patterns: List[str]) -> List[str]:
     paths = []
     for pattern in patterns:
         found = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern))
-        paths += [os.path.join(path, 'last.pth.tar') if os.path.isdir(path) else path for path in found]
-        missing = [path for path in paths if not os.path.isfile(path)]
-        if missing or not found:
-            raise UsageError(f'no checkpoint {missing[0] if missing else pattern}')
+        files = [os.path.join(path, 'last.pth.tar') if os.path.isdir(path) else path for path in found]
+        missing = [path for path in files or [pattern] if not os.path.isfile(path)]
+        if missing:
+            raise UsageError(f'no checkpoint {missing[0]}')
+        paths += files
     return paths
 
 

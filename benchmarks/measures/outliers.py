@@ -41,10 +41,10 @@ def measure(subject: Subject, args: argparse.Namespace) -> Dict[str, Any]:
         if each not in MADE and not os.path.isdir(each):
             raise UsageError(f'--outliers must be folders of images or {", ".join(MADE)}, got {each!r}')
     logits, _ = subject.collect(subject.logits, subject.images(), args.images or None)
-    mode, sets = 'L' if subject.data_config['input_size'][0] == 1 else 'RGB', {}
+    sets = {}
     for name, folder in folders.items():
         images = subject.images(folder) if folder not in MADE else [
-            (subject.transform()(image.convert(mode)), -1)
+            (subject.transform()(image.convert(subject.img_mode)), -1)
             for image in make_outliers(name, len(logits), subject.data_config['input_size'][1:])]
         outside, _ = subject.collect(subject.logits, images, args.images or None)
         sets[name] = dict(images=len(outside), **{

@@ -64,6 +64,11 @@ class Subject:
     reading: Dict[str, Any] = field(default_factory=dict)
     classes: Sequence[str] = ()
 
+    @property
+    def img_mode(self) -> str:
+        """PIL's mode of the images that the model takes."""
+        return self.reading.get('input_img_mode') or ('L' if self.data_config['input_size'][0] == 1 else 'RGB')
+
     def images(self, folder: Optional[str] = None) -> Dataset:
         """Create the dataset of test images, or of a folder with a subfolder per class or just images.
 
@@ -71,8 +76,7 @@ class Subject:
             UsageError: If there is no such data, or its classes are not those of the model.
         """
         name, root, split = (self.dataset, self.root, self.split) if folder is None else ('', folder, 'validation')
-        reading = self.reading if folder is None else {}
-        mode = reading.get('input_img_mode') or ('L' if self.data_config['input_size'][0] == 1 else 'RGB')
+        reading, mode = self.reading if folder is None else {}, self.img_mode
         if name:
             check_root(argparse.Namespace(dataset=name))
         try:

@@ -2,7 +2,7 @@
 import argparse
 import logging
 import os
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, List, Optional
 
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset
@@ -13,6 +13,7 @@ from ..cli.rules import is_binary
 
 _logger = logging.getLogger('train')
 _MOST = 10  # names listed in a message
+_FORM: Dict[str, Any] = dict(encoding='utf-8', errors='surrogateescape')  # a folder's name may be any bytes
 
 
 def class_names(dataset: Any) -> List[str]:
@@ -24,17 +25,22 @@ def class_names(dataset: Any) -> List[str]:
     return [', '.join(names.get(index, ())) for index in range(max(names, default=-1) + 1)]
 
 
+def read_classes(folder: str) -> Optional[List[str]]:
+    """Return the names in the classes.txt of a run's folder; None without it."""
+    path = os.path.join(folder, 'classes.txt')
+    if not os.path.exists(path):
+        return None
+    with open(path, **_FORM) as file:
+        return file.read().splitlines()
+
+
 def write_classes(folder: str, names: List[str]) -> None:
     """Write classes.txt, one name a line; warn if the folder is that of a run with other classes."""
-    path = os.path.join(folder, 'classes.txt')
-    form: Dict[str, Any] = dict(encoding='utf-8', errors='surrogateescape')  # a folder's name may be any bytes
-    if os.path.exists(path):
-        with open(path, **form) as file:
-            before = file.read().splitlines()
-        if before != names:
-            _logger.warning(f'{path} was of other classes: {some(before)}; now {some(names) or "none"}.')
+    path, before = os.path.join(folder, 'classes.txt'), read_classes(folder)
+    if before is not None and before != names:
+        _logger.warning(f'{path} was of other classes: {some(before)}; now {some(names) or "none"}.')
     if names:
-        with open(path, 'w', **form) as file:
+        with open(path, 'w', **_FORM) as file:
             file.writelines(f'{name}\n' for name in names)
 
 
