@@ -109,7 +109,7 @@ RECIPES = {
         train_per_class=60, unseen_classes=('8', '9'), outliers=('textures', 'photos', 'noise')),
     # 20 classes of Tiny-ImageNet, photographs with background: 150 training images a class, then 50
     'tiny20': Recipe(f'{_TINY20} {_schedule(40)} {_SGD} --lr 0.4', 150, 100, pad=8),
-    'tiny20-fitted': Recipe(f'{_TINY20} {_schedule(120)} {_SGD} --lr 0.4', 50, 100, pad=8),
+    'tiny20-fitted': Recipe(f'{_TINY20} {_schedule(120)} {_SGD} --lr 0.8', 50, 100, pad=8),
 
     # published settings, for GPUs
     'cifar10-preactresnet18': _aligned_cifar('cifar_preactresnet18', 10, {'AlignMixup (2,000 epochs)': 97.05}),
