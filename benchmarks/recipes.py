@@ -163,6 +163,8 @@ REGIMES = {
     'fitted, noisy': 'cifar1250-noisy',
     'finetune-few': 'finetune-few',
     'finetune': 'finetune',
+    'background': 'tiny20',
+    'background, fitted': 'tiny20-fitted',
 }
 """Recipes by the regime that each stands for in the tables."""
 
