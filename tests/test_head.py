@@ -11,8 +11,8 @@ from timm_multimix.settings import MODES
 
 
 @pytest.mark.parametrize('attention, activation, kwargs', [
-    *((attention, activation, {}) for attention in ('gap', 'cam', 'none') for activation in ('relu', 'softmax')),
-    (None, None, PAPER)])
+    *((attention, activation, {}) for attention in ('gap', 'cam') for activation in ('relu', 'softmax')),
+    ('none', 'relu', {}), (None, None, PAPER)])
 def test_loss_and_gradients_are_those_of_the_written_equations(attention, activation, kwargs):
     """Without attention it is the pooled form."""
     model, target, x = build('resnet').double(), labels(3), images('resnet', 3).double()

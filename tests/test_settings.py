@@ -55,6 +55,12 @@ def test_dense_options_are_refused_in_the_pooled_form(name, value):
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize('name, value', [('activation', 'softmax'), ('attention_grad', True)])
+def test_options_of_attention_are_refused_without_it(name, value):
+    with pytest.raises(UsageError, match=f"{name} needs attention 'gap' or 'cam', got {name}=.* with 'none'"):
+        Settings(mode='dense-multimix', attention='none', **{name: value})
+
+
 def test_settings_come_back_from_their_values():
     settings = Settings(mode='dense-multimix', alpha=[0.5, 2.], cutmix_minmax=(0.2, 0.8), teacher_decay=0.9, gamma=None)
     assert Settings(**dataclasses.asdict(settings)) == settings

@@ -129,6 +129,10 @@ class Settings:
             if getattr(self, name) != getattr(Settings, name):
                 raise UsageError(
                     f"{name} needs mode 'dense-multimix', got {name}={getattr(self, name)!r} with {self.mode!r}")
+        for name in ('activation', 'attention_grad') if self.attention == 'none' else ():
+            if getattr(self, name) != getattr(Settings, name):
+                raise UsageError(
+                    f"{name} needs attention 'gap' or 'cam', got {name}={getattr(self, name)!r} with 'none'")
         if self.attention_grad and self.implementation not in ('auto', 'reference'):
             raise UsageError(
                 f"implementation must be 'auto' or 'reference' with attention_grad=True, got {self.implementation!r}")
