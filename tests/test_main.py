@@ -52,10 +52,11 @@ def test_mixing_flags_become_arguments_of_the_task_and_the_strength_is_logged(ru
     with caplog.at_level(logging.INFO):
         run('--mixup-mode', 'dense-multimix', '--multimix-alpha', '0.5', '2', '--mixup', '0.8', '--cutmix', '1',
             '--mixup-switch-prob', '0.25', '--multimix-input-prob', '0.4', '--multimix-strength', 'auto',
-            '--epochs', '4')
+            '--epochs', '4', '--mixup-off-epoch', '3')
     for part in ('x 1 position', 'alpha 0.5 to 2', 'mixup_alpha 0.8', 'cutmix_alpha 1', 'switch_prob 0.25', '40 % of',
-                 'strength auto', 'strength 0.000'):
+                 'strength auto', 'Before epoch 2: strength 0.000'):
         assert part in caplog.text, part
+    assert 'Before epoch 3: strength' not in caplog.text  # nothing is mixed any more
 
 
 @pytest.mark.parametrize('more', [[], pytest.param(['--compile-task'], marks=pytest.mark.slow)])

@@ -97,9 +97,9 @@ def test_head_task_and_drop_in_have_one_default_mode():
 
 @pytest.mark.skipif(
     'reason' not in inspect.signature(torch.compiler.disable).parameters, reason='this torch takes no reason')
-@pytest.mark.parametrize('strength', [1., 0.5])
-def test_fullgraph_says_why_the_loss_is_not_compiled(strength):
+@pytest.mark.parametrize('strength, why', [(1., 'numpy'), (0.5, 'numpy'), ('auto', "strength 'auto' counts batches")])
+def test_fullgraph_says_why_the_loss_is_not_compiled(strength, why):
     loss = torch.compile(MultiMixLoss(strength=strength), backend='eager', fullgraph=True)
-    with pytest.raises(Exception, match='numpy'):
-        loss(torch.randn(4, 3, requires_grad=True), torch.arange(4) % 3)
+    with pytest.raises(Exception, match=why):  # 'meta': on a CPU values are checked first
+        loss(torch.randn(4, 3, device='meta', requires_grad=True), (torch.arange(4) % 3).to('meta'))
     torch._dynamo.reset()

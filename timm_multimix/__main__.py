@@ -161,7 +161,7 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         """Step the scheduler, the only object that is told of every epoch; end mixing at its epoch, and log."""
         begin_epoch(epoch)
         for task in tasks:
-            if task.verbose:  # on one process only
+            if task.verbose and task.mixup_enabled:  # on one process only
                 for metric, value in task.input_mixing.metrics().items():
                     _logger.info(f'Before epoch {epoch}: {metric} {value:.3f}')
         return original(epoch, *positional, **kwargs)

@@ -39,7 +39,8 @@ class MultiMixLoss(nn.Module):
     `torch.manual_seed`. In eval mode the loss is the plain criterion on the clean logits, with label smoothing. The
     mode is its own: validation needs `criterion.eval()` as well as `model.eval()`.
 
-    Under torch.compile the loss is one graph break, because numpy draws Λ; `fullgraph=True` says so.
+    Under torch.compile the loss is one graph break, because numpy draws Λ (several with strength 'auto');
+    `fullgraph=True` says so.
 
     Args:
         num_tuples: Number of tuples n per step, see `Settings`.

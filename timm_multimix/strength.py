@@ -38,7 +38,7 @@ class AdaptiveStrength(nn.Module):
     def value(self) -> float:
         return min(max((self._renewed - NOT_FITTED) / (FITTED - NOT_FITTED), 0.), 1.)
 
-    @torch.compiler.disable
+    @not_compiled("strength 'auto' counts batches")
     @torch.no_grad()
     def observe(self, logits: torch.Tensor, target: torch.Tensor, *, is_mixed: bool = False) -> bool:
         """Count a training batch; with several processes all must call it.

@@ -107,14 +107,14 @@ class Metric:
         """Compare with other rows on the seeds that both have, which share their images.
 
         Returns:
-            The mean difference, and the p-value of a paired t-test (None for one pair); None instead of both without a
-            pair, or if a number is missing.
+            The mean difference, and the p-value of a paired t-test (None below three pairs); None instead of both
+            without a pair, or if a number is missing.
         """
         values, other = self.of(frame), self.of(others)
         pairs = [(values[seed], other[seed]) for seed in values if seed in other]
         if not pairs or None in (x for pair in pairs for x in pair):
             return None
-        p = float(ttest_rel(*zip(*pairs)).pvalue) if len(pairs) > 1 else None
+        p = float(ttest_rel(*zip(*pairs)).pvalue) if len(pairs) > 2 else None
         return statistics.fmean(a - b for a, b in pairs), p
 
     def difference_cell(self, frame: pd.DataFrame, others: pd.DataFrame) -> str:
@@ -125,9 +125,9 @@ class Metric:
         return f'{found[0]:+.{self.digits}f}' + ('' if found[1] is None else f' ({found[1]:.2g})')
 
     def differs(self, frame: pd.DataFrame, others: pd.DataFrame) -> bool:
-        """Return whether p < 0.05 in Welch's t-test, which does not pair the seeds."""
+        """Return whether p < 0.05 in Welch's t-test of three seeds or more, which does not pair them."""
         values, other = (list(self.of(rows).values()) for rows in (frame, others))
-        if None in (*values, *other) or min(len(values), len(other)) < 2:
+        if None in (*values, *other) or min(len(values), len(other)) < 3:
             return False
         return bool(statistics.variance(values) + statistics.variance(other) > 0. and ttest_ind(
             values, other, equal_var=False).pvalue < 0.05)

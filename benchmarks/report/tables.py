@@ -136,8 +136,9 @@ class Regimes:
         return dict(sorted(means.items(), key=lambda item: item[1], reverse=self.metric.higher))
 
     def rank(self, regime: str, method: str) -> Optional[int]:
-        """Rank among the methods that have a mean, 1 for the best; equal means share a rank."""
-        means = self.means(regime)
+        """Rank among the methods that have a mean in every regime, 1 for the best; equal means share a rank."""
+        complete = set.intersection(*(set(self.means(each)) for each in self.runs))
+        means = {name: mean for name, mean in self.means(regime).items() if name in complete}
         return 1 + list(means.values()).index(means[method]) if method in means else None
 
     def row(self, method: str) -> List[str]:

@@ -102,13 +102,13 @@ def test_means_ranks_and_the_worst_difference(folder):
     assert header == ['top-1 (%) ↑', 'short', 'fitted', 'mean rank', 'worst difference from plain']
     assert rows['plain'] == ['71.00 ± 1.41', '60.00', '1.5', '+0.00']  # ranks 2 and 1
     assert rows['Mixup'] == ['69.50 ± 2.12', '', '', '']  # not in every regime
-    assert rows['Dense MultiMix'] == ['72.50 ± 2.12', '58.00', '2.0', '-2.00']
+    assert rows['Dense MultiMix'] == ['72.50 ± 2.12', '58.00', '1.5', '-2.00']  # strength, not everywhere, has no rank
 
 
 def test_a_lower_loss_and_calibration_error_is_better(folder):
     assert rows_of(Regimes(frame_of(folder), ACCURACY[1]).table())['Dense MultiMix'] == [
-        '0.650 ± 0.071', '1.600', '1.5', '-0.400']
-    assert rows_of(Regimes(frame_of(folder), ACCURACY[2]).table())['plain'] == ['15.0 ± 7.1', '30.0', '3.0', '+0.0']
+        '0.650 ± 0.071', '1.600', '1.0', '-0.400']
+    assert rows_of(Regimes(frame_of(folder), ACCURACY[2]).table())['plain'] == ['15.0 ± 7.1', '30.0', '2.0', '+0.0']
 
 
 def test_tables_use_shared_seeds_and_judgements_all_of_each_comparison(folder):
@@ -135,8 +135,7 @@ def test_the_table_of_a_recipe_compares_on_shared_seeds(folder):
     header, plain, mixup, dense = accuracy_table(frame[frame.recipe == REGIMES['short']], ['plain', 'cutmix'])
     assert header[4:] == ['seeds', *(f'plain minus this: {metric.name} (p)' for metric in ACCURACY)]
     assert plain[1:] == ['71.00 ± 1.41', '1.050 ± 0.071', '15.0 ± 7.1', '1, 2', '', '', '']
-    p = stats.ttest_1samp([2., 1.], 0.).pvalue
-    assert mixup[1] == '69.50 ± 2.12' and mixup[5] == f'+1.50 ({p:.2g})'
+    assert mixup[1] == '69.50 ± 2.12' and mixup[5] == '+1.50'  # two seeds have no p-value
     assert dense[0] == 'Dense MultiMix'
 
 
