@@ -16,7 +16,8 @@ from timm_multimix.training.cli.parser import check, create_parser
 
 SMALL = '--num-classes 3 --input-size 3 32 32 --batch-size 8 --epochs 1'.split()
 OURS = '--warmup-epochs 0 --workers 0 --device cpu --experiment run'.split()
-COMMANDS = [line for block in blocks('README.md', '') for line in block.splitlines() if line.strip()]
+COMMANDS = [
+    line for block in blocks('README.md', '') for line in re.sub(r'\\\n *', '', block).splitlines() if line.strip()]
 SCRIPTS = [command for command in COMMANDS if command.startswith(('python ', 'torchrun '))]
 
 DOCUMENTED = [page for page in PAGES if page.startswith(('README', 'docs/'))]
