@@ -163,7 +163,8 @@ def content():
             accuracy_of(longer(DENSE), 'loss'), accuracy_of(longer(PLAIN), 'loss')],
         'docs/evidence.md: cost-full': [
             '16', '224', (steps(resnet, DENSE)[0], steps(vit, DENSE)[0]),
-            (steps(resnet, dense_distilled)[0], steps(vit, dense_distilled)[0]),
+            (steps(resnet, dense_distilled)[0], steps(vit, dense_distilled)[0]), '0',
+            *(steps(model, AUTO, 'timing/step_strength.json')[0] for model in (resnet, vit)),
             statistics.median(loss['sizes'][0]['ratio']['chunked'])],
         'docs/when-to-use.md: when': [
             '70', '95', *(gain(case, method) for method in (AUTO, BOTH, MIXUP) for case in ('fitted', few)),
