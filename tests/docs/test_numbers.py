@@ -137,7 +137,7 @@ def content():
         'docs/evidence.md: regimes': [
             *(x for case in ('short', 'vit', 'fitted', 'noisy', *tuned, wrong, pictures, few)
               for x in (mean(case, method) for method in (PLAIN, SMOOTH, MIXUP, BOTH, HALF, DENSE, OURS, AUTO))),
-            gain('fitted', AUTO), p('fitted', AUTO, PLAIN, seeds=3), gain('fitted', BOTH),
+            '5', *lead('fitted', AUTO, PLAIN), *lead('fitted', AUTO, BOTH),
             *(gain(case, method) for case in (few, wrong) for method in (AUTO, BOTH)),
             -gain('noisy', AUTO), gains(unfitted, AUTO)[1], *map(mixed, ('short', *tuned)), *gains(tuned, AUTO, 'loss'),
             '0.5', *(rank(method, *by) for method in (AUTO, DENSE) for by in (('top1', 1), ('loss', -1))), '2',
