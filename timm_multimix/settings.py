@@ -125,14 +125,12 @@ class Settings:
         if self.is_adaptive and self.mixes_images and self.input_prob == 1.:
             raise UsageError(
                 "input_prob must be below 1 with strength='auto', which follows the accuracy on unmixed images, got 1")
-        for name in _DENSE if self.mode == 'multimix' else ():
-            if getattr(self, name) != getattr(Settings, name):
-                raise UsageError(
-                    f"{name} needs mode 'dense-multimix', got {name}={getattr(self, name)!r} with {self.mode!r}")
-        for name in ('activation', 'attention_grad') if self.attention == 'none' else ():
-            if getattr(self, name) != getattr(Settings, name):
-                raise UsageError(
-                    f"{name} needs attention 'gap' or 'cam', got {name}={getattr(self, name)!r} with 'none'")
+        for parent, (allowed, names) in _NEEDED.items():
+            for name in names if getattr(self, parent) not in allowed else ():
+                if getattr(self, name) != getattr(Settings, name):
+                    raise UsageError(
+                        f'{name} needs {parent} {" or ".join(map(repr, allowed))}, '
+                        f'got {name}={getattr(self, name)!r} with {getattr(self, parent)!r}')
         if self.attention_grad and self.implementation not in ('auto', 'reference'):
             raise UsageError(
                 f"implementation must be 'auto' or 'reference' with attention_grad=True, got {self.implementation!r}")
@@ -242,7 +240,9 @@ _CHOICES = dict(
 _RANGES = dict(  # from 0 to so much, or without an upper bound
     clean_weight=MAX_CLEAN_WEIGHT, label_smoothing=1., gamma=1., strength=1., mixup_alpha=None, cutmix_alpha=None,
     prob=1., switch_prob=1., input_prob=1., teacher_decay=1.)
-_DENSE = ('attention', 'activation', 'attention_grad', 'input_size')
+_NEEDED = dict(  # the values of a setting without which others have no effect
+    mode=(('dense-multimix',), ('attention', 'activation', 'attention_grad', 'input_size')),
+    attention=(('gap', 'cam'), ('activation', 'attention_grad')))
 
 
 def former_attribute(name: str) -> property:

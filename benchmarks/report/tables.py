@@ -119,6 +119,7 @@ class Regimes:
             if '@' not in method and counts.get(method, 0) >= max(len(self.runs) / 2., 1)]
         self.shared = {
             regime: on_shared_seeds(runs[runs.method.isin(self.methods)]) for regime, runs in self.runs.items()}
+        self.complete = set.intersection(*(set(self.means(regime)) for regime in self.runs))
 
     def own(self, regime: str, method: str) -> pd.DataFrame:
         """The method's rows, of the seeds that all methods of the regime share."""
@@ -137,8 +138,7 @@ class Regimes:
 
     def rank(self, regime: str, method: str) -> Optional[int]:
         """Rank among the methods that have a mean in every regime, 1 for the best; equal means share a rank."""
-        complete = set.intersection(*(set(self.means(each)) for each in self.runs))
-        means = {name: mean for name, mean in self.means(regime).items() if name in complete}
+        means = {name: mean for name, mean in self.means(regime).items() if name in self.complete}
         return 1 + list(means.values()).index(means[method]) if method in means else None
 
     def row(self, method: str) -> List[str]:
