@@ -95,6 +95,35 @@ def test_a_script_that_cannot_be_plugged_into_is_refused(source, message, tmp_pa
     assert message in capsys.readouterr().err
 
 
+OLDER = '''
+import torch.nn as nn
+from timm.models import create_model
+from timm.task.classification import ClassificationTask
+# neither mixing nor label smoothing is left, and so it takes this one, whatever --bce-loss says
+task = ClassificationTask(model=create_model('test_resnet', num_classes=3), criterion=nn.CrossEntropyLoss())
+print(task)
+'''
+
+
+@pytest.mark.parametrize('flags, criterion', [
+    ([], 'PluggedTask('), (['--bce-loss', '--bce-target-thresh', '0.2'], 'criterion=BinaryCrossEntropy()')])
+def test_an_older_script_trains_the_loss_of_its_flags(flags, criterion, tmp_path, capsys):
+    script = tmp_path / 'train.py'
+    script.write_text(OLDER)
+    assert main([str(script), '--mixup-mode', 'multimix', *flags]) == 0
+    assert criterion in capsys.readouterr().out
+
+
+def test_what_an_older_script_cannot_do_is_refused_or_told(tmp_path, capsys, caplog):
+    script = tmp_path / 'train.py'
+    script.write_text(OLDER)
+    run = [str(script), '--mixup-mode', 'multimix']
+    assert main([*run, '--multimix-teacher-decay', '0.9', '--multimix-single-view']) == 2
+    assert 'does not, so the teacher would never move' in capsys.readouterr().err
+    assert main([*run, '--multimix-strength', 'auto']) == 0
+    assert 'when it resumes, --multimix-strength auto starts from 0' in caplog.text
+
+
 def test_a_script_finds_the_modules_beside_it_and_its_errors_keep_their_traceback(tmp_path, monkeypatch):
     (tmp_path / 'beside_it.py').write_text('found = True')
     script = tmp_path / 'train.py'

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 from unittest import mock
 
+import torch.nn as nn
+
 from .checks import REJECTIONS, UsageError, call_library
 from .settings import MODES
 from .tasks.multimix import MultiMixTask
@@ -26,13 +28,14 @@ from .training.cli.flag import Parser
 from .training.cli.flags import GROUPS
 from .training.cli.multimix import multimix_kwargs, needs_two_views
 from .training.cli.parser import check, create_parser, read_defaults
-from .training.cli.rules import check_data
+from .training.cli.rules import check_data, loss_type
 from .training.data.classes import check_classes, class_names, write_classes
 from .training.data.datasets import check_splits, create_split
 from .training.data.folders import check_root
 from .training.data.loaders import check_not_empty, prepare_augmentation
 from .training.errors import exit_code
 from .training.model import create_by_name
+from .training.task import criterion_of
 
 _logger = logging.getLogger('train')
 _TAKEN = ('mixup', 'cutmix', 'cutmix_minmax', 'mixup_prob', 'mixup_switch_prob', 'mixup_mode', 'mixup_off_epoch')
@@ -55,6 +58,7 @@ def _run(script: str, argv: List[str]) -> None:
         raise UsageError(
             f'{script} must train a timm.task.ClassificationTask, as timm\'s train.py does from version 1.0.23 on')
     args, rest = _split_arguments(argv)
+    _check_state(args, script, source)
     prepare_augmentation(args.aa)
     tasks: List[MultiMixTask] = []
     patches = {
@@ -68,6 +72,17 @@ def _run(script: str, argv: List[str]) -> None:
         runpy.run_path(path, run_name='__main__')
     if not tasks:
         raise UsageError(f'{script} ended without building a ClassificationTask; it was not trained with MultiMix')
+
+
+def _check_state(args: argparse.Namespace, script: str, source: str) -> None:
+    """Refuse or tell what an older script cannot do, which has the loss from the task, but average and state not."""
+    if args.multimix_teacher_decay is not None and 'update_ema' not in source:
+        raise UsageError(
+            f'--multimix-teacher-decay needs a script that calls task.update_ema(), as timm\'s train.py does today; '
+            f'{script} does not, so the teacher would never move')
+    if args.multimix_strength == 'auto' and 'resume_task_checkpoint' not in source:
+        _logger.warning(
+            f'{script} does not save the state of the task: when it resumes, --multimix-strength auto starts from 0.')
 
 
 def _split_arguments(argv: List[str]) -> Tuple[argparse.Namespace, List[str]]:
@@ -113,6 +128,9 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
             kwargs.update(multimix_kwargs(args))
             if args.mixup_mode == 'dense-multimix':
                 kwargs['input_size'] = size and tuple(size)
+            if type(criterion) is nn.CrossEntropyLoss and loss_type(args) != 'ce':
+                # an older script chooses it where neither mixing nor label smoothing is left, whatever the flags
+                criterion, criterion_kwargs = None, criterion_of(args)
             of_criterion = {name: value for name, value in (criterion_kwargs or {}).items() if name != 'soft_targets'}
             super().__init__(model, criterion, of_criterion or None, **kwargs)
             tasks.append(self)
@@ -191,7 +209,8 @@ def _patches(args: argparse.Namespace, tasks: List[MultiMixTask]) -> Dict[str, A
         'timm.utils.get_outdir': get_outdir,
     }
     return {
-        **{f'timm.task.{name}ClassificationTask': PluggedTask for name in ('', 'MultiLabel')},
+        **{f'timm.task{module}.{name}ClassificationTask': PluggedTask
+           for module in ('', '.classification') for name in ('', 'MultiLabel')},
         **{f'timm.task.{name}DistillationTask': refuse for name in ('Logit', 'Feature', 'Token')},
         **{name: partial(wrapper, pkgutil.resolve_name(name)) for name, wrapper in wrapped.items()},
     }

@@ -28,16 +28,7 @@ def create_task(
         args: argparse.Namespace, model: nn.Module, data_config: Dict[str, Any], runtime: Runtime,
 ) -> Tuple[TrainingTask, Optional[Callable]]:
     """Create the task, and timm's Mixup for batches on the device if the mode uses it."""
-    loss, smoothing = loss_type(args), args.smoothing
-    if loss in ('twoway', 'zlpr') and smoothing:
-        _logger.info(f'--loss {loss} does not support label smoothing; --smoothing {smoothing} is ignored.')
-        smoothing = 0.
-    criterion_kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=smoothing)
-    if loss == 'bce':
-        criterion_kwargs.update(
-            bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
-    elif loss == 'jsd':
-        criterion_kwargs['jsd_splits'] = args.aug_splits
+    criterion_kwargs = criterion_of(args)
     shared = dict(
         criterion_kwargs=criterion_kwargs, device=runtime.device, dtype=runtime.model_dtype, verbose=runtime.primary)
     if args.mixup_mode in MODES:
@@ -51,12 +42,27 @@ def create_task(
         # on the batch, not in the loader's workers, where --mixup-off-epoch could not end it
         mixup_fn = Mixup(
             **mixup_kwargs(args), cutmix_minmax=args.cutmix_minmax, mode=args.mixup_mode,
-            num_classes=data_config['num_classes'], label_smoothing=smoothing)
+            num_classes=data_config['num_classes'], label_smoothing=criterion_kwargs['smoothing'])
     criterion_kwargs['soft_targets'] = mixes_input(args)
     if args.kd_model_name:
         return _create_distillation_task(args, model, shared), mixup_fn
     create = timm.task.MultiLabelClassificationTask if args.task == 'multilabel' else timm.task.ClassificationTask
-    return call_library(f'--loss {loss}', create, model, **shared), mixup_fn
+    return call_library(f'--loss {criterion_kwargs["loss_type"]}', create, model, **shared), mixup_fn
+
+
+def criterion_of(args: argparse.Namespace) -> Dict[str, Any]:
+    """Return the `criterion_kwargs` of timm's tasks."""
+    loss, smoothing = loss_type(args), args.smoothing
+    if loss in ('twoway', 'zlpr') and smoothing:
+        _logger.info(f'--loss {loss} does not support label smoothing; --smoothing {smoothing} is ignored.')
+        smoothing = 0.
+    kwargs: Dict[str, Any] = dict(loss_type=loss, smoothing=smoothing)
+    if loss == 'bce':
+        kwargs.update(
+            bce_target_thresh=args.bce_target_thresh, bce_sum=args.bce_sum, pos_weight=args.bce_pos_weight)
+    elif loss == 'jsd':
+        kwargs['jsd_splits'] = args.aug_splits
+    return kwargs
 
 
 def _create_distillation_task(args: argparse.Namespace, model: nn.Module, shared: Dict[str, Any]) -> TrainingTask:
