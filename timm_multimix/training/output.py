@@ -44,15 +44,16 @@ class Output:
         self.summary = Summary(os.path.join(self.folder, 'summary.csv'), start_epoch)
         self.results: List[Dict[str, Any]] = []
         self.tracker = Tracker(args, name, self.folder, start_epoch)
+        settings = resolved(training.task)
         self.saver = AtomicCheckpointSaver(
             model=training.task.get_eval_model(), optimizer=training.optimizer, task=training.task,
-            args=argparse.Namespace(**vars(args), class_names=names), amp_scaler=training.runtime.loss_scaler,
-            checkpoint_dir=self.folder, recovery_dir=self.folder, decreasing=args.eval_metric == 'loss',
-            max_history=args.checkpoint_hist, schedule=training.schedule)
+            args=argparse.Namespace(**{**vars(args), **settings}, class_names=names),
+            amp_scaler=training.runtime.loss_scaler, checkpoint_dir=self.folder, recovery_dir=self.folder,
+            decreasing=args.eval_metric == 'loss', max_history=args.checkpoint_hist, schedule=training.schedule)
         if continued:
             self.saver.load_state_dict_from_checkpoint(checkpoint)
         with open(os.path.join(self.folder, 'args.yaml'), 'w', encoding='utf-8') as file:
-            file.write(args_text(args, **resolved(training.task)))
+            file.write(args_text(args, **settings))
         write_classes(self.folder, names)
 
     def add_epoch(

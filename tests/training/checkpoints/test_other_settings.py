@@ -62,6 +62,15 @@ def test_a_warning_names_the_old_and_the_new_value(flags, caplog):
     assert f'The checkpoint was written with other settings; from now on: {changes}.' in caplog.text
 
 
+def test_the_flags_of_args_yaml_are_no_other_settings_but_another_value_of_a_default_is(flags, tmp_path, caplog):
+    assert train_timm.main([*flags, '--mixup-mode', 'multimix', '--stop-epoch', '1']) == 0
+    flags = ['--config', str(tmp_path / 'run' / 'args.yaml'), '--resume', 'auto']
+    assert train_timm.main([*flags, '--stop-epoch', '1']) == 0
+    assert 'other settings' not in caplog.text
+    assert train_timm.main([*flags, '--multimix-clean-weight', '2']) == 0
+    assert 'from now on: --multimix-clean-weight 2.0 (was 3.0).' in caplog.text
+
+
 @pytest.mark.parametrize('before, after, message', [
     (['--opt', 'momentum', '--momentum', '0'], ['--opt', 'momentum'], 'momentum of its optimizer is 0.0, so '),
     (['--opt', 'adamw'], ['--opt', 'adamw', '--opt-kwargs', 'amsgrad=True'], 'amsgrad of its optimizer is False, '),

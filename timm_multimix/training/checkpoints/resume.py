@@ -15,6 +15,7 @@ from timm.utils.checkpoint_saver import load_checkpoint_metadata
 
 from ...checks import REJECTIONS, UsageError, call_library
 from ..cli.flag import flag_name
+from ..cli.multimix import resolved
 from ..runtime import Runtime, agree_to_start
 
 _logger = logging.getLogger('train')
@@ -43,7 +44,7 @@ def resume(
         return Resumed()
     metadata = check_resumed(path, None if args.no_resume_opt else args.opt)
     if runtime.primary:
-        _warn_of_changes(args, metadata.get('args'))
+        _warn_of_changes({**vars(args), **resolved(task)}, metadata.get('args'))
     state = {} if args.no_resume_opt else dict(optimizer=state_only(optimizer), loss_scaler=runtime.loss_scaler)
     epoch = restore(path, resume_task_checkpoint, task, path, **state, log_info=runtime.primary)
     if args.model_ema:  # a teacher has its own place in the task's state
@@ -82,9 +83,9 @@ def _load_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]) -> None
         group.update(settings)
 
 
-def _warn_of_changes(args: argparse.Namespace, before: Optional[argparse.Namespace]) -> None:
+def _warn_of_changes(settings: Dict[str, Any], before: Optional[argparse.Namespace]) -> None:
     changes = [
-        f'{flag_name(name)} {value} (was {getattr(before, name)})' for name, value in sorted(vars(args).items())
+        f'{flag_name(name)} {value} (was {getattr(before, name)})' for name, value in sorted(settings.items())
         if name not in _OF_THIS_START and getattr(before, name, value) != value]
     if changes:
         _logger.warning(f'The checkpoint was written with other settings; from now on: {", ".join(changes)}.')
