@@ -109,6 +109,12 @@ def test_low_precision_logits_are_accumulated_in_float32(dtype):
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_low_precision_targets_are_smoothed_in_float32():
+    target = torch.tensor([[0.25, 0.75, 0.]], dtype=torch.bfloat16)
+    smoothed = functional.soft_targets(target, 3, 0.1)
+    torch.testing.assert_close(smoothed, 0.9 * target.float() + 0.1 / 3)
+
+
 @pytest.mark.parametrize('activation', ['relu', 'softmax'])
 @pytest.mark.parametrize('kind', ['gap', 'cam', 'none'])
 @pytest.mark.parametrize('hard', [True, False])

@@ -84,6 +84,13 @@ def test_a_setting_of_the_loss_may_be_assigned_for_one_version_more():
     assert 'clean_loss' not in loss.terms(torch.zeros(4, 3), torch.arange(4) % 3)
 
 
+@pytest.mark.parametrize('create', [task, head, lambda: MultiMix(num_classes=3)])
+def test_settings_are_those_at_creation(create):
+    built = create()
+    with pytest.raises(AttributeError, match='settings'):
+        built.settings = dataclasses.replace(built.settings, clean_weight=0.)
+
+
 def test_settings_of_loss_and_task_are_shown_once():
     for shown in (repr(MultiMixLoss(7)), repr(head(num_tuples=7)), repr(task(num_tuples=7, mode='dense-multimix')),
                   repr(MultiMix(num_tuples=7, num_classes=NUM_CLASSES))):

@@ -227,6 +227,8 @@ def test_processes_that_synchronize_batch_norms_draw_the_same(kind, monkeypatch)
      "strength 'auto' leaves label smoothing out of mixed batches"),
     (lambda x: Settings(mixup_alpha=1., input_prob=1., strength='auto'), 'input_prob must be below 1'),
     (lambda x: setattr(MultiMixLoss(), 'settings', Settings(strength='auto')), "strength must stay 1.0, got 'auto'"),
+    (lambda x: setattr(MultiMixLoss(), 'settings', Settings(label_smoothing=0.1)),
+     'label_smoothing must stay None, got 0.1'),
 ])
 def test_mistakes_show_before_anything_is_mixed(step, message):
     with pytest.raises(ValueError, match=message):

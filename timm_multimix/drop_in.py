@@ -79,7 +79,7 @@ class MultiMix:
             reuse: bool = False,
             **arguments: Unpack[DropInArguments],
     ):
-        self.settings = Settings.of(
+        self._settings = Settings.of(
             MultiMix, DropInArguments, arguments, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha,
             cutmix_minmax=cutmix_minmax, prob=prob, switch_prob=switch_prob, mode=mode, correct_lam=correct_lam,
             label_smoothing=label_smoothing, multi_label=multi_label)
@@ -97,6 +97,10 @@ class MultiMix:
         self._batch: Optional[_Batch] = None
         self._num_positions: Dict[torch.Size, int] = {}
         self._has_logged = False
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     def __repr__(self) -> str:
         state = 'not attached' if self.model is None else f'attached to {type(self.model).__name__}'

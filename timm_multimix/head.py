@@ -75,7 +75,7 @@ class MultiMixHead(nn.Module):
         super().__init__()
         if settings is not None and arguments:
             raise UsageError(f'pass settings or keyword arguments, not both; got {arguments}')
-        self.settings = settings or Settings.of(MultiMixHead, HeadArguments, arguments, mode=mode)
+        self._settings = settings or Settings.of(MultiMixHead, HeadArguments, arguments, mode=mode)
         self.mode = self.settings.mode
         self.loss = MultiMixLoss(criterion=criterion, settings=self.settings)
         self.dense = None
@@ -85,6 +85,10 @@ class MultiMixHead(nn.Module):
             self._check_dense()
         else:
             self._split = SplitForward(model)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     def extra_repr(self) -> str:
         return self.settings.listed('mode', *(('attention', 'activation', 'attention_grad') if self.dense else ()))

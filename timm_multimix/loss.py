@@ -12,6 +12,7 @@ from .checks import UsageError, check_floats, check_logits, check_several_classe
 from .criteria import class_weight, mean_over_rows, one_line, resolve_criterion, smooths_itself, smooths_labels
 from .distributed import num_processes
 from .ops.saturate import saturate
+from .ops.triton_impl import check_triton
 from .sampling import check_length
 from .settings import LossArguments, Settings, former_attribute
 from .strength import create_strength, draw
@@ -85,9 +86,10 @@ class MultiMixLoss(nn.Module):
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        if settings.strength != self._settings.strength:
-            raise UsageError(
-                f'strength must stay {self._settings.strength!r}, got {settings.strength!r}: build another loss')
+        for name in ('strength', 'label_smoothing'):  # which only a new loss takes
+            own, given = getattr(self._settings, name), getattr(settings, name)
+            if given != own:
+                raise UsageError(f'{name} must stay {own!r}, got {given!r}: build another loss')
         self._settings = settings
 
     def extra_repr(self) -> str:
@@ -225,9 +227,11 @@ class MultiMixLoss(nn.Module):
 
         `mix_target` mixes soft targets as the images were mixed.
         """
+        logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
         if self.training and self.settings.is_adaptive:  # at the first batch, though mixing may begin much later
             check_length(self.settings.length, len(logits) * (num_processes() if self.settings.gather else 1))
-        logits, from_labels = functional.at_least_float32(logits), target.ndim == 1
+            if self.criterion is None and self.settings.implementation == 'triton':
+                check_triton(logits)
         mixed = mixed or mix_target is not None
         is_weighted = class_weight(self.criterion) is not None
         takes_labels = from_labels and (is_weighted or self.criterion is None and not self._smoothing(mixed))

@@ -16,9 +16,10 @@ def test_the_kernels_equal_the_written_equations():
     assert done.returncode == 0 and done.stdout.endswith('all equal\n'), done.stderr
 
 
-def test_the_cpu_is_refused_without_the_interpreter():
+@pytest.mark.parametrize('strength', [1., 'auto'])  # 'auto' starts unmixed
+def test_the_cpu_is_refused_without_the_interpreter(strength):
     with pytest.raises(ValueError, match="implementation='triton' needs logits of float32.* got torch.float32 on cpu"):
-        MultiMixLoss(4, implementation='triton')(torch.randn(2, 3), torch.tensor([0, 1]))
+        MultiMixLoss(4, implementation='triton', strength=strength)(torch.randn(2, 3), torch.tensor([0, 1]))
 
 
 @pytest.mark.slow

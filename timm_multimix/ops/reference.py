@@ -37,7 +37,9 @@ def smooth_labels(
     """Return soft targets with label smoothing, see `functional.soft_targets`; nothing is checked."""
     off_value = 0.5 * smoothing if multi_label else smoothing / num_classes
     if target.ndim == 2:
-        return target * (1. - smoothing) + off_value if smoothing else target
+        if not smoothing:
+            return target
+        return target.to(torch.promote_types(target.dtype, torch.float32)) * (1. - smoothing) + off_value
     soft = torch.full((len(target), num_classes), off_value, dtype=dtype, device=target.device)
     return soft.scatter_(1, target.long().unsqueeze(1), 1. - smoothing + off_value)
 

@@ -1,5 +1,6 @@
 """The pass over the tuples by Triton kernels that never write mixed logits: see `triton_kernels`."""
 from functools import partial
+from types import ModuleType
 from typing import Optional
 
 import torch
@@ -9,10 +10,8 @@ from .one_pass import one_pass_cross_entropy
 from .saturate import SUM_SCALE
 
 
-def add_logsumexp_tiled(
-        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
-) -> torch.Tensor:
-    """See `one_pass.AddLogsumexp`. Uses TF32 if `torch.set_float32_matmul_precision` allows it.
+def check_triton(logits: torch.Tensor) -> ModuleType:
+    """Return the kernels.
 
     Raises:
         ValueError: If Triton cannot be imported, or the logits are not float32 on a CUDA device.
@@ -25,6 +24,14 @@ def add_logsumexp_tiled(
         raise UsageError(
             "implementation='triton' needs logits of float32 (or lower) on a CUDA device, "
             f'got {logits.dtype} on {logits.device}')
+    return triton_kernels
+
+
+def add_logsumexp_tiled(
+        logits: torch.Tensor, weights: torch.Tensor, mass: Optional[torch.Tensor], grad: Optional[torch.Tensor],
+) -> torch.Tensor:
+    """See `one_pass.AddLogsumexp`. Uses TF32 if `torch.set_float32_matmul_precision` allows it."""
+    triton_kernels = check_triton(logits)
     precision = 'ieee' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
     logsumexp = triton_kernels.mixed_logsumexp(logits, weights, precision)
     scale = torch.ones_like(logsumexp) if mass is None else weights @ mass

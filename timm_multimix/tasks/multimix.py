@@ -89,7 +89,7 @@ class MultiMixTask(StepTask):
             self.trainable_module = _DenseModel(model, head)
         self.input_mixing = InputMixing(settings, self.loss.strength)
         # in force, for the example input
-        self.settings = replace(settings, label_smoothing=self.label_smoothing, num_tuples=settings.tuples(positions))
+        self._settings = replace(settings, label_smoothing=self.label_smoothing, num_tuples=settings.tuples(positions))
         self.teacher = None
         self._shares_buffers = False
         if has_teacher:
@@ -97,6 +97,10 @@ class MultiMixTask(StepTask):
             self.teacher = Teacher(self.trainable_module, forward, settings.teacher_decay, settings.teacher_warmup)
         if self.verbose:
             _logger.info(f'{self.settings.describe(positions)}.')
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
 
     def extra_repr(self) -> str:
         criterion = '' if self.loss.criterion is None else f', criterion={self.loss.criterion}'
@@ -128,7 +132,7 @@ class MultiMixTask(StepTask):
             result = self._plain_step(input, target, what)
         else:
             teacher_kwargs = {}
-            if self.teacher is not None and self.settings.gamma < 1.:  # before the student's activations are kept
+            if self.teacher is not None and self.loss.settings.gamma < 1.:  # before the student's activations are kept
                 teacher_kwargs['teacher_logits'] = self.teacher(teacher_input)
                 self.teacher.warn_if_never_updated()
             if self.settings.mode == 'dense-multimix':
