@@ -75,7 +75,7 @@ def _run(script: str, argv: List[str]) -> None:
 
 
 def _check_state(args: argparse.Namespace, script: str, source: str) -> None:
-    """Refuse or tell what an older script cannot do, which has the loss from the task, but average and state not."""
+    """Refuse or warn of what an older script cannot do: it uses the loss of the task, but not its teacher or state."""
     if args.multimix_teacher_decay is not None and 'update_ema' not in source:
         raise UsageError(
             f'--multimix-teacher-decay needs a script that calls task.update_ema(), as timm\'s train.py does today; '
