@@ -71,7 +71,7 @@ def measure_table(frame: pd.DataFrame, measure: str) -> Rows:
     """A row per metric, a column per method. Bold: the best mean; a star: p < 0.05 against plain, by Welch's t-test."""
     frame = frame[frame.filter(regex=rf'^{measure}\.').notna().any(axis=1)]
     methods, plain = methods_of(frame), of_method(frame, 'plain')
-    rows = [[f'{measure} (*: p < 0.05)', *(entry_of(method).label for method in methods)]]
+    rows = [[measure, *(entry_of(method).label for method in methods)]]
     for metric in MEASURES[measure]:
         cells = [metric.cell(of_method(frame, method)) for method in methods]
         means = {method: mean for method in methods if (mean := metric.mean(of_method(frame, method))) is not None}
